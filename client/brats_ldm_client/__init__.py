@@ -1,0 +1,52 @@
+"""Synthetic 2D FLAIR brain MRI slices from a Triton server: `Client`, `AsyncClient`, their results and errors.
+
+The names load on first use (PEP 562), so that importing the package, and `brats-ldm --help`, cost nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "AsyncClient",
+    "BratsLDMError",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "Generation",
+    "InvalidRequest",
+    "ModelInfo",
+    "Progress",
+    "ProtocolError",
+    "ServerError",
+    "ServerInfo",
+    "ServerUnavailable",
+    "TensorInfo",
+]
+
+if TYPE_CHECKING:
+    from ._aio import AsyncClient
+    from ._client import Client
+    from ._errors import (
+        BratsLDMError,
+        Cancelled,
+        DeadlineExceeded,
+        InvalidRequest,
+        ProtocolError,
+        ServerError,
+        ServerUnavailable,
+    )
+    from ._types import Generation, ModelInfo, Progress, ServerInfo, TensorInfo
+else:
+    _HOMES = {"AsyncClient": "_aio", "Client": "_client"}
+    _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "TensorInfo"), "_types")
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, '_errors')}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

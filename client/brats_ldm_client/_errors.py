@@ -1,0 +1,128 @@
+"""Everything the client raises, and the map from gRPC answers to it.
+
+BratsLDMError              the root: catch this one
+├── ServerUnavailable      no server answers, or it has no room for the request now
+├── InvalidRequest         the request is wrong and will stay wrong (also a ValueError)
+├── DeadlineExceeded       no answer within the timeout (also a TimeoutError)
+├── Cancelled              the server ended the request, and again on each retry
+├── ServerError            the server took the request and failed on it
+└── ProtocolError          the answer is not what this client's version expects
+"""
+
+import re
+from typing import Any
+
+
+class BratsLDMError(Exception):
+    """The root of all errors of this package."""
+
+
+class ServerUnavailable(BratsLDMError):
+    """No server answers at the address, or it has no room for the request now: a later try may succeed."""
+
+    #: Whether trying the same request again is of use; false when the model is not loaded.
+    retryable = True
+
+
+class InvalidRequest(BratsLDMError, ValueError):
+    """An argument is wrong, found by the client or by the server; the message names it."""
+
+
+class DeadlineExceeded(BratsLDMError, TimeoutError):
+    """The answer did not come within the timeout; the server has dropped the request."""
+
+
+class Cancelled(BratsLDMError):
+    """The server cancelled the request, as it does when it stops, and later tries fared no better."""
+
+
+class ServerError(BratsLDMError):
+    """The server accepted the request and failed on it; its log has the details."""
+
+
+class ProtocolError(BratsLDMError):
+    """The server's answer lacks a tensor or has another shape than expected: another version, another model."""
+
+
+_BY_CODE: dict[str, type[BratsLDMError]] = {
+    "UNAVAILABLE": ServerUnavailable,
+    "RESOURCE_EXHAUSTED": ServerUnavailable,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "UNAUTHENTICATED": InvalidRequest,
+    "PERMISSION_DENIED": InvalidRequest,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "CANCELLED": Cancelled,
+}
+
+# Messages on a stream carry no code when a proxy drops the header `triton_grpc_error`: their words must do.
+_BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
+    (r"deadline|timed? ?out", DeadlineExceeded),
+    (r"cancel", Cancelled),
+    (r"unavailable|overload|too many|try (again )?later|failed to connect|connection refused", ServerUnavailable),
+    (r"invalid|must be|expected|unexpected|not in \[|allowed", InvalidRequest),
+]
+_NOT_LOADED = re.compile(r"unknown model|no available versions|is not ready", re.I)
+_NO_CONNECTION = re.compile(
+    r"failed to connect|connection refused|errors? resolving|resolution|handshake|unreachable|socket closed"
+    r"|connection reset|http/?1|http2|goaway|broken pipe",
+    re.I,
+)
+_TOO_LARGE = re.compile(r"message larger than max", re.I)
+
+
+def status_and_text(error: BaseException) -> tuple[str | None, str]:
+    """The gRPC code's name (None where there is none) and the text of a tritonclient or grpc error."""
+    code: Any = getattr(error, "status", None) or getattr(error, "code", None)
+    code = code() if callable(code) else code
+    text: Any = getattr(error, "message", None) or getattr(error, "details", None)
+    text = text() if callable(text) else text
+    name = getattr(code, "name", None) or str(code or "").rpartition(".")[2]
+    return (name or None), " ".join(str(text or error).split())
+
+
+def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> BratsLDMError:
+    """The error of this package for what tritonclient or grpc raised or reported on a stream."""
+    if isinstance(error, BratsLDMError):
+        return error
+    code, text = status_and_text(error)
+    kind = _kind(code, text)
+    mapped = kind(_message(kind, code, text, url, model, timeout))
+    if isinstance(mapped, ServerUnavailable) and _NOT_LOADED.search(text):
+        mapped.retryable = False
+    mapped.__cause__ = error
+    return mapped
+
+
+def _kind(code: str | None, text: str) -> type[BratsLDMError]:
+    if _NOT_LOADED.search(text):
+        return ServerUnavailable
+    if _TOO_LARGE.search(text):
+        return ServerError
+    if code is not None:
+        return _BY_CODE.get(code, ServerError)
+    return next((kind for words, kind in _BY_WORDS if re.search(words, text, re.I)), ServerError)
+
+
+def _message(kind: type[BratsLDMError], code: str | None, text: str, url: str, model: str, timeout: float) -> str:
+    if kind is ServerUnavailable:
+        return _unavailable(text, url, model)
+    if kind is DeadlineExceeded:
+        return f"{model} at {url} gave no answer within {timeout:g} s: raise the timeout or ask for less at once"
+    if kind is Cancelled:
+        return f"the request to {model} at {url} was cancelled ({text}): the server may be stopping; try again"
+    if kind is InvalidRequest:
+        return f"{model} at {url} refused the request: {text}"
+    return f"{model} at {url} failed ({code or 'no code'}): {text}; see the server's log"
+
+
+def _unavailable(text: str, url: str, model: str) -> str:
+    if _NOT_LOADED.search(text):
+        return f"model {model} is not loaded at {url} ({text}): see the server's log and `brats-ldm info`"
+    if _NO_CONNECTION.search(text):
+        reason = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return (
+            f"no Triton server answers at {url} ({reason}): "
+            "start one, or pass the host:port of its gRPC endpoint (port 8001 by default)"
+        )
+    return f"{model} at {url} has no room for the request now ({text}): try later or with less concurrency"

@@ -1,0 +1,153 @@
+"""Small conversations with the server (connect, ready, info), written once for both clients.
+
+A flow is a generator: it yields the calls it wants made and gets their answers back, or their errors thrown in
+as this package's. The sync and the async client each have one loop that performs them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from ._errors import (
+    BratsLDMError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+    ServerUnavailable,
+)
+from ._options import Options
+from ._protocol import STREAM, UNARY, make_request, outputs_of, parse_provenance, parse_rows
+from ._types import ModelInfo, ServerInfo, TensorInfo
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call this method of tritonclient's client."""
+
+    method: str
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+Flow: TypeAlias = Generator[Call | Sleep, Any, T]
+
+
+def connect(options: Options) -> Flow[None]:
+    """Fails soon and clearly where nobody answers."""
+    try:
+        live = yield Call("is_server_live", options.control())
+    except DeadlineExceeded as error:
+        raise ServerUnavailable(
+            f"no Triton server answers at {options.url} within {options.connect_timeout:g} s: "
+            "check the address and the network"
+        ) from error
+    if not live:
+        raise ServerUnavailable(f"the server at {options.url} says that it is not live: try later")
+
+
+def ready(options: Options) -> Flow[bool]:
+    """Whether the server and both models say that they are ready; never raises for a server that is not."""
+    try:
+        return (yield from _not_ready(options)) is None
+    except BratsLDMError:
+        return False
+
+
+def _not_ready(options: Options) -> Flow[str | None]:
+    """What is not ready yet, or None."""
+    if not (yield Call("is_server_live", options.control())):
+        return "the server is not live yet"
+    for model in (UNARY, STREAM):
+        if not (yield Call("is_model_ready", {"model_name": model, **options.control()})):
+            return f"model {model} is not ready"
+    return None
+
+
+def wait_until_ready(options: Options, timeout: float, deep: bool) -> Flow[None]:
+    """Polls until ready; `deep` also makes an image in one step, for a server's word alone is not enough:
+    a pipeline says READY while the models that it calls are gone."""
+    deadline = time.monotonic() + timeout
+    pause = 0.1
+    while True:
+        try:
+            reason = yield from _not_ready(options)
+            if reason is None and deep:
+                yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
+            cause = None
+        except (InvalidRequest, ProtocolError):
+            raise
+        except BratsLDMError as error:
+            reason, cause = str(error), error
+        if reason is None:
+            return
+        if time.monotonic() + pause > deadline:
+            raise ServerUnavailable(f"not ready after {timeout:g} s: {reason}") from cause
+        yield Sleep(pause)
+        pause = min(1.0, pause * 1.5)
+
+
+def _probe_image(options: Options, timeout: float) -> Flow[None]:
+    request = make_request(1, seed=0, steps=1)
+    call = options.infer(request, outputs_of(request), timeout=min(timeout, options.timeout))
+    rows = parse_rows((yield Call("infer", call)), request)
+    if not np.isfinite(rows.images).all():
+        raise ServerError(f"{UNARY} at {options.url} made an image with values that are not finite")
+
+
+def info(options: Options) -> Flow[ServerInfo]:
+    metadata = yield Call("get_server_metadata", options.control())
+    models = []
+    for name in (UNARY, STREAM):
+        models.append((yield from _model(options, name)))
+    provenance: dict[str, Any] = {}
+    if models[0].ready:
+        provenance = yield from _probe_provenance(options)
+    return ServerInfo(
+        options.url,
+        metadata.name,
+        metadata.version,
+        tuple(models),
+        provenance.get("model_digest"),
+        provenance,
+    )
+
+
+def _probe_provenance(options: Options) -> Flow[dict[str, Any]]:
+    """Without `image` among the outputs the server does not decode: one step of the network, that is all."""
+    call = options.infer(make_request(1, seed=0, steps=1), ["provenance"])
+    return parse_provenance((yield Call("infer", call)), 1)[0]
+
+
+def _model(options: Options, name: str) -> Flow[ModelInfo]:
+    named = {"model_name": name, **options.control()}
+    if not (yield Call("is_model_ready", named)):
+        return ModelInfo(name, ready=False)
+    config = (yield Call("get_model_config", named)).config
+    return ModelInfo(
+        name,
+        True,
+        config.max_batch_size,
+        tuple(_tensor(entry, entry.optional) for entry in config.input),
+        tuple(_tensor(entry) for entry in config.output),
+        {key: config.parameters[key].string_value for key in sorted(config.parameters)},
+    )
+
+
+def _tensor(entry: Any, optional: bool = False) -> TensorInfo:
+    datatype = type(entry).DESCRIPTOR.fields_by_name["data_type"].enum_type
+    name = datatype.values_by_number[entry.data_type].name.removeprefix("TYPE_")
+    return TensorInfo(entry.name, name, tuple(entry.dims), optional)

@@ -1,0 +1,103 @@
+"""Where the server is and how patiently it is spoken to; builds the keyword arguments of tritonclient's calls."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ._errors import BratsLDMError, InvalidRequest, map_error
+from ._protocol import MAX_ROWS, STREAM, UNARY, Request, infer_inputs, outputs_of, requested, stream_interval
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked arguments of a client."""
+
+    url: str
+    timeout: float
+    connect_timeout: float
+    rows_per_request: int
+    concurrency: int
+    retry_seconds: float
+    headers: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "connect_timeout"):
+            _check(name, getattr(self, name), 0.001, 1e6)
+        _check("retry_seconds", self.retry_seconds, 0, 1e6)
+        _check("rows_per_request", self.rows_per_request, 1, MAX_ROWS)
+        _check("concurrency", self.concurrency, 1, 1024)
+
+    def control(self) -> dict[str, Any]:
+        """For the calls that do no work: metadata, readiness."""
+        return {"client_timeout": self.connect_timeout, "headers": dict(self.headers)}
+
+    def infer(self, request: Request, outputs: list[str], timeout: float | None = None) -> dict[str, Any]:
+        """For one unary request."""
+        timeout = timeout or self.timeout
+        call = self._call(UNARY, infer_inputs(request), outputs, timeout)
+        return {**call, "client_timeout": timeout, "headers": dict(self.headers)}
+
+    def stream(self, request: Request, preview_every: int) -> dict[str, Any]:
+        """For the one request of a stream."""
+        previews = ["preview"] if preview_every else []
+        outputs = [*outputs_of(request), "step", *previews]
+        return self._call(STREAM, infer_inputs(request, preview_every), outputs, self.timeout)
+
+    def stream_call(self) -> dict[str, Any]:
+        """For the stream itself. The header makes the server put a code on an error and then close the stream."""
+        headers = {"triton_grpc_error": "true", **self.headers}
+        return {"stream_timeout": self.timeout, "headers": headers}
+
+    def _call(self, model: str, inputs: list[Any], outputs: list[str], timeout: float) -> dict[str, Any]:
+        return {
+            "model_name": model,
+            "inputs": inputs,
+            "outputs": requested(outputs),
+            "request_id": secrets.token_hex(8),
+            "timeout": round(timeout * 1e6),  # microseconds: the server's queue need not keep it longer
+        }
+
+    def error(self, error: BaseException, model: str = UNARY) -> BratsLDMError:
+        return map_error(error, url=self.url, model=model, timeout=self.timeout)
+
+
+def check_stream(request: Request, preview_every: int) -> int:
+    if len(request.seeds) > MAX_ROWS:
+        raise InvalidRequest(f"a stream takes at most {MAX_ROWS} images, not {len(request.seeds)}: use generate()")
+    return stream_interval(preview_every)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
+        raise InvalidRequest(f"{name} must be from {low:g} to {high:g}, not {value!r}")
+
+
+def endpoint(url: str) -> str:
+    """host:port of the gRPC endpoint; the scheme grpc:// is dropped, another one is refused."""
+    scheme, separator, rest = url.rpartition("://")
+    if (separator and scheme not in ("grpc", "grpcs")) or not rest.rstrip("/"):
+        raise InvalidRequest(f"url must be host:port of Triton's gRPC endpoint, such as 127.0.0.1:8001, not {url!r}")
+    return rest.rstrip("/")
+
+
+def channel_args(url: str) -> list[tuple[str, int]]:
+    """What tritonclient's own defaults lack for a client that retries."""
+    args = [
+        ("grpc.max_send_message_length", _INT32_MAX),
+        ("grpc.max_receive_message_length", _INT32_MAX),  # gRPC's 4 MB is less than 20 images
+        # A lost channel is dialled again within seconds, not after gRPC's growing pauses of up to 2 minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        # Channels of one process share connections, and with them the pauses; a new client starts afresh.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if url.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+        args.append(("grpc.enable_http_proxy", 0))  # http_proxy is not meant for this machine
+    return args

@@ -1,0 +1,67 @@
+"""One request on one bidirectional stream of tritonclient's sync client, as an iterator that can be closed.
+
+tritonclient's stream is callbacks on a thread of its own; its three traps are dealt with here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ._errors import DeadlineExceeded, ProtocolError
+from ._options import Options
+from ._protocol import STREAM
+
+_POLL = 0.5
+_GRACE = 2.0  # seconds past the deadline before the client stops waiting for gRPC's own report of it
+
+
+class ResponseStream:
+    """Iterate for results; errors raise. `close` tells the server to stop unless the stream has ended."""
+
+    def __init__(self, grpc_client: Any, options: Options, call: dict[str, Any]) -> None:
+        self._grpc, self._options = grpc_client, options
+        self._events: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._deadline = time.monotonic() + options.timeout + _GRACE
+        grpc_client.start_stream(callback=self._on_event, **options.stream_call())
+        try:
+            grpc_client.async_stream_infer(**call)
+        except BaseException:
+            self.close()
+            raise
+
+    def _on_event(self, result: Any, error: BaseException | None) -> None:
+        self._thread = threading.current_thread()
+        self._events.put((result, error))
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            result, error = self._next()
+            if error is not None:
+                raise error
+            yield result
+
+    def _next(self) -> tuple[Any, BaseException | None]:
+        while time.monotonic() < self._deadline:
+            ended = self._thread is not None and not self._thread.is_alive()
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=0 if ended else _POLL)
+            # Trap 1: a stream that the server closes without an error calls nobody back.
+            if ended:
+                raise ProtocolError(f"{STREAM} ended the stream without an image")
+        raise DeadlineExceeded(f"{STREAM} at {self._options.url} sent nothing within {self._options.timeout:g} s")
+
+    def close(self) -> None:
+        """Cancel what is still running; returns at once."""
+        # Trap 2: without cancel_requests this would wait for the server to finish the work.
+        stream = getattr(self._grpc, "_stream", None)
+        self._grpc.stop_stream(cancel_requests=True)
+        # Trap 3: a cancelled stream leaves gRPC's sending thread waiting on the request queue for ever.
+        requests = getattr(stream, "_request_queue", None)
+        if requests is not None:
+            requests.put(None)

@@ -1,0 +1,1 @@
+"""A snapshot to a model repository. Run from a checkout: python -m export."""

@@ -1,0 +1,58 @@
+"""The committed config.pbtxt files against the graph records: a mismatch is shown as a difference."""
+
+import difflib
+from pathlib import Path
+
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from export.graphs import Graph, TensorSpec
+
+TRITON_TYPES = {torch.float32: "TYPE_FP32", torch.int32: "TYPE_INT32"}
+
+
+class ConfigMismatch(ValueError):
+    """A config.pbtxt that does not describe its network; the message is a difference."""
+
+
+def parse_config(path: Path) -> ModelConfig:
+    """A config.pbtxt as Triton reads it.
+
+    Raises:
+        ConfigMismatch: it cannot be parsed.
+    """
+    try:
+        return text_format.Parse(path.read_text(), ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigMismatch(f"{path}: {error}") from None
+
+
+def _expected(graph: Graph) -> list[str]:
+    def line(kind: str, spec: TensorSpec) -> str:
+        return f"{kind} {spec.name} {TRITON_TYPES[spec.dtype]} {list(spec.shape)}"
+
+    tensors = [*(line("input", spec) for spec in graph.inputs), line("output", graph.output)]
+    return [f"name {graph.name}", f"max_batch_size {graph.max_batch_size}", *tensors]
+
+
+def _declared(config: ModelConfig) -> list[str]:
+    types = ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
+    tensors = [("input", tensor) for tensor in config.input] + [("output", tensor) for tensor in config.output]
+    lines = [f"{kind} {tensor.name} {types[tensor.data_type].name} {list(tensor.dims)}" for kind, tensor in tensors]
+    return [f"name {config.name}", f"max_batch_size {config.max_batch_size}", *lines]
+
+
+def check_configs(graph: Graph, model_folder: Path) -> None:
+    """Hold config.pbtxt and every configs/*.pbtxt of a model to its record.
+
+    Raises:
+        ConfigMismatch: with the lines that differ.
+    """
+    for path in [model_folder / "config.pbtxt", *sorted((model_folder / "configs").glob("*.pbtxt"))]:
+        expected, declared = _expected(graph), _declared(parse_config(path))
+        if expected != declared:
+            difference = difflib.unified_diff(
+                declared, expected, str(path), f"export.graphs: {graph.name}", lineterm=""
+            )
+            raise ConfigMismatch("\n".join(difference))

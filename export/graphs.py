@@ -1,0 +1,97 @@
+"""One record per exported network: what goes in, what comes out, and the module that computes it.
+
+Everything that needs a name, a shape or a batch size (ONNX export, parity check, config check) reads it here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import CheckpointError, Snapshot
+from training.networks import build_autoencoder, build_unet
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a network; `shape` is that of one row, without the batch dimension."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as it is served; `build` makes the module, whose arguments are the inputs in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    max_batch_size: int
+    build: Callable[[Snapshot], nn.Module]
+
+
+class Denoiser(nn.Module):
+    """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        if snapshot.unet is None:
+            raise CheckpointError("the snapshot holds no UNet: give the one that training.train_diffusion wrote")
+        self.unet = build_unet(snapshot.config.unet)
+        self.unet.load_state_dict(snapshot.unet)
+
+    def forward(self, latent: Tensor, timesteps: Tensor) -> Tensor:
+        """Each row at its own timestep."""
+        return self.unet(latent, timesteps.flatten())
+
+
+class Decoder(nn.Module):
+    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256]; divides by the scale factor."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        if snapshot.scale_factor is None:
+            raise CheckpointError(
+                "the snapshot holds no scale factor: give the one that training.train_diffusion wrote"
+            )
+        self.scale_factor = snapshot.scale_factor
+        self.autoencoder = build_autoencoder(snapshot.config.autoencoder)
+        self.autoencoder.load_state_dict(snapshot.autoencoder)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The whole decoder of the autoencoder."""
+        return self.autoencoder.decode(latent / self.scale_factor)
+
+
+LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))
+UNET = Graph(
+    name="unet",
+    inputs=(LATENT, TensorSpec("timesteps", torch.int32, (1,))),
+    output=TensorSpec("pred", torch.float32, (1, 64, 64)),
+    max_batch_size=64,
+    build=Denoiser,
+)
+VAE_DECODER = Graph(
+    name="vae_decoder",
+    inputs=(LATENT,),
+    output=TensorSpec("image", torch.float32, (1, 256, 256)),
+    max_batch_size=4,
+    build=Decoder,
+)
+GRAPHS = (UNET, VAE_DECODER)
+
+
+def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:
+    """Inputs of `rows` rows: standard normal latents, timesteps uniform in 0..999."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(spec: TensorSpec) -> Tensor:
+        shape = (rows, *spec.shape)
+        if spec.dtype == torch.int32:
+            return torch.randint(1000, shape, generator=generator, dtype=spec.dtype)
+        return torch.randn(shape, generator=generator)
+
+    return tuple(draw(spec) for spec in graph.inputs)

@@ -1,0 +1,49 @@
+"""Prometheus metrics of the sampling loop, at Triton's metrics endpoint."""
+
+import triton_python_backend_utils as pb_utils
+
+from .batcher import Batcher
+
+COUNTERS = {
+    "images": ("mri_ldm_images_total", "Images finished"),
+    "steps": ("mri_ldm_steps_total", "Denoising steps done, summed over rows"),
+    "unet_calls": ("mri_ldm_unet_calls_total", "Calls of unet; steps over calls is the mean batch size"),
+    "decoder_calls": ("mri_ldm_decoder_calls_total", "Calls of vae_decoder"),
+    "cancelled_rows": ("mri_ldm_cancelled_rows_total", "Rows that left because of a cancellation or a deadline"),
+}
+GAUGES = {
+    "rows_in_flight": ("mri_ldm_rows_in_flight", "Rows with a place in the step loop or at the decoder"),
+    "rows_waiting": ("mri_ldm_rows_waiting", "Rows that wait for a place"),
+    "unet_batch_size": ("mri_ldm_unet_batch_size", "Rows in the last call of unet"),
+}
+
+
+class Metrics:
+    """The metrics of one model; `update` copies the batcher's counters to the server."""
+
+    def __init__(self, model: str) -> None:
+        labels = {"model": model}
+        # The families go when nothing refers to them.
+        self._families = []
+        self._counters, self._gauges = {}, {}
+        for table, kind, metrics in (
+            (COUNTERS, pb_utils.MetricFamily.COUNTER, self._counters),
+            (GAUGES, pb_utils.MetricFamily.GAUGE, self._gauges),
+        ):
+            for key, (name, description) in table.items():
+                family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+                self._families.append(family)
+                metrics[key] = family.Metric(labels=labels)
+        self._reported = dict.fromkeys(COUNTERS, 0)
+
+    def update(self, batcher: Batcher) -> None:
+        """Report what has happened since the last call."""
+        for key, metric in self._counters.items():
+            total = getattr(batcher.counters, key)
+            if total > self._reported[key]:
+                metric.increment(total - self._reported[key])
+                self._reported[key] = total
+        in_flight, waiting = batcher.rows
+        self._gauges["rows_in_flight"].set(in_flight)
+        self._gauges["rows_waiting"].set(waiting)
+        self._gauges["unet_batch_size"].set(batcher.counters.last_unet_batch)

@@ -1,0 +1,105 @@
+"""The tensors of a request, checked and turned into rows. Knows NumPy arrays, nothing of Triton."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .noise import LATENT_SHAPE, standard_normal
+from .samplers import SAMPLERS, SamplerTable, sampler_table
+from .settings import Settings
+
+DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
+
+
+class InvalidRequest(ValueError):
+    """A tensor with a value that cannot be used; the message names the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class RowParameters:
+    """What one image is made of."""
+
+    seed: int
+    steps: int
+    sampler: str
+    eta: float
+    latent: NDArray[np.float32] | None = None
+    preview_every: int = 0
+
+    def table(self, settings: Settings) -> SamplerTable:
+        """The coefficients of this row's trajectory."""
+        return sampler_table(settings.noise_schedule, self.sampler, self.steps, self.eta)
+
+    def start(self) -> NDArray[np.float32]:
+        """The latent [1, 64, 64] that the trajectory starts from."""
+        return standard_normal(self.seed, 0) if self.latent is None else self.latent
+
+    def provenance(self, settings: Settings) -> str:
+        """A JSON record of how the image was made."""
+        record = {
+            "synthetic": True,
+            "notice": "Synthetic image, no patient. For research only, not for diagnosis.",
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "eta": 1.0 if self.sampler == "ddpm" else self.eta,
+            "timestep_grid": "leading",
+            "start_noise": "seed" if self.latent is None else "given",
+            "model_name": settings.model_name,
+            "model_digest": settings.digest,
+            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        }
+        return json.dumps(record)
+
+
+def parse_rows(tensors: Mapping[str, NDArray[Any]], max_steps: int) -> list[RowParameters]:
+    """Rows from input tensors with a leading batch dimension; optional tensors may be missing.
+
+    Raises:
+        InvalidRequest: a value outside its range, naming the row, the value and the range.
+    """
+    rows = tensors["seed"].shape[0]
+    for name, tensor in tensors.items():
+        if tensor.shape[0] != rows:
+            raise InvalidRequest(f"{name} has {tensor.shape[0]} rows and seed has {rows}; give each row all tensors")
+    return [_row(tensors, index, max_steps) for index in range(rows)]
+
+
+def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> RowParameters:
+    def value(name: str, default: Any) -> Any:
+        return tensors[name][index].reshape(-1)[0] if name in tensors else default
+
+    sampler = _sampler(value("sampler", DEFAULT_SAMPLER), index)
+    steps = int(value("steps", DEFAULT_STEPS))
+    if not 1 <= steps <= max_steps:
+        raise InvalidRequest(f"row {index}: steps is {steps}; it must lie in 1..{max_steps}")
+    eta = float(value("eta", DEFAULT_ETA))
+    if not 0 <= eta <= 1:  # also true of NaN
+        raise InvalidRequest(f"row {index}: eta is {eta:g}; it must lie in 0..1")
+    if eta != 0 and sampler != "ddim":
+        raise InvalidRequest(f"row {index}: eta is {eta:g} with sampler {sampler}; only ddim takes an eta")
+    preview_every = int(value("preview_every", 0))
+    if preview_every < 0:
+        raise InvalidRequest(f"row {index}: preview_every is {preview_every}; it must be 0 (none) or more")
+    latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
+    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every)
+
+
+def _sampler(value: str | bytes, index: int) -> str:
+    sampler = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+    if sampler not in SAMPLERS:
+        raise InvalidRequest(f"row {index}: sampler is {sampler[:40]!r}; it must be one of {', '.join(SAMPLERS)}")
+    return sampler
+
+
+def _latent(latent: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+    if latent.shape != LATENT_SHAPE:
+        raise InvalidRequest(f"row {index}: latent has shape {list(latent.shape)}; it must be {list(LATENT_SHAPE)}")
+    if not np.isfinite(latent).all():
+        raise InvalidRequest(f"row {index}: latent holds NaN or infinity; it must be finite")
+    return latent.copy()  # Triton reuses the buffer

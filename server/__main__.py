@@ -1,0 +1,133 @@
+"""`python -m server`: a tritonserver on this machine, up once it has generated a slice, until Ctrl-C.
+
+Argument parsing and printing only; `server.process` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from server.errors import ServerError
+from server.process import TritonServer, describe, probe
+
+DEFAULT_PROFILE = "default"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_args(arguments[:split])
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in previous.items():
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores it, and means that
+            signal.signal(number, _stop_once)
+    try:
+        return _serve(options, extra_args=arguments[split + 1 :])
+    except KeyboardInterrupt:
+        print("Stopped.", flush=True)
+        return 0
+    except (ServerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Start a tritonserver on this machine: $TRITONSERVER, or one on PATH, or the wheel's.",
+        epilog="What follows -- goes to tritonserver as it is, e.g. -- --log-verbose=1",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--profile",
+        default="cpu",
+        help=f"configs/PROFILE.pbtxt of each model; '{DEFAULT_PROFILE}' is config.pbtxt (TensorRT)",
+    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="model repository folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--http-port", type=int, default=8000, help="port of HTTP")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="port of gRPC")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="port of the Prometheus metrics")
+    parser.add_argument("--log-file", type=Path, default=None, help="keep the log of tritonserver here")
+    parser.add_argument("--startup-timeout", type=float, default=120.0, metavar="S", help="seconds to wait until ready")
+    return parser
+
+
+def _serve(options: argparse.Namespace, extra_args: Sequence[str]) -> int:
+    profile = None if options.profile == DEFAULT_PROFILE else options.profile
+    _check_profile(options.repository, profile)
+    server = TritonServer(
+        options.repository,
+        profile,
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+        extra_args=extra_args,
+        log_path=options.log_file,
+        startup_timeout_s=options.startup_timeout,
+    )
+    print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
+    started = time.monotonic()
+    with server:
+        _probe(server, options.startup_timeout)
+        _announce(server, options.profile, time.monotonic() - started)
+        raise server.failure(f"tritonserver ended by itself with {describe(server.wait())}")
+
+
+def _check_profile(repository: Path, profile: str | None) -> None:
+    """A profile that no model has is a typing error, and Triton would take config.pbtxt without a word."""
+    if profile is None or any(repository.glob(f"*/configs/{profile}.pbtxt")) or not repository.is_dir():
+        return
+    known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
+    raise ServerError(f"no model in {repository} has a profile {profile!r}; there are {[DEFAULT_PROFILE, *known]}")
+
+
+def _probe(server: TritonServer, timeout_s: float) -> None:
+    try:
+        probe(server.grpc_url, timeout_s)
+    except ServerError as error:
+        raise server.failure(f"the server is up, but {error}; given up") from error
+
+
+def _announce(server: TritonServer, profile: str, took_s: float) -> None:
+    import tritonclient.grpc as triton
+
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        version = client.get_server_metadata(client_timeout=10).version
+        index = client.get_model_repository_index(client_timeout=10)
+    origin = server.installation.origin if server.installation else ""
+    print(
+        f"Ready after {took_s:.1f} s: a one-step generation was answered.\n"
+        f"  server      tritonserver {version} ({origin}), process {server.pid}\n"
+        f"  repository  {server.repository}, profile {profile}\n"
+        f"  models      {', '.join(sorted(model.name for model in index.models))}\n"
+        f"  gRPC        {server.grpc_url}\n"
+        f"  HTTP        {server.http_url}\n"
+        f"  metrics     {server.metrics_url}\n"
+        f"  log         {server.log_path}\n"
+        f"Try: brats-ldm generate --url {server.grpc_url}\n"
+        "Ctrl-C stops the server.",
+        flush=True,
+    )
+
+
+def _stop_once(number: int, frame: FrameType | None) -> None:
+    """The first signal unwinds to where the server is stopped; further ones must not interrupt that."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

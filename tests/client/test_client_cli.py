@@ -1,0 +1,187 @@
+"""The command as users run it: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from brats_ldm_client._cli import main
+from fake_triton import DIGEST, Served
+
+
+def command_line(*args: object) -> list[str]:
+    return [sys.executable, "-m", "brats_ldm_client", *map(str, args)]
+
+
+def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command_line(*args), capture_output=True, text=True, timeout=30, **options)
+
+
+class Here:
+    """The command inside this process: most tests need no process of their own, which takes half a second."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *args: object) -> subprocess.CompletedProcess[str]:
+        status = main([str(arg) for arg in args])
+        out, err = self._capsys.readouterr()
+        return subprocess.CompletedProcess(args, status, out, err)
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(capsys)
+
+
+def test_generate(served: Served, tmp_path: Path) -> None:
+    out = tmp_path / "slices"
+    done = run("generate", "-n", 3, "--seed", 5, "--format", "png,nifti", "--out", out, "--url", served.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(out) in done.stdout
+    assert "seeds 5 to 7" in done.stdout
+    names = {path.name for path in out.iterdir()}
+    images = {f"slice_seed00000000{seed}.{end}" for seed in (5, 6, 7) for end in ("png", "nii.gz")}
+    assert names == images | {"contact_sheet.png", "provenance.json"}
+
+
+def test_generate_these_seeds(here: Here, served: Served, tmp_path: Path) -> None:
+    arguments = ("--seeds", "1,5,9", "--format", "npz", "--format", "png", "--no-contact-sheet")
+    done = here("generate", *arguments, "--steps", 20, "--sampler", "ddpm", "--out", tmp_path, "--url", served.url)
+    assert done.returncode == 0, done.stderr
+    assert served.triton.seeds() == [[1, 5, 9]]
+    assert {path.name for path in tmp_path.iterdir()} >= {"slices.npz", "slice_seed000000009.png"}
+    records = json.loads((tmp_path / "provenance.json").read_text())["images"]
+    assert {(record["sampler"], record["steps"]) for record in records} == {("ddpm", 20)}
+
+
+def test_connection_refused_is_one_line_at_once(here: Here, tmp_path: Path) -> None:
+    generate = ("generate", "--out", tmp_path / "new")
+    for command, arguments in (
+        (run, generate),
+        (here, generate),
+        (here, ("info",)),
+        (here, ("ready", "--timeout", 0.3)),
+    ):
+        began = time.monotonic()
+        done = command(*arguments, "--url", "127.0.0.1:1")
+        assert time.monotonic() - began < 5
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1
+        assert "no Triton server answers at 127.0.0.1:1" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_request_is_one_line(here: Here, served: Served, tmp_path: Path) -> None:
+    def refuse(seeds: list[int], context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "steps=0: must be 1 to 1000")
+
+    served.triton.behave = refuse
+    done = here("generate", "--steps", 0, "--out", tmp_path, "--url", served.url)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "steps=0: must be 1 to 1000" in done.stderr
+
+
+def test_what_is_done_before_an_error_is_kept(here: Here, served: Served, tmp_path: Path) -> None:
+    def fail_late(seeds: list[int], context: grpc.ServicerContext) -> None:
+        if seeds[0] >= 256:
+            context.abort(grpc.StatusCode.INTERNAL, "unet gave up")
+
+    served.triton.behave = fail_late
+    arguments = ("-n", 300, "--seed", 0, "--rows-per-request", 64, "--no-contact-sheet")
+    done = here("generate", *arguments, "--out", tmp_path, "--url", served.url)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "unet gave up" in done.stderr
+    assert "256 of 300 images are in" in done.stderr
+    assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 256
+
+
+def test_ctrl_c(served: Served, tmp_path: Path) -> None:
+    served.triton.behave = served.triton.stall
+    arguments = command_line("generate", "-n", 16, "--out", tmp_path, "--url", served.url)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 10
+    while len(served.triton.received) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert stderr == "brats-ldm: interrupted\n"
+    served.triton.wait_cancelled(2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("paint",),
+        ("generate", "-n", "0"),
+        ("generate", "-n", "x"),
+        ("generate", "-n", "2", "--seeds", "1"),
+        ("generate", "--seed", "2", "--seeds", "1"),
+        ("generate", "--seeds", "1;2"),
+        ("generate", "--seeds", ","),
+        ("generate", "--format", "jpeg"),
+    ],
+)
+def test_usage_errors(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert "usage: brats-ldm" in capsys.readouterr().err
+
+
+def test_out_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = run("generate", "--out", tmp_path / "file", "--url", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr == f"brats-ldm: {tmp_path}/file is a file: choose a folder\n"
+
+
+def test_info_and_ready(here: Here, served: Served) -> None:
+    done = here("info", "--url", served.url)
+    assert done.returncode == 0, done.stderr
+    for words in ("triton 2.51.0", DIGEST, "mri_ldm_stream: ready", "seed", "[1, 240, 240]", "optional"):
+        assert words in done.stdout
+    done = here("ready", "--deep", "--url", served.url)
+    assert (done.returncode, done.stdout) == (0, f"ready: {served.url}\n")
+
+
+def test_help_is_fast_complete_and_light() -> None:
+    began = time.monotonic()
+    done = run("generate", "--help")
+    elapsed = time.monotonic() - began
+    options = "-n --seed --seeds --steps --sampler --eta --out --format --url --timeout --ssl --concurrency"
+    assert all(option in done.stdout for option in options.split())
+    assert elapsed < 1.5, "0.1 s on a quiet machine; the bound allows for a busy one"
+    program = (
+        "import sys; from brats_ldm_client._cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'tritonclient', 'grpc', 'PIL', 'nibabel', 'tqdm', 'torch'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "generate" in done.stdout
+    assert "exit status" in done.stdout
+
+
+def test_the_client_does_not_import_torch() -> None:
+    program = (
+        "import sys, brats_ldm_client as b; [getattr(b, name) for name in b.__all__]\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("brats-ldm ")

@@ -1,0 +1,81 @@
+import pytest
+from brats_ldm_client import (
+    BratsLDMError,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    ServerError,
+    ServerUnavailable,
+)
+from brats_ldm_client._errors import map_error
+from tritonclient.utils import InferenceServerException
+
+
+def mapped(text: str, status: str | None) -> BratsLDMError:
+    error = InferenceServerException(text, status and f"StatusCode.{status}")
+    return map_error(error, url="host:8001", model="mri_ldm", timeout=7)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("UNAVAILABLE", ServerUnavailable),
+        ("RESOURCE_EXHAUSTED", ServerUnavailable),
+        ("INVALID_ARGUMENT", InvalidRequest),
+        ("OUT_OF_RANGE", InvalidRequest),
+        ("UNAUTHENTICATED", InvalidRequest),
+        ("PERMISSION_DENIED", InvalidRequest),
+        ("DEADLINE_EXCEEDED", DeadlineExceeded),
+        ("CANCELLED", Cancelled),
+        ("INTERNAL", ServerError),
+        ("UNKNOWN", ServerError),
+        ("UNIMPLEMENTED", ServerError),
+        ("NOT_FOUND", ServerError),
+    ],
+)
+def test_codes(status: str, kind: type[BratsLDMError]) -> None:
+    error = mapped("some words", status)
+    assert type(error) is kind
+    assert "mri_ldm" in str(error)
+    assert "host:8001" in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("queue is full, try again later", ServerUnavailable),
+        ("server is overloaded", ServerUnavailable),
+        ("steps=0 is not allowed: steps must be 1 to 1000", InvalidRequest),
+        ("unexpected shape for input 'latent'", InvalidRequest),
+        ("Deadline Exceeded", DeadlineExceeded),
+        ("request was cancelled", Cancelled),
+        ("unet failed: CUDA error", ServerError),
+    ],
+)
+def test_messages_of_a_stream_without_a_code(text: str, kind: type[BratsLDMError]) -> None:
+    assert type(mapped(text, None)) is kind
+
+
+def test_messages_say_what_to_do() -> None:
+    refused = mapped("failed to connect to all addresses; last error: UNKNOWN: Connection refused", "UNAVAILABLE")
+    assert "port 8001" in str(refused)
+    assert "try later" in str(mapped("full", "UNAVAILABLE"))
+    assert "7 s" in str(mapped("Deadline Exceeded", "DEADLINE_EXCEEDED"))
+    assert "log" in str(mapped("boom", "INTERNAL"))
+
+
+def test_a_model_that_is_not_loaded_is_not_worth_a_retry() -> None:
+    for status in ("UNAVAILABLE", "NOT_FOUND"):
+        error = mapped("Request for unknown model: 'mri_ldm' has no available versions", status)
+        assert isinstance(error, ServerUnavailable)
+        assert not error.retryable
+        assert "brats-ldm info" in str(error)
+    busy = mapped("full", "UNAVAILABLE")
+    assert isinstance(busy, ServerUnavailable)
+    assert busy.retryable
+
+
+def test_builtin_bases() -> None:
+    assert issubclass(InvalidRequest, ValueError)
+    assert issubclass(DeadlineExceeded, TimeoutError)

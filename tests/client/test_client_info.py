@@ -1,0 +1,68 @@
+"""`info`, `is_ready` and `wait_until_ready` of both clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+import pytest
+from brats_ldm_client import ServerUnavailable, TensorInfo
+from fake_triton import DIGEST, Caller, Served
+
+
+def test_info(caller: Caller, served: Served) -> None:
+    info = caller("info")
+    assert (info.url, info.name, info.version) == (served.url, "triton", "2.51.0")
+    assert info.model_digest == DIGEST
+    unary, stream = info.models
+    assert (unary.name, stream.name) == ("mri_ldm", "mri_ldm_stream")
+    assert unary.ready
+    assert unary.max_batch_size == 64
+    assert unary.inputs == (
+        TensorInfo("seed", "INT64", (1,)),
+        TensorInfo("sampler", "STRING", (1,), optional=True),
+    )
+    assert unary.outputs == (TensorInfo("image", "FP32", (1, 240, 240)),)
+    assert unary.parameters == {"max_steps": "1000"}
+    assert served.triton.asked == [["provenance"]], "no image: the server need not decode"
+    assert served.triton.received[0]["steps"].tolist() == [[1]]
+
+
+def test_info_without_the_model(caller: Caller, served: Served) -> None:
+    served.triton.models = set()
+    info = caller("info")
+    assert not any(model.ready for model in info.models)
+    assert info.model_digest is None
+
+
+def test_readiness(caller: Caller, served: Served) -> None:
+    assert caller("is_ready") is True
+    served.triton.models = {"mri_ldm"}
+    assert caller("is_ready") is False
+    with pytest.raises(ServerUnavailable, match=r"0\.3 s: model mri_ldm_stream is not ready"):
+        caller("wait_until_ready", 0.3)
+    threading.Timer(0.3, lambda: served.triton.models.add("mri_ldm_stream")).start()
+    caller("wait_until_ready", 5)
+
+
+def test_nobody_there(caller: Caller) -> None:
+    caller.url = "127.0.0.1:1"
+    assert caller("is_ready") is False
+    with pytest.raises(ServerUnavailable, match="Connection refused"):
+        caller("wait_until_ready", 0.3)
+
+
+def test_deep_readiness_makes_an_image(caller: Caller, served: Served) -> None:
+    """A pipeline says READY while the models that it calls are gone: only an image proves otherwise."""
+    began = time.monotonic()
+
+    def broken_at_first(seeds: list[int], context: grpc.ServicerContext) -> None:
+        if time.monotonic() - began < 0.4:
+            context.abort(grpc.StatusCode.INTERNAL, "unet: stub process is gone")
+
+    served.triton.behave = broken_at_first
+    with pytest.raises(ServerUnavailable, match="stub process"):
+        caller("wait_until_ready", 0.1, deep=True)
+    caller("wait_until_ready", 5, deep=True)
+    assert served.triton.asked[-1] == ["image", "provenance"]

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from brats_ldm_client import InvalidRequest, ProtocolError
+from brats_ldm_client._options import Options, channel_args, endpoint
+from brats_ldm_client._protocol import infer_inputs, make_request, parse_rows, seeds_for
+
+LARGEST = 2**63 - 1
+
+
+def test_seeds_are_consecutive() -> None:
+    assert seeds_for(3, 5).tolist() == [5, 6, 7]
+    assert seeds_for(2, -(2**63)).tolist() == [-(2**63), -(2**63) + 1]
+    assert seeds_for(2, LARGEST - 1).tolist() == [LARGEST - 1, LARGEST]
+
+
+@pytest.mark.parametrize(("n", "seed"), [(2, LARGEST), (1, LARGEST + 1), (1, -(2**63) - 1), (10**6, LARGEST - 5)])
+def test_seeds_do_not_wrap_at_the_edge_of_int64(n: int, seed: int) -> None:
+    with pytest.raises(InvalidRequest, match="int64"):
+        seeds_for(n, seed)
+
+
+def test_random_seeds_differ_and_survive_json_readers() -> None:
+    bases = {int(seeds_for(2, None)[0]) for _ in range(50)}
+    assert len(bases) == 50
+    assert all(0 <= base < 2**53 for base in bases)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({}, "how many"),
+        ({"n": 0}, "at least 1"),
+        ({"n": -3}, "at least 1"),
+        ({"n": 2.0}, "seeds must be"),
+        ({"n": True}, "seeds must be"),
+        ({"n": "8"}, "seeds must be"),
+        ({"n": []}, "empty"),
+        ({"n": [[1, 2]]}, "flat"),
+        ({"n": [1, 2.5]}, "integer"),
+        ({"n": [2**63]}, "int64"),
+        ({"n": [1], "seeds": [1]}, "twice"),
+        ({"n": 3, "seeds": [1, 2]}, "contradicts"),
+        ({"n": [1, 2], "seed": 1}, "not both"),
+        ({"seeds": [1], "seed": 1}, "not both"),
+        ({"n": 1, "seed": 1.5}, "integer"),
+        ({"n": 1, "steps": 2.5}, "integer"),
+        ({"n": 1, "steps": 2**31}, "int32"),
+        ({"n": 1, "eta": float("nan")}, "finite"),
+        ({"n": 1, "eta": float("inf")}, "finite"),
+        ({"n": 1, "eta": "x"}, "number"),
+        ({"n": 1, "sampler": ""}, "sampler"),
+        ({"n": 1, "sampler": 3}, "sampler"),
+        ({"n": 3, "latents": np.zeros((2, 64, 64))}, "2 latents"),
+        ({"n": 1, "latents": np.full((1, 64, 64), np.nan)}, "finite"),
+        ({"n": 1, "latents": np.zeros((64, 64))}, "shape"),
+        ({"n": 1, "latents": np.zeros((1, 64, 64), int)}, "floats"),
+    ],
+)
+def test_bad_arguments(arguments: dict, word: str) -> None:
+    with pytest.raises(InvalidRequest, match=word):
+        make_request(arguments.pop("n", None), **arguments)
+
+
+def test_ranges_are_left_to_the_server() -> None:
+    request = make_request(1, steps=0, eta=7.0, sampler="of tomorrow")
+    assert (request.steps, request.eta, request.sampler) == (0, 7.0, "of tomorrow")
+
+
+def test_ways_to_name_rows() -> None:
+    assert make_request(2, seed=7).seeds.tolist() == [7, 8]
+    assert make_request([3, 1]).seeds.tolist() == [3, 1]
+    assert make_request(np.array([3, 1])).seeds.tolist() == [3, 1]
+    assert make_request(np.int32(2), seed=np.int64(4)).seeds.tolist() == [4, 5]
+    assert make_request(2, seeds=(3, 1)).seeds.tolist() == [3, 1]
+    assert len(make_request(None, latents=np.zeros((5, 1, 64, 64))).seeds) == 5
+
+
+def test_tensors_on_the_wire() -> None:
+    latents = np.arange(2 * 64 * 64, dtype=np.float64).reshape(2, 64, 64)
+    request = make_request(2, seed=1, steps=20, latents=latents)
+    inputs = {tensor.name(): tensor for tensor in infer_inputs(request, preview_every=5)}
+    described = {name: (tensor.datatype(), list(tensor.shape())) for name, tensor in inputs.items()}
+    assert described == {
+        "seed": ("INT64", [2, 1]),
+        "steps": ("INT32", [2, 1]),
+        "sampler": ("BYTES", [2, 1]),
+        "eta": ("FP32", [2, 1]),
+        "latent": ("FP32", [2, 1, 64, 64]),
+        "preview_every": ("INT32", [2, 1]),
+    }
+    names = {tensor.name() for tensor in infer_inputs(make_request(1, sampler="ddpm"))}
+    assert names == {"seed", "steps", "sampler"}
+
+
+class Answer:
+    def __init__(self, **tensors: np.ndarray) -> None:
+        self.tensors = tensors
+
+    def as_numpy(self, name: str) -> np.ndarray | None:
+        return self.tensors.get(name)
+
+
+def provenance(*records: bytes) -> np.ndarray:
+    return np.array(records, object)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (Answer(), "no output image"),
+        (Answer(image=np.zeros((2, 1, 4, 4), np.float32)), "float32"),
+        (Answer(image=np.zeros((1, 1, 4, 4))), "float64"),
+        (Answer(image=np.zeros((1, 1, 4, 4), np.float32)), "no output provenance"),
+        (Answer(image=np.zeros((1, 1, 4, 4), np.float32), provenance=provenance(b"{")), "JSON"),
+        (Answer(image=np.zeros((1, 1, 4, 4), np.float32), provenance=provenance(b"3")), "JSON object"),
+        (Answer(image=np.zeros((1, 1, 4, 4), np.float32), provenance=provenance(b'{"seed": 9}')), "seed 9"),
+    ],
+)
+def test_unexpected_answers(answer: Answer, word: str) -> None:
+    with pytest.raises(ProtocolError, match=word):
+        parse_rows(answer, make_request([5]))
+
+
+def test_urls() -> None:
+    assert endpoint("grpc://host:8001/") == endpoint("host:8001") == "host:8001"
+    for url in ("http://host:8000", "", "grpc://"):
+        with pytest.raises(InvalidRequest, match="host:port"):
+            endpoint(url)
+    assert ("grpc.enable_http_proxy", 0) in channel_args("127.0.0.1:8001")
+    assert ("grpc.enable_http_proxy", 0) not in channel_args("gpu-box:8001")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows_per_request": 65},
+        {"rows_per_request": 0},
+        {"timeout": float("inf")},
+        {"timeout": None},
+        {"concurrency": 0},
+    ],
+)
+def test_options_are_checked(change: dict) -> None:
+    good = {
+        "url": "host:1",
+        "timeout": 1.0,
+        "connect_timeout": 1.0,
+        "rows_per_request": 8,
+        "concurrency": 4,
+        "retry_seconds": 0.0,
+        "headers": {},
+    }
+    Options(**good)
+    with pytest.raises(InvalidRequest, match=next(iter(change))):
+        Options(**{**good, **change})

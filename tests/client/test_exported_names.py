@@ -1,0 +1,37 @@
+import brats_ldm_client
+
+
+def test_public_names() -> None:
+    names = [
+        "AsyncClient",
+        "BratsLDMError",
+        "Cancelled",
+        "Client",
+        "DeadlineExceeded",
+        "Generation",
+        "InvalidRequest",
+        "ModelInfo",
+        "Progress",
+        "ProtocolError",
+        "ServerError",
+        "ServerInfo",
+        "ServerUnavailable",
+        "TensorInfo",
+    ]
+    assert brats_ldm_client.__all__ == names == sorted(names)
+    assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names)
+    assert set(names) <= set(dir(brats_ldm_client))
+
+
+def test_every_error_has_the_one_root() -> None:
+    errors = [getattr(brats_ldm_client, name) for name in brats_ldm_client.__all__]
+    errors = [error for error in errors if issubclass(error, Exception)]
+    assert len(errors) == 7
+    assert all(issubclass(error, brats_ldm_client.BratsLDMError) for error in errors)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert methods(brats_ldm_client.Client) == methods(brats_ldm_client.AsyncClient)

@@ -1,0 +1,207 @@
+"""The configuration of a training run: frozen dataclasses filled from TOML, every field open to the command line.
+
+Knows nothing of torch, so that `--help` is instant. The defaults are those of the MONAI bundle
+`brats_mri_axial_slices_generative_diffusion`; `configs/brats.toml` spells them out, `configs/demo.toml` shrinks them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration file that cannot be used; the message names the file and the field."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which slices are read from Task01_BrainTumour, and how."""
+
+    channel: int = 0
+    """Modality index: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w."""
+    depth: int = 100
+    """Axial slices kept around the centre of the volume (27..126 of 155)."""
+    size: int = 240
+    """In-plane crop in pixels of 1 mm."""
+    padded_size: int = 256
+    """In-plane size for the diffusion stage; the UNet halves the latent three times."""
+    cache_rate: float = 1.0
+    """Share of the volumes kept in memory (23 MB each); 0 = read from disk each time."""
+    workers: int = 2
+    """Threads that fill the cache."""
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """AutoencoderKL with one latent channel; two halvings, so 256 pixels become 64 latents."""
+
+    channels: tuple[int, ...] = (64, 128, 256)
+    """Channels of each level."""
+    num_res_blocks: int = 2
+    """Residual blocks a level."""
+    norm_num_groups: int = 32
+    """Groups of GroupNorm; divides every entry of `channels`."""
+    nonlocal_attention: bool = True
+    """Self-attention at the bottleneck of encoder and decoder."""
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """PatchGAN discriminator with instance norm."""
+
+    channels: int = 32
+    """Channels of the first layer."""
+    num_layers: int = 3
+    """Strided layers."""
+
+
+@dataclass(frozen=True)
+class UNet:
+    """Unconditional DiffusionModelUNet over the 64x64 latent."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels of each level."""
+    attention_levels: tuple[bool, ...] = (False, True, True, True)
+    """Levels with self-attention."""
+    num_head_channels: tuple[int, ...] = (0, 32, 32, 32)
+    """Channels of one attention head, by level; 0 where there is no attention."""
+    num_res_blocks: int = 2
+    """Residual blocks a level."""
+    norm_num_groups: int = 32
+    """Groups of GroupNorm; divides every entry of `channels`."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """betas = linspace(sqrt(beta_start), sqrt(beta_end), num_train_timesteps)^2 ("scaled linear")."""
+
+    num_train_timesteps: int = 1000
+    """Diffusion steps of training."""
+    beta_start: float = 0.0015
+    """First beta."""
+    beta_end: float = 0.0195
+    """Last beta."""
+
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """Stage 1: VAE-GAN."""
+
+    epochs: int = 1500
+    """Passes over the training volumes."""
+    volumes_per_batch: int = 1
+    """Volumes drawn for one batch."""
+    slices_per_volume: int = 26
+    """Random slices of each drawn volume; the batch is volumes x slices."""
+    learning_rate: float = 5e-5
+    """Adam, autoencoder and discriminator."""
+    kl_weight: float = 1e-6
+    """Weight of the KL term; 0 = off."""
+    adversarial_weight: float = 0.5
+    """Weight of the least-squares adversarial term; 0 = off."""
+    precision: Precision = "fp32"
+    """bf16 = autocast; the losses stay fp32."""
+    checkpoint_every: int = 500
+    """Iterations between two resume states; sample pictures are written then too."""
+
+
+@dataclass(frozen=True)
+class DiffusionTraining:
+    """Stage 2: noise prediction on latents."""
+
+    epochs: int = 1000
+    """Passes over the training volumes."""
+    volumes_per_batch: int = 2
+    """Volumes drawn for one batch."""
+    slices_per_volume: int = 50
+    """Random slices of each drawn volume; the batch is volumes x slices."""
+    learning_rate: float = 5e-5
+    """Adam."""
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
+    scale_factor_batches: int = 8
+    """Batches over which the latent scale factor 1/std(z) is measured."""
+    precision: Precision = "fp32"
+    """bf16 = autocast; the loss stays fp32."""
+    checkpoint_every: int = 500
+    """Iterations between two resume states; sample pictures are written then too."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the weights, but for the data."""
+
+    seed: int = 0
+    """Every random number of a run is a function of this seed and the iteration."""
+    data: Data = field(default_factory=Data)
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    discriminator: Discriminator = field(default_factory=Discriminator)
+    unet: UNet = field(default_factory=UNet)
+    noise_schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    autoencoder_training: AutoencoderTraining = field(default_factory=AutoencoderTraining)
+    diffusion_training: DiffusionTraining = field(default_factory=DiffusionTraining)
+
+
+def config_from_dict(values: dict[str, Any], source: str) -> Config:
+    """Fill a `Config` from nested dictionaries; `source` is named in the error.
+
+    Raises:
+        ConfigError: an unknown field, or a value of the wrong type.
+    """
+    import cattrs
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    try:
+        return converter.structure(values, Config)
+    except cattrs.BaseValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(cattrs.transform_error(error))) from None
+
+
+def load_config(name: str) -> Config:
+    """Read a shipped configuration by name (`demo`, `brats`) or any TOML file by path.
+
+    Raises:
+        ConfigError: no such file, or one that does not fit the dataclasses.
+    """
+    path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
+        raise ConfigError(f"no configuration {name!r}: give one of {shipped}, or the path of a .toml file")
+    try:
+        values = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return config_from_dict(values, str(path))
+
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(arguments: type[Arguments], argv: Sequence[str] | None, description: str) -> Arguments:
+    """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
+
+    `arguments` is a dataclass with a `config: str` and a `settings: Config`.
+    """
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", default="demo")
+    name = first.parse_known_args(argv)[0].config
+    try:
+        settings = load_config(name)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    return tyro.cli(arguments, default=arguments(config=name, settings=settings), args=argv, description=description)

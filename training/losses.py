@@ -1,0 +1,66 @@
+"""The losses of both stages, as pure functions of networks and a batch: no optimiser, no device, no logging."""
+
+import torch
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.config import AutoencoderTraining
+
+# Least-squares GAN (Mao et al. 2017), as the bundle's code; its documentation says binary cross-entropy.
+adversarial = PatchAdversarialLoss(criterion="least_squares")
+
+
+def kl_divergence(mu: Tensor, sigma: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(0, 1)), summed over the latent, averaged over the batch (Kingma & Welling 2014, app. B).
+
+    mu, sigma: [B, 1, h, w]. Returns a scalar.
+    """
+    kl = 0.5 * (mu.square() + sigma.square() - sigma.square().clamp_min(1e-12).log() - 1)
+    return kl.flatten(1).sum(1).mean()
+
+
+def generator_step(
+    autoencoder: AutoencoderKL,
+    discriminator: PatchDiscriminator,
+    images: Tensor,
+    weights: AutoencoderTraining,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Losses of the autoencoder on a batch of images [B, 1, H, W] in [0, 1].
+
+    Returns the unweighted terms with their weighted sum under `loss`, and the reconstruction [B, 1, H, W].
+    """
+    reconstruction, mu, sigma = (output.float() for output in autoencoder(images))
+    losses = {"l1": F.l1_loss(reconstruction, images), "kl": kl_divergence(mu, sigma)}
+    total = losses["l1"] + weights.kl_weight * losses["kl"]
+    if weights.adversarial_weight > 0:
+        logits = discriminator(reconstruction)[-1].float()
+        losses["adversarial"] = adversarial(logits, target_is_real=True, for_discriminator=False)
+        total = total + weights.adversarial_weight * losses["adversarial"]
+    return losses | {"loss": total}, reconstruction
+
+
+def discriminator_step(
+    discriminator: PatchDiscriminator, images: Tensor, reconstruction: Tensor, weights: AutoencoderTraining
+) -> Tensor:
+    """Loss of the discriminator on real and reconstructed images [B, 1, H, W]; a scalar."""
+    fake = discriminator(reconstruction.detach())[-1].float()
+    real = discriminator(images)[-1].float()
+    loss_fake = adversarial(fake, target_is_real=False, for_discriminator=True)
+    loss_real = adversarial(real, target_is_real=True, for_discriminator=True)
+    return weights.adversarial_weight * 0.5 * (loss_fake + loss_real)
+
+
+def diffusion_step(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor) -> Tensor:
+    """The simplified objective, E |eps - eps_theta(x_t, t)|^2 (Ho et al. 2020, eq. 14), t uniform.
+
+    latents: scaled, [B, 1, 64, 64]; alpha_bars: float [T]. Draws t and eps from torch's global generator.
+    Returns the mean squared error of each row, [B].
+    """
+    timesteps = torch.randint(len(alpha_bars), (len(latents),), device=latents.device)
+    noise = torch.randn_like(latents)
+    alpha_bar = alpha_bars[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+    prediction = unet(noisy, timesteps).float()
+    return F.mse_loss(prediction, noise, reduction="none").flatten(1).mean(1)
