@@ -1,0 +1,66 @@
+"""What the tests share: the serving code as an importable package, a small exported repository, a real server."""
+
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Triton imports the version folder as a package; "1" is no Python name, so the tests give it one.
+_package = types.ModuleType("mri_ldm")
+_package.__path__ = [str(ROOT / "model_repository" / "mri_ldm" / "1")]
+sys.modules["mri_ldm"] = _package
+
+
+def run_python(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` in the checkout, as a user types it."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def small_snapshot():
+    """A whole snapshot of tiny networks with the demo's tensors; random weights, none of them zero."""
+    import torch
+
+    from training.checkpoint import Snapshot
+    from training.config import Autoencoder, Config, UNet
+    from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
+
+    config = Config(
+        autoencoder=Autoencoder(channels=(8, 8, 16), num_res_blocks=1, norm_num_groups=4, nonlocal_attention=False),
+        unet=UNet(
+            channels=(8, 16, 32), attention_levels=(False, False, True), num_head_channels=(0, 0, 16),
+            num_res_blocks=1, norm_num_groups=8,
+        ),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
+    randomize_zero_tensors(autoencoder, seed=1)
+    randomize_zero_tensors(unet, seed=2)
+    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=0.8)
+
+
+@pytest.fixture(scope="session")
+def small_repository(small_snapshot, tmp_path_factory) -> Path:
+    """`small_snapshot`, exported."""
+    from export.repository import export_repository
+
+    into = tmp_path_factory.mktemp("export") / "model_repository"
+    export_repository(small_snapshot, into, name="small")
+    return into
+
+
+@pytest.fixture(scope="session")
+def small_server(small_repository) -> Iterator[str]:
+    """The gRPC address of a tritonserver that serves `small_repository`."""
+    from server.process import TritonServer, probe
+
+    with TritonServer(small_repository, profile="cpu") as server:
+        probe(server.grpc_url)
+        yield server.grpc_url

@@ -1,0 +1,263 @@
+"""Continuous batching with a fake denoiser: every job answers as if alone, once, whatever else is going on."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mri_ldm.batcher import Batcher, Job, Overloaded
+from mri_ldm.noise import standard_normal
+from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
+
+SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
+
+
+def fake_denoise(latents: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """Row by row a function of that row's latent and timestep: mixing rows up cannot go unseen."""
+    return np.tanh(0.8 * latents + timesteps.astype(np.float32)[:, None, None, None] / 700)
+
+
+def fake_decode(latents: np.ndarray) -> np.ndarray:
+    return latents.repeat(2, axis=2).repeat(2, axis=3)
+
+
+@dataclass
+class Recorder:
+    """A listener that remembers; `leave_at` is the tick at which the client goes away."""
+
+    clock: list[int]
+    leave_at: int | None = None
+    events: Counter = field(default_factory=Counter)
+    latents: np.ndarray | None = None
+    images: np.ndarray | None = None
+    error: Exception | None = None
+    previews: list = field(default_factory=list)
+
+    def wants_out(self) -> bool:
+        return self.leave_at is not None and self.clock[0] >= self.leave_at
+
+    def preview(self, steps, estimates) -> None:
+        self.previews.append((steps, estimates))
+
+    def finished(self, latents, images) -> None:
+        self.events["finished"] += 1
+        self.latents, self.images = latents.copy(), images
+
+    def failed(self, error) -> None:
+        self.events["failed"] += 1
+        self.error = error
+
+    def cancelled(self) -> None:
+        self.events["cancelled"] += 1
+
+
+Spec = tuple[int, str, int, float]  # seed, sampler, steps, eta
+
+
+def make_job(listener: Recorder, specs: list[Spec], **options) -> Job:
+    tables = [sampler_table(SCHEDULE, sampler, steps, eta) for _, sampler, steps, eta in specs]
+    latents = np.stack([standard_normal(seed, 0) for seed, *_ in specs])
+    return Job(listener, [seed for seed, *_ in specs], tables, latents, **options)
+
+
+def alone(spec: Spec) -> np.ndarray:
+    """The final latent of one row by the recurrence written down plainly."""
+    seed, sampler, steps, eta = spec
+    table = sampler_table(SCHEDULE, sampler, steps, eta)
+    x, h = standard_normal(seed, 0)[None], np.zeros((1, 1, 64, 64), np.float32)
+    for i in range(steps):
+        eps = fake_denoise(x, table.timesteps[i : i + 1])
+        x, h = advance(table.coefficients[i : i + 1], x, eps, h, standard_normal(seed, i + 1)[None])
+    return x[0]
+
+
+def drain(batcher: Batcher, clock: list[int], limit: int = 10_000) -> None:
+    while batcher.tick():
+        clock[0] += 1
+        assert clock[0] < limit, "the batcher does not come to an end"
+
+
+specs = st.tuples(
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from(["ddim", "ddpm", "dpmpp_2m"]),
+    st.integers(1, 9),
+    st.sampled_from([0.0, 0.5]),
+)
+jobs = st.tuples(
+    st.integers(0, 12),  # tick of arrival
+    st.lists(specs, min_size=1, max_size=5),
+    st.none() | st.integers(0, 15),  # tick at which the client leaves
+    st.booleans(),  # decode
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(jobs, min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 4))
+def test_any_traffic_gives_each_job_its_own_answer(traffic, max_rows: int, decode_batch: int) -> None:
+    calls = []
+
+    def denoise(latents, timesteps):
+        calls.append(len(latents))
+        return fake_denoise(latents, timesteps)
+
+    def decode(latents):
+        assert 1 <= len(latents) <= decode_batch
+        return fake_decode(latents)
+
+    clock = [0]
+    batcher = Batcher(denoise, decode, max_rows_in_flight=max_rows, max_rows_waiting=100, decode_batch=decode_batch)
+    arrivals = sorted(traffic, key=lambda job: job[0])
+    recorders = []
+    while arrivals or any(batcher.rows):
+        while arrivals and arrivals[0][0] <= clock[0]:
+            _, rows, leave_at, wants_image = arrivals.pop(0)
+            recorder = Recorder(clock, leave_at)
+            recorders.append((recorder, rows, wants_image))
+            batcher.submit(make_job(recorder, rows, decode=wants_image))
+        batcher.tick()
+        clock[0] += 1
+        assert clock[0] < 1000
+
+    assert not calls or max(calls) <= max_rows
+    for recorder, rows, wants_image in recorders:
+        assert sum(recorder.events.values()) == 1, recorder.events
+        if recorder.events["finished"]:
+            expected = np.stack([alone(spec) for spec in rows])
+            assert np.array_equal(recorder.latents, expected)
+            assert (recorder.images is not None) == wants_image
+            if wants_image:
+                assert np.array_equal(recorder.images, fake_decode(expected))
+        else:
+            assert recorder.events["cancelled"]
+            assert recorder.leave_at is not None
+
+
+def test_rows_of_many_requests_share_one_call() -> None:
+    """Sixteen requests of twenty steps, all there at the start, take exactly twenty calls of sixteen rows."""
+    sizes = []
+
+    def denoise(latents, timesteps):
+        sizes.append(len(latents))
+        return fake_denoise(latents, timesteps)
+
+    clock = [0]
+    batcher = Batcher(denoise, fake_decode)
+    for seed in range(16):
+        batcher.submit(make_job(Recorder(clock), [(seed, "ddim", 20, 0.0)]))
+    drain(batcher, clock)
+    assert sizes == [16] * 20
+    assert batcher.counters.steps == 320
+    assert batcher.counters.images == 16
+
+
+def test_a_late_request_joins_at_the_next_step_and_a_short_one_leaves_early() -> None:
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode)
+    long, short = Recorder(clock), Recorder(clock)
+    batcher.submit(make_job(long, [(1, "ddim", 50, 0.0)]))
+    for _ in range(10):
+        batcher.tick()
+    batcher.submit(make_job(short, [(2, "dpmpp_2m", 5, 0.0)]))
+    for _ in range(5):
+        batcher.tick()
+    assert short.events["finished"]
+    assert not long.events
+    drain(batcher, clock)
+    assert long.events["finished"]
+
+
+def test_a_client_that_leaves_is_gone_within_one_step() -> None:
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode)
+    gone, stays = Recorder(clock, leave_at=3), Recorder(clock)
+    batcher.submit(make_job(gone, [(1, "ddim", 50, 0.0), (2, "ddim", 50, 0.0)]))
+    batcher.submit(make_job(stays, [(3, "ddim", 50, 0.0)]))
+    for clock[0] in range(4):
+        batcher.tick()
+    assert gone.events == {"cancelled": 1}
+    assert batcher.rows == (1, 0)
+    assert batcher.counters.cancelled_rows == 2
+    drain(batcher, clock)
+    assert np.array_equal(stays.latents[0], alone((3, "ddim", 50, 0.0)))
+
+
+def test_a_full_queue_refuses_and_takes_nothing() -> None:
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode, max_rows_in_flight=2, max_rows_waiting=1)
+    batcher.submit(make_job(Recorder(clock), [(1, "ddim", 2, 0.0), (2, "ddim", 2, 0.0)]))
+    with pytest.raises(Overloaded, match="room for 1 rows, not for 2"):
+        batcher.submit(make_job(Recorder(clock), [(3, "ddim", 2, 0.0), (4, "ddim", 2, 0.0)]))
+    assert sum(batcher.rows) == 2
+    drain(batcher, clock)
+    batcher.submit(make_job(Recorder(clock), [(5, "ddim", 2, 0.0)] * 3))
+
+
+def test_finished_rows_hold_their_place_until_they_are_decoded() -> None:
+    """One-step rows finish faster than they are decoded; without the place they would pile up without bound."""
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode, max_rows_in_flight=4, max_rows_waiting=100, decode_batch=1)
+    for seed in range(50):
+        batcher.submit(make_job(Recorder(clock), [(seed, "ddim", 1, 0.0)]))
+    while batcher.tick():
+        assert batcher.rows[0] <= 4
+
+
+def test_a_failing_network_fails_the_rows_of_that_call_and_no_others() -> None:
+    failing = True
+
+    def denoise(latents, timesteps):
+        if failing:
+            raise RuntimeError("unet is broken")
+        return fake_denoise(latents, timesteps)
+
+    clock = [0]
+    batcher = Batcher(denoise, fake_decode, max_rows_in_flight=1)
+    first, second = Recorder(clock), Recorder(clock)
+    batcher.submit(make_job(first, [(1, "ddim", 3, 0.0)]))
+    batcher.submit(make_job(second, [(2, "ddim", 3, 0.0)]))
+    batcher.tick()
+    assert first.events == {"failed": 1}
+    assert "unet is broken" in str(first.error)
+    failing = False
+    drain(batcher, clock)
+    assert np.array_equal(second.latents[0], alone((2, "ddim", 3, 0.0)))
+
+
+def test_a_failing_decoder_fails_its_jobs() -> None:
+    def decode(latents):
+        raise RuntimeError("vae_decoder is broken")
+
+    clock = [0]
+    batcher = Batcher(fake_denoise, decode, decode_batch=1)
+    recorder = Recorder(clock)
+    batcher.submit(make_job(recorder, [(1, "ddim", 2, 0.0), (2, "ddim", 2, 0.0)]))
+    drain(batcher, clock)
+    assert recorder.events == {"failed": 1}
+    assert batcher.rows == (0, 0)
+
+
+def test_previews_come_when_due_and_change_nothing() -> None:
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode)
+    recorder = Recorder(clock)
+    rows = [(1, "ddpm", 6, 0.0), (2, "ddim", 4, 0.0)]
+    batcher.submit(make_job(recorder, rows, preview_every=[2, 0]))
+    drain(batcher, clock)
+    assert [steps.tolist() for steps, _ in recorder.previews] == [[2, 2], [4, 4], [6, 4]]
+    # The last estimate of a row is its result: no noise is left after the last step.
+    np.testing.assert_allclose(recorder.previews[-1][1], recorder.latents, atol=1e-6)
+    assert np.array_equal(recorder.latents, np.stack([alone(row) for row in rows]))
+
+
+def test_stopping_fails_whoever_is_left() -> None:
+    clock = [0]
+    batcher = Batcher(fake_denoise, fake_decode, max_rows_in_flight=1)
+    recorders = [Recorder(clock) for _ in range(3)]
+    for seed, recorder in enumerate(recorders):
+        batcher.submit(make_job(recorder, [(seed, "ddim", 5, 0.0)]))
+    batcher.tick()
+    batcher.fail_all(Overloaded("stopping"))
+    assert [recorder.events for recorder in recorders] == [{"failed": 1}] * 3
+    assert batcher.rows == (0, 0)

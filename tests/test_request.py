@@ -1,0 +1,112 @@
+"""The tensors of a request: what is taken, what is refused and in which words."""
+
+import json
+
+import numpy as np
+import pytest
+from mri_ldm.request import InvalidRequest, parse_rows
+from mri_ldm.samplers import NoiseSchedule
+from mri_ldm.settings import Settings, SettingsError, read_settings
+
+SETTINGS = Settings(64, 256, 2, NoiseSchedule(1000, 0.0015, 0.0195), crop=8, model_name="m", digest="sha256:0")
+
+
+def tensors(rows: int = 1, **extra) -> dict[str, np.ndarray]:
+    return {"seed": np.arange(rows, dtype=np.int64)[:, None], **extra}
+
+
+def test_defaults_and_rows() -> None:
+    rows = parse_rows(tensors(3, steps=np.array([[1], [50], [1000]], np.int32)), 1000)
+    assert [(row.seed, row.steps, row.sampler, row.eta) for row in rows] == [
+        (0, 1, "ddim", 0.0), (1, 50, "ddim", 0.0), (2, 1000, "ddim", 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", [b"dpmpp_2m", "dpmpp_2m"])
+def test_strings_come_as_bytes_or_text(sampler: bytes | str) -> None:
+    (row,) = parse_rows(tensors(sampler=np.array([[sampler]], dtype=np.object_)), 1000)
+    assert row.sampler == "dpmpp_2m"
+
+
+NAN_LATENT = np.zeros((1, 1, 64, 64), np.float32)
+NAN_LATENT[0, 0, 3, 5] = np.nan
+BAD = [
+    ({"steps": np.array([[0]], np.int32)}, r"row 0: steps is 0; it must lie in 1\.\.1000"),
+    ({"steps": np.array([[-5]], np.int32)}, "steps is -5"),
+    ({"steps": np.array([[1001]], np.int32)}, "steps is 1001"),
+    ({"eta": np.array([[1.5]], np.float32)}, r"eta is 1.5; it must lie in 0\.\.1"),
+    ({"eta": np.array([[-0.1]], np.float32)}, "eta is -0.1"),
+    ({"eta": np.array([[np.nan]], np.float32)}, "eta is nan"),
+    ({"sampler": np.array([[b"euler"]], np.object_)}, "'euler'; it must be one of ddim, ddpm, dpmpp_2m"),
+    ({"sampler": np.array([[b"\xff\xfe"]], np.object_)}, "it must be one of"),
+    ({"sampler": np.array([[b""]], np.object_)}, "sampler is ''"),
+    ({"sampler": np.array([[b"ddpm"]], np.object_), "eta": np.array([[0.5]], np.float32)}, "only ddim takes an eta"),
+    ({"latent": NAN_LATENT}, "latent holds NaN or infinity"),
+    ({"latent": np.zeros((1, 1, 32, 32), np.float32)}, r"shape \[1, 32, 32\]; it must be \[1, 64, 64\]"),
+    ({"preview_every": np.array([[-1]], np.int32)}, "preview_every is -1"),
+    ({"steps": np.array([[5], [5]], np.int32)}, "steps has 2 rows and seed has 1"),
+]
+
+
+@pytest.mark.parametrize(("extra", "message"), BAD, ids=[message[:30] for _, message in BAD])
+def test_bad_values_are_named(extra: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        parse_rows(tensors(**extra), 1000)
+
+
+def test_the_bad_row_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="row 2: steps is 0"):
+        parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), 1000)
+
+
+def test_a_given_latent_is_copied_and_used() -> None:
+    latent = np.random.default_rng(0).standard_normal((1, 1, 64, 64)).astype(np.float32)
+    expected = latent[0].copy()
+    (row,) = parse_rows(tensors(latent=latent), 1000)
+    latent[:] = 0  # Triton reuses the buffer after execute
+    assert np.array_equal(row.start(), expected)
+    assert json.loads(row.provenance(SETTINGS))["start_noise"] == "given"
+
+
+def test_provenance_says_synthetic_and_how() -> None:
+    (row,) = parse_rows(tensors(sampler=np.array([[b"ddpm"]], np.object_)), 1000)
+    record = json.loads(row.provenance(SETTINGS))
+    assert record["synthetic"] is True
+    assert (record["sampler"], record["eta"], record["steps"], record["seed"]) == ("ddpm", 1.0, 50, 0)
+    assert record["model_digest"] == "sha256:0"
+
+
+def parameters(**changes: str | None) -> dict:
+    values = {"max_rows_in_flight": "64", "max_rows_waiting": "256", "decode_batch": "2", **changes}
+    return {"parameters": {key: {"string_value": value} for key, value in values.items() if value is not None}}
+
+
+RECORD = {
+    "format_version": 1, "name": "m", "digest": "sha256:0", "prediction_type": "epsilon", "decoded_size": 256,
+    "noise_schedule": {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}, "image_size": 240,
+}  # fmt: skip
+
+
+def test_settings_come_from_config_and_record(tmp_path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(RECORD))
+    assert read_settings(parameters(), tmp_path) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("changes", "record", "message"),
+    [
+        ({"decode_batch": "two"}, RECORD, "parameter decode_batch is 'two'; it must be a whole number in 1..1024"),
+        ({"decode_batch": "0"}, RECORD, "decode_batch is '0'"),
+        ({"max_rows_waiting": None}, RECORD, "max_rows_waiting is None"),
+        ({"max_steps": "5"}, RECORD, r"unknown parameters \['max_steps'\]"),
+        ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),
+        ({}, {**RECORD, "prediction_type": "v"}, "prediction_type epsilon"),
+        ({}, {k: v for k, v in RECORD.items() if k != "digest"}, "digest"),
+        ({}, None, "python -m export"),
+    ],
+)
+def test_a_bad_setting_stops_the_load_by_name(tmp_path, changes, record, message) -> None:
+    if record is not None:
+        (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(SettingsError, match=message):
+        read_settings(parameters(**changes), tmp_path)
