@@ -1,14 +1,14 @@
 """What the tests share: the serving code as an importable package, a small exported repository, a real server."""
 
-import subprocess
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from common import PHANTOM_SEED, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+from server.process import TritonServer
 
 # Triton imports the version folder as a package; "1" is no Python name, so the tests give it one.
 _package = types.ModuleType("mri_ldm")
@@ -16,11 +16,12 @@ _package.__path__ = [str(ROOT / "model_repository" / "mri_ldm" / "1")]
 sys.modules["mri_ldm"] = _package
 
 
-def run_python(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS` in the checkout, as a user types it."""
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """A folder with Task01_BrainTumour: two phantom volumes. Read only."""
+    from training.phantom import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("phantom"), volumes=2, seed=PHANTOM_SEED).parent
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +58,10 @@ def small_repository(small_snapshot, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_server(small_repository) -> Iterator[str]:
-    """The gRPC address of a tritonserver that serves `small_repository`."""
-    from server.process import TritonServer, probe
+def small_server(small_repository) -> Iterator[TritonServer]:
+    """A tritonserver that serves `small_repository`."""
+    from server.process import probe
 
     with TritonServer(small_repository, profile="cpu") as server:
         probe(server.grpc_url)
-        yield server.grpc_url
+        yield server

@@ -6,10 +6,11 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from common import PHANTOM_SEED
 
 from training.phantom import NOTICE, TASK, smooth_field, write_dataset
 
-SEED = 100  # its first volumes have a tumour with all three labels
+SEED = PHANTOM_SEED  # its first volumes have a tumour with all three labels
 
 
 def read(folder, kind, number):
@@ -17,8 +18,8 @@ def read(folder, kind, number):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("phantom"), volumes=2, seed=SEED)
+def folder(phantom):
+    return phantom / TASK
 
 
 def test_geometry_is_that_of_brats(folder):

@@ -77,7 +77,11 @@ def test_ddpm_with_all_steps_is_monais_ddpm(noise: np.ndarray) -> None:
     from monai.networks.schedulers import DDPMScheduler
 
     scheduler = DDPMScheduler(
-        schedule="scaled_linear_beta", beta_start=0.0015, beta_end=0.0195, clip_sample=False, variance_type="fixed_small"
+        schedule="scaled_linear_beta",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        clip_sample=False,
+        variance_type="fixed_small",
     )
     generator = torch.Generator().manual_seed(7)
     x = torch.from_numpy(noise)

@@ -45,7 +45,7 @@ def volume_transforms(config: Data) -> list[Any]:
         Lambdad(keys="image", func=lambda image: image[config.channel]),
         EnsureChannelFirstd(keys="image", channel_dim="no_channel"),
         EnsureTyped(keys="image"),
-        Orientationd(keys="image", axcodes="RAS"),
+        Orientationd(keys="image", axcodes="RAS", labels=None),
         CenterSpatialCropd(keys="image", roi_size=(config.size, config.size, config.depth)),
         ScaleIntensityRangePercentilesd(keys="image", lower=0, upper=100, b_min=0, b_max=1),
     ]

@@ -1,0 +1,274 @@
+"""Training: the bundle's losses, data that reach it right, stages that really learn, and resume without a trace."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from common import run_python
+
+from training import train_autoencoder, train_diffusion
+from training.checkpoint import CheckpointError, Snapshot, load_snapshot, save_snapshot
+from training.config import (
+    AutoencoderTraining,
+    Config,
+    ConfigError,
+    DiffusionTraining,
+    config_from_dict,
+    load_config,
+)
+from training.data import (
+    DataError,
+    autoencoder_transforms,
+    diffusion_transforms,
+    draw_volumes,
+    open_volumes,
+    slice_batches,
+)
+from training.latents import draw_latents, measure_scale_factor
+from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence
+from training.networks import build_autoencoder, build_discriminator, build_unet
+from training.run import Run
+
+
+@pytest.fixture
+def tiny(small_snapshot) -> Config:
+    """Tiny networks, six slices a volume, a few iterations."""
+    config = small_snapshot.config
+    return replace(
+        config,
+        data=replace(config.data, depth=6, workers=1),
+        discriminator=replace(config.discriminator, channels=4, num_layers=2),
+        autoencoder_training=AutoencoderTraining(
+            epochs=5, volumes_per_batch=2, slices_per_volume=1, learning_rate=1e-3, checkpoint_every=2
+        ),
+        diffusion_training=DiffusionTraining(
+            epochs=5, volumes_per_batch=2, slices_per_volume=2, learning_rate=1e-3, ema_decay=0.9, checkpoint_every=2
+        ),
+    )
+
+
+# --- configuration
+
+
+def test_brats_is_the_bundles_recipe() -> None:
+    """The networks of brats.toml have the parameter counts of the published weights."""
+    config = load_config("brats")
+    assert config == replace(Config(), data=replace(Config().data, workers=8),
+                             autoencoder_training=replace(Config().autoencoder_training, checkpoint_every=3880),
+                             diffusion_training=replace(Config().diffusion_training, checkpoint_every=1940))  # fmt: skip
+    count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    assert count(build_autoencoder(config.autoencoder)) == 12_151_496
+    assert count(build_unet(config.unet)) == 15_392_641
+    assert count(build_discriminator(config.discriminator)) == 692_769
+
+
+def test_a_bad_configuration_names_its_field(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="no configuration 'nope': give one of brats, demo"):
+        load_config("nope")
+    with pytest.raises(ConfigError, match="learning_rat"):
+        config_from_dict({"diffusion_training": {"learning_rat": 1}}, "x.toml")
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = ")
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize("stage", ["train_autoencoder", "train_diffusion"])
+def test_help_shows_every_field_without_torch(stage: str) -> None:
+    code = f"import sys; from training import {stage} as s\ntry: s.main(['--help'])\nfinally: print('torch' in sys.modules)"
+    result = run_python("-c", code)
+    assert result.stdout.endswith("False\n")
+    for flag in ("--data ", "--out ", "--config ", "--diffusion-training.learning-rate", "--unet.channels"):
+        assert flag in result.stdout, flag
+
+
+def test_a_missing_data_folder_is_one_sentence(tmp_path) -> None:
+    result = run_python("-m", "training.train_autoencoder", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert "python -m training.phantom" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+# --- data
+
+
+def test_slices_are_the_centre_of_the_volume_scaled_by_its_own_range(phantom) -> None:
+    """The bundle's chain by hand, with nibabel and NumPy: FLAIR, slices 27..126, min-max over all of them, pad 8."""
+    import nibabel as nib
+
+    config = Config().data
+    volumes = open_volumes(phantom, "training", diffusion_transforms(config), config, cache=False)
+    flair = nib.load(volumes.data[0]["image"]).get_fdata(dtype=np.float32)[..., 0][:, :, 27:127]
+    expected = np.pad((flair - flair.min()) / (flair.max() - flair.min()), ((8, 8), (8, 8), (0, 0)))
+    ours = np.asarray(volumes[0]["image"])
+    assert ours.shape == (1, 256, 256, 100)
+    np.testing.assert_allclose(ours[0], expected, atol=1e-6)
+
+
+def test_batches_are_a_function_of_the_iteration(phantom, tiny) -> None:
+    volumes = open_volumes(phantom, "training", autoencoder_transforms(tiny.data, 3), tiny.data)
+    stream = slice_batches(volumes, 2, seed=5, start=0)
+    first = [next(stream) for _ in range(4)]
+    resumed = slice_batches(volumes, 2, seed=5, start=2)
+    assert first[0].shape == (6, 1, 240, 240)
+    assert torch.equal(next(resumed), first[2])
+    assert torch.equal(next(resumed), first[3])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_an_epoch_holds_each_volume_once() -> None:
+    epochs = [np.concatenate([draw_volumes(12, 3, 0, 4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_no_data_is_said_with_its_path(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"dataset\.json does not exist"):
+        open_volumes(tmp_path, "training", diffusion_transforms(Config().data), Config().data)
+
+
+# --- losses
+
+
+def test_kl_is_torchs() -> None:
+    mu, sigma = torch.randn(3, 1, 8, 8), torch.rand(3, 1, 8, 8) + 0.1
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mu, sigma), normal(torch.zeros(()), torch.ones(())))
+    torch.testing.assert_close(kl_divergence(mu, sigma), expected.flatten(1).sum(1).mean())
+
+
+def test_autoencoder_losses_are_the_bundles(tiny) -> None:
+    """Least squares to 1 and 0 behind the criterion's leaky ReLU, weights 1, 1e-6, 0.5."""
+    autoencoder, discriminator = build_autoencoder(tiny.autoencoder), build_discriminator(tiny.discriminator)
+    weights, images = AutoencoderTraining(), torch.rand(2, 1, 32, 32)
+    losses, reconstruction = generator_step(autoencoder, discriminator, images, weights)
+    leaky = torch.nn.LeakyReLU(0.05)
+    fake, real = (leaky(discriminator(x)[-1]) for x in (reconstruction, images))
+    torch.testing.assert_close(losses["l1"], (reconstruction - images).abs().mean())
+    torch.testing.assert_close(losses["adversarial"], (fake - 1).square().mean())
+    torch.testing.assert_close(losses["loss"], losses["l1"] + 1e-6 * losses["kl"] + 0.5 * losses["adversarial"])
+    expected = 0.5 * 0.5 * (fake.square().mean() + (real - 1).square().mean())
+    torch.testing.assert_close(discriminator_step(discriminator, images, reconstruction, weights), expected)
+
+
+def test_diffusion_loss_is_zero_for_the_true_noise() -> None:
+    """A network that knows the clean latent can compute the noise; any slip in x_t or in the target shows."""
+    latents = torch.randn(64, 1, 8, 8)
+    alpha_bars = torch.linspace(0.999, 0.01, 1000)
+
+    def oracle(noisy, timesteps):
+        alpha_bar = alpha_bars[timesteps].view(-1, 1, 1, 1)
+        return (noisy - alpha_bar.sqrt() * latents) / (1 - alpha_bar).sqrt()
+
+    assert diffusion_step(oracle, latents, alpha_bars).max() < 1e-6
+    seen = []
+    diffusion_step(lambda x, t: seen.append(t) or torch.zeros_like(x), latents, alpha_bars)
+    assert len(seen[0].unique()) > 50  # one timestep a row
+
+
+def test_scale_factor_makes_unit_variance() -> None:
+    latents = {"mu": 3 + 4 * torch.randn(4, 10, 64, 64), "sigma": torch.full((4, 10, 64, 64), 3.0)}
+    assert measure_scale_factor(latents, 4, 5, seed=0, batches=8) == pytest.approx(1 / 5, rel=0.01)
+    assert torch.equal(draw_latents(latents, 2, 3, 0, 7), draw_latents(latents, 2, 3, 0, 7))
+
+
+# --- the stages
+
+
+def interrupt(monkeypatch, iteration: int) -> None:
+    """Ctrl-C at `iteration`, past the last saved state, so that work is lost and done again."""
+    log = Run.log
+
+    def stop(self, now, values):
+        if now == iteration:
+            raise KeyboardInterrupt
+        log(self, now, values)
+
+    monkeypatch.setattr(Run, "log", stop)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypatch) -> None:
+    snapshot1 = train_autoencoder.train(tiny, phantom, tmp_path / "whole1")
+    snapshot2 = train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "whole2")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train_autoencoder.train(tiny, phantom, tmp_path / "cut1")
+        with pytest.raises(KeyboardInterrupt):
+            train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut2")
+    resumed1 = train_autoencoder.train(tiny, phantom, tmp_path / "cut1")
+    resumed2 = train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut2")
+    assert weights(resumed1) == weights(snapshot1)
+    assert weights(resumed2) == weights(snapshot2)
+
+    snapshot = load_snapshot(snapshot2)
+    assert snapshot.scale_factor is not None
+    assert snapshot.history["autoencoder"]["iterations"] == snapshot.history["diffusion"]["iterations"] == 5
+    assert (tmp_path / "whole1" / "pictures" / "reconstruction_0000005.png").is_file()
+    assert list((tmp_path / "whole2" / "events").glob("events*"))
+
+    # A longer run continues; another recipe in the same folder is refused, as are another autoencoder's latents.
+    longer = replace(tiny, autoencoder_training=replace(tiny.autoencoder_training, epochs=6))
+    train_autoencoder.train(longer, phantom, tmp_path / "cut1")
+    assert load_snapshot(resumed1).history["autoencoder"]["iterations"] == 6
+    with pytest.raises(CheckpointError, match="another autoencoder"):
+        train_diffusion.train(tiny, resumed1, phantom, tmp_path / "cut2")
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train_autoencoder.train(replace(tiny, seed=9), phantom, tmp_path / "cut1")
+
+
+def test_both_stages_learn(tiny, phantom, tmp_path) -> None:
+    stage1 = replace(tiny.autoencoder_training, epochs=40, slices_per_volume=2, checkpoint_every=40, learning_rate=3e-3)
+    stage2 = replace(tiny.diffusion_training, epochs=60, slices_per_volume=4, checkpoint_every=60, learning_rate=3e-3)
+    config = replace(tiny, autoencoder_training=stage1, diffusion_training=stage2)
+    snapshot1 = train_autoencoder.train(config, phantom, tmp_path / "1")
+    train_diffusion.train(config, snapshot1, phantom, tmp_path / "2")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for run, tag in (("1", "l1"), ("2", "diffusion_loss")):
+        events = EventAccumulator(str(tmp_path / run / "events")).Reload()
+        values = [event.value for event in events.Scalars(tag)]
+        assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5]), (tag, values)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
+    run = Run(tmp_path, Config())
+    with pytest.raises(FloatingPointError, match="l1 is nan at iteration 3"):
+        run.log(3, {"l1": float("nan")})
+
+
+# --- snapshots
+
+
+def test_snapshot_round_trip_and_tampering(small_snapshot, tmp_path) -> None:
+    save_snapshot(small_snapshot, tmp_path)
+    loaded = load_snapshot(tmp_path)
+    assert loaded.config == small_snapshot.config
+    assert loaded.scale_factor == small_snapshot.scale_factor
+    assert all(torch.equal(loaded.unet[name], tensor) for name, tensor in small_snapshot.unet.items())
+    assert not list(tmp_path.glob("*.tmp"))
+
+    path = tmp_path / "unet.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"unet\.safetensors: missing, or not the file"):
+        load_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"format_version": 9}, "format 9"), ({"sha256": {"../x": ""}}, "unknown")]
+)
+def test_a_foreign_snapshot_is_refused(small_snapshot, tmp_path, change, message) -> None:
+    save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder), tmp_path)
+    record = json.loads((tmp_path / "snapshot.json").read_text())
+    (tmp_path / "snapshot.json").write_text(json.dumps(record | change))
+    with pytest.raises(CheckpointError, match=message):
+        load_snapshot(tmp_path)
