@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from common import PHANTOM_SEED, ROOT
 
+from common import PHANTOM_SEED, ROOT
 from server.process import TritonServer
 
 # Triton imports the version folder as a package; "1" is no Python name, so the tests give it one.

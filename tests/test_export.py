@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from common import ROOT, run_python
 
+from common import ROOT, run_python
 from export import repository
 from export.configs import ConfigMismatch, check_configs
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs

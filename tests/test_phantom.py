@@ -6,8 +6,8 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from common import PHANTOM_SEED
 
+from common import PHANTOM_SEED
 from training.phantom import NOTICE, TASK, smooth_field, write_dataset
 
 SEED = PHANTOM_SEED  # its first volumes have a tumour with all three labels

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import run_python
 
+from common import run_python
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import CheckpointError, Snapshot, load_snapshot, save_snapshot
 from training.config import (
@@ -56,10 +56,17 @@ def tiny(small_snapshot) -> Config:
 def test_brats_is_the_bundles_recipe() -> None:
     """The networks of brats.toml have the parameter counts of the published weights."""
     config = load_config("brats")
-    assert config == replace(Config(), data=replace(Config().data, workers=8),
-                             autoencoder_training=replace(Config().autoencoder_training, checkpoint_every=3880),
-                             diffusion_training=replace(Config().diffusion_training, checkpoint_every=1940))  # fmt: skip
-    count = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    defaults = Config()
+    assert config == replace(
+        defaults,
+        data=replace(defaults.data, workers=8),
+        autoencoder_training=replace(defaults.autoencoder_training, checkpoint_every=3880),
+        diffusion_training=replace(defaults.diffusion_training, checkpoint_every=1940),
+    )
+
+    def count(network: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in network.parameters())
+
     assert count(build_autoencoder(config.autoencoder)) == 12_151_496
     assert count(build_unet(config.unet)) == 15_392_641
     assert count(build_discriminator(config.discriminator)) == 692_769
@@ -78,7 +85,9 @@ def test_a_bad_configuration_names_its_field(tmp_path) -> None:
 
 @pytest.mark.parametrize("stage", ["train_autoencoder", "train_diffusion"])
 def test_help_shows_every_field_without_torch(stage: str) -> None:
-    code = f"import sys; from training import {stage} as s\ntry: s.main(['--help'])\nfinally: print('torch' in sys.modules)"
+    code = f"""import sys; from training import {stage} as stage
+try: stage.main(["--help"])
+finally: print("torch" in sys.modules)"""
     result = run_python("-c", code)
     assert result.stdout.endswith("False\n")
     for flag in ("--data ", "--out ", "--config ", "--diffusion-training.learning-rate", "--unet.channels"):

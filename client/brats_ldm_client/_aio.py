@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy.typing as npt
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException
 
 from . import _flows
 from ._base import BaseClient
@@ -31,7 +31,7 @@ class AsyncClient(BaseClient):
     """
 
     def _new_grpc(self) -> Any:
-        from tritonclient.grpc.aio import InferenceServerClient  # type: ignore[import-untyped]
+        from tritonclient.grpc.aio import InferenceServerClient
 
         return InferenceServerClient(**self._channel)
 

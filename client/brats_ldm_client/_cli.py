@@ -209,7 +209,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 def _generate_blocks(client: Client, seeds: Any, args: argparse.Namespace, writer: FolderWriter) -> float:
     """A block at a time, so that a million images need the memory of 256."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     seconds = 0.0
     # disable=None: no bar where stderr is not a terminal.
@@ -220,7 +220,7 @@ def _generate_blocks(client: Client, seeds: Any, args: argparse.Namespace, write
                 steps=args.steps,
                 sampler=args.sampler,
                 eta=args.eta,
-                on_progress=lambda done, total, start=start: bar.update(start + done - bar.n),  # type: ignore[misc]
+                on_progress=lambda done, total, start=start: bar.update(start + done - bar.n),
             )
             writer.add(generation)
             seconds += generation.seconds

@@ -9,9 +9,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import numpy.typing as npt
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException
 
 from . import _flows
 from ._base import BaseClient
@@ -33,7 +33,7 @@ class Client(BaseClient):
     """
 
     def _new_grpc(self) -> Any:
-        from tritonclient.grpc import InferenceServerClient  # type: ignore[import-untyped]
+        from tritonclient.grpc import InferenceServerClient
 
         return InferenceServerClient(**self._channel)
 

@@ -180,7 +180,7 @@ _DATATYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "object": "
 
 
 def _input(name: str, tensor: npt.NDArray[Any]) -> Any:
-    from tritonclient.grpc import InferInput  # type: ignore[import-untyped]
+    from tritonclient.grpc import InferInput
 
     described = InferInput(name, list(tensor.shape), _DATATYPES[tensor.dtype.name])
     described.set_data_from_numpy(tensor)

@@ -15,8 +15,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-from brats_ldm_client import AsyncClient, Client
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from brats_ldm_client import AsyncClient, Client
 
 DIGEST = "sha256:" + "ab" * 32
 DATATYPES = {"int32": "INT32", "int64": "INT64", "float32": "FP32", "object": "BYTES"}

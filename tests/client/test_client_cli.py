@@ -12,8 +12,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from brats_ldm_client._cli import main
 from fake_triton import DIGEST, Served
+
+from brats_ldm_client._cli import main
 
 
 def command_line(*args: object) -> list[str]:

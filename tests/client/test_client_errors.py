@@ -1,4 +1,6 @@
 import pytest
+from tritonclient.utils import InferenceServerException
+
 from brats_ldm_client import (
     BratsLDMError,
     Cancelled,
@@ -8,7 +10,6 @@ from brats_ldm_client import (
     ServerUnavailable,
 )
 from brats_ldm_client._errors import map_error
-from tritonclient.utils import InferenceServerException
 
 
 def mapped(text: str, status: str | None) -> BratsLDMError:

@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from fake_triton import DIGEST, Caller, Served
+
 from brats_ldm_client import (
     AsyncClient,
     Cancelled,
@@ -24,7 +26,6 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
-from fake_triton import DIGEST, Caller, Served
 
 
 def test_one_request(caller: Caller, served: Served) -> None:

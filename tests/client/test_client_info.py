@@ -7,8 +7,9 @@ import time
 
 import grpc
 import pytest
-from brats_ldm_client import ServerUnavailable, TensorInfo
 from fake_triton import DIGEST, Caller, Served
+
+from brats_ldm_client import ServerUnavailable, TensorInfo
 
 
 def test_info(caller: Caller, served: Served) -> None:

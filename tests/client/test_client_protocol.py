@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from brats_ldm_client import InvalidRequest, ProtocolError
 from brats_ldm_client._options import Options, channel_args, endpoint
 from brats_ldm_client._protocol import infer_inputs, make_request, parse_rows, seeds_for

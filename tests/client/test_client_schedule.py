@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from brats_ldm_client import InvalidRequest, ProtocolError, ServerUnavailable
 from brats_ldm_client._protocol import Rows, make_request
 from brats_ldm_client._schedule import Chunk, Schedule, backoff

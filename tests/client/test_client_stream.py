@@ -8,6 +8,8 @@ import time
 import grpc
 import numpy as np
 import pytest
+from fake_triton import Caller, Served
+
 from brats_ldm_client import (
     BratsLDMError,
     Client,
@@ -19,7 +21,6 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
-from fake_triton import Caller, Served
 
 
 def test_progress_then_the_generation(caller: Caller, served: Served) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
+
 from brats_ldm_client import Generation, InvalidRequest
 from brats_ldm_client._png import SOURCE_TYPE, _columns, picture
 from brats_ldm_client._writers import FolderWriter, describe, formats_of
-from PIL import Image
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

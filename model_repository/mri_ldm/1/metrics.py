@@ -1,5 +1,7 @@
 """Prometheus metrics of the sampling loop, at Triton's metrics endpoint."""
 
+from typing import Any
+
 import triton_python_backend_utils as pb_utils
 
 from .batcher import Batcher
@@ -22,19 +24,19 @@ class Metrics:
     """The metrics of one model; `update` copies the batcher's counters to the server."""
 
     def __init__(self, model: str) -> None:
-        labels = {"model": model}
-        # The families go when nothing refers to them.
-        self._families = []
-        self._counters, self._gauges = {}, {}
-        for table, kind, metrics in (
-            (COUNTERS, pb_utils.MetricFamily.COUNTER, self._counters),
-            (GAUGES, pb_utils.MetricFamily.GAUGE, self._gauges),
-        ):
-            for key, (name, description) in table.items():
-                family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-                self._families.append(family)
-                metrics[key] = family.Metric(labels=labels)
+        # The families are kept because a metric goes when nothing refers to its family.
+        self._families: list[Any] = []
+        self._counters = self._register(COUNTERS, pb_utils.MetricFamily.COUNTER, model)
+        self._gauges = self._register(GAUGES, pb_utils.MetricFamily.GAUGE, model)
         self._reported = dict.fromkeys(COUNTERS, 0)
+
+    def _register(self, table: dict[str, tuple[str, str]], kind: Any, model: str) -> dict[str, Any]:
+        metrics = {}
+        for key, (name, description) in table.items():
+            family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+            self._families.append(family)
+            metrics[key] = family.Metric(labels={"model": model})
+        return metrics
 
     def update(self, batcher: Batcher) -> None:
         """Report what has happened since the last call."""

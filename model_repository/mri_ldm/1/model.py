@@ -80,7 +80,7 @@ class Responder:
     def wants_out(self) -> bool:
         """The client has cancelled or gone, or its deadline has passed."""
         late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or self._sender.is_cancelled()
+        return late or bool(self._sender.is_cancelled())
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """One response before the image: steps done and x0 estimates."""

@@ -1,0 +1,45 @@
+# A virtual environment is made and filled as each target needs it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check demo-weights clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, stop the server
+	@$(BIN)/python examples/demo.py
+
+serve: $(VENV)/.server  ## Start the server with the demo weights and stay
+	@$(BIN)/python -m server
+
+test: $(VENV)/.test  ## Run all tests (about ten minutes on two cores)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test  ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy wants package names, and Triton wants version folders: a link gives the folder a name.
+	@mkdir -p build/typecheck && ln -sfn ../../model_repository/mri_ldm/1 build/typecheck/mri_ldm
+	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
+
+demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (about three hours on two cores)
+	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
+	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
+	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
+		--data data/phantom --out runs/demo/diffusion
+	$(BIN)/python -m export runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
+
+clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
+	rm -rf $(VENV) build out
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "installing what '$*' needs into $(VENV) ..."
+	@$(PIP_INSTALL) ".[$*]"
+	@touch $@
