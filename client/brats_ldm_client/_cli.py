@@ -215,12 +215,16 @@ def _generate_blocks(client: Client, seeds: Any, args: argparse.Namespace, write
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=len(seeds), unit="image", file=sys.stderr, disable=None) as bar:
         for start in range(0, len(seeds), _BLOCK):
+
+            def report(done: int, total: int, start: int = start) -> None:
+                bar.update(start + done - bar.n)
+
             generation = client.generate(
                 seeds=seeds[start : start + _BLOCK],
                 steps=args.steps,
                 sampler=args.sampler,
                 eta=args.eta,
-                on_progress=lambda done, total, start=start: bar.update(start + done - bar.n),
+                on_progress=report,
             )
             writer.add(generation)
             seconds += generation.seconds
