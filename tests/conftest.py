@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as triton
 
+from brats_ldm_client import Client
 from common import PHANTOM_SEED, ROOT
 from server.process import TritonServer
 
@@ -65,3 +67,30 @@ def small_server(small_repository) -> Iterator[TritonServer]:
     with TritonServer(small_repository, profile="cpu") as server:
         probe(server.grpc_url)
         yield server
+
+
+@pytest.fixture
+def client(small_server) -> Iterator[Client]:
+    """Our client, connected to `small_server`."""
+    with Client(small_server.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture
+def raw(small_server) -> Iterator[triton.InferenceServerClient]:
+    """Triton's own client, connected to `small_server`."""
+    with triton.InferenceServerClient(small_server.grpc_url) as raw:
+        yield raw
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: whoever breaks something simple hears of it in seconds."""
+    slow = (
+        "test_server_launcher",
+        "test_training",
+        "test_export",
+        "test_onnxruntime_backend",
+        "test_serving",
+        "test_demo",
+    )
+    items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)

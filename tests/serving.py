@@ -1,0 +1,66 @@
+"""Talking to a served repository from tests, below the client library."""
+
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import tritonclient.grpc as triton
+
+TYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
+
+
+def tensors(**values) -> list[triton.InferInput]:
+    """Input tensors from lists with one value a row; arrays are taken as they are."""
+    inputs = []
+    for name, value in values.items():
+        if name == "sampler":
+            array = np.array([[text] for text in value], dtype=np.object_)
+        elif isinstance(value, np.ndarray):
+            array = value
+        else:
+            array = np.array(value, dtype=TYPES[name])[:, None]
+        tensor = triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype))
+        inputs.append(tensor.set_data_from_numpy(array))
+    return inputs
+
+
+def infer(raw, *outputs: str, timeout: float = 60, **values) -> triton.InferResult:
+    wanted = [triton.InferRequestedOutput(name) for name in outputs or ("image", "final_latent")]
+    return raw.infer("mri_ldm", tensors(**values), outputs=wanted, client_timeout=timeout)
+
+
+def gauge(server, name: str) -> float:
+    """A metric, summed over the two front models."""
+    text = urllib.request.urlopen(server.metrics_url, timeout=5).read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+
+
+def wait_until_idle(server, seconds: float = 5) -> float:
+    """Seconds until no row is left in the server."""
+    started = time.monotonic()
+    while gauge(server, "mri_ldm_rows_in_flight") + gauge(server, "mri_ldm_rows_waiting"):
+        assert time.monotonic() - started < seconds, "rows are left in the server"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def start(raw, **values):
+    """A request in the background; its future carries the outcome."""
+    outcome: list = []
+    done = threading.Event()
+
+    def callback(result, error) -> None:
+        outcome.append(error or result)
+        done.set()
+
+    outputs = [triton.InferRequestedOutput("final_latent")]
+    call = raw.async_infer("mri_ldm", tensors(**values), callback, outputs=outputs)
+    return call, done, outcome
+
+
+def wait_for_rows(server, rows: int) -> None:
+    deadline = time.monotonic() + 10
+    while gauge(server, "mri_ldm_rows_in_flight") < rows:
+        assert time.monotonic() < deadline, "the rows have not arrived"
+        time.sleep(0.02)

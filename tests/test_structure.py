@@ -1,0 +1,102 @@
+"""The shape of the repository, held by the files themselves: who imports whom, what is shipped, what is not said."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import ROOT
+from export.configs import parse_config
+
+FOLDERS = ("client", "export", "model_repository", "server", "training")
+ALLOWED = {"export": {"training"}, "training": set(), "model_repository": set(), "client": set(), "server": set()}
+SERVING = ROOT / "model_repository" / "mri_ldm" / "1"
+
+
+def tracked(suffix: str = "") -> list[Path]:
+    """Files of the repository, tracked or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in names if name.endswith(suffix) and (ROOT / name).is_file()]
+
+
+def imported(path: Path) -> set[str]:
+    """First names of all absolute imports of a file, wherever in it they stand."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_go_one_way(folder: str) -> None:
+    others = (set(FOLDERS) | {"brats_ldm_client", "mri_ldm"}) - {folder} - ALLOWED[folder]
+    own = {"client": {"brats_ldm_client"}}.get(folder, set())
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not imported(path) & (others - own), path
+        if folder in ("client", "model_repository", "server"):
+            assert "torch" not in imported(path), path
+
+
+def test_serving_code_runs_in_the_stock_image() -> None:
+    for path in SERVING.glob("*.py"):
+        assert imported(path) <= set(sys.stdlib_module_names) | {"numpy", "triton_python_backend_utils"}, path
+
+
+def test_both_front_models_are_one_code() -> None:
+    link = ROOT / "model_repository" / "mri_ldm_stream" / "1"
+    assert link.is_symlink()
+    assert link.resolve() == SERVING
+
+
+def test_front_models_take_the_same_tensors() -> None:
+    unary, stream = (parse_config(SERVING.parents[1] / name / "config.pbtxt") for name in ("mri_ldm", "mri_ldm_stream"))
+    assert list(stream.input)[: len(unary.input)] == list(unary.input)
+    assert [tensor.name for tensor in list(stream.input)[len(unary.input) :]] == ["preview_every"]
+    assert list(stream.output)[: len(unary.output)] == list(unary.output)
+    assert [tensor.name for tensor in list(stream.output)[len(unary.output) :]] == ["step", "preview"]
+    assert stream.model_transaction_policy.decoupled
+    assert not unary.model_transaction_policy.decoupled
+    assert stream.parameters == unary.parameters
+
+
+@pytest.mark.parametrize("model", ["unet", "vae_decoder"])
+def test_profiles_declare_the_same_tensors(model: str) -> None:
+    folder = ROOT / "model_repository" / model
+    default, *others = [parse_config(path) for path in (folder / "config.pbtxt", *folder.glob("configs/*.pbtxt"))]
+    assert others
+    for other in others:
+        assert (other.input, other.output, other.max_batch_size) == (
+            default.input,
+            default.output,
+            default.max_batch_size,
+        )
+
+
+def test_batch_limits_agree() -> None:
+    repository = ROOT / "model_repository"
+    unet, decoder, front = (
+        parse_config(repository / name / "config.pbtxt") for name in ("unet", "vae_decoder", "mri_ldm")
+    )
+    assert int(front.parameters["max_rows_in_flight"].string_value) <= unet.max_batch_size
+    assert int(front.parameters["decode_batch"].string_value) <= decoder.max_batch_size
+
+
+def test_files_stay_small() -> None:
+    for path in tracked(".py"):
+        assert len(path.read_text().splitlines()) <= 300, path
+    binaries = [path for path in tracked() if path.suffix in (".onnx", ".png", ".safetensors", ".npz", ".gz")]
+    assert sum(path.stat().st_size for path in binaries) <= 20e6
+
+
+def test_the_repository_names_no_machine() -> None:
+    for path in tracked():
+        if path.suffix in (".py", ".md", ".toml", ".pbtxt", ".json", ".onnx") or path.name == "Makefile":
+            content = path.read_bytes()
+            for secret in (b"/ro" + b"ot/", b"/wo" + b"rk/", b"/ho" + b"me/"):
+                assert secret not in content, path
