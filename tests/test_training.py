@@ -30,7 +30,7 @@ from training.data import (
 from training.latents import draw_latents, measure_scale_factor
 from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence
 from training.networks import build_autoencoder, build_discriminator, build_unet
-from training.run import Run
+from training.run import Run, set_learning_rate
 
 
 @pytest.fixture
@@ -245,6 +245,15 @@ def test_both_stages_learn(tiny, phantom, tmp_path) -> None:
         events = EventAccumulator(str(tmp_path / run / "events")).Reload()
         values = [event.value for event in events.Scalars(tag)]
         assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5]), (tag, values)
+
+
+def test_the_learning_rate_falls_at_its_milestones() -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    seen = []
+    for epoch in range(5):
+        set_learning_rate(optimizer, 3e-4, (2, 4), epoch)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([3e-4, 3e-4, 3e-5, 3e-5, 3e-6])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:

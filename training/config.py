@@ -108,6 +108,8 @@ class AutoencoderTraining:
     """Random slices of each drawn volume; the batch is volumes x slices."""
     learning_rate: float = 5e-5
     """Adam, autoencoder and discriminator."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which the learning rate falls to a tenth."""
     kl_weight: float = 1e-6
     """Weight of the KL term; 0 = off."""
     adversarial_weight: float = 0.5
@@ -130,6 +132,8 @@ class DiffusionTraining:
     """Random slices of each drawn volume; the batch is volumes x slices."""
     learning_rate: float = 5e-5
     """Adam."""
+    milestones: tuple[int, ...] = (1000,)
+    """Epochs at which the learning rate falls to a tenth. The bundle's 1000 lies at its end and so does nothing."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     scale_factor_batches: int = 8

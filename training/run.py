@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ class Run:
         pixels = grid([row[:, 0].float().cpu().numpy() for row in rows])
         self.writer.add_image(name, pixels, iteration, dataformats="HW")
         save_picture(pixels, self.folder / "pictures" / f"{name}_{iteration:07d}.png")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, base: float, milestones: Sequence[int], epoch: int) -> None:
+    """A tenth of `base` for each milestone reached; a function of the epoch alone, so there is no state to resume."""
+    for group in optimizer.param_groups:
+        group["lr"] = base * 0.1 ** sum(epoch >= milestone for milestone in milestones)
 
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     from training.data import autoencoder_transforms, derived_seed, open_volumes, slice_batches
     from training.losses import discriminator_step, generator_step
     from training.networks import build_autoencoder, build_discriminator
-    from training.run import Run
+    from training.run import Run, set_learning_rate
 
     # Networks, optimisers and the run they continue.
     settings = config.autoencoder_training
@@ -64,7 +64,8 @@ def train(config: Config, data: Path, out: Path) -> Path:
         data, "training", autoencoder_transforms(config.data, settings.slices_per_volume), config.data
     )
     batches = slice_batches(volumes, settings.volumes_per_batch, config.seed, run.iteration)
-    total = settings.epochs * max(1, len(volumes) // settings.volumes_per_batch)
+    steps_per_epoch = max(1, len(volumes) // settings.volumes_per_batch)
+    total = settings.epochs * steps_per_epoch
 
     # Main loop.
     smooth = {}
@@ -72,6 +73,8 @@ def train(config: Config, data: Path, out: Path) -> Path:
     for iteration in bar:
         images = next(batches).to(device, memory_format=layout)
         torch.manual_seed(derived_seed(config.seed, iteration, 2))
+        for optimizer in (optimizer_g, optimizer_d):
+            set_learning_rate(optimizer, settings.learning_rate, settings.milestones, iteration // steps_per_epoch)
 
         # Generator.
         discriminator.requires_grad_(False)

@@ -48,7 +48,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     from training.latents import cached_latents, draw_latents, measure_scale_factor
     from training.losses import diffusion_step
     from training.networks import build_autoencoder, build_unet
-    from training.run import Run
+    from training.run import Run, set_learning_rate
     from training.sample import decode, sample_latents
 
     # The frozen autoencoder and the data as it sees them.
@@ -85,7 +85,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
         beta_start=schedule.beta_start,
         beta_end=schedule.beta_end,
     ).alphas_cumprod.to(device)
-    total = settings.epochs * max(1, len(latents["mu"]) // settings.volumes_per_batch)
+    steps_per_epoch = max(1, len(latents["mu"]) // settings.volumes_per_batch)
+    total = settings.epochs * steps_per_epoch
 
     # Main loop.
     smooth = float("nan")
@@ -93,6 +94,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     for iteration in bar:
         z = scale_factor * draw_latents(latents, *batch, config.seed, iteration).to(device)
         torch.manual_seed(derived_seed(config.seed, iteration, 4))
+        set_learning_rate(optimizer, settings.learning_rate, settings.milestones, iteration // steps_per_epoch)
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             loss = diffusion_step(unet, z, alpha_bars).mean()
