@@ -219,6 +219,9 @@ def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypat
 
     snapshot = load_snapshot(snapshot2)
     assert snapshot.scale_factor is not None
+    record = snapshot.history["diffusion"]
+    assert "PHANTOM" in record["data"]["description"]
+    assert record["smoothed_losses"] == load_snapshot(resumed2).history["diffusion"]["smoothed_losses"]
     assert snapshot.history["autoencoder"]["iterations"] == snapshot.history["diffusion"]["iterations"] == 5
     assert (tmp_path / "whole1" / "pictures" / "reconstruction_0000005.png").is_file()
     assert list((tmp_path / "whole2" / "events").glob("events*"))
@@ -229,8 +232,10 @@ def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypat
     assert load_snapshot(resumed1).history["autoencoder"]["iterations"] == 6
     with pytest.raises(CheckpointError, match="another autoencoder"):
         train_diffusion.train(tiny, resumed1, phantom, tmp_path / "cut2")
-    with pytest.raises(CheckpointError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another config: give a new --out"):
         train_autoencoder.train(replace(tiny, seed=9), phantom, tmp_path / "cut1")
+    with pytest.raises(CheckpointError, match="another stage"):
+        train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut1")
 
 
 def test_both_stages_learn(tiny, phantom, tmp_path) -> None:
@@ -257,7 +262,7 @@ def test_the_learning_rate_falls_at_its_milestones() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
-    run = Run(tmp_path, Config())
+    run = Run(tmp_path, "autoencoder", Config(), {})
     with pytest.raises(FloatingPointError, match="l1 is nan at iteration 3"):
         run.log(3, {"l1": float("nan")})
 

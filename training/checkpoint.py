@@ -1,12 +1,12 @@
 """The two artifacts of training: the snapshot (what export reads) and the resume state (what training reads).
 
-Both are written to a temporary name and renamed, so an interruption leaves the one before.
+Both are written under a temporary name and renamed when whole.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,27 +49,39 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write `folder`/snapshot.json and its safetensors files; snapshot.json, written last, seals them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `folder`/snapshot.json and its safetensors files, beside `folder` first and then in its place.
+
+    An interruption leaves the snapshot before, or for a moment between two renames, that one as `folder`.old.
+    """
     weights = {AUTOENCODER: snapshot.autoencoder}
     if snapshot.unet is not None:
         weights[UNET] = snapshot.unet
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
     for name, tensors in weights.items():
-        temporary = folder / f"{name}.tmp"
-        save_file({key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}, temporary)
-        os.replace(temporary, folder / name)
+        save_file({key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}, new / name)
     record = {
         "format_version": FORMAT_VERSION,
         "config": asdict(snapshot.config),
         "scale_factor": snapshot.scale_factor,
         "history": snapshot.history,
-        "versions": {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")},
-        "sha256": {name: sha256(folder / name) for name in weights},
+        "sha256": {name: sha256(new / name) for name in weights},
     }
-    temporary = folder / "snapshot.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, folder / "snapshot.json")
+    write_text(new / "snapshot.json", json.dumps(record, indent=2) + "\n")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_snapshot(folder: Path) -> Snapshot:
@@ -81,7 +93,10 @@ def load_snapshot(folder: Path) -> Snapshot:
     path = folder / "snapshot.json"
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give the snapshot folder of a training run")
-    record = json.loads(path.read_text())
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     if record.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format {record.get('format_version')}, this version reads {FORMAT_VERSION}")
     weights: dict[str, StateDict] = {}

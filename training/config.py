@@ -1,12 +1,13 @@
 """The configuration of a training run: frozen dataclasses filled from TOML, every field open to the command line.
 
 Knows nothing of torch, so that `--help` is instant. The defaults are those of the MONAI bundle
-`brats_mri_axial_slices_generative_diffusion`; `configs/brats.toml` spells them out, `configs/demo.toml` shrinks them.
+`brats_mri_axial_slices_generative_diffusion` without its perceptual loss; `configs/brats.toml` spells them out,
+`configs/demo.toml` shrinks them.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,9 +33,7 @@ class Data:
     depth: int = 100
     """Axial slices kept around the centre of the volume (27..126 of 155)."""
     size: int = 240
-    """In-plane crop in pixels of 1 mm."""
-    padded_size: int = 256
-    """In-plane size for the diffusion stage; the UNet halves the latent three times."""
+    """In-plane crop in pixels of 1 mm; the diffusion stage pads it to a multiple of 32."""
     cache_rate: float = 1.0
     """Share of the volumes kept in memory (23 MB each); 0 = read from disk each time."""
     workers: int = 2
@@ -209,3 +208,16 @@ def parse_arguments(arguments: type[Arguments], argv: Sequence[str] | None, desc
     except ConfigError as error:
         sys.exit(f"error: {error}")
     return tyro.cli(arguments, default=arguments(config=name, settings=settings), args=argv, description=description)
+
+
+def exit_status(work: Callable[[], Path]) -> int:
+    """Run a stage, name its result, and turn what a user can mend into one line; returns the exit status."""
+    try:
+        print(f"snapshot: {work()}")
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last saved state", file=sys.stderr)
+        return 130
+    return 0

@@ -4,6 +4,7 @@ Randomness is a function of (seed, stage, iteration), never of what ran before, 
 of an uninterrupted one.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from monai.transforms import (
     SqueezeDimd,
 )
 
+from training.checkpoint import sha256
 from training.config import Data
 
 TASK = "Task01_BrainTumour"
@@ -68,7 +70,7 @@ def autoencoder_transforms(config: Data, slices: int) -> Compose:
 
 
 def diffusion_transforms(config: Data) -> Compose:
-    """Stage 2: the whole volume [1, padded_size, padded_size, depth].
+    """Stage 2: the whole volume [1, 256, 256, depth].
 
     The bundle crops random slices here and flips nothing, so the slices may as well be encoded once and drawn as
     latents (`training.latents`).
@@ -85,11 +87,7 @@ def open_volumes(
     Raises:
         DataError: the folder or its dataset.json is missing.
     """
-    if not (root / TASK / "dataset.json").is_file():
-        raise DataError(
-            f"{root / TASK / 'dataset.json'} does not exist: --data is the folder that holds {TASK} "
-            "(make phantom data with `python -m training.phantom --out DIR`)"
-        )
+    _index(root)
     return DecathlonDataset(
         root_dir=root,
         task=TASK,
@@ -101,6 +99,28 @@ def open_volumes(
         cache_rate=config.cache_rate if cache else 0.0,
         num_workers=config.workers,
     )
+
+
+def describe_data(root: Path) -> dict[str, Any]:
+    """What a run was trained on: name, description and number of volumes in dataset.json, and its sha256.
+
+    Raises:
+        DataError: there is none below `root`.
+    """
+    path = _index(root)
+    index = json.loads(path.read_text())
+    record = {key: index.get(key) for key in ("name", "description", "numTraining")}
+    return {**record, "sha256": sha256(path)}
+
+
+def _index(root: Path) -> Path:
+    path = root / TASK / "dataset.json"
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: --data is the folder that holds {TASK} "
+            "(make phantom data with `python -m training.phantom --out DIR`)"
+        )
+    return path
 
 
 def derived_seed(*key: int) -> int:

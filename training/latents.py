@@ -39,7 +39,7 @@ def cached_latents(
 ) -> dict[str, Tensor]:
     """`encode_volumes` of the training section through the file `path`.
 
-    `key` names the autoencoder's weights; a file made with others is refused with CheckpointError.
+    `key` names the autoencoder's weights and the data; a file made with others is refused with CheckpointError.
     """
     if not path.is_file():
         temporary = path.with_name(path.name + ".tmp")
@@ -47,7 +47,7 @@ def cached_latents(
         os.replace(temporary, path)
     with safe_open(path, "pt") as file:
         if file.metadata()["key"] != key:
-            raise CheckpointError(f"{path} was encoded by another autoencoder: give a new --out")
+            raise CheckpointError(f"{path} was encoded by another autoencoder or from other data: give a new --out")
         return {name: file.get_tensor(name) for name in ("mu", "sigma")}
 
 

@@ -1,7 +1,7 @@
 """The run folder of one stage: resume state, TensorBoard events, pictures, snapshot. Knows nothing of losses."""
 
+import importlib.metadata
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,43 +11,51 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import CheckpointError, load_state, save_state
-from training.config import Config
+from training.checkpoint import CheckpointError, load_state, save_state, write_text
+from training.config import Config, config_from_dict
 from training.pictures import grid, save_picture
 
 
 class Run:
     """A folder that the same command continues after an interruption.
 
-    The configuration is written at each start; one that differs in more than the length of the run is refused.
+    smooth: exponential averages of the logged losses, part of the resume state.
     """
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        """Raises CheckpointError when `folder` belongs to a run with another configuration."""
+    def __init__(self, folder: Path, stage: str, config: Config, data: dict[str, Any]) -> None:
+        """Open or begin the run of `stage` with `config` on `data` (a record of `training.data.describe_data`).
+
+        Raises:
+            CheckpointError: `folder` holds a run of another stage, of other data, or of a configuration that differs
+                in more than the length of the run and the way the data are cached.
+        """
         self.folder = folder
         self.snapshot_folder = folder / "snapshot"
-        self._claim(asdict(config))
+        self._identity = {"stage": stage, "data": data, "config": asdict(config)}
         self.state = load_state(folder / "state.pt")
+        if self.state:
+            self._check_identity()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
         self.iteration: int = self.state["iteration"] if self.state else 0
+        self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
         # Events after the resume point belong to work that is about to be done again.
         self.writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration)
 
-    def _claim(self, config: dict[str, Any]) -> None:
-        path = self.folder / "config.json"
-        wanted = json.dumps(config, indent=2) + "\n"
-        if path.is_file() and _fixed(json.loads(path.read_text())) != _fixed(json.loads(wanted)):
-            raise CheckpointError(
-                f"{path} holds another configuration: give a new --out, or the flags of the first start"
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name("config.json.tmp")
-        temporary.write_text(wanted)
-        os.replace(temporary, path)
+    def _check_identity(self) -> None:
+        path = self.folder / "run.json"
+        theirs = json.loads(path.read_text())
+        # Through the dataclasses, so that a field which is younger than the run gets its default.
+        theirs["config"] = asdict(config_from_dict(theirs["config"], str(path)))
+        mine = json.loads(json.dumps(self._identity))
+        for part in ("stage", "data", "config"):
+            if _fixed(json.loads(json.dumps(theirs[part]))) != _fixed(mine[part]):
+                raise CheckpointError(f"{path} belongs to a run with another {part}: give a new --out")
 
     def save(self, iteration: int, **objects: Any) -> None:
-        """Write the resume state: `iteration` and the state_dict of each object."""
+        """Write the resume state: `iteration`, the smoothed losses and the state_dict of each object."""
         states = {name: thing.state_dict() for name, thing in objects.items()}
-        save_state({"iteration": iteration, **states}, self.folder / "state.pt")
+        save_state({"iteration": iteration, "smooth": self.smooth, **states}, self.folder / "state.pt")
 
     def restore(self, **objects: Any) -> None:
         """Load what `save` wrote, where there is something."""
@@ -57,11 +65,24 @@ class Run:
         self.state = None
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
-        """Scalars of one iteration to TensorBoard; a value that is not finite stops the run, state untouched."""
+        """The losses of one iteration, to TensorBoard and into `smooth`.
+
+        Raises:
+            FloatingPointError: one is not finite; the resume state is that of before.
+        """
         for name, value in values.items():
             if not np.isfinite(value):
-                raise FloatingPointError(f"{name} is {value} at iteration {iteration}: lower the learning rate")
+                raise FloatingPointError(
+                    f"{name} is {value} at iteration {iteration}: lower the learning rate and give a new --out"
+                )
             self.writer.add_scalar(name, value, iteration)
+            self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
+
+    def record(self, iterations: int) -> dict[str, Any]:
+        """How the weights of this stage were made, for the snapshot."""
+        versions = {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")}
+        data = self._identity["data"]
+        return {"data": data, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
 
     def picture(self, iteration: int, name: str, rows: list[torch.Tensor]) -> None:
         """Rows of slices, each [n, 1, H, W], to TensorBoard and to `pictures/`."""
@@ -76,12 +97,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, base: float, milestones:
         group["lr"] = base * 0.1 ** sum(epoch >= milestone for milestone in milestones)
 
 
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what may change between two starts: how long to train, how often to save."""
-    free = ("epochs", "checkpoint_every")
-    return {
-        section: {name: value for name, value in values.items() if name not in free}
-        if isinstance(values, dict)
-        else values
-        for section, values in config.items()
-    }
+def _fixed(value: Any) -> Any:
+    """`value` without the settings that may change between two starts of a run."""
+    free = ("epochs", "checkpoint_every", "workers", "cache_rate")
+    if isinstance(value, dict):
+        return {name: _fixed(item) for name, item in value.items() if name not in free}
+    return value

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, parse_arguments
+from training.config import Config, exit_status, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def train(config: Config, data: Path, out: Path) -> Path:
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot, save_snapshot
-    from training.data import autoencoder_transforms, derived_seed, open_volumes, slice_batches
+    from training.data import autoencoder_transforms, derived_seed, describe_data, open_volumes, slice_batches
     from training.losses import discriminator_step, generator_step
     from training.networks import build_autoencoder, build_discriminator
     from training.run import Run, set_learning_rate
 
     # Networks, optimisers and the run they continue.
     settings = config.autoencoder_training
-    run = Run(out, config)
+    run = Run(out, "autoencoder", config, describe_data(data))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     layout = torch.channels_last  # up to twice as fast in convolutions, on CPU and GPU
@@ -68,7 +68,6 @@ def train(config: Config, data: Path, out: Path) -> Path:
     total = settings.epochs * steps_per_epoch
 
     # Main loop.
-    smooth = {}
     bar = tqdm(range(run.iteration, total), initial=run.iteration, total=total, desc="autoencoder", unit="it")
     for iteration in bar:
         images = next(batches).to(device, memory_format=layout)
@@ -94,14 +93,11 @@ def train(config: Config, data: Path, out: Path) -> Path:
             optimizer_d.step()
 
         # Report and save.
-        values = {name: loss.item() for name, loss in losses.items()}
-        run.log(iteration, values)
-        smooth = {name: 0.98 * smooth.get(name, value) + 0.02 * value for name, value in values.items()}
-        bar.set_postfix({name: f"{value:.4g}" for name, value in smooth.items()}, refresh=False)
+        run.log(iteration, {name: loss.item() for name, loss in losses.items()})
+        bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
         if (iteration + 1) % settings.checkpoint_every == 0 or iteration + 1 == total:
             run.picture(iteration + 1, "reconstruction", [images[:6], reconstruction[:6].detach()])
-            record = {"volumes": len(volumes), "iterations": iteration + 1, "smoothed_losses": smooth}
-            history = {"autoencoder": record}
+            history = {"autoencoder": run.record(iteration + 1)}
             save_snapshot(Snapshot(config, autoencoder.state_dict(), history=history), run.snapshot_folder)
             run.save(iteration + 1, **parts)
     return run.snapshot_folder
@@ -110,13 +106,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, __doc__)
-    try:
-        snapshot = train(arguments.settings, arguments.data, arguments.out)
-    except (ValueError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"autoencoder snapshot: {snapshot}")
-    return 0
+    return exit_status(lambda: train(arguments.settings, arguments.data, arguments.out))
 
 
 if __name__ == "__main__":

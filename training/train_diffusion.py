@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, parse_arguments
+from training.config import Config, exit_status, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     from tqdm import tqdm
 
     from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot, save_snapshot, sha256
-    from training.data import derived_seed
+    from training.data import derived_seed, describe_data
     from training.latents import cached_latents, draw_latents, measure_scale_factor
     from training.losses import diffusion_step
     from training.networks import build_autoencoder, build_unet
@@ -61,11 +61,11 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     )
     settings = config.diffusion_training
     batch = (settings.volumes_per_batch, settings.slices_per_volume)
-    run = Run(out, config)
+    run = Run(out, "diffusion", config, describe_data(data))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(config.autoencoder).to(device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    key = sha256(autoencoder_snapshot / AUTOENCODER)
+    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {describe_data(data)['sha256']}"
     latents = cached_latents(autoencoder, data, config.data, device, out / "latents.safetensors", key)
     scale_factor = measure_scale_factor(latents, *batch, config.seed, settings.scale_factor_batches)
     print(f"scale factor: {scale_factor:.4f}")
@@ -89,7 +89,6 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     total = settings.epochs * steps_per_epoch
 
     # Main loop.
-    smooth = float("nan")
     bar = tqdm(range(run.iteration, total), initial=run.iteration, total=total, desc="diffusion", unit="it")
     for iteration in bar:
         z = scale_factor * draw_latents(latents, *batch, config.seed, iteration).to(device)
@@ -103,17 +102,13 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
         average.update_parameters(unet)
 
         # Report and save.
-        value = loss.item()
-        run.log(iteration, {"diffusion_loss": value})
-        smooth = value if smooth != smooth else 0.99 * smooth + 0.01 * value
-        bar.set_postfix({"loss": f"{smooth:.4g}"}, refresh=False)
+        run.log(iteration, {"diffusion_loss": loss.item()})
+        bar.set_postfix({"loss": f"{run.smooth['diffusion_loss']:.4g}"}, refresh=False)
         if (iteration + 1) % settings.checkpoint_every == 0 or iteration + 1 == total:
             noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed)).to(device)
             sampled = sample_latents(average.module, schedule, noise, steps=20)
             run.picture(iteration + 1, "samples", [decode(autoencoder, sampled, scale_factor)])
-            losses = {"diffusion_loss": smooth}
-            record = {"volumes": len(latents["mu"]), "iterations": iteration + 1, "smoothed_losses": losses}
-            history = {**stage1.history, "diffusion": record}
+            history = {**stage1.history, "diffusion": run.record(iteration + 1)}
             weights = average.module.state_dict()
             snapshot = Snapshot(config, stage1.autoencoder, weights, scale_factor, history)
             save_snapshot(snapshot, run.snapshot_folder)
@@ -124,13 +119,9 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, __doc__)
-    try:
-        snapshot = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
-    except (ValueError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"snapshot: {snapshot}")
-    return 0
+    return exit_status(
+        lambda: train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out),
+    )
 
 
 if __name__ == "__main__":
