@@ -37,9 +37,11 @@ clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
 	rm -rf $(VENV) build out
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@# A half-made environment would be taken for a whole one next time.
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@case $* in server|test) $(BIN)/python -m server.find;; esac
 	@echo "installing what '$*' needs into $(VENV) ..."
 	@$(PIP_INSTALL) ".[$*]"
 	@touch $@

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `server` is run from the checkout, not installed
 
 from server.errors import ServerError  # noqa: E402
-from server.process import TritonServer, probe  # noqa: E402
+from server.process import TritonServer  # noqa: E402
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     print("Starting tritonserver with the demo weights ...", flush=True)
     try:
         with TritonServer(ROOT / "model_repository", profile="cpu") as server:
-            probe(server.grpc_url)
+            server.probe()
             print(f"It answers at {server.grpc_url}. Generating:", flush=True)
             command = ["generate", "-n", str(arguments.n), "--seed", "0", "--format", "png,nifti"]
             target = ["--url", server.grpc_url, "--out", str(arguments.out)]
@@ -31,6 +31,8 @@ def main() -> int:
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -56,3 +56,14 @@ def check_configs(graph: Graph, model_folder: Path) -> None:
                 declared, expected, str(path), f"export.graphs: {graph.name}", lineterm=""
             )
             raise ConfigMismatch("\n".join(difference))
+
+
+def check_image_size(size: int, path: Path) -> None:
+    """Hold the `image` output of a front model to the slices that training saw.
+
+    Raises:
+        ConfigMismatch: with both sizes.
+    """
+    declared = next(list(tensor.dims) for tensor in parse_config(path).output if tensor.name == "image")
+    if declared != [1, size, size]:
+        raise ConfigMismatch(f"{path}: image has dims {declared}, but the weights make {[1, size, size]}")

@@ -40,7 +40,7 @@ def cpu_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
 
 @torch.no_grad()
 def compare(graph: Graph, module: nn.Module, path: Path, rows: int = 3) -> Parity:
-    """Run `module` and the ONNX file at `path` on `rows` random rows, three of them at once.
+    """Run `module` and the ONNX file at `path` on `rows` random rows in one call.
 
     Raises:
         ParityError: they differ by more than RELATIVE_TOLERANCE, or the reference is all zero, which proves nothing

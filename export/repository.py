@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export.configs import check_configs
+from export.configs import check_configs, check_image_size
 from export.graphs import GRAPHS, VAE_DECODER, Graph
 from export.parity import Parity, compare
 from export.to_onnx import OPSET, export_onnx
@@ -40,10 +40,12 @@ def export_repository(
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
     for graph in GRAPHS:
         check_configs(graph, SOURCE / graph.name)
+    for model in ("mri_ldm", "mri_ldm_stream"):
+        check_image_size(snapshot.config.data.size, SOURCE / model / "config.pbtxt")
     staging = into.with_name(into.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)
     if not in_place:
-        ignore = shutil.ignore_patterns("__pycache__", "model.onnx", "model.json", "manifest.json")
+        ignore = shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan", "model.json", "manifest.json")
         shutil.copytree(SOURCE, staging, ignore=ignore)  # follows the symlink, so the copy is self-contained
     try:
         manifest = _write_weights(snapshot, staging, name, report)
@@ -98,6 +100,7 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]
         "noise_schedule": asdict(snapshot.config.noise_schedule),
         "decoded_size": VAE_DECODER.output.shape[-1],
         "image_size": snapshot.config.data.size,
+        "max_batch_size": {graph.name: graph.max_batch_size for graph in GRAPHS},
     }
 
 

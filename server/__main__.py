@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from server.errors import ServerError
-from server.process import TritonServer, describe, probe
+from server.process import TritonServer, describe
 
 DEFAULT_PROFILE = "default"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
         return 0
-    except (ServerError, OSError) as error:
+    except (ServerError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
@@ -80,7 +80,7 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str]) -> int:
     print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
     started = time.monotonic()
     with server:
-        _probe(server, options.startup_timeout)
+        server.probe(options.startup_timeout)
         _announce(server, options.profile, time.monotonic() - started)
         raise server.failure(f"tritonserver ended by itself with {describe(server.wait())}")
 
@@ -91,13 +91,6 @@ def _check_profile(repository: Path, profile: str | None) -> None:
         return
     known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
     raise ServerError(f"no model in {repository} has a profile {profile!r}; there are {[DEFAULT_PROFILE, *known]}")
-
-
-def _probe(server: TritonServer, timeout_s: float) -> None:
-    try:
-        probe(server.grpc_url, timeout_s)
-    except ServerError as error:
-        raise server.failure(f"the server is up, but {error}; given up") from error
 
 
 def _announce(server: TritonServer, profile: str, took_s: float) -> None:

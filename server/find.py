@@ -18,7 +18,8 @@ from pathlib import Path
 from server.errors import NoServerError
 
 WHEEL_GLIBC = (2, 35)
-WHEEL_PYTHONS = ((3, 8), (3, 13))
+# The wheel has stubs up to 3.13, but they need NumPy 1, which has no wheels beyond 3.12.
+WHEEL_PYTHONS = ((3, 10), (3, 12))
 CONTAINER_BACKENDS = Path("/opt/tritonserver/backends")
 
 
@@ -79,12 +80,7 @@ def find(host: Host | None = None) -> Installation:
         return _at(host.env_binary.resolve(), host)
     if host.path_binary:
         return _at(host.path_binary.resolve(), host)
-    if host.glibc is None or host.glibc < WHEEL_GLIBC:
-        have = "another C library" if host.glibc is None else f"glibc {_dotted(host.glibc)}"
-        raise NoServerError(
-            f"No tritonserver on PATH, and the one in the nvidia-pytriton wheel needs glibc "
-            f"{_dotted(WHEEL_GLIBC)} or newer but this machine has {have}: use a container."
-        )
+    check_wheel_runs(host)
     if host.wheel is None:
         raise NoServerError(
             f"No tritonserver: none in $TRITONSERVER, on PATH or in the environment of {host.executable}; "
@@ -94,6 +90,29 @@ def find(host: Host | None = None) -> Installation:
     if not binary.is_file():
         raise NoServerError(f"{host.wheel} holds no tritonserver; `pip install '.[server]'` installs one that does.")
     return _at(binary, host)
+
+
+def check_wheel_runs(host: Host) -> None:
+    """Raise NoServerError where the wheel's tritonserver cannot run, installed or not."""
+    version, low, high = _dotted(host.python), *map(_dotted, WHEEL_PYTHONS)
+    if host.glibc is None or host.glibc < WHEEL_GLIBC:
+        have = "another C library" if host.glibc is None else f"glibc {_dotted(host.glibc)}"
+        raise NoServerError(
+            f"No tritonserver on PATH, and the one in the nvidia-pytriton wheel needs glibc "
+            f"{_dotted(WHEEL_GLIBC)} or newer but this machine has {have}: use a container."
+        )
+    if not WHEEL_PYTHONS[0] <= host.python <= WHEEL_PYTHONS[1]:
+        raise NoServerError(
+            f"The tritonserver of the nvidia-pytriton wheel runs models with Python {low} to {high}, "
+            f"and {host.executable} is Python {version}: make the environment with one of those "
+            f"(`make demo PYTHON=python{high}`)."
+        )
+    if host.libpython is None:
+        raise NoServerError(
+            f"The tritonserver of the nvidia-pytriton wheel needs the shared library "
+            f"{_soname(host.python)}, which {host.executable} lacks: `apt install libpython{version}`, "
+            "or use a Python built with --enable-shared."
+        )
 
 
 def _at(binary: Path, host: Host) -> Installation:
@@ -110,20 +129,11 @@ def _at(binary: Path, host: Host) -> Installation:
 
 def _in_wheel(binary: Path, host: Host) -> Installation:
     """The wheel has one stub per Python minor, which embeds *this* environment's interpreter and NumPy."""
-    version, low, high = _dotted(host.python), *map(_dotted, WHEEL_PYTHONS)
+    check_wheel_runs(host)
     root = binary.parent.parent
-    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not WHEEL_PYTHONS[0] <= host.python <= WHEEL_PYTHONS[1] or not stub.is_file():
-        raise NoServerError(
-            f"The tritonserver of the nvidia-pytriton wheel runs models with Python {low} to {high}, "
-            f"and {host.executable} is Python {version}."
-        )
-    if host.libpython is None:
-        raise NoServerError(
-            f"The tritonserver of the nvidia-pytriton wheel needs the shared library "
-            f"{_soname(host.python)}, which {host.executable} lacks: `apt install libpython{version}`, "
-            "or use a Python built with --enable-shared."
-        )
+    stub = root / "python_backend_stubs" / _dotted(host.python) / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise NoServerError(f"{root} holds no stub for Python {_dotted(host.python)}.")
     if host.numpy is None or int(host.numpy.split(".")[0]) >= 2:
         have = "has none" if host.numpy is None else f"has {host.numpy}, with which models silently return nothing"
         raise NoServerError(
@@ -182,3 +192,21 @@ def _version(distribution: str) -> str | None:
 
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def main() -> int:
+    """Before anything is installed: say whether a tritonserver is here, or whether the wheel's would run."""
+    host = Host.here()
+    try:
+        if host.system != "Linux" or host.env_binary or host.path_binary:
+            find(host)
+        else:
+            check_wheel_runs(host)
+    except NoServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -114,6 +114,13 @@ class TritonServer:
             time.sleep(0.2)
         return status
 
+    def probe(self, timeout_s: float = 60.0) -> None:
+        """Return once a one-step generation was answered. Raises ServerError with the log's tail."""
+        try:
+            probe(self.grpc_url, timeout_s)
+        except ServerError as error:
+            raise self.failure(f"the server is up, but {error}; given up") from error
+
     def stop(self) -> None:
         """End the server and every process it started. Safe to call twice."""
         process, self._process = self._process, None

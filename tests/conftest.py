@@ -62,10 +62,8 @@ def small_repository(small_snapshot, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_server(small_repository) -> Iterator[TritonServer]:
     """A tritonserver that serves `small_repository`."""
-    from server.process import probe
-
     with TritonServer(small_repository, profile="cpu") as server:
-        probe(server.grpc_url)
+        server.probe()
         yield server
 
 

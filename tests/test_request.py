@@ -84,6 +84,7 @@ def parameters(**changes: str | None) -> dict:
 RECORD = {
     "format_version": 1, "name": "m", "digest": "sha256:0", "prediction_type": "epsilon", "decoded_size": 256,
     "noise_schedule": {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}, "image_size": 240,
+    "max_batch_size": {"unet": 64, "vae_decoder": 4},
 }  # fmt: skip
 
 
@@ -97,6 +98,7 @@ def test_settings_come_from_config_and_record(tmp_path) -> None:
     [
         ({"decode_batch": "two"}, RECORD, "parameter decode_batch is 'two'; it must be a whole number in 1..1024"),
         ({"decode_batch": "0"}, RECORD, "decode_batch is '0'"),
+        ({"max_rows_in_flight": "65"}, RECORD, "max_rows_in_flight is 65, but unet takes 64 rows at most"),
         ({"max_rows_waiting": None}, RECORD, "max_rows_waiting is None"),
         ({"max_steps": "5"}, RECORD, r"unknown parameters \['max_steps'\]"),
         ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),

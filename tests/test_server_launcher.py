@@ -68,7 +68,7 @@ def container(tmp_path: Path) -> Path:
         ({"glibc": None}, "this machine has another C library"),
         ({"glibc": (2, 31), "wheel": None}, "needs glibc 2.35"),
         ({"libpython": None}, "needs the shared library libpython3.11.so.1.0"),
-        ({"python": (3, 14)}, "runs models with Python 3.8 to 3.13"),
+        ({"python": (3, 13)}, "runs models with Python 3.10 to 3.12"),
         ({"numpy": "2.1.0"}, "has 2.1.0, with which models silently return nothing"),
         ({"numpy": None}, "has none: `pip install"),
         ({"executable": Path("/absent/bin/python3.11")}, "run the server from a virtual environment"),

@@ -132,7 +132,7 @@ class AsyncClient(BaseClient):
 
     async def _stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
         await self._connect()
-        budget = RetryBudget(self._options.retry_seconds, time.monotonic())
+        budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
             events = self._stream_once(request, preview_every)

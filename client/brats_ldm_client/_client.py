@@ -98,13 +98,16 @@ class Client(BaseClient):
 
     def _send(self, request: Request, callback: Callable[..., None]) -> Any:
         self._check_open()  # another thread may close the client
-        return self._grpc.async_infer(callback=callback, **self._options.infer(request, outputs_of(request)))
+        try:
+            return self._grpc.async_infer(callback=callback, **self._options.infer(request, outputs_of(request)))
+        except (*_GRPC_ERRORS, ValueError) as error:  # ValueError: the channel was closed since the check
+            raise self._options.error(error) from error
 
     def _settle(self, schedule: Schedule, chunk: Chunk, result: Any, error: BaseException | None) -> None:
         if error is not None:
             schedule.failed(chunk, self._options.error(error), time.monotonic())
         else:
-            schedule.succeeded(chunk, parse_rows(result, schedule.rows(chunk)), time.monotonic())
+            schedule.succeeded(chunk, parse_rows(result, schedule.rows(chunk)))
 
     def stream(
         self,
@@ -137,7 +140,7 @@ class Client(BaseClient):
 
     def _stream(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
         self._connect()
-        budget = RetryBudget(self._options.retry_seconds, time.monotonic())
+        budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
             events = self._stream_once(request, preview_every)

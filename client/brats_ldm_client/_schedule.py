@@ -28,17 +28,17 @@ def backoff(attempt: int, draw: float) -> float:
 
 @dataclass
 class RetryBudget:
-    """Retries go on until nothing but "not now" has come back for `seconds`; any success starts it anew.
+    """Retries go on until nothing but "not now" has come back for `seconds` since the first; a success starts it anew.
 
     "Not now" is ServerUnavailable, and Cancelled: a server that stops answers some requests so, and a client that
     cancels does not ask here.
     """
 
     seconds: float
-    since: float
+    since: float | None = None
 
-    def success(self, now: float) -> None:
-        self.since = now
+    def success(self) -> None:
+        self.since = None
 
     def pause(self, error: BratsLDMError, attempt: int, now: float) -> float | None:
         """Seconds until the next try, or None when there must be none."""
@@ -46,6 +46,8 @@ class RetryBudget:
         if not full and not isinstance(error, Cancelled):
             return None
         pause = backoff(attempt, random.random())
+        if self.since is None:
+            self.since = now
         return pause if now + pause <= self.since + self.seconds else None
 
 
@@ -70,7 +72,7 @@ class Schedule:
         self._began = now
         self._concurrency = concurrency
         self._in_flight = 0
-        self._budget = RetryBudget(retry_seconds, now)
+        self._budget = RetryBudget(retry_seconds)
         starts = range(0, self.total, rows_per_request)
         # (not before, chunk): a sorted list is a heap.
         self._waiting = [(now, Chunk(start, min(start + rows_per_request, self.total))) for start in starts]
@@ -97,9 +99,9 @@ class Schedule:
     def rows(self, chunk: Chunk) -> Request:
         return self.request.rows(chunk.start, chunk.stop)
 
-    def succeeded(self, chunk: Chunk, rows: Rows, now: float) -> None:
+    def succeeded(self, chunk: Chunk, rows: Rows) -> None:
         self._in_flight -= 1
-        self._budget.success(now)
+        self._budget.success()
         self._assembly.put(chunk, rows)
         self.done += chunk.stop - chunk.start
 

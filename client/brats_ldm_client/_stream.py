@@ -47,13 +47,17 @@ class ResponseStream:
             yield result
 
     def _next(self) -> tuple[Any, BaseException | None]:
-        while time.monotonic() < self._deadline:
+        while True:
             ended = self._thread is not None and not self._thread.is_alive()
+            late = time.monotonic() > self._deadline
+            # What has arrived counts, however late the caller comes for it.
             with contextlib.suppress(queue.Empty):
-                return self._events.get(timeout=0 if ended else _POLL)
+                return self._events.get(timeout=0 if ended or late else _POLL)
             # Trap 1: a stream that the server closes without an error calls nobody back.
             if ended:
                 raise ProtocolError(f"{STREAM} ended the stream without an image")
+            if late:
+                break
         raise DeadlineExceeded(f"{STREAM} at {self._options.url} sent nothing within {self._options.timeout:g} s")
 
     def close(self) -> None:

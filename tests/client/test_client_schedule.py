@@ -24,12 +24,12 @@ def test_splits_keeps_to_the_concurrency_and_reassembles_in_order() -> None:
     first, second = plan.due(100.0)
     assert (first, second) == (Chunk(0, 4), Chunk(4, 8))
     assert plan.due(100.0) == []
-    plan.succeeded(second, rows(second), 101.0)
+    plan.succeeded(second, rows(second))
     (third,) = plan.due(101.0)
     assert third == Chunk(8, 10)
-    plan.succeeded(third, rows(third), 102.0)
+    plan.succeeded(third, rows(third))
     assert not plan.finished
-    plan.succeeded(first, rows(first), 103.0)
+    plan.succeeded(first, rows(first))
     assert plan.finished
     generation = plan.generation(103.0)
     assert generation.images[:, 0, 0].tolist() == list(range(10))
@@ -47,16 +47,19 @@ def test_a_failed_chunk_waits_before_its_next_try() -> None:
     assert plan.due(100.0 + wait) == [Chunk(0, 4, attempt=1)]
 
 
-def test_the_budget_counts_from_the_last_success() -> None:
+def test_the_budget_counts_from_the_first_refusal_since_a_success() -> None:
+    """From the last success it would be spent already when one request takes longer than the budget."""
     plan = schedule(8)
     first, second = plan.due(100.0)
     plan.failed(first, ServerUnavailable("full"), 109.0)
-    plan.succeeded(second, rows(second), 109.0)
+    plan.succeeded(second, rows(second))
     (again,) = plan.due(110.0)
-    plan.failed(again, ServerUnavailable("full"), 118.0)
-    (again,) = plan.due(118.9)
+    plan.failed(again, ServerUnavailable("full"), 150.0)
+    (again,) = plan.due(151.0)
+    plan.failed(again, ServerUnavailable("full"), 159.0)
+    (again,) = plan.due(159.9)
     with pytest.raises(ServerUnavailable):
-        plan.failed(again, ServerUnavailable("full"), 119.1)
+        plan.failed(again, ServerUnavailable("full"), 160.1)
 
 
 def test_other_errors_end_the_run_at_once() -> None:
@@ -69,7 +72,7 @@ def test_other_errors_end_the_run_at_once() -> None:
 def test_images_of_two_sizes_are_refused() -> None:
     plan = schedule(8)
     first, second = plan.due(100.0)
-    plan.succeeded(first, rows(first), 100.0)
+    plan.succeeded(first, rows(first))
     with pytest.raises(ProtocolError, match="in one run"):
         plan.succeeded(second, rows(second, size=5), 100.0)
 

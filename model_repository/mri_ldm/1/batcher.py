@@ -5,6 +5,7 @@ functions. Only `submit` may be called from another thread than the one that cal
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ Denoise = Callable[[Array, NDArray[np.int32]], Array]
 """(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64]"""
 Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
+QUEUE_CHECK_SECONDS = 0.1
 
 
 class Overloaded(Exception):
@@ -28,10 +30,10 @@ class Overloaded(Exception):
 
 
 class Listener(Protocol):
-    """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once; never more than one."""
+    """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
 
     def wants_out(self) -> bool:
-        """Whether the requester has gone or its deadline has passed; asked once a tick."""
+        """Whether the requester has gone or its deadline has passed."""
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """Steps done [B] and x0 estimates [B, 1, 64, 64] of all rows, when one of them is due."""
@@ -122,6 +124,7 @@ class Batcher:
         self._waiting: deque[Row] = deque()
         self._in_flight: list[Row] = []
         self._decoding: deque[Row] = deque()
+        self._next_queue_check = 0.0
         self.counters = Counters()
 
     def submit(self, job: Job) -> None:
@@ -160,12 +163,15 @@ class Batcher:
         self._fail(rows, error)
 
     def _drop_cancelled(self) -> None:
+        """Rows with a place are asked about at each step, the queue ten times a second: asking costs a round trip."""
         with self._lock:
-            rows = [*self._in_flight, *self._decoding, *self._waiting]
+            rows = [*self._in_flight, *self._decoding]
+            if time.monotonic() >= self._next_queue_check:
+                rows += self._waiting
+                self._next_queue_check = time.monotonic() + QUEUE_CHECK_SECONDS
         leaving = [job for job in _jobs(rows) if job.listener.wants_out()]
         if leaving:
-            self.counters.cancelled_rows += sum(row.job in leaving for row in rows)
-            self._remove(leaving)
+            self.counters.cancelled_rows += self._remove(leaving)
             for job in leaving:
                 job.listener.cancelled()
 
@@ -212,8 +218,7 @@ class Batcher:
                 self._finish(row)
 
     def _decode_chunk(self) -> None:
-        with self._lock:
-            rows = [self._decoding.popleft() for _ in range(min(self._decode_batch, len(self._decoding)))]
+        rows = [self._decoding[i] for i in range(min(self._decode_batch, len(self._decoding)))]
         try:
             images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:
@@ -224,6 +229,10 @@ class Batcher:
             if row.job.images is None:
                 row.job.images = np.empty((len(row.job.seeds), *image.shape), np.float32)
             row.job.images[row.index] = image
+        with self._lock:
+            for _ in rows:
+                self._decoding.popleft()
+        for row in rows:
             self._finish(row)
 
     def _finish(self, row: Row) -> None:
@@ -239,11 +248,14 @@ class Batcher:
         for job in jobs:
             job.listener.failed(error)
 
-    def _remove(self, jobs: Sequence[Job]) -> None:
+    def _remove(self, jobs: Sequence[Job]) -> int:
+        """Take all rows of the jobs out; returns how many those were."""
         with self._lock:
+            before = len(self._in_flight) + len(self._decoding) + len(self._waiting)
             self._in_flight = [row for row in self._in_flight if row.job not in jobs]
             self._decoding = deque(row for row in self._decoding if row.job not in jobs)
             self._waiting = deque(row for row in self._waiting if row.job not in jobs)
+            return before - len(self._in_flight) - len(self._decoding) - len(self._waiting)
 
 
 def _jobs(rows: Sequence[Row]) -> list[Job]:

@@ -7,7 +7,7 @@ import triton_python_backend_utils as pb_utils
 from .batcher import Batcher
 
 COUNTERS = {
-    "images": ("mri_ldm_images_total", "Images finished"),
+    "images": ("mri_ldm_images_total", "Rows that have done all their steps and, where asked for, were decoded"),
     "steps": ("mri_ldm_steps_total", "Denoising steps done, summed over rows"),
     "unet_calls": ("mri_ldm_unet_calls_total", "Calls of unet; steps over calls is the mean batch size"),
     "decoder_calls": ("mri_ldm_decoder_calls_total", "Calls of vae_decoder"),
@@ -29,6 +29,7 @@ class Metrics:
         self._counters = self._register(COUNTERS, pb_utils.MetricFamily.COUNTER, model)
         self._gauges = self._register(GAUGES, pb_utils.MetricFamily.GAUGE, model)
         self._reported = dict.fromkeys(COUNTERS, 0)
+        self._levels: dict[str, int] = {}
 
     def _register(self, table: dict[str, tuple[str, str]], kind: Any, model: str) -> dict[str, Any]:
         metrics = {}
@@ -39,13 +40,15 @@ class Metrics:
         return metrics
 
     def update(self, batcher: Batcher) -> None:
-        """Report what has happened since the last call."""
+        """Report what has changed since the last call; each value costs a round trip to the server."""
         for key, metric in self._counters.items():
             total = getattr(batcher.counters, key)
             if total > self._reported[key]:
                 metric.increment(total - self._reported[key])
                 self._reported[key] = total
         in_flight, waiting = batcher.rows
-        self._gauges["rows_in_flight"].set(in_flight)
-        self._gauges["rows_waiting"].set(waiting)
-        self._gauges["unet_batch_size"].set(batcher.counters.last_unet_batch)
+        levels = {"rows_in_flight": in_flight, "rows_waiting": waiting}
+        for key, level in {**levels, "unet_batch_size": batcher.counters.last_unet_batch}.items():
+            if self._levels.get(key) != level:
+                self._gauges[key].set(level)
+                self._levels[key] = level

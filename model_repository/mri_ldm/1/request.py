@@ -78,7 +78,7 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     steps = int(value("steps", DEFAULT_STEPS))
     if not 1 <= steps <= max_steps:
         raise InvalidRequest(f"row {index}: steps is {steps}; it must lie in 1..{max_steps}")
-    eta = float(value("eta", DEFAULT_ETA))
+    eta = round(float(value("eta", DEFAULT_ETA)), 7)  # 0.6 again, not float32's 0.60000002
     if not 0 <= eta <= 1:  # also true of NaN
         raise InvalidRequest(f"row {index}: eta is {eta:g}; it must lie in 0..1")
     if eta != 0 and sampler != "ddim":

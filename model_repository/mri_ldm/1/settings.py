@@ -47,6 +47,9 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
     limits = {name: _limit(name, parameters.get(name)) for name in LIMITS}
     record = _read_record(version_folder / "model.json")
     try:
+        for name, network in (("max_rows_in_flight", "unet"), ("decode_batch", "vae_decoder")):
+            if limits[name] > (most := record["max_batch_size"][network]):
+                raise SettingsError(f"parameter {name} is {limits[name]}, but {network} takes {most} rows at most")
         return Settings(
             **limits,
             noise_schedule=NoiseSchedule(**record["noise_schedule"]),

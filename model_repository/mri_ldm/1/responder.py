@@ -1,0 +1,80 @@
+"""The answers of a request: tensors that were asked for, or an error with the right code."""
+
+import time
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from .batcher import Array, Overloaded
+from .networks import ServerStopping
+from .request import InvalidRequest, RowParameters
+from .settings import Settings
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class Responder:
+    """Answers one request: the batcher's `Listener`, and the only place that sends. Its methods do not raise."""
+
+    def __init__(self, request: Any, rows: list[RowParameters], settings: Settings) -> None:
+        self._sender = request.get_response_sender()
+        self._wanted = set(request.requested_output_names())
+        self._rows, self._settings = rows, settings
+        microseconds = request.timeout()
+        self._deadline = time.monotonic() + microseconds / 1e6 if microseconds else None
+
+    @property
+    def wants_image(self) -> bool:
+        """Whether decoding is asked for; a caller that needs latents only is spared it."""
+        return "image" in self._wanted
+
+    def wants_out(self) -> bool:
+        """The client has cancelled or gone, or its deadline has passed."""
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or bool(self._sender.is_cancelled())
+
+    def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
+        """One response before the image: steps done and x0 estimates."""
+        if self._wanted & {"step", "preview"}:
+            self._send({"step": steps[:, None], "preview": estimates}, flags=0)
+
+    def finished(self, latents: Array, images: Array | None) -> None:
+        """The last response: what was asked for of image, final latent and provenance."""
+        tensors: dict[str, NDArray[Any]] = {"final_latent": latents}
+        if images is not None:
+            tensors["image"] = images
+        if "provenance" in self._wanted:
+            records = [[row.provenance(self._settings).encode()] for row in self._rows]
+            tensors["provenance"] = np.array(records, dtype=np.object_)
+        self._send(tensors, flags=FINAL)
+
+    def failed(self, error: Exception) -> None:
+        """The last response: an error whose code tells whether trying again makes sense."""
+        if isinstance(error, InvalidRequest):
+            code = pb_utils.TritonError.INVALID_ARG
+        elif isinstance(error, (Overloaded, ServerStopping)):
+            code = pb_utils.TritonError.UNAVAILABLE
+        else:
+            code = pb_utils.TritonError.INTERNAL
+        self._send_error(str(error), code)
+
+    def cancelled(self) -> None:
+        """The last response: nobody is expected to read it."""
+        self._send_error("the request was cancelled or its deadline has passed", pb_utils.TritonError.CANCELLED)
+
+    def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> None:
+        try:
+            outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items() if name in self._wanted]
+            self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+        except Exception as error:  # out of shared memory, say: one answer is lost, the loop goes on
+            if flags == FINAL:
+                self._send_error(f"the answer cannot be sent: {error}", pb_utils.TritonError.INTERNAL)
+
+    def _send_error(self, message: str, code: int) -> None:
+        error = pb_utils.TritonError(message, code)
+        try:
+            self._sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=FINAL)
+        except Exception as failure:
+            pb_utils.Logger.log_error(f"an error cannot be sent: {failure}; it was: {message}")
