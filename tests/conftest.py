@@ -28,11 +28,15 @@ def phantom(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_snapshot():
-    """A whole snapshot of tiny networks with the demo's tensors; random weights, none of them zero."""
+    """A whole snapshot of tiny networks with the demo's tensors; random weights, none of them zero.
+
+    Its noise schedule is a mild one: random weights do not denoise, and with the usual schedule latents would grow
+    seventyfold on the way, and with them what float32 can hold of an absolute tolerance.
+    """
     import torch
 
     from training.checkpoint import Snapshot
-    from training.config import Autoencoder, Config, UNet
+    from training.config import Autoencoder, Config, NoiseSchedule, UNet
     from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
 
     config = Config(
@@ -41,6 +45,7 @@ def small_snapshot():
             channels=(8, 16, 32), attention_levels=(False, False, True), num_head_channels=(0, 0, 16),
             num_res_blocks=1, norm_num_groups=8,
         ),
+        noise_schedule=NoiseSchedule(beta_start=0.0001, beta_end=0.002),
     )  # fmt: skip
     torch.manual_seed(0)
     autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)

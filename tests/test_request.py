@@ -54,6 +54,11 @@ def test_bad_values_are_named(extra: dict[str, np.ndarray], message: str) -> Non
         parse_rows(tensors(**extra), 1000)
 
 
+def test_a_missing_seed_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="seed is missing"):
+        parse_rows({"steps": np.ones((1, 1), np.int32)}, 1000)
+
+
 def test_the_bad_row_is_named() -> None:
     with pytest.raises(InvalidRequest, match="row 2: steps is 0"):
         parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), 1000)

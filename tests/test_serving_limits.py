@@ -31,7 +31,7 @@ BAD_INPUT = [
     ({"seed": np.zeros((65, 1), np.int64)}, "<= 64"),
     ({"seed": [1, 2], "steps": [5]}, "batch size"),
     ({"seed": [1, 2], "steps": [5, 0]}, "row 1: steps is 0"),
-    ({"steps": [5]}, "seed"),
+    ({"steps": [5]}, "seed is missing"),
 ]
 
 
@@ -127,6 +127,7 @@ def test_metrics_count_what_was_done(raw, small_server) -> None:
 
 def test_stopping_with_work_in_flight_answers_and_ends(small_repository) -> None:
     with TritonServer(small_repository, profile="cpu") as server, triton.InferenceServerClient(server.grpc_url) as raw:
+        server.probe()
         _, done, outcome = start(raw, seed=list(range(8)), steps=[1000] * 8)
         wait_for_rows(server, 8)
         began = time.monotonic()

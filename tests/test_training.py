@@ -16,6 +16,7 @@ from training.config import (
     Config,
     ConfigError,
     DiffusionTraining,
+    NoiseSchedule,
     config_from_dict,
     load_config,
 )
@@ -41,6 +42,7 @@ def tiny(small_snapshot) -> Config:
         config,
         data=replace(config.data, depth=6, workers=1),
         discriminator=replace(config.discriminator, channels=4, num_layers=2),
+        noise_schedule=NoiseSchedule(),
         autoencoder_training=AutoencoderTraining(
             epochs=5, volumes_per_batch=2, slices_per_volume=1, learning_rate=1e-3, checkpoint_every=2
         ),

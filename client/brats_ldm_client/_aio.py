@@ -99,7 +99,7 @@ class AsyncClient(BaseClient):
         if isinstance(error, BratsLDMError):
             schedule.failed(chunk, error, time.monotonic())
         else:
-            schedule.succeeded(chunk, parse_rows(call.result(), schedule.rows(chunk)), time.monotonic())
+            schedule.succeeded(chunk, parse_rows(call.result(), schedule.rows(chunk)))
 
     def stream(
         self,

@@ -74,7 +74,7 @@ def test_images_of_two_sizes_are_refused() -> None:
     first, second = plan.due(100.0)
     plan.succeeded(first, rows(first))
     with pytest.raises(ProtocolError, match="in one run"):
-        plan.succeeded(second, rows(second, size=5), 100.0)
+        plan.succeeded(second, rows(second, size=5))
 
 
 def test_pauses_grow_with_jitter_up_to_a_bound() -> None:

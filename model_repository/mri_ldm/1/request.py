@@ -63,6 +63,8 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], max_steps: int) -> list[RowP
     Raises:
         InvalidRequest: a value outside its range, naming the row, the value and the range.
     """
+    if "seed" not in tensors:  # Triton lets a request pass that lacks a required tensor but has an optional one
+        raise InvalidRequest("seed is missing; give one number a row")
     rows = tensors["seed"].shape[0]
     for name, tensor in tensors.items():
         if tensor.shape[0] != rows:
