@@ -1,6 +1,8 @@
 """A real tritonserver: right images, the same whatever else is going on, and a clear answer to everything else."""
 
+import asyncio
 import json
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -10,7 +12,7 @@ import torch
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 
-from brats_ldm_client import Generation, Progress
+from brats_ldm_client import AsyncClient, Generation, Progress
 from serving import infer, wait_until_idle
 from training.networks import build_autoencoder, build_unet
 from training.sample import decode, sample_latents
@@ -119,6 +121,26 @@ def test_a_large_request_is_split_and_put_together_in_order(client) -> None:
     many = client.generate(20, seed=100, steps=2)
     assert many.seeds.tolist() == list(range(100, 120))
     assert np.array_equal(many.images[13], client.generate(seeds=[113], steps=2).images[0])
+
+
+def test_the_async_client_and_http_give_the_same_image(client, small_server) -> None:
+    expected = client.generate(seeds=[5], steps=3).images[0]
+
+    async def generate() -> Generation:
+        async with AsyncClient(small_server.grpc_url) as asynchronous:
+            return await asynchronous.generate(seeds=[5], steps=3)
+
+    assert np.array_equal(asyncio.run(generate()).images[0], expected)
+
+    inputs = [
+        {"name": "seed", "datatype": "INT64", "shape": [1, 1], "data": [5]},
+        {"name": "steps", "datatype": "INT32", "shape": [1, 1], "data": [3]},
+    ]
+    body = json.dumps({"inputs": inputs, "outputs": [{"name": "image"}]}).encode()
+    url = f"http://{small_server.http_url}/v2/models/mri_ldm/infer"
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as response:
+        (output,) = json.load(response)["outputs"]
+    assert np.array_equal(np.array(output["data"], np.float32).reshape(240, 240), expected)
 
 
 # --- only what is asked for
