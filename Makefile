@@ -11,7 +11,7 @@ help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, stop the server
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server

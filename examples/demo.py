@@ -1,20 +1,22 @@
-"""The whole way in one go: start a server with the demo weights, generate slices, stop the server."""
+"""The whole way in one go: start a server with the demo weights, generate slices, stop the server.
+
+python -m examples.demo
+"""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # `server` is run from the checkout, not installed
+from server.errors import ServerError
+from server.process import TritonServer
 
-from server.errors import ServerError  # noqa: E402
-from server.process import TritonServer  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
     """Run the demo; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m examples.demo", description=str(__doc__).split(".")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for the slices (default: %(default)s)"
     )

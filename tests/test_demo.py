@@ -21,7 +21,7 @@ REPOSITORY = ROOT / "model_repository"
 def out(tmp_path_factory) -> Path:
     """What `make demo` leaves behind."""
     folder = tmp_path_factory.mktemp("demo")
-    result = run_python("examples/demo.py", "--out", str(folder), timeout=300)
+    result = run_python("-m", "examples.demo", "--out", str(folder), timeout=300)
     assert result.returncode == 0, result.stderr
     assert str(folder) in result.stdout
     return folder

@@ -50,13 +50,16 @@ class Listener(Protocol):
 
 @dataclass(eq=False)
 class Job:
-    """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64]."""
+    """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64].
+
+    preview_every: steps between two previews of a row, 0 = none; empty = none for all.
+    """
 
     listener: Listener
     seeds: Sequence[int]
     tables: Sequence[SamplerTable]
     latents: Array
-    preview_every: Sequence[int] | None = None
+    preview_every: Sequence[int] = ()
     decode: bool = True
     done: NDArray[np.int32] = field(init=False)
     estimates: Array = field(init=False)
@@ -64,6 +67,7 @@ class Job:
     unfinished: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.preview_every = self.preview_every or [0] * len(self.seeds)
         self.done = np.zeros(len(self.seeds), np.int32)
         self.estimates = np.zeros_like(self.latents)
         self.unfinished = len(self.seeds)
@@ -203,8 +207,12 @@ class Batcher:
         self._retire()
 
     def _send_previews(self, rows: Sequence[Row]) -> None:
-        due = [row for row in rows if row.job.preview_every and row.job.preview_every[row.index] > 0]
-        for job in _jobs([row for row in due if row.step % row.job.preview_every[row.index] == 0]):  # type: ignore[index]
+        due = []
+        for row in rows:
+            every = row.job.preview_every[row.index]
+            if every > 0 and row.step % every == 0:
+                due.append(row)
+        for job in _jobs(due):
             job.listener.preview(job.done.copy(), job.estimates.copy())
 
     def _retire(self) -> None:
