@@ -91,6 +91,7 @@ def test_help_shows_every_field_without_torch(stage: str) -> None:
 try: stage.main(["--help"])
 finally: print("torch" in sys.modules)"""
     result = run_python("-c", code)
+    assert result.stdout.startswith(f"usage: python -m training.{stage}")
     assert result.stdout.endswith("False\n")
     for flag in ("--data ", "--out ", "--config ", "--diffusion-training.learning-rate", "--unet.channels"):
         assert flag in result.stdout, flag

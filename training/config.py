@@ -193,7 +193,9 @@ def load_config(name: str) -> Config:
 Arguments = TypeVar("Arguments")
 
 
-def parse_arguments(arguments: type[Arguments], argv: Sequence[str] | None, description: str) -> Arguments:
+def parse_arguments(
+    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str
+) -> Arguments:
     """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
 
     `arguments` is a dataclass with a `config: str` and a `settings: Config`.
@@ -207,7 +209,8 @@ def parse_arguments(arguments: type[Arguments], argv: Sequence[str] | None, desc
         settings = load_config(name)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    return tyro.cli(arguments, default=arguments(config=name, settings=settings), args=argv, description=description)
+    defaults = arguments(config=name, settings=settings)
+    return tyro.cli(arguments, prog=program, default=defaults, args=argv, description=description)
 
 
 def exit_status(work: Callable[[], Path]) -> int:

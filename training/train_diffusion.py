@@ -118,7 +118,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, __doc__)
+    arguments = parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__))
     return exit_status(
         lambda: train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out),
     )
