@@ -22,15 +22,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="brats_mri_axial_slices", help="name of the weights (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
+    from onnx.checker import ValidationError
+
     from export.repository import export_repository
     from training.checkpoint import load_snapshot
 
     try:
-        arguments.into.parent.mkdir(parents=True, exist_ok=True)
-        export_repository(load_snapshot(arguments.snapshot), arguments.into, arguments.name)
-    except ValueError as error:
+        into = arguments.into.resolve()
+        into.parent.mkdir(parents=True, exist_ok=True)
+        export_repository(load_snapshot(arguments.snapshot), into, arguments.name)
+    except (ValueError, OSError, ValidationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {arguments.into} is as it was", file=sys.stderr)
+        return 130
     print(f"model repository: {arguments.into}\nserve it: python -m server --repository {arguments.into}")
     return 0
 

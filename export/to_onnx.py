@@ -1,6 +1,8 @@
 """A network to an ONNX file with a dynamic batch, checked."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import onnx
@@ -22,18 +24,22 @@ def export_onnx(graph: Graph, module: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
-    torch.onnx.export(
-        module.eval(),
-        random_inputs(graph, rows=2, seed=0),
-        temporary,
-        input_names=[spec.name for spec in graph.inputs],
-        output_names=[graph.output.name],
-        opset_version=OPSET,
-        dynamo=True,
-        dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # They concern the exporter's own insides and torchvision, which nothing here uses.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            module.eval(),
+            random_inputs(graph, rows=2, seed=0),
+            temporary,
+            input_names=[spec.name for spec in graph.inputs],
+            output_names=[graph.output.name],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
+            external_data=False,
+            verbose=False,
+        )
     proto = onnx.load(temporary)
     onnx.checker.check_model(proto, full_check=True)
     _strip_notes(proto)
