@@ -30,7 +30,7 @@ from training.data import (
 )
 from training.latents import draw_latents, measure_scale_factor
 from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence
-from training.networks import build_autoencoder, build_discriminator, build_unet
+from training.networks import average_of, build_autoencoder, build_discriminator, build_unet
 from training.run import Run, set_learning_rate
 
 
@@ -262,6 +262,22 @@ def test_the_learning_rate_falls_at_its_milestones() -> None:
         set_learning_rate(optimizer, 3e-4, (2, 4), epoch)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([3e-4, 3e-4, 3e-5, 3e-5, 3e-6])
+
+
+def test_the_average_forgets_where_the_network_started() -> None:
+    """A fixed decay of 0.999 kept a third of the random start after a thousand steps: samples were pure noise."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 100.0)
+    average = average_of(network, 0.999)
+    for _ in range(300):
+        average.update_parameters(network)
+        torch.nn.init.constant_(network.weight, 1.0)
+    assert average.module.weight.item() == pytest.approx(1.0, abs=1e-3)
+    exact = average_of(network, 0.0)
+    for value in (2.0, 3.0, 4.0):
+        torch.nn.init.constant_(network.weight, value)
+        exact.update_parameters(network)
+    assert exact.module.weight.item() == 4.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:

@@ -5,6 +5,7 @@ State-dict keys are those of MONAI >= 1.5. Knows nothing of losses or files.
 
 import torch
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
+from torch.optim.swa_utils import AveragedModel
 
 from training.config import Autoencoder, Discriminator, UNet
 
@@ -57,6 +58,19 @@ def build_discriminator(config: Discriminator) -> PatchDiscriminator:
         num_layers_d=config.num_layers,
         norm="INSTANCE",
     )
+
+
+def average_of(network: torch.nn.Module, decay: float) -> AveragedModel:
+    """A running exponential average of a network's weights; call `update_parameters` after each step.
+
+    The decay starts low and grows to `decay` with the number of updates: a fixed one would keep the random start of the
+    network in the average for thousands of steps, and with it nothing but noise in the samples.
+    """
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))
+
+    return AveragedModel(network, avg_fn=average)
 
 
 @torch.no_grad()

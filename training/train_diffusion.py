@@ -40,14 +40,13 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     """
     import torch
     from monai.networks.schedulers import DDPMScheduler
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
     from tqdm import tqdm
 
     from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot, save_snapshot, sha256
     from training.data import derived_seed, describe_data
     from training.latents import cached_latents, draw_latents, measure_scale_factor
     from training.losses import diffusion_step
-    from training.networks import build_autoencoder, build_unet
+    from training.networks import average_of, build_autoencoder, build_unet
     from training.run import Run, set_learning_rate
     from training.sample import decode, sample_latents
 
@@ -73,7 +72,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     # Network, optimiser and the run they continue.
     torch.manual_seed(config.seed)
     unet = build_unet(config.unet).to(device, memory_format=torch.channels_last)
-    average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+    average = average_of(unet, settings.ema_decay)
     optimizer = torch.optim.Adam(unet.parameters(), lr=settings.learning_rate)
     parts = {"unet": unet, "average": average, "optimizer": optimizer}
     run.restore(**parts)
