@@ -70,7 +70,7 @@ def test_cancelled_rows_are_gone_within_a_step(raw, small_server) -> None:
 def test_a_deadline_ends_the_rows(raw, small_server) -> None:
     before = gauge(small_server, "mri_ldm_cancelled_rows_total")
     with pytest.raises(triton.InferenceServerException) as error:
-        infer(raw, seed=[1, 2], steps=[1000, 1000], timeout=0.3)
+        infer(raw, seed=[1, 2], steps=[1000, 1000], timeout=1)
     assert "DEADLINE_EXCEEDED" in str(error.value.status())
     wait_until_idle(small_server, seconds=2)
     assert gauge(small_server, "mri_ldm_cancelled_rows_total") - before == 2

@@ -1,5 +1,6 @@
 """The answers of a request: tensors that were asked for, or an error with the right code."""
 
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from .networks import ServerStopping
 from .request import InvalidRequest, RowParameters
 from .settings import Settings
 
+CANCELLED_ANSWER_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -61,8 +63,14 @@ class Responder:
         self._send_error(str(error), code)
 
     def cancelled(self) -> None:
-        """The last response: nobody is expected to read it."""
-        self._send_error("the request was cancelled or its deadline has passed", pb_utils.TritonError.CANCELLED)
+        """The last response: nobody is expected to read it.
+
+        It waits a moment, while the rows have long left: Triton before 24.12 can crash when the answer meets the thread
+        that is still handling the client's cancellation (server issue 7368).
+        """
+        message = "the request was cancelled or its deadline has passed"
+        arguments = (message, pb_utils.TritonError.CANCELLED)
+        threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, arguments).start()
 
     def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> None:
         try:
