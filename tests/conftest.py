@@ -93,8 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training",
         "test_export",
         "test_onnxruntime_backend",
-        "test_serving",
         "test_serving_limits",
+        "test_serving",
         "test_demo",
     )
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)
