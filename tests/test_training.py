@@ -256,9 +256,10 @@ def test_both_stages_learn(tiny, phantom, tmp_path) -> None:
 
 def test_the_learning_rate_falls_at_its_milestones() -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = DiffusionTraining(learning_rate=3e-4, milestones=(2, 4), gamma=0.1)
     seen = []
     for epoch in range(5):
-        set_learning_rate(optimizer, 3e-4, (2, 4), epoch)
+        set_learning_rate(optimizer, settings, epoch)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([3e-4, 3e-4, 3e-5, 3e-5, 3e-6])
 

@@ -108,7 +108,9 @@ class AutoencoderTraining:
     learning_rate: float = 5e-5
     """Adam, autoencoder and discriminator."""
     milestones: tuple[int, ...] = ()
-    """Epochs at which the learning rate falls to a tenth."""
+    """Epochs at which the learning rate is multiplied by gamma."""
+    gamma: float = 0.1
+    """Factor of the learning rate at each milestone."""
     kl_weight: float = 1e-6
     """Weight of the KL term; 0 = off."""
     adversarial_weight: float = 0.5
@@ -132,7 +134,9 @@ class DiffusionTraining:
     learning_rate: float = 5e-5
     """Adam."""
     milestones: tuple[int, ...] = (1000,)
-    """Epochs at which the learning rate falls to a tenth. The bundle's 1000 lies at its end and so does nothing."""
+    """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 lies at its end and does nothing."""
+    gamma: float = 0.1
+    """Factor of the learning rate at each milestone."""
     ema_decay: float = 0.0
     """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     scale_factor_batches: int = 8

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CheckpointError, load_state, save_state, write_text
-from training.config import Config, config_from_dict
+from training.config import AutoencoderTraining, Config, DiffusionTraining, config_from_dict
 from training.pictures import grid, save_picture
+
+Stage = AutoencoderTraining | DiffusionTraining
 
 
 class Run:
@@ -91,10 +92,11 @@ class Run:
         save_picture(pixels, self.folder / "pictures" / f"{name}_{iteration:07d}.png")
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, base: float, milestones: Sequence[int], epoch: int) -> None:
-    """A tenth of `base` for each milestone reached; a function of the epoch alone, so there is no state to resume."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Stage, epoch: int) -> None:
+    """MultiStepLR of the stage's settings as a function of the epoch alone, so there is no state to resume."""
+    reached = sum(epoch >= milestone for milestone in settings.milestones)
     for group in optimizer.param_groups:
-        group["lr"] = base * 0.1 ** sum(epoch >= milestone for milestone in milestones)
+        group["lr"] = settings.learning_rate * settings.gamma**reached
 
 
 def _fixed(value: Any) -> Any:

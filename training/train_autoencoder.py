@@ -73,7 +73,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
         images = next(batches).to(device, memory_format=layout)
         torch.manual_seed(derived_seed(config.seed, iteration, 2))
         for optimizer in (optimizer_g, optimizer_d):
-            set_learning_rate(optimizer, settings.learning_rate, settings.milestones, iteration // steps_per_epoch)
+            set_learning_rate(optimizer, settings, iteration // steps_per_epoch)
 
         # Generator.
         discriminator.requires_grad_(False)

@@ -60,11 +60,12 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     )
     settings = config.diffusion_training
     batch = (settings.volumes_per_batch, settings.slices_per_volume)
-    run = Run(out, "diffusion", config, describe_data(data))
+    data_record = describe_data(data)
+    run = Run(out, "diffusion", config, data_record)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(config.autoencoder).to(device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {describe_data(data)['sha256']}"
+    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']}"
     latents = cached_latents(autoencoder, data, config.data, device, out / "latents.safetensors", key)
     scale_factor = measure_scale_factor(latents, *batch, config.seed, settings.scale_factor_batches)
     print(f"scale factor: {scale_factor:.4f}")
@@ -92,7 +93,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     for iteration in bar:
         z = scale_factor * draw_latents(latents, *batch, config.seed, iteration).to(device)
         torch.manual_seed(derived_seed(config.seed, iteration, 4))
-        set_learning_rate(optimizer, settings.learning_rate, settings.milestones, iteration // steps_per_epoch)
+        set_learning_rate(optimizer, settings, iteration // steps_per_epoch)
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             loss = diffusion_step(unet, z, alpha_bars).mean()
