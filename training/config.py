@@ -217,10 +217,10 @@ def parse_arguments(
     return tyro.cli(arguments, prog=program, default=defaults, args=argv, description=description)
 
 
-def exit_status(work: Callable[[], Path]) -> int:
-    """Run a stage, name its result, and turn what a user can mend into one line; returns the exit status."""
+def exit_status(work: Callable[[], object]) -> int:
+    """Run a command and turn what a user can mend into one line; returns the exit status."""
     try:
-        print(f"snapshot: {work()}")
+        work()
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -106,7 +106,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__))
-    return exit_status(lambda: train(arguments.settings, arguments.data, arguments.out))
+    return exit_status(lambda: print(f"snapshot: {train(arguments.settings, arguments.data, arguments.out)}"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Run the same command again to continue after an interruption. The autoencoder's 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -119,9 +120,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__))
-    return exit_status(
-        lambda: train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out),
-    )
+    run = partial(train, arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
+    return exit_status(lambda: print(f"snapshot: {run()}"))
 
 
 if __name__ == "__main__":
