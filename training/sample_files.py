@@ -1,0 +1,92 @@
+"""Sampled slices on disk, named and recorded as the client does: PNG, npz, contact sheet and provenance.json.
+
+Every file is whole or absent, and provenance.json comes last: what it names is there. Knows nothing of networks.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from training.files import sha256, whole_file, write_text
+from training.pictures import save_picture, to_display
+from training.sheet import captioned_sheet
+
+NOTICE = "SYNTHETIC - research use only - not for diagnosis"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SHEET_LIMIT = 64
+
+
+def recipe(snapshot: Path, steps: int) -> dict[str, Any]:
+    """How the images of a run were made, but for the seed; `snapshot` is the folder of the weights."""
+    weights = sorted(snapshot.glob("*.safetensors"))
+    packages = ("torch", "monai", "numpy")
+    return {
+        "synthetic": True,
+        "sampler": "ddim",
+        "steps": steps,
+        "eta": 0.0,
+        "timestep_grid": "leading",
+        "start_noise": "seed",
+        "made_by": "training.sample",
+        "weights_sha256": {path.name: sha256(path) for path in weights},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def claim_folder(out: Path) -> None:
+    """Make the folder, before any work.
+
+    Raises:
+        ValueError, OSError: it holds images already, or cannot be made.
+    """
+    if (out / "provenance.json").exists():
+        raise ValueError(f"{out} holds generated images already: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_samples(
+    out: Path, seeds: Sequence[int], images: np.ndarray, latents: np.ndarray, record: Mapping[str, Any]
+) -> None:
+    """Write all files.
+
+    images: float32 [n, H, W]; latents: float32 [n, 1, 64, 64]; record: what `recipe` gives.
+    """
+    entries = []
+    for seed, image in zip(seeds, images, strict=True):
+        path = out / f"slice_seed{seed:09d}.png"
+        own = {"seed": seed, **record}
+        with whole_file(path) as temporary:
+            Image.fromarray(to_display(image)).save(temporary, format="PNG", pnginfo=_chunks(own))
+        entries.append({"file": path.name, "sha256": sha256(path), **own})
+    with whole_file(out / "images.npz") as temporary, temporary.open("wb") as file:
+        arrays = {"images": images, "latents": latents, "seeds": np.array(seeds, np.int64)}
+        np.savez_compressed(file, **arrays, notice=NOTICE, provenance=json.dumps(record))
+    save_picture(_contact_sheet(seeds, images), out / "contact_sheet.png")
+    document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE, "images": entries}
+    write_text(out / "provenance.json", json.dumps(document, indent=1) + "\n")
+
+
+def _chunks(record: Mapping[str, Any]) -> PngInfo:
+    """A record as the text chunks of a PNG, so that it stays with the picture."""
+    chunks = PngInfo()
+    for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **record}.items():
+        chunks.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    return chunks
+
+
+def _contact_sheet(seeds: Sequence[int], images: np.ndarray) -> np.ndarray:
+    """The first 64 images about as wide as high, each with its seed."""
+    cells = [(image, f"seed {seed}") for seed, image in zip(seeds[:SHEET_LIMIT], images[:SHEET_LIMIT], strict=True)]
+    columns = math.ceil(math.sqrt(len(cells)))
+    rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
+    counted = f"{len(cells)} of {len(seeds)} images, " if len(seeds) > len(cells) else ""
+    return captioned_sheet(rows, [NOTICE, f"{counted}window [0, 1], patient's right on the left"])
