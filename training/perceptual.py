@@ -1,0 +1,227 @@
+"""The perceptual loss of stage 1: how far apart the ResNet-50 features of two images lie, without torchvision.
+
+The weights come from a local file; nothing is downloaded, and nothing here knows who may use them for what: the
+bundle's README calls torchvision's ImageNet weights non-commercial and leaves the check to the user.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from monai.networks.nets import ResNetFeatures
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.checkpoint import CheckpointError, StateDict
+
+
+class Layout(NamedTuple):
+    """One of the published forms of ResNet-50 weights, and the input that they were trained on.
+
+    mean, std: of the three input channels, for images in [0, 1]: the network sees (image - mean) / std.
+    """
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# The bundle's: torchvision's keys, and its z-score by the statistics of ImageNet.
+IMAGENET = Layout("ImageNet, torchvision's keys", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# RadImageNet's own PyTorch file holds the children of torchvision's network by number (backbone.0, backbone.4.0.conv1);
+# the example beside it maps [0, 1] to [-1, 1].
+RADIMAGENET = Layout("RadImageNet, numbered children", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# RadImageNet's older file, converted from Keras, is the one that MONAI's `radimagenet_resnet50` loads: torchvision's
+# keys with a bias for each convolution. As MONAI does: ImageNet's mean in the order BGR, and no division.
+RADIMAGENET_KERAS = Layout("RadImageNet, converted from Keras", (0.406, 0.456, 0.485), (1.0, 1.0, 1.0))
+
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+CLASSIFIER = {"fc.weight", "fc.bias"}
+COUNTER = ".num_batches_tracked"  # of no use here, and files older than PyTorch 0.4.1 have none
+
+
+def read_weights(path: Path) -> StateDict:
+    """The tensors of a .safetensors file, or of what torch.save wrote (any other name), bare or under `state_dict`.
+
+    The prefix `module.` of data-parallel training is dropped. Code in a pickle is refused, not run.
+
+    Raises:
+        CheckpointError: no such file, damaged, or with more than tensors in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file: give ResNet-50 weights, or none for no perceptual loss")
+    try:
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # a foreign file can upset the parsers in any way
+        raise CheckpointError(
+            f"{path} cannot be read as tensors alone ({type(error).__name__}): "
+            "give a state dict, saved by torch.save or as .safetensors"
+        ) from error
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise CheckpointError(f"{path} holds no state dict: names with tensors, at the top or under 'state_dict'")
+    return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+
+
+def detect_layout(weights: StateDict, path: Path) -> tuple[Layout, StateDict]:
+    """The layout that the keys show, and the weights under torchvision's keys without classifier and counters.
+
+    RadImageNet weights that somebody renamed to torchvision's keys look like ImageNet's and are treated as such.
+
+    Raises:
+        CheckpointError: none of the three layouts; the message names `path`.
+    """
+    if "backbone.0.weight" in weights:
+        layout = RADIMAGENET
+        weights = {
+            re.sub(r"^backbone\.(\d+)", lambda child: CHILDREN.get(child[1], child[0]), key): tensor
+            for key, tensor in weights.items()
+        }
+    elif "conv1.bias" in weights:
+        layout = RADIMAGENET_KERAS
+    elif "conv1.weight" in weights:
+        layout = IMAGENET
+    else:
+        raise CheckpointError(
+            f"{path} holds no ResNet-50 of a known layout: neither conv1.weight nor backbone.0.weight "
+            f"is among its {len(weights)} names ({', '.join(list(weights)[:3])}, ...)"
+        )
+    kept = {key: tensor for key, tensor in weights.items() if key not in CLASSIFIER and not key.endswith(COUNTER)}
+    return layout, kept
+
+
+def as_keras(network: ResNetFeatures) -> None:
+    """Turn MONAI's ResNet-50, which is torchvision's, into that of Keras in place.
+
+    Each convolution has a bias, a block halves the image in its first convolution and not in the 3x3 one, and batch
+    norm has another epsilon. The weights would fit torchvision's network but for the biases, and give other features.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.bias = torch.nn.Parameter(torch.zeros(module.out_channels))
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1.001e-5
+    for stage in (network.layer2, network.layer3, network.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
+
+
+def load_resnet50(path: Path) -> tuple[ResNetFeatures, Layout]:
+    """A ResNet-50 with the weights of a file, and their layout; torch's random state is left as it was.
+
+    Raises:
+        CheckpointError: unreadable, of no known layout, or not exactly the tensors of a ResNet-50 (the classifier may
+            be there or not); the message names `path` and the tensors.
+    """
+    layout, weights = detect_layout(read_weights(path), path)
+    with torch.device("meta"):  # shapes without numbers: MONAI's random ones would cost time and move torch's state
+        network = ResNetFeatures("resnet50", pretrained=False, spatial_dims=2, in_channels=3)
+        if layout is RADIMAGENET_KERAS:
+            as_keras(network)
+    own = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith(COUNTER)}
+    faults = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "not a ResNet-50's": sorted(weights.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape),
+    }
+    if any(faults.values()):
+        parts = [
+            f"{len(keys)} tensors {fault} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            for fault, keys in faults.items()
+            if keys
+        ]
+        raise CheckpointError(f"{path} does not fit a ResNet-50 ({layout.name}): {'; '.join(parts)}")
+    counters = {key: torch.tensor(0) for key in network.state_dict() if key.endswith(COUNTER)}
+    network.load_state_dict(weights | counters, assign=True)
+    return network.float(), layout
+
+
+class ResNet50Features(torch.nn.Module):
+    """The last features of a frozen ResNet-50, those of the bundle: torchvision's layer `layer4.2.relu_2`.
+
+    The input is normalised as the weights of the file expect it (`Layout`): a network says little about inputs unlike
+    those that it was trained on. For ImageNet's that is the bundle's z-score; the bundle has no others. RadImageNet
+    converted from Keras gets what MONAI's class for it does, and RadImageNet's own PyTorch file, which MONAI does not
+    load, what its authors' example does.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError as `load_resnet50`."""
+        super().__init__()
+        self.network, self.layout = load_resnet50(path)
+        self.register_buffer("mean", torch.tensor(self.layout.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(self.layout.std).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "ResNet50Features":
+        """Stay in evaluation whatever the caller asks: batch statistics would move the features."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images float [B, 1, H, W] in [0, 1] -> features [B, 2048, ceil(H / 32), ceil(W / 32)], none negative."""
+        features: Tensor = self.network((images - self.mean) / self.std)[-1]  # the one channel becomes three
+        return features
+
+
+class PerceptualLoss(torch.nn.Module):
+    """Squared distance of two images' features, each scaled to length 1 over the channels (Zhang et al. 2018, eq. 1).
+
+    The arithmetic is that of MONAI 1.6.1's `PerceptualLoss` with `network_type="resnet50"`, the bundle's. Under
+    autocast the features are computed in the lower precision, the distance in float32.
+    """
+
+    def __init__(self, features: torch.nn.Module) -> None:
+        """features: images [B, 1, H, W] -> [B, C, h, w], such as `ResNet50Features`."""
+        super().__init__()
+        self.features = features
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Both float [B, 1, H, W] in [0, 1] -> a float32 scalar; the gradient goes to `prediction` alone.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}: must be equal")
+        with torch.no_grad():
+            wanted = unit_length(self.features(target))
+        difference = unit_length(self.features(prediction)) - wanted
+        return difference.square().sum(dim=1).mean(dim=(1, 2)).mean()
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """[B, C, h, w] divided by its 2-norm over the channels, in float32.
+
+    MONAI's epsilon lies under the root: where all channels are 0, a root of 0 would have an infinite slope, and the
+    gradient would be NaN (in MONAI before 1.6.1 it was).
+    """
+    features = features.float()
+    return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-10)
+
+
+def build_perceptual_loss(weights: str) -> PerceptualLoss | None:
+    """The loss of the setting `perceptual.weights`; `none` is None, and said on standard error.
+
+    There are no random features to fall back on, as the bundle's default does: they train nothing.
+
+    Raises:
+        CheckpointError: a path that holds no usable ResNet-50.
+    """
+    if weights == "none":
+        print(
+            "WARNING: perceptual.weights = none: no perceptual loss, so this is not the bundle's recipe for the "
+            "autoencoder. Give --perceptual.weights a file of ResNet-50 weights.",
+            file=sys.stderr,
+        )
+        return None
+    return PerceptualLoss(ResNet50Features(Path(weights)))
