@@ -221,7 +221,7 @@ def test_equal_images_have_no_distance_and_no_nan(torchvision_resnet) -> None:
 
 
 def test_features_that_are_zero_give_a_finite_gradient() -> None:
-    """MONAI took the root of a sum that is 0 and added its epsilon after: the gradient of training was NaN (#8412)."""
+    """MONAI took the root of a sum that is 0 and added its epsilon after: the gradient of training was NaN."""
     images = torch.zeros(1, 4, 2, 2).requires_grad_()
     target = torch.zeros(1, 4, 2, 2)
     target[..., 0] = 1
