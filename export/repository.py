@@ -13,7 +13,8 @@ from export.configs import check_configs, check_image_size
 from export.graphs import GRAPHS, VAE_DECODER, Graph
 from export.parity import Parity, compare
 from export.to_onnx import OPSET, export_onnx
-from training.checkpoint import Snapshot, sha256
+from training.checkpoint import Snapshot
+from training.files import sha256
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1

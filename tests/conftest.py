@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def small_snapshot():
     return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=0.8)
 
 
+@pytest.fixture
+def tiny(small_snapshot):
+    """A configuration for training tests: tiny networks, six slices a volume, a few iterations."""
+    from training.config import AutoencoderTraining, DiffusionTraining, NoiseSchedule
+
+    config = small_snapshot.config
+    shared = {"epochs": 5, "volumes_per_batch": 2, "learning_rate": 1e-3, "checkpoint_every": 2}
+    return replace(
+        config,
+        data=replace(config.data, depth=6, workers=1),
+        discriminator=replace(config.discriminator, channels=4, num_layers=2),
+        noise_schedule=NoiseSchedule(),
+        autoencoder_training=AutoencoderTraining(slices_per_volume=1, **shared),
+        diffusion_training=DiffusionTraining(slices_per_volume=2, ema_decay=0.9, milestones=(), **shared),
+    )
+
+
 @pytest.fixture(scope="session")
 def small_repository(small_snapshot, tmp_path_factory) -> Path:
     """`small_snapshot`, exported."""
@@ -91,10 +109,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = (
         "test_server_launcher",
         "test_training",
+        "test_training_loop",
+        "test_training_processes",
         "test_export",
         "test_onnxruntime_backend",
         "test_serving_limits",
         "test_serving",
+        "test_training_verbs",
         "test_demo",
     )
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)

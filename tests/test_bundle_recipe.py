@@ -76,7 +76,13 @@ BUNDLE: dict[str, Any] = {
     "autoencoder_training.milestones": (),
     "autoencoder_training.kl_weight": 1e-6,
     "autoencoder_training.adversarial_weight": 0.5,
+    "perceptual.weight": 1.0,
     "autoencoder_training.precision": "fp32",
+    "autoencoder_training.ema_decay": 0.0,
+    "autoencoder_training.adversarial_start": 0,
+    "autoencoder_training.accumulate": 1,
+    "autoencoder_training.warmup": 0,
+    "autoencoder_training.max_grad_norm": 0.0,
     "diffusion_training.epochs": 1000,
     "diffusion_training.volumes_per_batch": 2,
     "diffusion_training.slices_per_volume": 50,
@@ -85,6 +91,9 @@ BUNDLE: dict[str, Any] = {
     "diffusion_training.gamma": 0.1,
     "diffusion_training.ema_decay": 0.0,
     "diffusion_training.precision": "fp32",
+    "diffusion_training.accumulate": 1,
+    "diffusion_training.warmup": 0,
+    "diffusion_training.max_grad_norm": 0.0,
 }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import ROOT, run_python
 from export.parity import cpu_session
-from training.checkpoint import sha256
+from training.files import sha256
 
 REPOSITORY = ROOT / "model_repository"
 

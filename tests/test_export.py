@@ -13,7 +13,8 @@ from export import repository
 from export.configs import ConfigMismatch, check_configs
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
 from export.parity import ParityError, compare, cpu_session
-from training.checkpoint import CheckpointError, Snapshot, save_snapshot, sha256
+from training.checkpoint import CheckpointError, Snapshot, save_snapshot
+from training.files import sha256
 from training.networks import build_unet
 from training.sample import decode
 

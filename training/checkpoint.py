@@ -3,9 +3,7 @@
 Both are written under a temporary name and renamed when whole.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.config import Config, config_from_dict
+from training.files import sha256, whole_file, write_text
 
 FORMAT_VERSION = 1
 AUTOENCODER = "autoencoder.safetensors"
@@ -38,22 +37,6 @@ class Snapshot:
     unet: StateDict | None = None
     scale_factor: float | None = None
     history: dict[str, Any] = field(default_factory=dict)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
@@ -112,10 +95,8 @@ def load_snapshot(folder: Path) -> Snapshot:
 
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a resume state: nested dictionaries of tensors and plain values."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

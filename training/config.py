@@ -1,8 +1,8 @@
 """The configuration of a training run: frozen dataclasses filled from TOML, every field open to the command line.
 
 Knows nothing of torch, so that `--help` is instant. The defaults are those of the MONAI bundle
-`brats_mri_axial_slices_generative_diffusion` without its perceptual loss; `configs/brats.toml` spells them out,
-`configs/demo.toml` shrinks them.
+`brats_mri_axial_slices_generative_diffusion`, but that its perceptual loss needs weights of your own;
+`configs/brats.toml` spells them out, `configs/demo.toml` shrinks them.
 """
 
 import argparse
@@ -92,59 +92,87 @@ class NoiseSchedule:
     """Last beta."""
 
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class AutoencoderTraining:
-    """Stage 1: VAE-GAN."""
+class Stage:
+    """What both stages share: how long, in what portions, at what rate, and when to look."""
 
-    epochs: int = 1500
+    epochs: int = 1000
     """Passes over the training volumes."""
     volumes_per_batch: int = 1
     """Volumes drawn for one batch."""
-    slices_per_volume: int = 26
+    slices_per_volume: int = 1
     """Random slices of each drawn volume; the batch is volumes x slices."""
+    accumulate: int = 1
+    """Batches, in each process, whose mean gradient makes one update."""
     learning_rate: float = 5e-5
-    """Adam, autoencoder and discriminator."""
+    """Adam's."""
+    warmup: int = 0
+    """Iterations over which the learning rate rises to its value; 0 = off."""
     milestones: tuple[int, ...] = ()
     """Epochs at which the learning rate is multiplied by gamma."""
     gamma: float = 0.1
     """Factor of the learning rate at each milestone."""
-    kl_weight: float = 1e-6
-    """Weight of the KL term; 0 = off."""
-    adversarial_weight: float = 0.5
-    """Weight of the least-squares adversarial term; 0 = off."""
+    max_grad_norm: float = 0.0
+    """A gradient with a larger 2-norm is scaled down to it; 0 = off."""
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     precision: Precision = "fp32"
-    """bf16 = autocast; the losses stay fp32."""
+    """bf16, fp16 = autocast, fp16 with loss scaling; losses and weights stay fp32."""
+    channels_last: bool = True
+    """Memory layout of weights and activations: up to twice as fast in convolutions, on CPU and GPU."""
+    compile: bool = False
+    """torch.compile: minutes at the start for faster iterations; pays on GPUs."""
+    validate_every: int = 0
+    """Epochs between two validations, which also choose the best snapshot; 0 = never."""
+    validation_volumes: int = 16
+    """Validation volumes looked at, four slices of each."""
+    patience: int = 0
+    """Validations without a better result before the run stops; 0 = it never stops early."""
     checkpoint_every: int = 500
     """Iterations between two resume states; sample pictures are written then too."""
 
 
 @dataclass(frozen=True)
-class DiffusionTraining:
+class AutoencoderTraining(Stage):
+    """Stage 1: VAE-GAN."""
+
+    epochs: int = 1500
+    """Passes over the training volumes."""
+    slices_per_volume: int = 26
+    """Random slices of each drawn volume; the batch is volumes x slices."""
+    kl_weight: float = 1e-6
+    """Weight of the KL term; 0 = off."""
+    adversarial_weight: float = 0.5
+    """Weight of the least-squares adversarial term; 0 = off."""
+    adversarial_start: int = 0
+    """Iterations before the discriminator and the adversarial term begin."""
+
+
+@dataclass(frozen=True)
+class DiffusionTraining(Stage):
     """Stage 2: noise prediction on latents."""
 
-    epochs: int = 1000
-    """Passes over the training volumes."""
     volumes_per_batch: int = 2
     """Volumes drawn for one batch."""
     slices_per_volume: int = 50
     """Random slices of each drawn volume; the batch is volumes x slices."""
-    learning_rate: float = 5e-5
-    """Adam."""
     milestones: tuple[int, ...] = (1000,)
     """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 lies at its end and does nothing."""
-    gamma: float = 0.1
-    """Factor of the learning rate at each milestone."""
-    ema_decay: float = 0.0
-    """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     scale_factor_batches: int = 8
     """Batches over which the latent scale factor 1/std(z) is measured."""
-    precision: Precision = "fp32"
-    """bf16 = autocast; the loss stays fp32."""
-    checkpoint_every: int = 500
-    """Iterations between two resume states; sample pictures are written then too."""
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """Perceptual term of stage 1 on the features of a ResNet-50."""
+
+    weights: str = "none"
+    """Path of ResNet-50 weights, ImageNet's or RadImageNet's; none = the term is off."""
+    weight: float = 1.0
+    """Weight of the term."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +186,7 @@ class Config:
     discriminator: Discriminator = field(default_factory=Discriminator)
     unet: UNet = field(default_factory=UNet)
     noise_schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    perceptual: Perceptual = field(default_factory=Perceptual)
     autoencoder_training: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     diffusion_training: DiffusionTraining = field(default_factory=DiffusionTraining)
 
@@ -225,6 +254,6 @@ def exit_status(work: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last saved state", file=sys.stderr)
+        print("interrupted; a training run continues from its last saved state with the same command", file=sys.stderr)
         return 130
     return 0

@@ -4,15 +4,18 @@ Randomness is a function of (seed, stage, iteration), never of what ran before, 
 of an uninterrupted one.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.apps import DecathlonDataset
-from monai.data import list_data_collate
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -20,16 +23,17 @@ from monai.transforms import (
     EnsureChannelFirstd,
     EnsureTyped,
     Lambdad,
-    LoadImaged,
+    LoadImage,
     Orientationd,
     RandFlipd,
     RandSpatialCropSamplesd,
     ScaleIntensityRangePercentilesd,
     SqueezeDimd,
 )
+from tqdm import tqdm
 
-from training.checkpoint import sha256
 from training.config import Data
+from training.files import sha256
 
 TASK = "Task01_BrainTumour"
 Section = Literal["training", "validation"]
@@ -42,9 +46,9 @@ class DataError(ValueError):
 def volume_transforms(config: Data) -> list[Any]:
     """Steps 1-8: file to one modality [1, size, size, depth] in RAS, scaled by its own min and max to [0, 1]."""
     return [
-        LoadImaged(keys="image"),
+        Lambdad(keys="image", func=load_image),
         EnsureChannelFirstd(keys="image"),
-        Lambdad(keys="image", func=lambda image: image[config.channel]),
+        Lambdad(keys="image", func=lambda image: sound_channel(image, config.channel)),
         EnsureChannelFirstd(keys="image", channel_dim="no_channel"),
         EnsureTyped(keys="image"),
         Orientationd(keys="image", axcodes="RAS", labels=None),
@@ -85,20 +89,97 @@ def open_volumes(
     """The volumes below `root`/Task01_BrainTumour, split 80/20 by MONAI's seed-0 shuffle.
 
     Raises:
-        DataError: the folder or its dataset.json is missing.
+        DataError: the folder or its dataset.json is missing; a volume that is listed is missing, has another shape or,
+            where it is cached, holds NaN or nothing.
     """
-    _index(root)
-    return DecathlonDataset(
-        root_dir=root,
-        task=TASK,
-        section=section,
-        transform=transform,
-        download=False,
-        seed=0,
-        val_frac=0.2,
-        cache_rate=config.cache_rate if cache else 0.0,
-        num_workers=config.workers,
-    )
+    check_files(root, config)
+    try:
+        return DecathlonDataset(
+            root_dir=root,
+            task=TASK,
+            section=section,
+            transform=transform,
+            download=False,
+            seed=0,
+            val_frac=0.2,
+            cache_rate=config.cache_rate if cache else 0.0,
+            num_workers=config.workers,
+        )
+    except KeyError as error:
+        raise DataError(f"{_index(root)}: {error.args[0]}") from None
+    except RuntimeError as error:
+        raise _reason(error) from None
+
+
+def check_files(root: Path, config: Data) -> None:
+    """Read the header of every listed volume.
+
+    Raises:
+        DataError: one is missing, is no NIfTI file, or has too few channels or too small a grid; all are named.
+    """
+    wrong = []
+    folder = _index(root).parent
+    for entry in json.loads(_index(root).read_text())["training"]:
+        path = folder / entry["image"]
+        try:
+            shape = nib.load(path).shape
+        except FileNotFoundError:
+            wrong.append(f"{path} does not exist")
+            continue
+        except nib.filebasedimages.ImageFileError as error:
+            wrong.append(f"{path}: {error}")
+            continue
+        least = (config.size, config.size, config.depth, config.channel + 1)
+        if len(shape) != 4 or any(have < want for have, want in zip(shape, least, strict=True)):
+            wrong.append(f"{path} has shape {shape}, at least {least} is needed (x, y, z, channels)")
+    if wrong:
+        shown = "\n  ".join(wrong[:10])
+        raise DataError(f"{len(wrong)} volumes cannot be used:\n  {shown}" + "\n  ..." * (len(wrong) > 10))
+
+
+def check_voxels(root: Path, section: Section, config: Data) -> None:
+    """Load every volume of a section that is not going to be cached, and so would be looked at late in training.
+
+    Raises:
+        DataError: one holds NaN or nothing; it is named.
+    """
+    volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
+    try:
+        with ThreadPoolExecutor(config.workers) as pool:
+            for _ in tqdm(pool.map(volumes.__getitem__, range(len(volumes))), "checking", len(volumes), unit="volume"):
+                pass
+    except RuntimeError as error:
+        raise _reason(error) from None
+
+
+def load_image(path: str) -> MetaTensor:
+    """MONAI's LoadImage; DataError names the file where it fails."""
+    try:
+        return LoadImage()(path)
+    except Exception as error:  # a damaged file can upset the reader in any way
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def sound_channel(image: MetaTensor, channel: int) -> MetaTensor:
+    """One channel of a volume [C, x, y, z].
+
+    Raises:
+        DataError: it holds NaN or infinity, or the same value everywhere.
+    """
+    modality = image[channel]
+    if not torch.isfinite(modality).all():
+        raise DataError(f"{image.meta['filename_or_obj']}: channel {channel} holds NaN or infinity")
+    if modality.min() == modality.max():
+        raise DataError(f"{image.meta['filename_or_obj']}: channel {channel} is empty, {modality.max()} everywhere")
+    return modality
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The DataError behind what MONAI makes of an exception in a transform; without one, the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, DataError):
+        cause = cause.__cause__
+    return cause or error
 
 
 def describe_data(root: Path) -> dict[str, Any]:
@@ -128,22 +209,38 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def draw_volumes(count: int, volumes_per_batch: int, seed: int, iteration: int) -> np.ndarray:
-    """Indices of the volumes of one batch; an epoch is one permutation of all `count` volumes.
+def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> np.ndarray:
+    """Indices of the volumes of one update; an epoch is one permutation of all `count` volumes.
 
-    A last, smaller batch is dropped, but for a data set smaller than a batch.
+    A last, smaller batch is dropped; a data set smaller than a batch is gone through several times.
     """
-    steps = max(1, count // volumes_per_batch)
-    epoch, step = divmod(iteration, steps)
+    epoch, step = divmod(iteration, max(1, count // volumes))
     order = np.random.default_rng(derived_seed(seed, epoch)).permutation(count)
-    return order[step * volumes_per_batch : (step + 1) * volumes_per_batch]
+    return order[(step * volumes + np.arange(volumes)) % count]
 
 
-def slice_batches(dataset: DecathlonDataset, volumes_per_batch: int, seed: int, start: int) -> Iterator[torch.Tensor]:
-    """Batches [volumes * slices, 1, size, size] for the iterations `start`, `start` + 1, ..., without end."""
-    iteration = start
-    while True:
-        dataset.transform.set_random_state(derived_seed(seed, iteration, 1))
-        volumes = [dataset[int(i)] for i in draw_volumes(len(dataset), volumes_per_batch, seed, iteration)]
-        yield list_data_collate(volumes)["image"].as_tensor().float()
-        iteration += 1
+def slice_batches(
+    dataset: DecathlonDataset, volumes_per_batch: int, seed: int, start: int, parts: range, all_parts: int
+) -> Iterator[dict[int, torch.Tensor]]:
+    """For the iterations `start`, `start` + 1, ..., without end: the batch of each of `parts`, out of `all_parts`.
+
+    A part is [volumes * slices, 1, size, size] and the same whichever process draws it.
+    """
+    for iteration in itertools.count(start):
+        drawn = draw_volumes(len(dataset), volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)
+        batch = {}
+        for part in parts:
+            dataset.transform.set_random_state(derived_seed(seed, iteration, 1, part))
+            batch[part] = list_data_collate([dataset[int(i)] for i in drawn[part]])["image"].as_tensor().float()
+        yield batch
+
+
+def fixed_slices(dataset: DecathlonDataset, volumes: int, per_volume: int) -> torch.Tensor:
+    """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W]."""
+    slices = []
+    for index in range(min(volumes, len(dataset))):
+        volume = dataset[index]["image"].as_tensor().float()
+        # Away from the ends, where there is little brain.
+        depths = ((torch.arange(per_volume) + 0.5) / per_volume * volume.shape[-1]).long()
+        slices.append(volume[..., depths].permute(3, 0, 1, 2))
+    return torch.cat(slices)

@@ -3,7 +3,6 @@
 Stage 2 augments nothing, so encoding a slice anew in each epoch would only repeat the work.
 """
 
-import os
 from pathlib import Path
 
 import torch
@@ -17,6 +16,8 @@ from tqdm import tqdm
 from training.checkpoint import CheckpointError
 from training.config import Data
 from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, open_volumes
+from training.files import whole_file
+from training.processes import Processes
 
 
 @torch.no_grad()
@@ -35,16 +36,17 @@ def encode_volumes(
 
 
 def cached_latents(
-    autoencoder: AutoencoderKL, root: Path, config: Data, device: torch.device, path: Path, key: str
+    autoencoder: AutoencoderKL, root: Path, config: Data, processes: Processes, path: Path, key: str
 ) -> dict[str, Tensor]:
-    """`encode_volumes` of the training section through the file `path`.
+    """`encode_volumes` of the training section through the file `path`, which the first process writes.
 
     `key` names the autoencoder's weights and the data; a file made with others is refused with CheckpointError.
     """
-    if not path.is_file():
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(encode_volumes(autoencoder, root, "training", config, device), temporary, metadata={"key": key})
-        os.replace(temporary, path)
+    if processes.first and not path.is_file():
+        encoded = encode_volumes(autoencoder, root, "training", config, processes.device)
+        with whole_file(path) as temporary:
+            save_file(encoded, temporary, metadata={"key": key})
+    processes.agree(0)  # the others wait
     with safe_open(path, "pt") as file:
         if file.metadata()["key"] != key:
             raise CheckpointError(f"{path} was encoded by another autoencoder or from other data: give a new --out")
@@ -52,13 +54,23 @@ def cached_latents(
 
 
 def draw_latents(
-    latents: dict[str, Tensor], volumes_per_batch: int, slices_per_volume: int, seed: int, iteration: int
+    latents: dict[str, Tensor],
+    volumes_per_batch: int,
+    slices_per_volume: int,
+    seed: int,
+    iteration: int,
+    part: int = 0,
+    all_parts: int = 1,
 ) -> Tensor:
-    """One batch of unscaled latents z = mu + sigma * eps, [volumes * slices, 1, 64, 64]; slices with replacement."""
+    """One part of an iteration's unscaled latents z = mu + sigma * eps, [volumes * slices, 1, 64, 64].
+
+    Slices are drawn with replacement; the result is the same whichever process draws it.
+    """
     count, depth = latents["mu"].shape[:2]
-    volumes = torch.from_numpy(draw_volumes(count, volumes_per_batch, seed, iteration))
-    generator = torch.Generator().manual_seed(derived_seed(seed, iteration, 3))
-    slices = torch.randint(depth, (len(volumes), slices_per_volume), generator=generator)
+    drawn = draw_volumes(count, volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)[part]
+    generator = torch.Generator().manual_seed(derived_seed(seed, iteration, 3, part))
+    slices = torch.randint(depth, (len(drawn), slices_per_volume), generator=generator)
+    volumes = torch.from_numpy(drawn)
     mu, sigma = (latents[name][volumes[:, None], slices].flatten(0, 1)[:, None] for name in ("mu", "sigma"))
     return mu + sigma * torch.randn(mu.shape, generator=generator)
 
@@ -68,7 +80,7 @@ def measure_scale_factor(
 ) -> float:
     """1 / std(z) over several batches, so that the UNet sees unit variance (Rombach et al. 2022, app. G).
 
-    The bundle takes one batch of one volume pair and forgets the number after training.
+    The bundle takes one batch of one volume pair, another in each process, and forgets the number after training.
     """
     drawn = [draw_latents(latents, volumes_per_batch, slices_per_volume, seed, i) for i in range(batches)]
     return 1.0 / torch.cat(drawn).double().std().item()

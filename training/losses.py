@@ -3,10 +3,12 @@
 import torch
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
+from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.config import AutoencoderTraining
+from training.config import Config, NoiseSchedule
+from training.perceptual import PerceptualLoss
 
 # Least-squares GAN (Mao et al. 2017), as the bundle's code; its documentation says binary cross-entropy.
 adversarial = PatchAdversarialLoss(criterion="least_squares")
@@ -23,18 +25,23 @@ def kl_divergence(mu: Tensor, sigma: Tensor) -> Tensor:
 
 def generator_step(
     autoencoder: AutoencoderKL,
-    discriminator: PatchDiscriminator,
+    discriminator: PatchDiscriminator | None,
+    perceptual: PerceptualLoss | None,
     images: Tensor,
-    weights: AutoencoderTraining,
+    config: Config,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses of the autoencoder on a batch of images [B, 1, H, W] in [0, 1].
+    """Losses of the autoencoder on a batch of images [B, 1, H, W] in [0, 1]; None leaves a term out.
 
     Returns the unweighted terms with their weighted sum under `loss`, and the reconstruction [B, 1, H, W].
     """
+    weights = config.autoencoder_training
     reconstruction, mu, sigma = (output.float() for output in autoencoder(images))
     losses = {"l1": F.l1_loss(reconstruction, images), "kl": kl_divergence(mu, sigma)}
     total = losses["l1"] + weights.kl_weight * losses["kl"]
-    if weights.adversarial_weight > 0:
+    if perceptual is not None:
+        losses["perceptual"] = perceptual(reconstruction, images).float()
+        total = total + config.perceptual.weight * losses["perceptual"]
+    if discriminator is not None:
         logits = discriminator(reconstruction)[-1].float()
         losses["adversarial"] = adversarial(logits, target_is_real=True, for_discriminator=False)
         total = total + weights.adversarial_weight * losses["adversarial"]
@@ -42,14 +49,24 @@ def generator_step(
 
 
 def discriminator_step(
-    discriminator: PatchDiscriminator, images: Tensor, reconstruction: Tensor, weights: AutoencoderTraining
+    discriminator: PatchDiscriminator, images: Tensor, reconstruction: Tensor, config: Config
 ) -> Tensor:
     """Loss of the discriminator on real and reconstructed images [B, 1, H, W]; a scalar."""
     fake = discriminator(reconstruction.detach())[-1].float()
     real = discriminator(images)[-1].float()
     loss_fake = adversarial(fake, target_is_real=False, for_discriminator=True)
     loss_real = adversarial(real, target_is_real=True, for_discriminator=True)
-    return weights.adversarial_weight * 0.5 * (loss_fake + loss_real)
+    return config.autoencoder_training.adversarial_weight * 0.5 * (loss_fake + loss_real)
+
+
+def alpha_bars_of(schedule: NoiseSchedule) -> Tensor:
+    """Products of 1 - beta up to each timestep, float32 [T] (Ho et al. 2020, section 2), from MONAI's scheduler."""
+    return DDPMScheduler(
+        num_train_timesteps=schedule.num_train_timesteps,
+        schedule="scaled_linear_beta",
+        beta_start=schedule.beta_start,
+        beta_end=schedule.beta_end,
+    ).alphas_cumprod
 
 
 def diffusion_step(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor) -> Tensor:
@@ -59,7 +76,13 @@ def diffusion_step(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor
     Returns the mean squared error of each row, [B].
     """
     timesteps = torch.randint(len(alpha_bars), (len(latents),), device=latents.device)
-    noise = torch.randn_like(latents)
+    return noise_error(unet, latents, timesteps, torch.randn_like(latents), alpha_bars)
+
+
+def noise_error(
+    unet: DiffusionModelUNet, latents: Tensor, timesteps: Tensor, noise: Tensor, alpha_bars: Tensor
+) -> Tensor:
+    """|noise - eps_theta(x_t, t)|^2 of each row, [B], for latents and noise [B, 1, 64, 64] and timesteps int [B]."""
     alpha_bar = alpha_bars[timesteps].view(-1, 1, 1, 1)
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
     prediction = unet(noisy, timesteps).float()

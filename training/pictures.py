@@ -1,10 +1,14 @@
 """Arrays to pictures for people: axial slices as a radiologist sees them, side by side."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from training.files import whole_file
+
+# What errors are multiplied by in pictures: they are a few percent of the range, and black on black shows nothing.
+ERROR_GAIN = 5.0
 
 
 def to_display(image: np.ndarray) -> np.ndarray:
@@ -19,7 +23,5 @@ def grid(rows: list[np.ndarray]) -> np.ndarray:
 
 def save_picture(pixels: np.ndarray, path: Path) -> None:
     """Write uint8 [H, W] as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""The run folder of one stage: resume state, TensorBoard events, pictures, snapshot. Knows nothing of losses."""
+"""The run folder of one stage: resume state, TensorBoard events, pictures, snapshots. Knows no network."""
 
 import importlib.metadata
 import json
@@ -6,42 +6,56 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import CheckpointError, load_state, save_state, write_text
-from training.config import AutoencoderTraining, Config, DiffusionTraining, config_from_dict
+from training.checkpoint import CheckpointError, Snapshot, load_state, save_snapshot, save_state
+from training.config import Config, config_from_dict
+from training.files import whole_file, write_text
 from training.pictures import grid, save_picture
+from training.processes import Processes
 
-Stage = AutoencoderTraining | DiffusionTraining
+# Settings that may change between two starts of a run: they change how long and how often, not what is computed.
+# `accumulate` is among them because what counts is the number of parts in all processes.
+FREE = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
+FREE += ("validate_every", "validation_volumes", "patience")
 
 
 class Run:
-    """A folder that the same command continues after an interruption.
+    """A folder that the same command continues after an interruption; only the first process writes it.
 
-    smooth: exponential averages of the logged losses, part of the resume state.
+    smooth: exponential averages of the logged losses. best: the best validation score so far, lower is better, and the
+    number of validations since. Both are part of the resume state.
     """
 
-    def __init__(self, folder: Path, stage: str, config: Config, data: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, stage: str, config: Config, data: dict[str, Any], parts: int, processes: Processes
+    ) -> None:
         """Open or begin the run of `stage` with `config` on `data` (a record of `training.data.describe_data`).
 
+        parts: of an update's global batch, see `training.processes`.
+
         Raises:
-            CheckpointError: `folder` holds a run of another stage, of other data, or of a configuration that differs
-                in more than the length of the run and the way the data are cached.
+            CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or of a
+                configuration that differs in more than the length of the run and the way the data are cached.
         """
         self.folder = folder
         self.snapshot_folder = folder / "snapshot"
-        self._identity = {"stage": stage, "data": data, "config": asdict(config)}
+        self._processes = processes
+        self._identity = {"stage": stage, "data": data, "parts": parts, "config": asdict(config)}
         self.state = load_state(folder / "state.pt")
         if self.state:
             self._check_identity()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
+        processes.agree(0)  # nobody writes before everybody has read
+        self._writer = None
         self.iteration: int = self.state["iteration"] if self.state else 0
         self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
-        # Events after the resume point belong to work that is about to be done again.
-        self.writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration)
+        self.best: dict[str, float] = self.state["best"] if self.state else {"score": float("inf"), "since": 0}
+        if processes.first:
+            write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
+            # Events after the resume point belong to work that is about to be done again.
+            self._writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration)
 
     def _check_identity(self) -> None:
         path = self.folder / "run.json"
@@ -49,14 +63,16 @@ class Run:
         # Through the dataclasses, so that a field which is younger than the run gets its default.
         theirs["config"] = asdict(config_from_dict(theirs["config"], str(path)))
         mine = json.loads(json.dumps(self._identity))
-        for part in ("stage", "data", "config"):
+        for part in ("stage", "data", "parts", "config"):
             if _fixed(json.loads(json.dumps(theirs[part]))) != _fixed(mine[part]):
                 raise CheckpointError(f"{path} belongs to a run with another {part}: give a new --out")
 
     def save(self, iteration: int, **objects: Any) -> None:
-        """Write the resume state: `iteration`, the smoothed losses and the state_dict of each object."""
-        states = {name: thing.state_dict() for name, thing in objects.items()}
-        save_state({"iteration": iteration, "smooth": self.smooth, **states}, self.folder / "state.pt")
+        """Write the resume state: `iteration`, what this class keeps and the state_dict of each object."""
+        if self._processes.first:
+            states = {name: thing.state_dict() for name, thing in objects.items()}
+            own = {"iteration": iteration, "smooth": self.smooth, "best": self.best}
+            save_state({**own, **states}, self.folder / "state.pt")
 
     def restore(self, **objects: Any) -> None:
         """Load what `save` wrote, where there is something."""
@@ -65,43 +81,62 @@ class Run:
                 thing.load_state_dict(self.state[name])
         self.state = None
 
-    def log(self, iteration: int, values: dict[str, float]) -> None:
-        """The losses of one iteration, to TensorBoard and into `smooth`.
+    def not_finite(self, iteration: int, batch: dict[int, torch.Tensor], error: FloatingPointError) -> Exception:
+        """The error to raise for a number that is not finite; the batch is saved, the resume state stays."""
+        path = self.folder / f"not_finite_rank{self._processes.rank}.safetensors"
+        with whole_file(path) as temporary:
+            tensors = {f"part{part}": tensor.detach().cpu().contiguous() for part, tensor in batch.items()}
+            save_file(tensors, temporary, {"iteration": str(iteration)})
+        return FloatingPointError(
+            f"{error} at iteration {iteration}, with the batch in {path}. Set a lower learning_rate, max_grad_norm or "
+            "fp32, and give a new --out"
+        )
 
-        Raises:
-            FloatingPointError: one is not finite; the resume state is that of before.
-        """
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at iteration {iteration}: lower the learning rate and give a new --out"
-                )
-            self.writer.add_scalar(name, value, iteration)
+    def log(self, iteration: int, losses: dict[str, float], others: dict[str, float]) -> None:
+        """One iteration's numbers to TensorBoard; the losses, averaged over the processes, also into `smooth`."""
+        losses = self._processes.mean(losses)
+        for name, value in losses.items():
             self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
+        if self._writer:
+            for name, value in {**losses, **others}.items():
+                self._writer.add_scalar(name, value, iteration)
+
+    def validated(self, iteration: int, values: dict[str, float], score: float) -> bool:
+        """Note a validation of the first process; returns whether its score, lower is better, is the best so far."""
+        for name, value in values.items():
+            if self._writer:
+                self._writer.add_scalar(f"validation/{name}", value, iteration)
+        score = self._processes.agree(score)
+        better = score < self.best["score"]
+        self.best = {"score": score, "since": 0} if better else {**self.best, "since": self.best["since"] + 1}
+        return better
+
+    def without_progress(self, patience: int) -> bool:
+        """Whether the last `patience` validations, if any are asked for, brought nothing better."""
+        return 0 < patience <= self.best["since"]
 
     def record(self, iterations: int) -> dict[str, Any]:
         """How the weights of this stage were made, for the snapshot."""
         versions = {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")}
-        data = self._identity["data"]
-        return {"data": data, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
+        data, parts = self._identity["data"], self._identity["parts"]
+        record = {"data": data, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
+        return record if parts == 1 else {**record, "parts": parts}
+
+    def save_snapshot(self, snapshot: Snapshot, best: bool = False) -> None:
+        """Write the last snapshot, or the best."""
+        if self._processes.first:
+            save_snapshot(snapshot, self.folder / "best" if best else self.snapshot_folder)
 
     def picture(self, iteration: int, name: str, rows: list[torch.Tensor]) -> None:
         """Rows of slices, each [n, 1, H, W], to TensorBoard and to `pictures/`."""
-        pixels = grid([row[:, 0].float().cpu().numpy() for row in rows])
-        self.writer.add_image(name, pixels, iteration, dataformats="HW")
-        save_picture(pixels, self.folder / "pictures" / f"{name}_{iteration:07d}.png")
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Stage, epoch: int) -> None:
-    """MultiStepLR of the stage's settings as a function of the epoch alone, so there is no state to resume."""
-    reached = sum(epoch >= milestone for milestone in settings.milestones)
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * settings.gamma**reached
+        if self._writer:
+            pixels = grid([row[:, 0].float().cpu().numpy() for row in rows])
+            self._writer.add_image(name, pixels, iteration, dataformats="HW")
+            save_picture(pixels, self.folder / "pictures" / f"{name}_{iteration:07d}.png")
 
 
 def _fixed(value: Any) -> Any:
     """`value` without the settings that may change between two starts of a run."""
-    free = ("epochs", "checkpoint_every", "workers", "cache_rate")
     if isinstance(value, dict):
-        return {name: _fixed(item) for name, item in value.items() if name not in free}
+        return {name: _fixed(item) for name, item in value.items() if name not in FREE}
     return value

@@ -82,8 +82,8 @@ def ddim_scheduler(schedule: NoiseSchedule, steps: int) -> DDIMScheduler:
 
 def ddim_trajectory(
     unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
-) -> Iterator[Tensor]:
-    """DDIM (Song et al. 2021, eq. 12) from noise [B, 1, 64, 64]: the latents after each step, of the same shape.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """DDIM (Song et al. 2021, eq. 12) from noise [B, 1, 64, 64]: the latents after each step, and its estimate of x0.
 
     First order; deterministic for eta 0, and with eta > 0 noisy from torch's global generator, unlike the server.
     """
@@ -94,15 +94,15 @@ def ddim_trajectory(
     for timestep in scheduler.timesteps:
         timesteps = timestep.expand(len(latents)).to(latents.device)
         with torch.no_grad():  # not around the yield: the caller's code is none of ours
-            latents, _ = scheduler.step(unet(latents, timesteps).float(), int(timestep), latents, eta=eta)
-        yield latents
+            latents, estimate = scheduler.step(unet(latents, timesteps).float(), int(timestep), latents, eta=eta)
+        yield latents, estimate
 
 
 def sample_latents(
     unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
 ) -> Tensor:
     """The last latents of `ddim_trajectory`: noise [B, 1, 64, 64] to scaled latents of the same shape."""
-    return deque(ddim_trajectory(unet, schedule, noise, steps, eta), maxlen=1).pop()
+    return deque(ddim_trajectory(unet, schedule, noise, steps, eta), maxlen=1).pop()[0]
 
 
 def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, size: int = 240) -> Tensor:
@@ -140,7 +140,7 @@ def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -
     with tqdm(total=len(seeds) * steps, desc="sampling", unit="step") as bar:
         for first in range(0, len(seeds), batch):
             noise = torch.from_numpy(np.stack([start_noise(seed) for seed in seeds[first : first + batch]]))
-            for z in ddim_trajectory(unet, snapshot.config.noise_schedule, noise.to(device), steps):
+            for z, _ in ddim_trajectory(unet, snapshot.config.noise_schedule, noise.to(device), steps):
                 bar.update(len(z))
             latents.append(z.cpu().numpy())
             decoded = decode(autoencoder, z, snapshot.scale_factor, snapshot.config.data.size)

@@ -2,7 +2,8 @@
 
     python -m training.train_autoencoder --config demo --data DIR --out RUN
 
-Run the same command again to continue after an interruption.
+Run the same command again to continue after an interruption. For several GPUs put `torchrun --nproc-per-node N -m` in
+the place of `python -m`. OUT/snapshot is the last state; OUT/best, where there is validation, that of the best PSNR.
 """
 
 import sys
@@ -26,86 +27,104 @@ class Arguments:
     data: Path = tyro.MISSING
     """Folder that holds Task01_BrainTumour."""
     out: Path = tyro.MISSING
-    """Run folder: resume state, events, pictures; the snapshot goes to OUT/snapshot."""
+    """Run folder: resume state, events, pictures, snapshots."""
+    dry_run: bool = False
+    """Print the settings, sizes, memory, steps and files, and stop."""
 
 
 def train(config: Config, data: Path, out: Path) -> Path:
     """Train to the configured number of epochs, from the start or from where `out` stands; returns the snapshot folder.
 
     Raises:
-        DataError, CheckpointError: unusable data, or a run folder of another configuration.
-        FloatingPointError: a loss is not finite.
+        DataError, CheckpointError: unusable data, weights, or a run folder of another configuration.
+        FloatingPointError: a loss or gradient is not finite.
     """
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import Snapshot, save_snapshot
-    from training.data import autoencoder_transforms, derived_seed, describe_data, open_volumes, slice_batches
-    from training.losses import discriminator_step, generator_step
+    from training.checkpoint import Snapshot
+    from training.data import autoencoder_transforms, check_voxels, describe_data, open_volumes, slice_batches
+    from training.files import sha256
     from training.networks import build_autoencoder, build_discriminator
-    from training.run import Run, set_learning_rate
+    from training.perceptual import build_perceptual_loss
+    from training.pictures import ERROR_GAIN
+    from training.processes import joined
+    from training.run import Run
+    from training.update import Trained, learning_rate, update_autoencoder
+    from training.validation import validate_autoencoder, validation_slices
 
-    # Networks, optimisers and the run they continue.
-    settings = config.autoencoder_training
-    run = Run(out, "autoencoder", config, describe_data(data))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Networks and the run they continue.
+    settings, processes = config.autoencoder_training, joined()
+    parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
+    run = Run(out, "autoencoder", config, describe_data(data), all_parts, processes)
     torch.manual_seed(config.seed)
-    layout = torch.channels_last  # up to twice as fast in convolutions, on CPU and GPU
-    autoencoder = build_autoencoder(config.autoencoder).to(device, memory_format=layout)
-    discriminator = build_discriminator(config.discriminator).to(device, memory_format=layout)
-    optimizer_g = torch.optim.Adam(autoencoder.parameters(), lr=settings.learning_rate)
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=settings.learning_rate)
-    parts = {"autoencoder": autoencoder, "discriminator": discriminator, "g": optimizer_g, "d": optimizer_d}
-    run.restore(**parts)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
+    discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
+    run.restore(autoencoder=autoencoder, discriminator=discriminator)
+    perceptual = build_perceptual_loss(config.perceptual.weights)
+    perceptual_sha256 = None
+    if perceptual is not None:
+        perceptual.to(processes.device)
+        # Who may use what was trained with these weights is for their licence to say: record which they were.
+        perceptual_sha256 = sha256(Path(config.perceptual.weights))
 
     # Data.
-    volumes = open_volumes(
-        data, "training", autoencoder_transforms(config.data, settings.slices_per_volume), config.data
-    )
-    batches = slice_batches(volumes, settings.volumes_per_batch, config.seed, run.iteration)
-    steps_per_epoch = max(1, len(volumes) // settings.volumes_per_batch)
+    if processes.first and run.iteration == 0 and config.data.cache_rate < 1:
+        check_voxels(data, "training", config.data)
+    transforms = autoencoder_transforms(config.data, settings.slices_per_volume)
+    volumes = open_volumes(data, "training", transforms, config.data)
+    held_out = validation_slices(data, config, settings) if settings.validate_every and processes.first else None
+    batches = slice_batches(volumes, settings.volumes_per_batch, config.seed, run.iteration, parts, all_parts)
+    steps_per_epoch = max(1, len(volumes) // (settings.volumes_per_batch * all_parts))
     total = settings.epochs * steps_per_epoch
 
+    def snapshot() -> Snapshot:
+        record = {**run.record(done), "perceptual_sha256": perceptual_sha256}
+        return Snapshot(config, autoencoder.averaged.state_dict(), history={"autoencoder": record})
+
     # Main loop.
-    bar = tqdm(range(run.iteration, total), initial=run.iteration, total=total, desc="autoencoder", unit="it")
+    bar = tqdm(range(run.iteration, total), "autoencoder", total, initial=run.iteration, disable=not processes.first)
     for iteration in bar:
-        images = next(batches).to(device, memory_format=layout)
-        torch.manual_seed(derived_seed(config.seed, iteration, 2))
-        for optimizer in (optimizer_g, optimizer_d):
-            set_learning_rate(optimizer, settings, iteration // steps_per_epoch)
-
-        # Generator.
-        discriminator.requires_grad_(False)
-        optimizer_g.zero_grad(set_to_none=True)
-        with autocast:
-            losses, reconstruction = generator_step(autoencoder, discriminator, images, settings)
-        losses["loss"].backward()
-        optimizer_g.step()
-
-        # Discriminator.
-        if settings.adversarial_weight > 0:
-            discriminator.requires_grad_(True)
-            optimizer_d.zero_grad(set_to_none=True)
-            with autocast:
-                losses["discriminator"] = discriminator_step(discriminator, images, reconstruction, settings)
-            losses["discriminator"].backward()
-            optimizer_d.step()
-
-        # Report and save.
-        run.log(iteration, {name: loss.item() for name, loss in losses.items()})
+        batch = {part: images.to(processes.device) for part, images in next(batches).items()}
+        rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
+        autoencoder.begin(rate)
+        discriminator.begin(rate)
+        try:
+            losses, norms, reconstruction = update_autoencoder(
+                autoencoder, discriminator, perceptual, batch, iteration, config
+            )
+        except FloatingPointError as error:
+            raise run.not_finite(iteration, batch, error) from error
+        done = iteration + 1
+        run.log(iteration, losses, {"learning_rate": rate, **norms})
         bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
-        if (iteration + 1) % settings.checkpoint_every == 0 or iteration + 1 == total:
-            run.picture(iteration + 1, "reconstruction", [images[:6], reconstruction[:6].detach()])
-            history = {"autoencoder": run.record(iteration + 1)}
-            save_snapshot(Snapshot(config, autoencoder.state_dict(), history=history), run.snapshot_folder)
-            run.save(iteration + 1, **parts)
+
+        # Validate.
+        if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
+            values = validate_autoencoder(autoencoder.averaged, held_out) if held_out is not None else {}
+            if run.validated(done, values, score=-values.get("psnr", 0)):
+                run.save_snapshot(snapshot(), best=True)
+        over = done == total or run.without_progress(settings.patience)
+
+        # Save.
+        if done % settings.checkpoint_every == 0 or over:
+            images, reconstruction = batch[max(batch)][:6], reconstruction[:6]
+            errors = ERROR_GAIN * (images - reconstruction).abs()
+            run.picture(done, "reconstruction", [images, reconstruction, errors])
+            run.save_snapshot(snapshot())
+            run.save(done, autoencoder=autoencoder, discriminator=discriminator)
+        if over:
+            break
     return run.snapshot_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__))
+    if arguments.dry_run:
+        from training.plan import describe
+
+        return exit_status(lambda: describe(arguments.settings, "autoencoder", arguments.data, arguments.out))
     return exit_status(lambda: print(f"snapshot: {train(arguments.settings, arguments.data, arguments.out)}"))
 
 

@@ -2,7 +2,9 @@
 
     python -m training.train_diffusion --config demo --autoencoder RUN1/snapshot --data DIR --out RUN2
 
-Run the same command again to continue after an interruption. The autoencoder's own settings come from its snapshot.
+Run the same command again to continue after an interruption. The autoencoder's own settings come from its snapshot. For
+several GPUs put `torchrun --nproc-per-node N -m` in the place of `python -m`. OUT/snapshot is the last state; OUT/best,
+where there is validation, the one with the lowest error on volumes held out.
 """
 
 import sys
@@ -29,7 +31,9 @@ class Arguments:
     data: Path = tyro.MISSING
     """Folder that holds Task01_BrainTumour."""
     out: Path = tyro.MISSING
-    """Run folder: resume state, latents, events, pictures; the snapshot goes to OUT/snapshot."""
+    """Run folder: resume state, latents, events, pictures, snapshots."""
+    dry_run: bool = False
+    """Print the settings, sizes, memory, steps and files, and stop."""
 
 
 def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> Path:
@@ -37,89 +41,107 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     Raises:
         DataError, CheckpointError: unusable data or snapshot, or a run folder of another configuration.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or gradient is not finite.
     """
     import torch
-    from monai.networks.schedulers import DDPMScheduler
     from tqdm import tqdm
 
-    from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot, save_snapshot, sha256
-    from training.data import derived_seed, describe_data
+    from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
+    from training.data import describe_data
+    from training.files import sha256
     from training.latents import cached_latents, draw_latents, measure_scale_factor
-    from training.losses import diffusion_step
-    from training.networks import average_of, build_autoencoder, build_unet
-    from training.run import Run, set_learning_rate
-    from training.sample import decode, sample_latents
+    from training.losses import alpha_bars_of
+    from training.networks import build_autoencoder, build_unet
+    from training.processes import joined
+    from training.run import Run
+    from training.sample import decode
+    from training.update import Trained, learning_rate, update_unet
+    from training.validation import denoising_strips, encode_mean, validate_diffusion, validation_slices
 
     # The frozen autoencoder and the data as it sees them.
     stage1 = load_snapshot(autoencoder_snapshot)
-    config = replace(
-        config,
-        autoencoder=stage1.config.autoencoder,
-        discriminator=stage1.config.discriminator,
-        autoencoder_training=stage1.config.autoencoder_training,
-    )
-    settings = config.diffusion_training
-    batch = (settings.volumes_per_batch, settings.slices_per_volume)
+    config = with_autoencoder_of(stage1.config, config)
+    settings, processes = config.diffusion_training, joined()
+    parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     data_record = describe_data(data)
-    run = Run(out, "diffusion", config, data_record)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    autoencoder = build_autoencoder(config.autoencoder).to(device).eval().requires_grad_(False)
+    run = Run(out, "diffusion", config, data_record, all_parts, processes)
+    autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
     key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']}"
-    latents = cached_latents(autoencoder, data, config.data, device, out / "latents.safetensors", key)
-    scale_factor = measure_scale_factor(latents, *batch, config.seed, settings.scale_factor_batches)
-    print(f"scale factor: {scale_factor:.4f}")
+    latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
+    share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
+    scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
+    held_out = None
+    if settings.validate_every and processes.first:
+        held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
 
-    # Network, optimiser and the run they continue.
+    # The network and the run it continues.
     torch.manual_seed(config.seed)
-    unet = build_unet(config.unet).to(device, memory_format=torch.channels_last)
-    average = average_of(unet, settings.ema_decay)
-    optimizer = torch.optim.Adam(unet.parameters(), lr=settings.learning_rate)
-    parts = {"unet": unet, "average": average, "optimizer": optimizer}
-    run.restore(**parts)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    schedule = config.noise_schedule
-    alpha_bars = DDPMScheduler(
-        num_train_timesteps=schedule.num_train_timesteps,
-        schedule="scaled_linear_beta",
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-    ).alphas_cumprod.to(device)
-    steps_per_epoch = max(1, len(latents["mu"]) // settings.volumes_per_batch)
+    unet = Trained(build_unet(config.unet), settings, processes)
+    run.restore(unet=unet)
+    alpha_bars = alpha_bars_of(config.noise_schedule).to(processes.device)
+    steps_per_epoch = max(1, len(latents["mu"]) // (settings.volumes_per_batch * all_parts))
     total = settings.epochs * steps_per_epoch
 
-    # Main loop.
-    bar = tqdm(range(run.iteration, total), initial=run.iteration, total=total, desc="diffusion", unit="it")
-    for iteration in bar:
-        z = scale_factor * draw_latents(latents, *batch, config.seed, iteration).to(device)
-        torch.manual_seed(derived_seed(config.seed, iteration, 4))
-        set_learning_rate(optimizer, settings, iteration // steps_per_epoch)
-        optimizer.zero_grad(set_to_none=True)
-        with autocast:
-            loss = diffusion_step(unet, z, alpha_bars).mean()
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(unet)
+    def snapshot() -> Snapshot:
+        history = {**stage1.history, "diffusion": run.record(done)}
+        return Snapshot(config, stage1.autoencoder, unet.averaged.state_dict(), scale_factor, history)
 
-        # Report and save.
-        run.log(iteration, {"diffusion_loss": loss.item()})
-        bar.set_postfix({"loss": f"{run.smooth['diffusion_loss']:.4g}"}, refresh=False)
-        if (iteration + 1) % settings.checkpoint_every == 0 or iteration + 1 == total:
-            noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed)).to(device)
-            sampled = sample_latents(average.module, schedule, noise, steps=20)
-            run.picture(iteration + 1, "samples", [decode(autoencoder, sampled, scale_factor)])
-            history = {**stage1.history, "diffusion": run.record(iteration + 1)}
-            weights = average.module.state_dict()
-            snapshot = Snapshot(config, stage1.autoencoder, weights, scale_factor, history)
-            save_snapshot(snapshot, run.snapshot_folder)
-            run.save(iteration + 1, **parts)
+    # Main loop.
+    bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
+    for iteration in bar:
+        drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
+        batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
+        rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
+        unet.begin(rate)
+        try:
+            losses, norms = update_unet(unet, batch, alpha_bars, iteration, config)
+        except FloatingPointError as error:
+            raise run.not_finite(iteration, batch, error) from error
+        done = iteration + 1
+        run.log(iteration, losses, {"learning_rate": rate, **norms})
+        bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
+
+        # Validate.
+        if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
+            values = validate_diffusion(unet.averaged, held_out, alpha_bars, config.seed) if processes.first else {}
+            if run.validated(done, values, score=values.get("loss", 0)):
+                run.save_snapshot(snapshot(), best=True)
+        over = done == total or run.without_progress(settings.patience)
+
+        # Save.
+        if done % settings.checkpoint_every == 0 or over:
+            if processes.first:
+                noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed))
+                strips = denoising_strips(unet.averaged, config.noise_schedule, noise.to(processes.device))
+                images = [decode(autoencoder, strip, scale_factor) for strip in strips]
+                run.picture(done, "samples", [torch.stack([strip[-1] for strip in images])])
+                run.picture(done, "denoising", images[:3])
+            run.save_snapshot(snapshot())
+            run.save(done, unet=unet)
+        if over:
+            break
     return run.snapshot_folder
+
+
+def with_autoencoder_of(stage1: Config, config: Config) -> Config:
+    """`config` with everything that stage 1 has settled."""
+    return replace(
+        config,
+        autoencoder=stage1.autoencoder,
+        discriminator=stage1.discriminator,
+        perceptual=stage1.perceptual,
+        autoencoder_training=stage1.autoencoder_training,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__))
+    if arguments.dry_run:
+        from training.plan import describe
+
+        return exit_status(lambda: describe(arguments.settings, "diffusion", arguments.data, arguments.out))
     run = partial(train, arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
     return exit_status(lambda: print(f"snapshot: {run()}"))
 

@@ -1,0 +1,124 @@
+"""Bad data are named with their path before the first step; a dry run says what a run will do."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose
+
+from common import run_python
+from training.config import Data
+from training.data import TASK, DataError, check_voxels, open_volumes, volume_transforms
+
+SMALL = Data(size=32, depth=4, workers=2)
+
+
+def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes]) -> Path:
+    """A Task01_BrainTumour of six sound volumes and the given ones."""
+    (folder / TASK / "imagesTr").mkdir(parents=True)
+    sound = {f"sound_{i}": np.random.default_rng(i).random((32, 32, 4, 2), dtype=np.float32) for i in range(6)}
+    for name, content in {**sound, **volumes}.items():
+        path = folder / TASK / "imagesTr" / f"{name}.nii.gz"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            nib.save(nib.Nifti1Image(content, np.eye(4)), path)
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": ""} for name in [*sound, *volumes]]
+    keys = ("name", "description", "reference", "licence", "tensorImageSize", "modality", "labels", "numTest")
+    index = {**dict.fromkeys(keys, ""), "numTraining": len(entries), "training": entries}
+    (folder / TASK / "dataset.json").write_text(json.dumps(index))
+    return folder
+
+
+def load_all(root: Path) -> None:
+    for section in ("training", "validation"):
+        open_volumes(root, section, Compose(volume_transforms(SMALL)), SMALL)
+
+
+def check_all(root: Path) -> None:
+    for section in ("training", "validation"):
+        check_voxels(root, section, SMALL)
+
+
+def test_sound_volumes_pass_and_are_cached(tmp_path) -> None:
+    """MONAI caches up to the first transform that is not of its own classes: a plain function would end it there."""
+    root = dataset(tmp_path, {})
+    load_all(root)
+    volumes = open_volumes(root, "training", Compose(volume_transforms(SMALL)), SMALL)
+    (root / TASK / "imagesTr").rename(tmp_path / "away")
+    assert volumes[0]["image"].shape == (1, 32, 32, 4)
+
+
+def test_files_that_cannot_be_volumes_are_all_named(tmp_path) -> None:
+    """From their headers alone, so also those that would be read hours later."""
+    bad = {
+        "flat": np.zeros((32, 32, 4), np.float32),
+        "narrow": np.zeros((31, 32, 4, 1), np.float32),
+        "short": np.zeros((32, 32, 3, 1), np.float32),
+        "text": b"this is no NIfTI file",
+    }
+    root = dataset(tmp_path, bad)
+    (tmp_path / TASK / "imagesTr" / "sound_0.nii.gz").unlink()
+    with pytest.raises(DataError) as error:
+        load_all(root)
+    message = str(error.value)
+    assert message.startswith("5 volumes cannot be used")
+    assert "sound_0.nii.gz does not exist" in message
+    assert "flat.nii.gz has shape (32, 32, 4), at least (32, 32, 4, 1) is needed" in message
+    assert all(name in message for name in bad)
+    with pytest.raises(DataError, match="at least"):
+        open_volumes(root, "training", Compose([]), Data(size=32, depth=4, channel=3))
+    (tmp_path / TASK / "dataset.json").write_text('{"training": []}')
+    with pytest.raises(DataError, match=r"dataset\.json: .*name"):
+        load_all(root)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("bad", ["nan", "empty", "torn"])
+def test_voxels_that_would_poison_a_run_are_named(tmp_path, bad, cached) -> None:
+    volume = np.random.default_rng(9).random((32, 32, 4, 2), dtype=np.float32)
+    if bad == "nan":
+        volume[3, 3, 3, 0] = np.nan
+    elif bad == "empty":
+        volume[..., 0] = 0
+    root = dataset(tmp_path, {"bad": volume})
+    path = root / TASK / "imagesTr" / "bad.nii.gz"
+    if bad == "torn":
+        path.write_bytes(path.read_bytes()[:2000])
+    look = load_all if cached else check_all
+    with pytest.raises(DataError, match=r"bad\.nii\.gz.*" + {"nan": "NaN", "empty": "empty", "torn": "read"}[bad]):
+        look(root)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, tmp_path, stage) -> None:
+    out = tmp_path / "run"
+    extra = ["--autoencoder", "x"] if stage == "diffusion" else []
+    result = run_python(
+        "-m", f"training.train_{stage}", "--config", "demo", "--data", str(phantom), "--out", str(out), *extra,
+        f"--{stage}-training.slices-per-volume", "3", "--dry-run",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert not out.exists()
+    for text in ("slices_per_volume = 3", "volumes x 3 slices", "1 updates an epoch", str(out / "snapshot")):
+        assert text in result.stdout, text
+    line = {"autoencoder": "autoencoder             252,", "diffusion": "unet                  3,699,265 parameters"}[
+        stage
+    ]
+    assert line[:16] in result.stdout
+    assert ("3,699,265" in result.stdout) == (stage == "diffusion")
+
+
+def test_the_memory_estimate_counts_what_autograd_keeps() -> None:
+    """Linear, ReLU, square: the input is no parameter and is kept, the weight is not counted, and so on by hand."""
+    import torch
+
+    from training.plan import bytes_for_backward
+
+    network = torch.nn.Linear(10, 20)
+    x = torch.randn(5, 10)
+    kept = bytes_for_backward(lambda: network(x).relu().square().sum(), {"network": network})
+    # The input of the linear layer, and the output of the ReLU, which both ReLU and square need: one storage.
+    assert kept == 4 * (5 * 10 + 5 * 20)

@@ -1,0 +1,60 @@
+"""What slices look like to a network: one vector a slice, for the metrics that compare distributions of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+Extractor = Callable[[Tensor], Tensor]  # images float32 [B, 1, H, W] in [0, 1] -> features [B, d]
+RELATIVE = "encoder of this project: relative only, it ranks models by itself and compares with no published figure"
+
+
+def load_extractor(path: Path, device: torch.device) -> tuple[Extractor, str]:
+    """The features at `path`, and a sentence that says what they are.
+
+    A folder is a snapshot: its encoder's last feature map, ahead of the projection to latents. A file holds weights of
+    ResNet-50: its last feature map. Both are averaged over the slice.
+
+    Raises:
+        CheckpointError: neither a snapshot nor weights that can be read.
+    """
+    from training.checkpoint import CheckpointError
+
+    if path.is_dir():
+        return _encoder(path, device), f"{path}, {RELATIVE}"
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: give a snapshot folder, or a file of ResNet-50 weights")
+    from training.perceptual import ResNet50Features
+
+    network = ResNet50Features(path).to(device).eval()
+    return lambda images: network(images).mean((2, 3)), f"{path}, ResNet-50: compare only with figures of these weights"
+
+
+def _encoder(folder: Path, device: torch.device) -> Extractor:
+    from training.checkpoint import load_snapshot
+    from training.networks import build_autoencoder
+
+    snapshot = load_snapshot(folder)
+    autoencoder = build_autoencoder(snapshot.config.autoencoder)
+    autoencoder.load_state_dict(snapshot.autoencoder)
+    # Without the last normalisation, which takes most of the mean away, and the convolution to one latent channel.
+    encoder = torch.nn.Sequential(*autoencoder.encoder.blocks[:-2]).to(device).eval()
+    return lambda images: encoder(images).mean((2, 3))
+
+
+@torch.no_grad()
+def extract(extractor: Extractor, images: np.ndarray, device: torch.device, name: str) -> Tensor:
+    """Features float64 [n, d] on the CPU of `images`, float32 [n, H, W] in [0, 1]; `name` labels the progress bar.
+
+    Raises:
+        FloatingPointError: a feature is not finite.
+    """
+    parts = torch.from_numpy(images)[:, None].split(16)
+    found = [extractor(part.to(device)).double().cpu() for part in tqdm(parts, desc=f"features, {name}", leave=False)]
+    features = torch.cat(found)
+    if not features.isfinite().all():
+        raise FloatingPointError(f"features of the {name} slices are not finite: the weights of --features are damaged")
+    return features

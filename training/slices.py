@@ -1,0 +1,179 @@
+"""Folders of slices: what evaluation compares. Reads what the client writes; writes real slices to compare them with.
+
+    python -m training.slices --data DIR --section validation --out REAL --count 1000
+    python -m training.slices --data DIR --section training --out TRAINING
+
+A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from training.config import Data, exit_status
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIDE = 240  # pixels of 1 mm
+OVERSHOOT = 5.0  # a decoder has been seen to reach 2.4; scanners' own values are in the hundreds
+SUFFIXES = (".npz", ".nii.gz", ".nii", ".png")  # the exact ones first: of several formats in a folder one is read
+ADVICE = "slices are 240 x 240 with values in [0, 1], as the client and `python -m training.slices` write them"
+
+
+class SliceError(ValueError):
+    """A folder or file of slices that cannot be used; the message names its path."""
+
+
+class Slices(NamedTuple):
+    """The slices of a folder, sorted by file name."""
+
+    images: "np.ndarray"  # float32 [n, 240, 240] in [0, 1]; axes point to patient Right and Anterior
+    names: list[str]  # by slice: its file, and its index where the file holds several
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line of the writer."""
+
+    data: Path
+    """Folder that holds Task01_BrainTumour."""
+    section: Literal["training", "validation"]
+    """training: what a model may have memorised. validation: the volumes that no stage trains on."""
+    out: Path
+    """Folder of slices to make; must not exist or be empty."""
+    count: int = 0
+    """Slices drawn at random from all volumes; 0 = all, 100 a volume (about 4 MB)."""
+    channel: int = 0
+    """Modality index: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w."""
+    seed: int = 0
+    """The same seed draws the same slices."""
+
+
+def read_slices(folder: Path) -> Slices:
+    """All slices of a folder; 230 kB of memory each.
+
+    A contact sheet is left out, and of a folder with several formats only one is read, for they are the same images:
+    npz, else NIfTI, else PNG.
+
+    Raises:
+        SliceError: nothing there to read, or a file of another shape or range.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    if not folder.is_dir():
+        raise SliceError(f"{folder} is not a folder: give a folder of slices, .npz, .nii.gz or .png")
+    files = [path for path in sorted(folder.iterdir()) if path.name != "contact_sheet.png"]
+    chosen = next((suffix for suffix in SUFFIXES if any(path.name.endswith(suffix) for path in files)), None)
+    if chosen is None:
+        raise SliceError(f"{folder} holds no .npz, .nii.gz or .png file: {ADVICE}")
+    files = [path for path in files if path.name.endswith(chosen)]
+    images, names = [], []
+    for path in tqdm(files, desc=f"reading {folder.name}", unit="file", leave=False):
+        part = _checked(path, _READERS[chosen])
+        images.append(part)
+        names += [path.name] if len(part) == 1 else [f"{path.name}[{index}]" for index in range(len(part))]
+    return Slices(np.concatenate(images), names)
+
+
+def _checked(path: Path, read: "Callable[[Path], np.ndarray]") -> "np.ndarray":
+    """The slices of one file, float32 [n, 240, 240] in [0, 1]; what a decoder overshoots is cut off."""
+    import numpy as np
+
+    try:
+        images = np.asarray(read(path), np.float32)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise SliceError(f"{path} cannot be read ({error}): {ADVICE}") from None
+    except Exception as error:  # nibabel and zipfile have exception types of their own
+        raise SliceError(f"{path} cannot be read ({type(error).__name__}: {error}): {ADVICE}") from None
+    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise SliceError(f"{path} has the shape {list(images.shape)}: {ADVICE}")
+    if not (abs(images) <= OVERSHOOT).all():
+        raise SliceError(f"{path} has values from {images.min():g} to {images.max():g}: {ADVICE}")
+    return images.clip(0, 1)
+
+
+def _read_npz(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    with np.load(path) as archive:
+        return archive["images"]
+
+
+def _read_nifti(path: Path) -> "np.ndarray":
+    import nibabel as nib
+
+    volume = nib.as_closest_canonical(nib.load(path))
+    return volume.get_fdata(dtype="float32").transpose(2, 0, 1)  # axes Right, Anterior; Superior counts slices
+
+
+def _read_png(path: Path) -> "np.ndarray":
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode != "L":
+            raise ValueError(f"its mode is {picture.mode}, not L, 8-bit grey")
+        pixels = np.asarray(picture, np.float32) / 255
+    return pixels[None, ::-1, ::-1].transpose(0, 2, 1)  # anterior up, patient right on the left
+
+
+_READERS = {".npz": _read_npz, ".nii.gz": _read_nifti, ".nii": _read_nifti, ".png": _read_png}
+
+
+def write_slices(arguments: Arguments) -> str:
+    """Make the folder; returns a line that says what it holds. Values are kept as float16, to within 0.0003.
+
+    Raises:
+        SliceError: the folder holds something, or there are not so many slices.
+        DataError: the data folder cannot be used.
+    """
+    import shutil
+
+    import numpy as np
+    from monai.transforms import Compose
+    from tqdm import tqdm
+
+    from training.data import open_volumes, volume_transforms
+
+    out, config = arguments.out, Data(channel=arguments.channel)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SliceError(f"{out} exists and is not an empty folder: give a new --out")
+    transform = Compose(volume_transforms(config))
+    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
+    total = len(volumes) * config.depth
+    if not 0 <= arguments.count <= total:
+        raise SliceError(f"--count {arguments.count}: the section has {total} slices; give 1 to {total}, or 0 for all")
+    drawn = np.random.default_rng(arguments.seed).permutation(total)[: arguments.count or total]
+    by_volume = [np.sort(drawn[drawn // config.depth == index] % config.depth) for index in range(len(volumes))]
+
+    new = out.with_name(out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
+        if len(chosen):
+            path = Path(volumes.data[index]["image"])
+            try:
+                images = np.asarray(volumes[index]["image"])[0].transpose(2, 0, 1)[chosen]
+            except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
+                raise SliceError(f"{path} cannot be used: {error.__cause__ or error}") from None
+            np.savez_compressed(new / f"{path.name.split('.')[0]}.npz", images=images.astype(np.float16), slices=chosen)
+    if out.exists():
+        out.rmdir()
+    new.rename(out)
+    return f"{len(drawn)} slices of {sum(len(chosen) > 0 for chosen in by_volume)} {arguments.section} volumes: {out}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    import tyro
+
+    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=str(__doc__), args=argv)
+    return exit_status(lambda: print(write_slices(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""From a batch to new weights: what one iteration of each stage does. Knows nothing of files or progress bars.
+
+A batch comes in parts (see `training.processes`): {part: [B, 1, H, W]}. Each part's random numbers are its own.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.config import Config, Stage
+from training.data import derived_seed
+from training.losses import diffusion_step, discriminator_step, generator_step
+from training.networks import average_of
+from training.perceptual import PerceptualLoss
+from training.processes import Processes, synchronised
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Losses = dict[str, Tensor]
+Numbers = dict[str, float]
+
+
+def learning_rate(settings: Stage, iteration: int, epoch: int) -> float:
+    """Linear warm-up times MultiStepLR, as a function of iteration and epoch alone: there is no state to resume."""
+    risen = min(1.0, (iteration + 1) / settings.warmup) if settings.warmup else 1.0
+    return settings.learning_rate * risen * settings.gamma ** sum(epoch >= m for m in settings.milestones)
+
+
+class Trained:
+    """A network with its Adam, loss scaler and running average.
+
+    network: the module with the weights. model: the same for calls in training (several processes synchronise through
+    it). averaged: what validation, pictures and the snapshot use; with a decay of 0 it is `network`.
+    """
+
+    def __init__(self, network: torch.nn.Module, settings: Stage, processes: Processes) -> None:
+        self._settings, self._device = settings, processes.device
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.network = network.to(processes.device, memory_format=layout)
+        self._average = average_of(network, settings.ema_decay) if settings.ema_decay else None
+        if settings.compile:
+            self.network.compile()  # in place, so that the names in the state dict stay
+        self.model = processes.wrap(self.network)
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.precision == "fp16")
+
+    @property
+    def averaged(self) -> torch.nn.Module:
+        return self._average.module if self._average else self.network
+
+    def begin(self, rate: float) -> None:
+        """Start an update at the learning rate `rate`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def part(self, last: bool) -> Iterator[None]:
+        """Around the forward pass of one part of the batch: autocast; gradients are exchanged after the last one."""
+        dtype = DTYPES.get(self._settings.precision)
+        with synchronised(self.model, last), torch.autocast(self._device.type, dtype, enabled=dtype is not None):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a part's share to the gradients, whose sum over the parts becomes their mean."""
+        self._scaler.scale(loss / self._settings.accumulate).backward()
+
+    def step(self) -> float:
+        """New weights, new average; returns the 2-norm of the gradient before it was clipped.
+
+        With fp16 a gradient that is not finite is no error: the update is skipped and the scale of the losses lowered.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; the weights are those of before.
+        """
+        self._scaler.unscale_(self._optimizer)
+        limit = self._settings.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit).item()
+        if not self._scaler.is_enabled():
+            check_finite({"the gradient's norm": norm})
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average:
+            self._average.update_parameters(self.network)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        average = {"average": self._average} if self._average else {}
+        return {"network": self.network, "optimizer": self._optimizer, "scaler": self._scaler, **average}
+
+
+def update_autoencoder(
+    autoencoder: Trained,
+    discriminator: Trained,
+    perceptual: PerceptualLoss | None,
+    batch: dict[int, Tensor],
+    iteration: int,
+    config: Config,
+) -> tuple[Numbers, Numbers, Tensor]:
+    """One update of the autoencoder, then one of the discriminator, on images in [0, 1].
+
+    Returns the losses, averaged over the parts, the gradients' norms, and the reconstruction of the last part.
+
+    Raises:
+        FloatingPointError: a loss or gradient is not finite; the network concerned is that of before.
+    """
+    settings = config.autoencoder_training
+    adversarial = settings.adversarial_weight > 0 and iteration >= settings.adversarial_start
+    critic = discriminator.network if adversarial else None
+    terms: list[Losses] = []
+    reconstructions: dict[int, Tensor] = {}
+
+    # Generator. The critic judges, but does not learn.
+    discriminator.network.requires_grad_(False)
+    for part, images in batch.items():
+        torch.manual_seed(derived_seed(config.seed, iteration, 2, part))
+        with autoencoder.part(last=part == max(batch)):
+            losses, reconstruction = generator_step(autoencoder.model, critic, perceptual, images, config)
+        autoencoder.backward(losses["loss"])
+        terms.append(losses)
+        reconstructions[part] = reconstruction.detach()
+    averaged = means(terms)
+    norms = {"autoencoder_gradient": autoencoder.step()}
+
+    # Discriminator.
+    if adversarial:
+        discriminator.network.requires_grad_(True)
+        terms = []
+        for part, images in batch.items():
+            with discriminator.part(last=part == max(batch)):
+                loss = discriminator_step(discriminator.model, images, reconstructions[part], config)
+            discriminator.backward(loss)
+            terms.append({"discriminator": loss})
+        averaged |= means(terms)
+        norms["discriminator_gradient"] = discriminator.step()
+    return averaged, norms, reconstructions[max(batch)]
+
+
+def update_unet(
+    unet: Trained, batch: dict[int, Tensor], alpha_bars: Tensor, iteration: int, config: Config
+) -> tuple[Numbers, Numbers]:
+    """One update of the UNet on scaled latents; returns the loss, averaged over the parts, and the gradient's norm.
+
+    Raises:
+        FloatingPointError: the loss or gradient is not finite; the weights are those of before.
+    """
+    terms: list[Losses] = []
+    for part, latents in batch.items():
+        torch.manual_seed(derived_seed(config.seed, iteration, 4, part))
+        with unet.part(last=part == max(batch)):
+            loss = diffusion_step(unet.model, latents, alpha_bars).mean()
+        unet.backward(loss)
+        terms.append({"diffusion_loss": loss})
+    return means(terms), {"unet_gradient": unet.step()}
+
+
+def means(terms: list[Losses]) -> Numbers:
+    """Each loss averaged over the parts. Raises FloatingPointError where one is not finite."""
+    averaged = {name: sum(losses[name].item() for losses in terms) / len(terms) for name in terms[0]}
+    check_finite(averaged)
+    return averaged
+
+
+def check_finite(values: Numbers) -> None:
+    """Raise FloatingPointError, with the name, where a value is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}")

@@ -1,0 +1,77 @@
+"""What both stages look at between epochs, on the same slices and the same noise every time."""
+
+from pathlib import Path
+
+import torch
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from torch import Tensor
+
+from training.config import Config, NoiseSchedule, Stage
+from training.data import DataError, diffusion_transforms, fixed_slices, open_volumes
+from training.losses import noise_error
+from training.metrics import reconstruction_metrics
+from training.sample import ddim_trajectory
+
+SLICES = 4
+ROWS = 8
+BANDS = 4
+
+
+def validation_slices(root: Path, config: Config, settings: Stage) -> Tensor:
+    """Four slices [n, 1, 256, 256] in [0, 1] of each of the first `validation_volumes` volumes held out.
+
+    Raises:
+        DataError: nothing is held out, or a file cannot be used.
+    """
+    volumes = open_volumes(root, "validation", diffusion_transforms(config.data), config.data, cache=False)
+    if not len(volumes):
+        raise DataError(f"{root}: too few volumes to hold a fifth of them out; set validate_every to 0")
+    return fixed_slices(volumes, settings.validation_volumes, SLICES)
+
+
+@torch.no_grad()
+def encode_mean(autoencoder: AutoencoderKL, slices: Tensor) -> Tensor:
+    """Posterior means [n, 1, 64, 64], unscaled, of slices [n, 1, 256, 256]; on the CPU."""
+    device = next(autoencoder.parameters()).device
+    return torch.cat([autoencoder.encode(images.to(device))[0].cpu() for images in slices.split(ROWS)])
+
+
+@torch.no_grad()
+def validate_autoencoder(autoencoder: AutoencoderKL, slices: Tensor) -> dict[str, float]:
+    """Mean L1, PSNR in dB and SSIM of the reconstructions, without sampling, of slices [n, 1, H, W] in [0, 1]."""
+    rows: dict[str, list[Tensor]] = {}
+    device = next(autoencoder.parameters()).device
+    for images in slices.split(ROWS):
+        images = images.to(device)
+        reconstruction = autoencoder.decode(autoencoder.encode(images)[0])
+        measured = reconstruction_metrics(reconstruction, images)
+        for name, values in {"l1": (reconstruction - images).abs().flatten(1).mean(1), **measured}.items():
+            rows.setdefault(name, []).append(values.flatten().cpu())
+    return {name: torch.cat(values).mean().item() for name, values in rows.items()}
+
+
+@torch.no_grad()
+def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor, seed: int) -> dict[str, float]:
+    """Noise-prediction error of scaled latents [n, 1, 64, 64] in each quarter of the timesteps, and their mean.
+
+    The quarters have errors of different sizes, so one mean over random timesteps would say little about any of them.
+    """
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    width = len(alpha_bars) // BANDS
+    spread = ((torch.arange(len(latents)) + 0.5) / len(latents) * width).long()
+    device = alpha_bars.device
+    losses = {}
+    for start in range(0, BANDS * width, width):
+        rows = zip(latents.split(ROWS), (start + spread).split(ROWS), noise.split(ROWS), strict=True)
+        errors = [noise_error(unet, *(part.to(device) for part in row), alpha_bars) for row in rows]
+        losses[f"loss_t{start:03d}_{start + width - 1:03d}"] = torch.cat(errors).mean().item()
+    return {"loss": sum(losses.values()) / BANDS, **losses}
+
+
+def denoising_strips(
+    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 20, columns: int = 6
+) -> Tensor:
+    """DDIM from noise [B, 1, 64, 64]: its estimates of x0 on the way, [B, columns, 1, 64, 64]."""
+    estimates = [estimate for _, estimate in ddim_trajectory(unet, schedule, noise, steps)]
+    chosen = torch.linspace(0, steps - 1, columns).round().long()
+    return torch.stack(estimates, dim=1)[:, chosen]
