@@ -181,6 +181,8 @@ def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, 
     snapshot = train_autoencoder.train(config, ten_volumes, tmp_path / "1")
     # Nothing is learnt at a rate of 0: the first validation is the best, and two more end the run.
     assert load_snapshot(snapshot).history["autoencoder"]["iterations"] == 3 * 4
+    train_autoencoder.train(config, ten_volumes, tmp_path / "1")  # the same command finds nothing left to do
+    assert load_snapshot(snapshot).history["autoencoder"]["iterations"] == 3 * 4
     assert load_snapshot(tmp_path / "1" / "best").history["autoencoder"]["iterations"] == 4
     assert {"validation/psnr", "validation/ssim", "validation/l1", "learning_rate", "discriminator"} <= tags(
         tmp_path / "1"

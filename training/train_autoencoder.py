@@ -76,7 +76,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     held_out = validation_slices(data, config, settings) if settings.validate_every and processes.first else None
     batches = slice_batches(volumes, settings.volumes_per_batch, config.seed, run.iteration, parts, all_parts)
     steps_per_epoch = max(1, len(volumes) // (settings.volumes_per_batch * all_parts))
-    total = settings.epochs * steps_per_epoch
+    total = run.iteration if run.without_progress(settings.patience) else settings.epochs * steps_per_epoch
 
     def snapshot() -> Snapshot:
         record = {**run.record(done), "perceptual_sha256": perceptual_sha256}

@@ -81,7 +81,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run.restore(unet=unet)
     alpha_bars = alpha_bars_of(config.noise_schedule).to(processes.device)
     steps_per_epoch = max(1, len(latents["mu"]) // (settings.volumes_per_batch * all_parts))
-    total = settings.epochs * steps_per_epoch
+    total = run.iteration if run.without_progress(settings.patience) else settings.epochs * steps_per_epoch
 
     def snapshot() -> Snapshot:
         history = {**stage1.history, "diffusion": run.record(done)}
