@@ -76,7 +76,9 @@ def _draw_distributions(panels: Sequence[Axes], evaluation: Evaluation) -> None:
     centre = joined.mean(0)
     directions = torch.linalg.svd(joined - centre, full_matrices=False).Vh[:2].T
     for name, colour in COLOURS.items():
-        panels[0].hist(evaluation.pairs[name], 40, (0, 1), density=True, alpha=0.6, color=colour, label=f"{name} pairs")
+        panels[0].hist(
+            evaluation.pairs[name], 40, range=(0, 1), density=True, alpha=0.6, color=colour, label=f"{name} pairs"
+        )
         x, y = ((evaluation.features[name] - centre) @ directions).T
         panels[1].scatter(x, y, 4, color=colour, alpha=0.5, label=name)
     panels[0].set(title="diversity: MS-SSIM of random pairs", xlabel="MS-SSIM", ylabel="density")
@@ -84,7 +86,7 @@ def _draw_distributions(panels: Sequence[Axes], evaluation: Evaluation) -> None:
     if found is not None:
         shown = {"real": (found.new_similarity, "held-out"), "synthetic": (found.training.similarity, "synthetic")}
         for name, (values, label) in shown.items():
-            panels[2].hist(values, 40, (0, 1), density=True, alpha=0.6, color=COLOURS[name], label=label)
+            panels[2].hist(values, 40, range=(0, 1), density=True, alpha=0.6, color=COLOURS[name], label=label)
         panels[2].axvline(found.least_similarity, color="black", linestyle=":", label="copies lie above")
         panels[2].set(title="similarity to the nearest training slice", xlabel="similarity")
     else:
