@@ -108,6 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: whoever breaks something simple hears of it in seconds."""
     slow = (
         "test_server_launcher",
+        "test_evaluate",
         "test_training",
         "test_training_loop",
         "test_training_processes",

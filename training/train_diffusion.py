@@ -71,6 +71,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
+    if processes.first:
+        print(f"scale factor: {scale_factor:.4f}")
     held_out = None
     if settings.validate_every and processes.first:
         held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
