@@ -1,18 +1,28 @@
-"""Command line: a snapshot to a model repository."""
+"""Command line: a snapshot, or MONAI's weights, to a model repository."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.checkpoint import Snapshot
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, export, report; returns the exit status."""
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Turn a training snapshot into a Triton model repository that mounts as it is.",
+        description="Turn a training snapshot, or weights trained with MONAI, into a Triton model repository that "
+        "mounts as it is.",
     )
-    parser.add_argument("snapshot", type=Path, help="snapshot folder written by training.train_diffusion")
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="?",
+        help="snapshot folder written by training.train_diffusion, or folder of the MONAI bundle "
+        "brats_mri_axial_slices_generative_diffusion with its weights",
+    )
     parser.add_argument(
         "--into",
         type=Path,
@@ -20,17 +30,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder to write (default: %(default)s); model_repository itself gets the weights in place",
     )
     parser.add_argument("--name", default="brats_mri_axial_slices", help="name of the weights (default: %(default)s)")
+    monai = parser.add_argument_group(
+        "weights trained with MONAI",
+        "Files of monai-generative 0.2, MONAI 1.4, or MONAI 1.5 and later; python -m export.to_monai writes them.",
+    )
+    monai.add_argument("--autoencoder", type=Path, metavar="FILE", help="file of the autoencoder, instead of a folder")
+    monai.add_argument("--unet", type=Path, metavar="FILE", help="file of the UNet, with --autoencoder")
+    monai.add_argument("--scale-factor", type=float, help="what latents are divided by before they are decoded")
+    monai.add_argument("--config", help="configuration whose networks they are: brats (default), demo, or a .toml file")
     arguments = parser.parse_args(argv)
+    if (arguments.source is None) == (arguments.autoencoder is None):
+        parser.error("give one of: a folder, or --autoencoder FILE --unet FILE")
+    if (arguments.autoencoder is None) != (arguments.unet is None):
+        parser.error("--autoencoder and --unet belong together")
+    return arguments
+
+
+def _load(arguments: argparse.Namespace) -> "Snapshot":
+    from export.monai_weights import Network, bundle_files, is_bundle, load_monai
+    from training.checkpoint import CheckpointError, load_snapshot
+    from training.config import load_config
+
+    source: Path | None = arguments.source
+    files: dict[Network, Path]
+    if source is None:
+        files = {"autoencoder": arguments.autoencoder, "unet": arguments.unet}
+    elif source.is_file():
+        raise CheckpointError(f"{source} is a file: give a folder, or --autoencoder FILE --unet FILE")
+    elif is_bundle(source) and not (source / "snapshot.json").is_file():
+        files = bundle_files(source)
+    elif arguments.scale_factor is not None or arguments.config is not None:
+        raise CheckpointError(f"{source} is no MONAI bundle; a snapshot has its own scale factor and configuration")
+    else:
+        return load_snapshot(source)
+    return load_monai(files, load_config(arguments.config or "brats"), arguments.scale_factor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, export, report; returns the exit status."""
+    arguments = _parse(argv)
 
     from onnx.checker import ValidationError
 
     from export.repository import export_repository
-    from training.checkpoint import load_snapshot
 
     try:
         into = arguments.into.resolve()
         into.parent.mkdir(parents=True, exist_ok=True)
-        export_repository(load_snapshot(arguments.snapshot), into, arguments.name)
+        export_repository(_load(arguments), into, arguments.name)
     except (ValueError, OSError, ValidationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
