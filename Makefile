@@ -26,7 +26,7 @@ check: $(VENV)/.test  ## Lint, formatting and types
 	@mkdir -p build/typecheck && ln -sfn ../../model_repository/mri_ldm/1 build/typecheck/mri_ldm
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
 
-demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (about three hours on two cores)
+demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
