@@ -113,6 +113,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training_loop",
         "test_training_processes",
         "test_export",
+        "test_monai_weights",
         "test_onnxruntime_backend",
         "test_serving_limits",
         "test_serving",
