@@ -242,8 +242,8 @@ def test_snapshot_has_the_average_and_the_resume_state_has_both(tiny, phantom, t
 def test_the_adversarial_term_can_start_late(tiny, phantom, tmp_path) -> None:
     late = replace(tiny, autoencoder_training=replace(tiny.autoencoder_training, adversarial_start=3))
     train_autoencoder.train(late, phantom, tmp_path)
-    assert list(scalars(tmp_path, "adversarial")) == list(scalars(tmp_path, "discriminator")) == [3, 4]
-    assert list(scalars(tmp_path, "l1")) == list(range(5))
+    assert list(scalars(tmp_path, "adversarial")) == list(scalars(tmp_path, "discriminator")) == [4, 5]
+    assert list(scalars(tmp_path, "l1")) == list(range(1, 6))
 
 
 def test_perceptual_weights_are_used_or_missed_loudly(tiny, phantom, tmp_path, capsys) -> None:
@@ -257,7 +257,7 @@ def test_perceptual_weights_are_used_or_missed_loudly(tiny, phantom, tmp_path, c
     config = stage(replace(tiny, perceptual=Perceptual(str(tmp_path / "resnet50.pth"), weight=0.5)), epochs=1)
     train_autoencoder.train(config, phantom, tmp_path / "with")
     assert "perceptual.weights = none" not in capsys.readouterr().err
-    values = {tag: scalars(tmp_path / "with", tag)[0] for tag in ("l1", "kl", "perceptual", "adversarial", "loss")}
+    values = {tag: scalars(tmp_path / "with", tag)[1] for tag in ("l1", "kl", "perceptual", "adversarial", "loss")}
     total = values["l1"] + 1e-6 * values["kl"] + 0.5 * values["perceptual"] + 0.5 * values["adversarial"]
     assert values["loss"] == pytest.approx(total, rel=1e-5)
     train_autoencoder.train(stage(tiny, epochs=1), phantom, tmp_path / "without")

@@ -41,7 +41,8 @@ def gradients(run: Path) -> dict[str, list[torch.Tensor]]:
 def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, phantom, tmp_path) -> None:
     """Volumes, slices, flips and noise are those of the part, not of the process; one scale factor for all.
 
-    float32 sums in another order: gradients agree to 1e-4 of the largest of their network.
+    float32 sums in another order: gradients agree to 1e-4 of the largest of their network. All with one thread, because
+    the gradient of L1 is a sign, and another number of threads turns that of pixels which are nearly exact.
     """
     common = {"epochs": 1, "volumes_per_batch": 1}
     single = replace(
@@ -60,7 +61,7 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, p
         ):
             run = tmp_path / f"{name}{1 if stage == 'autoencoder' else 2}"
             arguments = ["--config", file, "--data", str(phantom), "--out", str(run), *extra]
-            result = run_python(*launcher, "-m", f"training.train_{stage}", *arguments, timeout=600)
+            result = run_python(*launcher, "-m", f"training.train_{stage}", *arguments, timeout=600, threads=1)
             assert result.returncode == 0, result.stderr
             assert result.stdout.count("scale factor") == (stage == "diffusion")
     for stage in (1, 2):
@@ -71,9 +72,8 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, p
             assert scale > 0
             worst = max((a - b).abs().max() for a, b in zip(mine, other[network], strict=True))
             assert worst < 1e-4 * scale, (network, worst / scale)
-    assert (
-        load_snapshot(tmp_path / "one2/snapshot").scale_factor == load_snapshot(tmp_path / "two2/snapshot").scale_factor
-    )
+    factors = {load_snapshot(tmp_path / f"{name}2" / "snapshot").scale_factor for name in ("one", "two")}
+    assert len(factors) == 1
     # The run may go on in either way, but not with another number of parts.
     arguments = ["--config", str(tmp_path / "one.toml"), "--data", str(phantom), "--out", str(tmp_path / "two1")]
     result = run_python("-m", "training.train_autoencoder", *arguments, "--autoencoder-training.accumulate", "3")
@@ -82,7 +82,7 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, p
 
 def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, phantom, tmp_path) -> None:
     """SIGKILL at random moments, most of them while something is being written: a state is saved at every iteration."""
-    stage = replace(tiny.autoencoder_training, epochs=40, checkpoint_every=1, ema_decay=0.9)
+    stage = replace(tiny.autoencoder_training, epochs=24, checkpoint_every=1, ema_decay=0.9)
     file = write_toml(replace(tiny, autoencoder_training=stage), tmp_path / "tiny.toml")
 
     def command(run: Path) -> list[str]:
@@ -93,7 +93,6 @@ def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, 
     assert run_python(*command(whole), timeout=600).returncode == 0
     reached = []
     for _ in range(3):
-        # One thread, as in run_python: another number of them would sum in another order.
         with subprocess.Popen([sys.executable, *command(killed)], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             wait_for_progress(process, killed / "state.pt")
             time.sleep(moments.uniform(0, 1))

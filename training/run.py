@@ -25,8 +25,9 @@ FREE += ("validate_every", "validation_volumes", "patience")
 class Run:
     """A folder that the same command continues after an interruption; only the first process writes it.
 
-    smooth: exponential averages of the logged losses. best: the best validation score so far, lower is better, and the
-    number of validations since. Both are part of the resume state.
+    Everything is logged under the number of iterations done. smooth: exponential averages of the logged losses. best:
+    the best validation score so far, lower is better, and the number of validations since. Both are part of the resume
+    state.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Run:
         if processes.first:
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
             # Events after the resume point belong to work that is about to be done again.
-            self._writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration)
+            self._writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration + 1)
 
     def _check_identity(self) -> None:
         path = self.folder / "run.json"
@@ -92,20 +93,20 @@ class Run:
             "fp32, and give a new --out"
         )
 
-    def log(self, iteration: int, losses: dict[str, float], others: dict[str, float]) -> None:
+    def log(self, done: int, losses: dict[str, float], others: dict[str, float]) -> None:
         """One iteration's numbers to TensorBoard; the losses, averaged over the processes, also into `smooth`."""
         losses = self._processes.mean(losses)
         for name, value in losses.items():
             self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
         if self._writer:
             for name, value in {**losses, **others}.items():
-                self._writer.add_scalar(name, value, iteration)
+                self._writer.add_scalar(name, value, done)
 
-    def validated(self, iteration: int, values: dict[str, float], score: float) -> bool:
+    def validated(self, done: int, values: dict[str, float], score: float) -> bool:
         """Note a validation of the first process; returns whether its score, lower is better, is the best so far."""
         for name, value in values.items():
             if self._writer:
-                self._writer.add_scalar(f"validation/{name}", value, iteration)
+                self._writer.add_scalar(f"validation/{name}", value, done)
         score = self._processes.agree(score)
         better = score < self.best["score"]
         self.best = {"score": score, "since": 0} if better else {**self.best, "since": self.best["since"] + 1}
@@ -127,12 +128,12 @@ class Run:
         if self._processes.first:
             save_snapshot(snapshot, self.folder / "best" if best else self.snapshot_folder)
 
-    def picture(self, iteration: int, name: str, rows: list[torch.Tensor]) -> None:
+    def picture(self, done: int, name: str, rows: list[torch.Tensor]) -> None:
         """Rows of slices, each [n, 1, H, W], to TensorBoard and to `pictures/`."""
         if self._writer:
             pixels = grid([row[:, 0].float().cpu().numpy() for row in rows])
-            self._writer.add_image(name, pixels, iteration, dataformats="HW")
-            save_picture(pixels, self.folder / "pictures" / f"{name}_{iteration:07d}.png")
+            self._writer.add_image(name, pixels, done, dataformats="HW")
+            save_picture(pixels, self.folder / "pictures" / f"{name}_{done:07d}.png")
 
 
 def _fixed(value: Any) -> Any:

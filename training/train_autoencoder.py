@@ -96,7 +96,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
         except FloatingPointError as error:
             raise run.not_finite(iteration, batch, error) from error
         done = iteration + 1
-        run.log(iteration, losses, {"learning_rate": rate, **norms})
+        run.log(done, losses, {"learning_rate": rate, **norms})
         bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
 
         # Validate.
