@@ -16,7 +16,7 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test  ## Run all tests (about four minutes on two cores)
+test: $(VENV)/.test  ## Run all tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test  ## Lint, formatting and types
