@@ -115,8 +115,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_export",
         "test_monai_weights",
         "test_onnxruntime_backend",
-        "test_serving_limits",
+        "test_serving_cancel",
         "test_serving",
+        "test_serving_limits",
         "test_training_verbs",
         "test_demo",
     )
