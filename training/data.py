@@ -118,9 +118,9 @@ def check_files(root: Path, config: Data) -> None:
         DataError: one is missing, is no NIfTI file, or has too few channels or too small a grid; all are named.
     """
     wrong = []
-    folder = _index(root).parent
-    for entry in json.loads(_index(root).read_text())["training"]:
-        path = folder / entry["image"]
+    index = _index(root)
+    for entry in json.loads(index.read_text())["training"]:
+        path = index.parent / entry["image"]
         try:
             shape = nib.load(path).shape
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from PIL import Image
 from training.files import whole_file
 
 # What errors are multiplied by in pictures: they are a few percent of the range, and black on black shows nothing.
-ERROR_GAIN = 5.0
+ERROR_GAIN = 5
 
 
 def to_display(image: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 from training.config import exit_status
+from training.pictures import ERROR_GAIN, save_picture
 
 if TYPE_CHECKING:
     from monai.networks.nets import AutoencoderKL
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from training.checkpoint import Snapshot
 
-# Errors of a trained autoencoder are a few percent: as they are, they would be black.
-ERROR_GAIN = 5
 COLUMNS = 6
 # Slices that go through the network at once.
 BATCH = 8
@@ -180,7 +179,6 @@ def run(arguments: Arguments) -> None:
     from training.checkpoint import AUTOENCODER, load_snapshot
     from training.data import describe_data
     from training.files import sha256, write_text
-    from training.pictures import save_picture
 
     if arguments.volumes < 0 or arguments.slices_per_volume < 1:
         raise ValueError("--volumes must be 0 (all) or more, and --slices-per-volume 1 or more")
