@@ -7,7 +7,6 @@ carry it in their weights. Knows nothing of ONNX.
 
 import hashlib
 import math
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
@@ -21,6 +20,7 @@ from training.checkpoint import CheckpointError, Snapshot, StateDict
 from training.config import Config
 from training.files import sha256, whole_file
 from training.networks import build_autoencoder, build_unet
+from training.weights import read_weights
 
 Layout = Literal["monai-1.5", "monai-1.4", "monai-generative"]
 """Names of MONAI 1.5 to 1.6, which are ours; of MONAI 1.4; of monai-generative 0.2."""
@@ -31,8 +31,6 @@ PUBLISHED_MD5: dict[Network, str] = {
     "unet": "93a19ea3eaafd9781b4140286b121f37",
 }
 BUNDLE_FILES: dict[Network, str] = {"autoencoder": "models/model_autoencoder.pt", "unet": "models/model.pt"}
-WRAPPERS = ("model", "state_dict")
-PREFIXES = ("module.", "_orig_mod.")
 
 
 def used_names(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
@@ -86,50 +84,6 @@ def _first(names: Collection[str], limit: int = 3) -> str:
     return ", ".join([*list(names)[:limit], *(["..."] if len(names) > limit else [])])
 
 
-def unwrap(content: Any, source: str) -> StateDict:
-    """The state dict within what a file holds; `content` is left as it is.
-
-    Goes into {"model": ...} and {"state_dict": ...}, and takes off what DataParallel and torch.compile put before
-    every name.
-
-    Raises:
-        CheckpointError: there is no dictionary of tensors.
-    """
-    while isinstance(content, Mapping):
-        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if len(inner) != 1:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{source} holds no state dict, but {type(content).__name__}")
-    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if others:
-        raise CheckpointError(f"{source} holds no state dict: {len(others)} entries are no tensors ({_first(others)})")
-    state = dict(content)
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)), None):
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
-
-
-def read_file(path: Path) -> StateDict:
-    """The state dict in a `.pt` file, on the CPU. Runs no code from it.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds anything but tensors and plain values.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError:
-        message = "damaged, or it holds more than tensors and plain values, and to load that would run code from it"
-        raise CheckpointError(f"{path}: {message}; save its state_dict() alone") from None
-    except Exception as error:  # a damaged file makes the unpickler stumble in any way that Python knows
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {reason}") from None
-    return unwrap(content, str(path))
-
-
 def shapes(network: Network, config: Config) -> dict[str, Size]:
     """Our names and shapes of a network; allocates nothing."""
     with torch.device("meta"):
@@ -172,7 +126,7 @@ def load_monai(files: Mapping[Network, Path], config: Config, scale_factor: floa
     record: dict[str, Any] = {}
     for network in BUNDLE_FILES:
         path = files[network]
-        weights[network], layout = convert(read_file(path), shapes(network, config), f"{path} ({network})")
+        weights[network], layout = convert(read_weights(path), shapes(network, config), f"{path} ({network})")
         record[network] = {
             "file": path.name,
             "layout": layout,

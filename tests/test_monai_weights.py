@@ -7,8 +7,6 @@ MONAI >= 1.5 needs no such files: its classes are the ones that we build.
 """
 
 import json
-import os
-import pickle
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,12 +20,13 @@ from common import ROOT, run_python
 from export import __main__ as command
 from export import monai_weights, to_monai
 from export.graphs import UNET, VAE_DECODER, random_inputs
-from export.monai_weights import BUNDLE_FILES, Layout, bundle_files, convert, load_monai, save_monai, shapes, unwrap
+from export.monai_weights import BUNDLE_FILES, Layout, bundle_files, convert, load_monai, save_monai, shapes
 from export.parity import cpu_session
 from training.checkpoint import CheckpointError, Snapshot, save_snapshot
 from training.config import load_config
 from training.files import sha256
 from training.networks import build_autoencoder, build_unet
+from training.weights import unwrap
 
 DATA = ROOT / "tests" / "data"
 LEGACY, MONAI_1_4 = DATA / "monai_generative_0.2.2", DATA / "monai_1.4.0"
@@ -144,37 +143,6 @@ def test_other_networks_are_refused_in_one_short_line() -> None:
     with pytest.raises(CheckpointError, match=r"^[^\n]+: \d+ missing \(\S+, \S+, \S+, \.\.\.\)[^\n]+$") as error:
         load_monai(bundle_files(LEGACY), load_config("brats"), scale_factor=1.0)
     assert len(str(error.value)) < 1000
-
-
-class Code(str):
-    """A path whose pickle makes a folder there when it is loaded."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self),)
-
-
-def test_files_that_are_more_or_less_than_tensors_are_refused(tmp_path: Path) -> None:
-    path, trace = tmp_path / "model.pt", Code(tmp_path / "the code ran")
-
-    def refused(message: str) -> None:
-        with pytest.raises(CheckpointError, match=message) as error:
-            monai_weights.read_file(path)
-        assert str(path) in str(error.value)
-        assert "\n" not in str(error.value)
-
-    torch.save({"conv_in.conv.weight": torch.zeros(1), "payload": trace}, path)
-    refused("would run code")
-    path.write_bytes(pickle.dumps(trace, protocol=2))
-    refused("would run code")
-    assert not Path(trace).exists()
-    whole = (LEGACY / "models" / "model.pt").read_bytes()
-    for damaged in (b"", b"not a checkpoint", whole[:3000], whole[:-30]):
-        path.write_bytes(damaged)
-        refused("damaged|cannot be read")
-    torch.save([torch.zeros(1)], path)
-    refused("holds no state dict, but list")
-    torch.save({"epoch": 3, "weights": {"a": torch.zeros(1)}}, path)
-    refused(r"2 entries are no tensors \(epoch, weights\)")
 
 
 def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> None:

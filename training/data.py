@@ -240,7 +240,10 @@ def fixed_slices(dataset: DecathlonDataset, volumes: int, per_volume: int) -> to
     slices = []
     for index in range(min(volumes, len(dataset))):
         volume = dataset[index]["image"].as_tensor().float()
-        # Away from the ends, where there is little brain.
-        depths = ((torch.arange(per_volume) + 0.5) / per_volume * volume.shape[-1]).long()
-        slices.append(volume[..., depths].permute(3, 0, 1, 2))
+        slices.append(volume[..., evenly_spaced(volume.shape[-1], per_volume)].permute(3, 0, 1, 2))
     return torch.cat(slices)
+
+
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """The middles of `wanted` equal parts of 0..count-1; of a volume's slices not the ends, where there is little."""
+    return [int((i + 0.5) * count / wanted) for i in range(wanted)]

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 from monai.networks.nets import ResNetFeatures
-from safetensors.torch import load_file
 from torch import Tensor
 
 from training.checkpoint import CheckpointError, StateDict
+from training.weights import read_weights
 
 
 class Layout(NamedTuple):
@@ -40,34 +40,6 @@ RADIMAGENET_KERAS = Layout("RadImageNet, converted from Keras", (0.406, 0.456, 0
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 CLASSIFIER = {"fc.weight", "fc.bias"}
 COUNTER = ".num_batches_tracked"  # of no use here, and files older than PyTorch 0.4.1 have none
-
-
-def read_weights(path: Path) -> StateDict:
-    """The tensors of a .safetensors file, or of what torch.save wrote (any other name), bare or under `state_dict`.
-
-    The prefix `module.` of data-parallel training is dropped. Code in a pickle is refused, not run.
-
-    Raises:
-        CheckpointError: no such file, damaged, or with more than tensors in it.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: give ResNet-50 weights, or none for no perceptual loss")
-    try:
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a foreign file can upset the parsers in any way
-        raise CheckpointError(
-            f"{path} cannot be read as tensors alone ({type(error).__name__}): "
-            "give a state dict, saved by torch.save or as .safetensors"
-        ) from error
-    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
-    ):
-        raise CheckpointError(f"{path} holds no state dict: names with tensors, at the top or under 'state_dict'")
-    return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
 
 
 def detect_layout(weights: StateDict, path: Path) -> tuple[Layout, StateDict]:
@@ -209,8 +181,8 @@ def unit_length(features: Tensor) -> Tensor:
     return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-10)
 
 
-def build_perceptual_loss(weights: str) -> PerceptualLoss | None:
-    """The loss of the setting `perceptual.weights`; `none` is None, and said on standard error.
+def build_perceptual_loss(weights: str, warn: bool = True) -> PerceptualLoss | None:
+    """The loss of the setting `perceptual.weights`; `none` is None, and said on standard error if `warn`.
 
     There are no random features to fall back on, as the bundle's default does: they train nothing.
 
@@ -218,10 +190,11 @@ def build_perceptual_loss(weights: str) -> PerceptualLoss | None:
         CheckpointError: a path that holds no usable ResNet-50.
     """
     if weights == "none":
-        print(
-            "WARNING: perceptual.weights = none: no perceptual loss, so this is not the bundle's recipe for the "
-            "autoencoder. Give --perceptual.weights a file of ResNet-50 weights.",
-            file=sys.stderr,
-        )
+        if warn:
+            print(
+                "WARNING: perceptual.weights = none: no perceptual loss, so this is not the bundle's recipe for the "
+                "autoencoder. Give --perceptual.weights a file of ResNet-50 weights.",
+                file=sys.stderr,
+            )
         return None
     return PerceptualLoss(ResNet50Features(Path(weights)))

@@ -71,11 +71,6 @@ class Example:
     reconstruction: np.ndarray
 
 
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """The middles of `wanted` equal parts of 0..count-1."""
-    return [int((i + 0.5) * count / wanted) for i in range(wanted)]
-
-
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
     """Decoded posterior means of images [B, 1, H, W], clipped by nothing. Deterministic."""
     import torch
@@ -94,7 +89,7 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     from monai.transforms import Compose, DivisiblePadd
     from tqdm import tqdm
 
-    from training.data import DataError, open_volumes, volume_transforms
+    from training.data import DataError, evenly_spaced, open_volumes, volume_transforms
     from training.metrics import ms_ssim, reconstruction_metrics
     from training.networks import build_autoencoder
 

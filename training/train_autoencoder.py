@@ -61,7 +61,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
     discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
     run.restore(autoencoder=autoencoder, discriminator=discriminator)
-    perceptual = build_perceptual_loss(config.perceptual.weights)
+    perceptual = build_perceptual_loss(config.perceptual.weights, warn=processes.first)
     perceptual_sha256 = None
     if perceptual is not None:
         perceptual.to(processes.device)

@@ -10,6 +10,7 @@ from training.config import Config, NoiseSchedule, Stage
 from training.data import DataError, diffusion_transforms, fixed_slices, open_volumes
 from training.losses import noise_error
 from training.metrics import reconstruction_metrics
+from training.reconstruct import reconstruct
 from training.sample import ddim_trajectory
 
 SLICES = 4
@@ -43,7 +44,7 @@ def validate_autoencoder(autoencoder: AutoencoderKL, slices: Tensor) -> dict[str
     device = next(autoencoder.parameters()).device
     for images in slices.split(ROWS):
         images = images.to(device)
-        reconstruction = autoencoder.decode(autoencoder.encode(images)[0])
+        reconstruction = reconstruct(autoencoder, images)
         measured = reconstruction_metrics(reconstruction, images)
         for name, values in {"l1": (reconstruction - images).abs().flatten(1).mean(1), **measured}.items():
             rows.setdefault(name, []).append(values.flatten().cpu())
