@@ -30,11 +30,14 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     max_batch_size: int
-    build: Callable[[Snapshot], nn.Module]
+    build: Callable[[Snapshot], "Denoiser | Decoder"]
 
 
 class Denoiser(nn.Module):
-    """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]."""
+    """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]; float32 outside."""
+
+    dtype = torch.float32
+    """What the network computes in; export.precision.reduced_precision makes copies with another."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
@@ -45,11 +48,18 @@ class Denoiser(nn.Module):
 
     def forward(self, latent: Tensor, timesteps: Tensor) -> Tensor:
         """Each row at its own timestep."""
-        return self.unet(latent, timesteps.flatten())
+        return self.unet(latent.to(self.dtype), timesteps.flatten())
+
+    def last_layers(self) -> tuple[nn.Module, nn.Module]:
+        """The normalisation and the convolution that make the output."""
+        return self.unet.out[0], self.unet.out[-1]
 
 
 class Decoder(nn.Module):
-    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256]; divides by the scale factor."""
+    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256]; divides by the scale factor; float32 outside."""
+
+    dtype = torch.float32
+    """As in Denoiser; the division is always float32."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
@@ -63,7 +73,11 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """The whole decoder of the autoencoder."""
-        return self.autoencoder.decode(latent / self.scale_factor)
+        return self.autoencoder.decode((latent / self.scale_factor).to(self.dtype))
+
+    def last_layers(self) -> tuple[nn.Module, nn.Module]:
+        """The normalisation and the convolution that make the output."""
+        return self.autoencoder.decoder.blocks[-2], self.autoencoder.decoder.blocks[-1]
 
 
 LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))

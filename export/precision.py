@@ -1,0 +1,59 @@
+"""A served network in fp16 or bf16, with float32 where it counts. Knows nothing of ONNX or TensorRT.
+
+The casts are operations of the network itself, so that every exporter writes them and a strongly typed TensorRT
+network needs no decisions of the builder.
+"""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from export.graphs import Decoder, Denoiser
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # the weights and the graph are those of fp32; the GPU rounds inside its matrix products
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+class Float32(nn.Module):
+    """Runs a layer in float32 within a network of `dtype`."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any float tensor in, `dtype` out."""
+        return self.layer(x.float()).to(self.dtype)
+
+
+def reduced_precision(module: Denoiser | Decoder, dtype: torch.dtype) -> Denoiser | Decoder:
+    """A copy of `module` that computes in `dtype` (float16 or bfloat16) and takes and returns float32 as before.
+
+    Convolutions, linear layers and attention compute in `dtype`, with weights of `dtype`. Float32 remain: the sinusoids
+    of the timestep, the division by the scale factor, normalisations with their weights, and the last normalisation,
+    activation and convolution together. Attention stays one call, whose kernels keep the softmax in float32; where an
+    exporter takes it apart, the exporter has to (export.to_onnx does). For float32 the result is `module` itself.
+    """
+    if dtype == torch.float32:
+        return module
+    reduced = copy.deepcopy(module).eval()
+    kept = {inner for layer in reduced.last_layers() for inner in layer.modules()}
+    for name, layer in list(reduced.named_modules()):
+        if layer in kept:
+            continue
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(dtype)
+        elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+            reduced.set_submodule(name, Float32(layer, dtype))
+    last_norm = next(name for name, layer in reduced.named_modules() if layer is reduced.last_layers()[0])
+    reduced.set_submodule(last_norm, Float32(reduced.last_layers()[0], torch.float32))
+    reduced.dtype = dtype
+    return reduced
