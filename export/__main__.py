@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export import check
+
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
 
@@ -15,6 +17,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m export",
         description="Turn a training snapshot, or weights trained with MONAI, into a Triton model repository that "
         "mounts as it is.",
+        epilog="python -m export check DIR says what would go wrong with a repository before a server does.",
     )
     parser.add_argument(
         "source",
@@ -68,6 +71,8 @@ def _load(arguments: argparse.Namespace) -> "Snapshot":
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, export, report; returns the exit status."""
+    if (words := sys.argv[1:] if argv is None else argv) and words[0] == "check":
+        return check.main(words[1:])
     arguments = _parse(argv)
 
     from onnx.checker import ValidationError

@@ -1,15 +1,19 @@
-"""The committed config.pbtxt files against the graph records: a mismatch is shown as a difference."""
+"""The committed config.pbtxt files against the graph records: a mismatch is shown as a difference.
+
+Imports no torch: the preflight runs where there is none.
+"""
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.graphs import Graph, TensorSpec
+if TYPE_CHECKING:
+    from export.graphs import Graph, TensorSpec
 
-TRITON_TYPES = {torch.float32: "TYPE_FP32", torch.int32: "TYPE_INT32"}
+TRITON_TYPES = {"torch.float32": "TYPE_FP32", "torch.int32": "TYPE_INT32"}
 
 
 class ConfigMismatch(ValueError):
@@ -28,33 +32,38 @@ def parse_config(path: Path) -> ModelConfig:
         raise ConfigMismatch(f"{path}: {error}") from None
 
 
-def _expected(graph: Graph) -> list[str]:
-    def line(kind: str, spec: TensorSpec) -> str:
-        return f"{kind} {spec.name} {TRITON_TYPES[spec.dtype]} {list(spec.shape)}"
+def profiles(model_folder: Path) -> dict[str, Path]:
+    """The config.pbtxt of a model, as "default", and its configs/*.pbtxt by name."""
+    others = sorted((model_folder / "configs").glob("*.pbtxt"))
+    return {"default": model_folder / "config.pbtxt"} | {path.stem: path for path in others}
+
+
+def _expected(graph: "Graph") -> list[str]:
+    def line(kind: str, spec: "TensorSpec") -> str:
+        return f"{kind} {spec.name} {TRITON_TYPES[str(spec.dtype)]} {list(spec.shape)}"
 
     tensors = [*(line("input", spec) for spec in graph.inputs), line("output", graph.output)]
     return [f"name {graph.name}", f"max_batch_size {graph.max_batch_size}", *tensors]
 
 
-def _declared(config: ModelConfig) -> list[str]:
+def declared(config: ModelConfig) -> list[str]:
+    """Name, largest batch and tensors of a config, one to a line."""
     types = ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
     tensors = [("input", tensor) for tensor in config.input] + [("output", tensor) for tensor in config.output]
     lines = [f"{kind} {tensor.name} {types[tensor.data_type].name} {list(tensor.dims)}" for kind, tensor in tensors]
     return [f"name {config.name}", f"max_batch_size {config.max_batch_size}", *lines]
 
 
-def check_configs(graph: Graph, model_folder: Path) -> None:
+def check_configs(graph: "Graph", model_folder: Path) -> None:
     """Hold config.pbtxt and every configs/*.pbtxt of a model to its record.
 
     Raises:
         ConfigMismatch: with the lines that differ.
     """
-    for path in [model_folder / "config.pbtxt", *sorted((model_folder / "configs").glob("*.pbtxt"))]:
-        expected, declared = _expected(graph), _declared(parse_config(path))
-        if expected != declared:
-            difference = difflib.unified_diff(
-                declared, expected, str(path), f"export.graphs: {graph.name}", lineterm=""
-            )
+    for path in profiles(model_folder).values():
+        expected, found = _expected(graph), declared(parse_config(path))
+        if expected != found:
+            difference = difflib.unified_diff(found, expected, str(path), f"export.graphs: {graph.name}", lineterm="")
             raise ConfigMismatch("\n".join(difference))
 
 
