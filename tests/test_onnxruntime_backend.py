@@ -161,10 +161,12 @@ def test_a_config_that_does_not_fit_stops_the_load_and_says_why(tmp_path: Path) 
     good = declare("input", "x", "FP32", [3]) + declare("output", "y", "FP32", [2])
     bad_threads = 'parameters { key: "inter_op_thread_count" value { string_value: "many" } }\n'
     bad_mode = 'parameters { key: "execution_mode" value { string_value: "3" } }\n'
+    bad_search = bad_mode.replace("execution_mode", "cudnn_conv_algo_search")
     accelerator = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }\n'
     models = {
         "threads": (good + bad_threads, "parameter 'inter_op_thread_count' has the value 'many'"),
         "mode": (good + bad_mode, "parameter 'execution_mode' has the value '3'"),
+        "search": (good + bad_search, "parameter 'cudnn_conv_algo_search' has the value '3'"),
         "accelerated": (good + accelerator, "'execution_accelerators' needs Triton's own ONNX Runtime backend"),
         "name": (good.replace('"x"', '"z"'), "the config names an input 'z', but the file has ['x']"),
         "type": (good.replace("FP32", "FP16", 1), "input 'x' is TYPE_FP16 in the config and tensor(float)"),

@@ -49,6 +49,8 @@ GRAPH_LEVELS = {
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 EXECUTION_MODES = {"0": ort.ExecutionMode.ORT_SEQUENTIAL, "1": ort.ExecutionMode.ORT_PARALLEL}
+# The numbers of the C++ backend, and ONNX Runtime's names for them.
+CONVOLUTION_SEARCHES = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 BOOLEANS = {"0": False, "false": False, "1": True, "true": True}
 
 
@@ -211,11 +213,13 @@ def providers(config: Json, kind: str, device: int) -> list[Any]:
         raise ValueError(
             "'execution_accelerators' needs Triton's own ONNX Runtime backend; take them out of the config"
         )
+    search = parameter(config, "cudnn_conv_algo_search", CONVOLUTION_SEARCHES.__getitem__, "EXHAUSTIVE")
     if kind != "GPU":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ValueError("a KIND_GPU instance needs the package onnxruntime-gpu, and a GPU; use KIND_CPU here")
-    return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
+    cuda = ("CUDAExecutionProvider", {"device_id": device, "cudnn_conv_algo_search": search})
+    return [cuda, "CPUExecutionProvider"]
 
 
 def check_tensors(config: Json, session: ort.InferenceSession, batched: bool) -> None:
