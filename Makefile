@@ -19,12 +19,15 @@ serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 test: $(VENV)/.test  ## Run all tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.test  ## Lint, formatting and types
+check: $(VENV)/.test  ## Lint, formatting, types, container files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# mypy wants package names, and Triton wants version folders: a link gives the folder a name.
 	@mkdir -p build/typecheck && ln -sfn ../../model_repository/mri_ldm/1 build/typecheck/mri_ldm
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
+	$(BIN)/mypy deploy/container.py
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0

@@ -70,8 +70,8 @@ def _gpu(stamp: Stamp, configs: dict[str, ModelConfig], machine: Machine) -> Ite
 
 def _fits(stamp: Stamp, gpu: Gpu) -> bool:
     built = stamp["gpu"]["capability"] if stamp["gpu"] else None
-    hardware_compatible = bool(stamp.get("options", {}).get("hardware_compatible"))
-    return built == gpu.capability or (hardware_compatible and _numbers(gpu.capability) >= AMPERE)
+    portable = stamp.get("options", {}).get("hardware") == "ampere_plus"
+    return built == gpu.capability or (portable and _numbers(gpu.capability) >= AMPERE)
 
 
 def _rtx(gpu: Gpu) -> Iterator[str]:

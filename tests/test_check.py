@@ -1,16 +1,15 @@
 """The preflight, on repositories with one fault each; nothing in it runs a network, so the weights are a few bytes."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common import ROOT, run_python
 from export import check
+from light_repository import NETWORKS, Manifest, copy_light, write_manifest
 from training.files import sha256
 
 SERVER = ["--tensorrt", "10.13.2", "--capability", "9.0"]
@@ -20,33 +19,23 @@ STAMP = {
     "gpu": {"name": "NVIDIA H100 PCIe", "capability": "9.0"},
     "precision": "fp16",
     "profile": {"min": 1, "opt": 8, "max": 64},
-    "options": {"version_compatible": False, "hardware_compatible": False},
+    "options": {"version_compatible": False, "hardware": "none"},
     "parity": None,
     "parity_not_measured": "built by trtexec",
 }
-Manifest = dict[str, Any]
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """The committed repository with plans, as export would leave it."""
-    folder = tmp_path / "repository"
-    shutil.copytree(ROOT / "model_repository", folder, ignore=shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan"))
-    manifest: Manifest = {"name": "light", "plans": []}
-    for model in ("unet", "vae_decoder"):
-        for name in ("model.onnx", "model.fp16.onnx", "model.plan"):
-            (folder / model / "1" / name).write_text(f"{name} of {model}")
+    folder = copy_light(tmp_path / "repository")
+    plans = []
+    for model in NETWORKS:
+        (folder / model / "1" / "model.plan").write_text(f"model.plan of {model}")
         digest = sha256(folder / model / "1" / "model.fp16.onnx")
-        manifest["plans"].append({**STAMP, "model": model, "file": f"{model}/1/model.plan", "onnx_sha256": digest})
-    write(folder, manifest)
+        plans.append({**STAMP, "model": model, "file": f"{model}/1/model.plan", "onnx_sha256": digest})
+    write_manifest(folder, {"name": "light", "plans": plans})
     return folder
-
-
-def write(folder: Path, manifest: Manifest) -> None:
-    """With the hashes of what is there now."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
-    hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashes}))
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -57,7 +46,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def stamped(folder: Path, change: Callable[[Manifest], None]) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest["plans"][0])
-    write(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def problems(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
@@ -138,7 +127,7 @@ def test_plans_of_another_machine(
         ({"runtime": "tensorrt_rtx"}, SERVER, "this machine has only {'tensorrt': '10.13.2'}"),
         ({"options": {"version_compatible": True}}, ["--tensorrt", "10.9.0", "--capability", "9.0"], "10.13.2.6, but"),
         ({"options": {"version_compatible": True}}, ["--tensorrt", "11.0.0", "--capability", "9.0"], "10.13.2.6, but"),
-        ({"options": {"hardware_compatible": True}}, ["--tensorrt", "10.13.2", "--capability", "7.5"], "built on"),
+        ({"options": {"hardware": "ampere_plus"}}, ["--tensorrt", "10.13.2", "--capability", "7.5"], "built on"),
     ],
 )
 def test_a_stamp_that_does_not_fit(
@@ -151,15 +140,15 @@ def test_a_stamp_that_does_not_fit(
 
 @pytest.mark.parametrize(
     ("options", "server"),
-    [({"version_compatible": True}, ["10.14.1", "9.0"]), ({"hardware_compatible": True}, ["10.13.2", "12.0"])],
+    [({"version_compatible": True}, ["10.14.1", "9.0"]), ({"hardware": "ampere_plus"}, ["10.13.2", "12.0"])],
 )
 def test_compatible_plans_pass_elsewhere(
-    repository: Path, capsys: pytest.CaptureFixture[str], options: dict[str, bool], server: list[str]
+    repository: Path, capsys: pytest.CaptureFixture[str], options: Manifest, server: list[str]
 ) -> None:
     manifest = json.loads((repository / "manifest.json").read_text())
     for stamp in manifest["plans"]:
         stamp["options"] = options
-    write(repository, manifest)
+    write_manifest(repository, manifest)
     assert problems(repository, capsys, "--tensorrt", server[0], "--capability", server[1]) == []
 
 
@@ -197,7 +186,7 @@ def test_configs_that_drifted(
 ) -> None:
     """Also where somebody has made the manifest fit."""
     replace(repository / file, old, new)
-    write(repository, json.loads((repository / "manifest.json").read_text()))
+    write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
     (error,) = problems(repository, capsys)
     assert what in error
 

@@ -13,16 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from server.assemble import backends_folder, environment
 from server.errors import NoServerError, ServerError
 from server.find import Host, find
 from server.ports import free_port
 from server.process import TritonServer, probe
+from toy_models import write_front_model
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -121,37 +119,8 @@ def test_surroundings_of_a_container(host: Host, container: Path, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy `mri_ldm` with a cpu profile: every pixel is the seed. Its config.pbtxt needs an absent backend."""
-    model = tmp_path_factory.mktemp("repository") / "mri_ldm"
-    tensors = (
-        'input [ { name: "seed" data_type: TYPE_INT64 dims: [1] }, { name: "steps" data_type: TYPE_INT32 dims: [1] } ]'
-        ' output { name: "image" data_type: TYPE_FP32 dims: [1, 240, 240] }'
-        " max_batch_size: 4 instance_group { count: 1 kind: KIND_CPU }"
-    )
-    nodes = [
-        helper.make_node("Cast", ["seed"], ["value"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["value", "column"], ["pixel"]),
-        helper.make_node("Add", ["pixel", "black"], ["image"]),
-    ]
-    constants = {"column": np.array([-1, 1, 1, 1]), "black": np.zeros((1, 1, 240, 240), np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "toy",
-        [
-            helper.make_tensor_value_info("seed", TensorProto.INT64, ["B", 1]),
-            helper.make_tensor_value_info("steps", TensorProto.INT32, ["B", 1]),
-        ],
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["B", 1, 240, 240])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    (model / "1").mkdir(parents=True)
-    (model / "configs").mkdir()
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model / "1" / "model.onnx"
-    )
-    (model / "configs" / "cpu.pbtxt").write_text(f'backend: "onnxruntime" {tensors}')
-    (model / "config.pbtxt").write_text(f'backend: "absent" {tensors}')
-    return model.parent
+    """A toy `mri_ldm`. Its config.pbtxt needs an absent backend."""
+    return write_front_model(tmp_path_factory.mktemp("repository"))
 
 
 def processes_of(group: int) -> list[str]:

@@ -142,3 +142,30 @@ def write_optional(repository: Path) -> None:
         [tensor("y", TensorProto.FLOAT, [2])],
         {"shift": np.array([10, 20], np.float32)},
     )
+
+
+def write_front_model(repository: Path) -> Path:
+    """A toy `mri_ldm` with a cpu profile: every pixel is the seed. Its config.pbtxt needs a backend that is absent."""
+    model = repository / "mri_ldm"
+    tensors = (
+        'input [ { name: "seed" data_type: TYPE_INT64 dims: [1] }, { name: "steps" data_type: TYPE_INT32 dims: [1] } ]'
+        ' output { name: "image" data_type: TYPE_FP32 dims: [1, 240, 240] }'
+        " max_batch_size: 4 instance_group { count: 1 kind: KIND_CPU }"
+    )
+    write_model(
+        repository,
+        "mri_ldm",
+        "",
+        [
+            helper.make_node("Cast", ["seed"], ["value"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["value", "column"], ["pixel"]),
+            helper.make_node("Add", ["pixel", "black"], ["image"]),
+        ],
+        [tensor("seed", TensorProto.INT64, ["B", 1]), tensor("steps", TensorProto.INT32, ["B", 1])],
+        [tensor("image", TensorProto.FLOAT, ["B", 1, 240, 240])],
+        {"column": np.array([-1, 1, 1, 1]), "black": np.zeros((1, 1, 240, 240), np.float32)},
+    )
+    (model / "configs").mkdir()
+    (model / "configs" / "cpu.pbtxt").write_text(f'backend: "onnxruntime" {tensors}')
+    (model / "config.pbtxt").write_text(f'backend: "absent" {tensors}')
+    return repository
