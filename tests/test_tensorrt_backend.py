@@ -1,5 +1,5 @@
 """The python-based TensorRT backend without a GPU: stand-ins that keep the rules of CUDA and TensorRT where those would
-have to run, the real packages and a real tritonserver where they say what a machine lacks (on a GPU: test_tensorrt_gpu).
+have to run, the real packages and a real tritonserver where they say what a machine lacks. See test_tensorrt_gpu too.
 """
 
 from __future__ import annotations
