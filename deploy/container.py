@@ -110,7 +110,7 @@ def build_command(source: Path, plan: Path, network: str, precision: str, versio
         f"--saveEngine={plan}",
         *(f"--{limit}Shapes={shape}" for limit, shape in shapes.items()),
         *typed,
-        *(["--noTF32"] if precision == "fp32" else []),
+        *([] if precision == "tf32" else ["--noTF32"]),
         "--skipInference",
         f"--timingCacheFile={plan.parents[2] / CACHE}",
     ]

@@ -188,6 +188,8 @@ def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_pat
     later = container.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "fp32", "11.1.0")
     assert "--stronglyTyped" not in later
     assert "--noTF32" in later
+    tf32 = container.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "tf32", "11.1.0")
+    assert set(later) - set(tf32) == {"--noTF32"}
 
 
 def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:
