@@ -1,6 +1,6 @@
 """The repository in its default profile on the pip server of a GPU machine: `pytest -m gpu tests/test_tensorrt_gpu.py`.
 
-Padded and exact batches of both networks against ONNX Runtime. Needs the extra `server-tensorrt` or `server-tensorrt-rtx`.
+Padded and exact batches of both networks against ONNX Runtime. Needs `server-tensorrt` or `server-tensorrt-rtx`.
 """
 
 import importlib
