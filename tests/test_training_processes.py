@@ -1,30 +1,17 @@
 """Several processes and sudden death: torchrun computes what one process does, and a killed run leaves no torn file."""
 
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from common import ROOT, run_python
+from common import ROOT, run_python, write_toml
 from training.checkpoint import load_snapshot, load_state
-from training.config import Config, load_config
-
-
-def write_toml(config: Config, path: Path) -> str:
-    """`config` as a file for --config."""
-    lines = [f"seed = {config.seed}"]
-    for section, values in asdict(config).items():
-        if isinstance(values, dict):
-            lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
-    path.write_text("\n".join(lines))
-    assert load_config(str(path)) == config
-    return str(path)
 
 
 def gradients(run: Path) -> dict[str, list[torch.Tensor]]:

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,9 +119,8 @@ def check_files(root: Path, config: Data) -> None:
         DataError: one is missing, is no NIfTI file, or has too few channels or too small a grid; all are named.
     """
     wrong = []
-    index = _index(root)
-    for entry in json.loads(index.read_text())["training"]:
-        path = index.parent / entry["image"]
+    for entry in _read_index(root)["training"]:
+        path = root / TASK / entry["image"]
         try:
             shape = nib.load(path).shape
         except FileNotFoundError:
@@ -144,12 +144,26 @@ def check_voxels(root: Path, section: Section, config: Data) -> None:
         DataError: one holds NaN or nothing; it is named.
     """
     volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
+    everything = range(len(volumes))
+    with ThreadPoolExecutor(config.workers) as pool:
+        for _ in tqdm(pool.map(partial(load_volume, volumes), everything), "checking", len(volumes), unit="volume"):
+            pass
+
+
+def load_volume(dataset: DecathlonDataset, index: int) -> Any:
+    """What the transforms make of one volume: a dictionary with `image`, or a list of them where they draw slices.
+
+    Raises:
+        DataError: the file cannot be read, holds NaN or nothing, or upsets a transform; it is named.
+    """
     try:
-        with ThreadPoolExecutor(config.workers) as pool:
-            for _ in tqdm(pool.map(volumes.__getitem__, range(len(volumes))), "checking", len(volumes), unit="volume"):
-                pass
-    except RuntimeError as error:
-        raise _reason(error) from None
+        return dataset[index]
+    except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
+        reason = _reason(error)
+        if isinstance(reason, DataError):
+            raise reason from None
+        path = dataset.data[index]["image"]
+        raise DataError(f"{path} cannot be used: {error.__cause__ or error}") from error
 
 
 def load_image(path: str) -> MetaTensor:
@@ -186,12 +200,11 @@ def describe_data(root: Path) -> dict[str, Any]:
     """What a run was trained on: name, description and number of volumes in dataset.json, and its sha256.
 
     Raises:
-        DataError: there is none below `root`.
+        DataError: there is none below `root`, or one that lists no volumes.
     """
-    path = _index(root)
-    index = json.loads(path.read_text())
+    index = _read_index(root)
     record = {key: index.get(key) for key in ("name", "description", "numTraining")}
-    return {**record, "sha256": sha256(path)}
+    return {**record, "sha256": sha256(_index(root))}
 
 
 def _index(root: Path) -> Path:
@@ -202,6 +215,23 @@ def _index(root: Path) -> Path:
             "(make phantom data with `python -m training.phantom --out DIR`)"
         )
     return path
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    """dataset.json, of which nothing is certain but the paths of its training volumes."""
+    path = _index(root)
+    try:
+        index = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}") from None
+    entries = index.get("training") if isinstance(index, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(
+            f"{path} has no list `training` of volumes, as the one of the Medical Segmentation Decathlon has"
+        )
+    if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries):
+        raise DataError(f"{path}: every entry of `training` must be a table with the path `image` of a volume")
+    return index
 
 
 def derived_seed(*key: int) -> int:
@@ -231,7 +261,8 @@ def slice_batches(
         batch = {}
         for part in parts:
             dataset.transform.set_random_state(derived_seed(seed, iteration, 1, part))
-            batch[part] = list_data_collate([dataset[int(i)] for i in drawn[part]])["image"].as_tensor().float()
+            volumes = [load_volume(dataset, int(i)) for i in drawn[part]]
+            batch[part] = list_data_collate(volumes)["image"].as_tensor().float()
         yield batch
 
 
@@ -239,7 +270,7 @@ def fixed_slices(dataset: DecathlonDataset, volumes: int, per_volume: int) -> to
     """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W]."""
     slices = []
     for index in range(min(volumes, len(dataset))):
-        volume = dataset[index]["image"].as_tensor().float()
+        volume = load_volume(dataset, index)["image"].as_tensor().float()
         slices.append(volume[..., evenly_spaced(volume.shape[-1], per_volume)].permute(3, 0, 1, 2))
     return torch.cat(slices)
 

@@ -6,7 +6,6 @@ Stage 2 augments nothing, so encoding a slice anew in each epoch would only repe
 from pathlib import Path
 
 import torch
-from monai.data import DataLoader
 from monai.networks.nets import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
 from training.config import Data
-from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, open_volumes
+from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
 from training.files import whole_file
 from training.processes import Processes
 
@@ -24,11 +23,16 @@ from training.processes import Processes
 def encode_volumes(
     autoencoder: AutoencoderKL, root: Path, section: Section, config: Data, device: torch.device
 ) -> dict[str, Tensor]:
-    """Mean and sigma of the posterior of each slice: two float32 tensors [volumes, depth, 64, 64] on the CPU."""
+    """Mean and sigma of the posterior of each slice: two float32 tensors [volumes, depth, 64, 64] on the CPU.
+
+    Raises:
+        DataError: a volume cannot be used; it is named.
+    """
     volumes = open_volumes(root, section, diffusion_transforms(config), config, cache=False)
     encoded: dict[str, list[Tensor]] = {"mu": [], "sigma": []}
-    for batch in tqdm(DataLoader(volumes, batch_size=1), desc="encoding volumes", unit="volume"):
-        slices = batch["image"].as_tensor()[0].permute(3, 0, 1, 2).float()  # [depth, 1, padded, padded]
+    for index in tqdm(range(len(volumes)), desc="encoding volumes", unit="volume"):
+        volume = load_volume(volumes, index)["image"].as_tensor()
+        slices = volume.permute(3, 0, 1, 2).float()  # [depth, 1, padded, padded]
         parts = [autoencoder.encode(part.to(device)) for part in slices.split(10)]
         for name, tensors in zip(encoded, zip(*parts, strict=True), strict=True):
             encoded[name].append(torch.cat(tensors)[:, 0].cpu())

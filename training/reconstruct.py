@@ -83,13 +83,13 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     """All slices with their metrics, and evenly spaced ones of them for the picture.
 
     Raises:
-        DataError, ValueError: no such volumes, or one with fewer slices than wanted.
+        DataError, ValueError: no such volumes, or one that cannot be used or has fewer slices than wanted.
     """
     import torch
     from monai.transforms import Compose, DivisiblePadd
     from tqdm import tqdm
 
-    from training.data import DataError, evenly_spaced, open_volumes, volume_transforms
+    from training.data import DataError, evenly_spaced, load_volume, open_volumes, volume_transforms
     from training.metrics import ms_ssim, reconstruction_metrics
     from training.networks import build_autoencoder
 
@@ -111,7 +111,7 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     with tqdm(range(count), desc="reconstructing", unit="volume") as bar:
         for i in bar:
             name = Path(volumes.data[i]["image"]).name.removesuffix(".nii.gz")
-            volume = volumes[i]["image"].as_tensor().float()  # [1, H, W, depth]
+            volume = load_volume(volumes, i)["image"].as_tensor().float()  # [1, H, W, depth]
             if wanted > volume.shape[-1]:
                 raise ValueError(f"--slices-per-volume is {wanted}, but {name} has {volume.shape[-1]} slices")
             places = evenly_spaced(volume.shape[-1], wanted)

@@ -129,7 +129,7 @@ def write_slices(arguments: Arguments) -> str:
 
     Raises:
         SliceError: the folder holds something, or there are not so many slices.
-        DataError: the data folder cannot be used.
+        DataError: the data folder or a volume in it cannot be used.
     """
     import shutil
 
@@ -137,7 +137,7 @@ def write_slices(arguments: Arguments) -> str:
     from monai.transforms import Compose
     from tqdm import tqdm
 
-    from training.data import open_volumes, volume_transforms
+    from training.data import load_volume, open_volumes, volume_transforms
 
     out, config = arguments.out, Data(channel=arguments.channel)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -156,10 +156,7 @@ def write_slices(arguments: Arguments) -> str:
     for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
         if len(chosen):
             path = Path(volumes.data[index]["image"])
-            try:
-                images = np.asarray(volumes[index]["image"])[0].transpose(2, 0, 1)[chosen]
-            except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-                raise SliceError(f"{path} cannot be used: {error.__cause__ or error}") from None
+            images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
             np.savez_compressed(new / f"{path.name.split('.')[0]}.npz", images=images.astype(np.float16), slices=chosen)
     if out.exists():
         out.rmdir()
