@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
+
+from training.checks import problems, structured
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +20,10 @@ else:
     import tomli as tomllib
 
 CONFIGS = Path(__file__).parent / "configs"
+OUT_OF_MEMORY = (
+    "In training lower slices_per_volume or volumes_per_batch, with a higher accumulate for as large an update, or set "
+    "precision to bf16; elsewhere give a smaller batch."
+)
 
 
 class ConfigError(ValueError):
@@ -197,33 +203,48 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     Raises:
         ConfigError: an unknown field, or a value of the wrong type.
     """
-    import cattrs
-
-    converter = cattrs.Converter(forbid_extra_keys=True)
     try:
-        return converter.structure(values, Config)
-    except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(cattrs.transform_error(error))) from None
+        return structured(values, Config)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def check(config: Config, source: str) -> Config:
+    """`config`, if every value is one that training can work with; `source` is named in the error.
+
+    Raises:
+        ConfigError: it names each field that is wrong, its value and what is allowed.
+    """
+    if wrong := problems(config):
+        raise ConfigError(f"{source}: " + "; ".join(wrong))
+    return config
 
 
 def load_config(name: str) -> Config:
     """Read a shipped configuration by name (`demo`, `brats`) or any TOML file by path.
 
     Raises:
-        ConfigError: no such file, or one that does not fit the dataclasses.
+        ConfigError: no such file, one that does not fit the dataclasses, or a value out of its range.
     """
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
         raise ConfigError(f"no configuration {name!r}: give one of {shipped}, or the path of a .toml file")
     try:
-        values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no TOML, or not even text
         raise ConfigError(f"{path}: {error}") from None
-    return config_from_dict(values, str(path))
+    return check(config_from_dict(values, str(path)), str(path))
 
 
-Arguments = TypeVar("Arguments")
+class HasSettings(Protocol):
+    """The command line of a stage."""
+
+    @property
+    def settings(self) -> Config: ...
+
+
+Arguments = TypeVar("Arguments", bound=HasSettings)
 
 
 def parse_arguments(
@@ -231,7 +252,7 @@ def parse_arguments(
 ) -> Arguments:
     """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
 
-    `arguments` is a dataclass with a `config: str` and a `settings: Config`.
+    `arguments` is a dataclass with a `config: str` and a `settings: Config`. What cannot be used ends the program.
     """
     import tyro
 
@@ -239,11 +260,12 @@ def parse_arguments(
     first.add_argument("--config", default="demo")
     name = first.parse_known_args(argv)[0].config
     try:
-        settings = load_config(name)
+        defaults = arguments(config=name, settings=load_config(name))
+        parsed = tyro.cli(arguments, prog=program, default=defaults, args=argv, description=description)
+        check(parsed.settings, "command line")
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    defaults = arguments(config=name, settings=settings)
-    return tyro.cli(arguments, prog=program, default=defaults, args=argv, description=description)
+    return parsed
 
 
 def exit_status(work: Callable[[], object]) -> int:
@@ -252,6 +274,11 @@ def exit_status(work: Callable[[], object]) -> int:
         work()
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+            raise
+        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; a training run continues from its last saved state with the same command", file=sys.stderr)
