@@ -194,9 +194,9 @@ def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypat
     assert load_snapshot(resumed1).history["autoencoder"]["iterations"] == 6
     with pytest.raises(CheckpointError, match="another autoencoder"):
         train_diffusion.train(tiny, resumed1, phantom, tmp_path / "cut2")
-    with pytest.raises(CheckpointError, match="another config: give a new --out"):
+    with pytest.raises(CheckpointError, match=r"another run \(config.seed 0 -> 9\): give a new --out"):
         train_autoencoder.train(replace(tiny, seed=9), phantom, tmp_path / "cut1")
-    with pytest.raises(CheckpointError, match="another stage"):
+    with pytest.raises(CheckpointError, match=r"another run .stage autoencoder -> diffusion"):
         train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut1")
 
 

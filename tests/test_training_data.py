@@ -179,15 +179,19 @@ def test_what_upsets_a_transform_is_told_with_the_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, tmp_path, stage) -> None:
+def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, small_snapshot, tmp_path, stage) -> None:
     out = tmp_path / "run"
-    extra = ["--autoencoder", "x"] if stage == "diffusion" else []
+    save_snapshot(small_snapshot, tmp_path / "stage1")
+    extra = ["--autoencoder", str(tmp_path / "stage1")] if stage == "diffusion" else []
     result = run_python(
         "-m", f"training.train_{stage}", "--config", "demo", "--data", str(phantom), "--out", str(out), *extra,
         f"--{stage}-training.slices-per-volume", "3", "--dry-run",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert not out.exists()
+    # What will run: the autoencoder of the snapshot, not that of the configuration.
+    assert ("channels = (8, 8, 16)" in result.stdout) == (stage == "diffusion")
+    assert {"autoencoder": "cached volumes", "diffusion": "all latents"}[stage] in result.stdout
     for text in ("slices_per_volume = 3", "volumes x 3 slices", "1 updates an epoch", str(out / "snapshot")):
         assert text in result.stdout, text
     line = {"autoencoder": "autoencoder             252,", "diffusion": "unet                  3,699,265 parameters"}[

@@ -64,7 +64,7 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, p
     # The run may go on in either way, but not with another number of parts.
     arguments = ["--config", str(tmp_path / "one.toml"), "--data", str(phantom), "--out", str(tmp_path / "two1")]
     result = run_python("-m", "training.train_autoencoder", *arguments, "--autoencoder-training.accumulate", "3")
-    assert "another parts" in result.stderr
+    assert "parts 2 -> 3; parts are processes x accumulate" in result.stderr
 
 
 def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, phantom, tmp_path) -> None:

@@ -31,6 +31,8 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
     settings = stage_settings(config, stage)
     uncached = open_volumes(data, "training", autoencoder_transforms(config.data, 1), config.data, cache=False)
     processes = joined()
+    if not processes.first:
+        return
     volumes = settings.volumes_per_batch * processes.all_parts(settings.accumulate)
     steps = max(1, len(uncached) // volumes)
     print("Settings")
@@ -43,8 +45,8 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
     for name, size in needed.items():
         print(f"  {name:40} {size / GB:8.2f} GB")
     print(f"  {'sum':40} {sum(needed.values()) / GB:8.2f} GB")
-    cached = config.data.cache_rate * len(uncached) * config.data.size**2 * config.data.depth * 4
-    print(f"  {'host: cached volumes':40} {cached / GB:8.2f} GB")
+    name, size = host_memory(config, stage, len(uncached))
+    print(f"  {name:40} {size / GB:8.2f} GB")
     print("\nSteps")
     print(f"  {len(uncached)} training volumes of {describe_data(data)['name']}, {data}")
     print(f"  {volumes} volumes x {settings.slices_per_volume} slices an update, in {processes.world_size} process(es)")
@@ -56,6 +58,14 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
     files |= {"events/": "TensorBoard", "pictures/": "samples every " + f"{settings.checkpoint_every} updates"}
     for name, what in files.items():
         print(f"  {out / name!s:40} {what}")
+
+
+def host_memory(config: Config, stage: str, volumes: int) -> tuple[str, float]:
+    """What each process keeps of `volumes` training volumes, and its bytes."""
+    slices = volumes * config.data.depth * 4
+    if stage == "autoencoder":
+        return "host: cached volumes", config.data.cache_rate * slices * config.data.size**2
+    return "host: mean and sigma of all latents", 2.0 * slices * LATENT**2
 
 
 def print_fields(values: dict[str, Any], indent: str = "  ") -> None:

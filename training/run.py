@@ -20,6 +20,8 @@ from training.processes import Processes
 # `accumulate` is among them because what counts is the number of parts in all processes.
 FREE = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
 FREE += ("validate_every", "validation_volumes", "patience")
+# The path of the perceptual weights: their hash counts.
+FREE += ("weights",)
 
 
 class Run:
@@ -31,7 +33,14 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, stage: str, config: Config, data: dict[str, Any], parts: int, processes: Processes
+        self,
+        folder: Path,
+        stage: str,
+        config: Config,
+        data: dict[str, Any],
+        parts: int,
+        processes: Processes,
+        perceptual_sha256: str | None = None,
     ) -> None:
         """Open or begin the run of `stage` with `config` on `data` (a record of `training.data.describe_data`).
 
@@ -39,12 +48,14 @@ class Run:
 
         Raises:
             CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or of a
-                configuration that differs in more than the length of the run and the way the data are cached.
+                configuration that differs in more than the length of the run and the way the data are cached; the
+                message says in what.
         """
         self.folder = folder
         self.snapshot_folder = folder / "snapshot"
         self._processes = processes
-        self._identity = {"stage": stage, "data": data, "parts": parts, "config": asdict(config)}
+        self._identity = {"stage": stage, "data": data, "parts": parts, "perceptual_sha256": perceptual_sha256}
+        self._identity["config"] = asdict(config)
         self.state = load_state(folder / "state.pt")
         if self.state:
             self._check_identity()
@@ -63,10 +74,10 @@ class Run:
         theirs = json.loads(path.read_text())
         # Through the dataclasses, so that a field which is younger than the run gets its default.
         theirs["config"] = asdict(config_from_dict(theirs["config"], str(path)))
-        mine = json.loads(json.dumps(self._identity))
-        for part in ("stage", "data", "parts", "config"):
-            if _fixed(json.loads(json.dumps(theirs[part]))) != _fixed(mine[part]):
-                raise CheckpointError(f"{path} belongs to a run with another {part}: give a new --out")
+        theirs, mine = (_fixed(json.loads(json.dumps(identity))) for identity in (theirs, self._identity))
+        if changed := _differences(theirs, mine):
+            hint = "; parts are processes x accumulate" if any(line.startswith("parts ") for line in changed) else ""
+            raise CheckpointError(f"{path} belongs to another run ({', '.join(changed)}{hint}): give a new --out")
 
     def save(self, iteration: int, **objects: Any) -> None:
         """Write the resume state: `iteration`, what this class keeps and the state_dict of each object."""
@@ -119,9 +130,8 @@ class Run:
     def record(self, iterations: int) -> dict[str, Any]:
         """How the weights of this stage were made, for the snapshot."""
         versions = {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")}
-        data, parts = self._identity["data"], self._identity["parts"]
-        record = {"data": data, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
-        return record if parts == 1 else {**record, "parts": parts}
+        about = {name: self._identity[name] for name in ("data", "parts", "perceptual_sha256")}
+        return {**about, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
 
     def save_snapshot(self, snapshot: Snapshot, best: bool = False) -> None:
         """Write the last snapshot, or the best."""
@@ -141,3 +151,11 @@ def _fixed(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _fixed(item) for name, item in value.items() if name not in FREE}
     return value
+
+
+def _differences(theirs: Any, mine: Any, name: str = "") -> list[str]:
+    """`name old -> new` for each entry of two nested dictionaries that is not the same."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        keys = dict.fromkeys([*theirs, *mine])
+        return [line for k in keys for line in _differences(theirs.get(k), mine.get(k), f"{name}.{k}".lstrip("."))]
+    return [] if theirs == mine else [f"{name} {theirs} -> {mine}"]

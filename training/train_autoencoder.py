@@ -2,13 +2,15 @@
 
     python -m training.train_autoencoder --config demo --data DIR --out RUN
 
-Run the same command again to continue after an interruption. For several GPUs put `torchrun --nproc-per-node N -m` in
-the place of `python -m`. OUT/snapshot is the last state; OUT/best, where there is validation, that of the best PSNR.
+Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save first. For several GPUs put
+`torchrun --nproc-per-node N -m` in the place of `python -m`. OUT/snapshot is the last state; OUT/best, where there is
+validation, that of the best PSNR.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
     Raises:
         DataError, CheckpointError: unusable data, weights, or a run folder of another configuration.
+        KeyboardInterrupt: asked to stop by a signal; everything is saved.
         FloatingPointError: a loss or gradient is not finite.
     """
     import torch
@@ -45,6 +48,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     from training.checkpoint import Snapshot
     from training.data import autoencoder_transforms, check_voxels, describe_data, open_volumes, slice_batches
     from training.files import sha256
+    from training.interrupt import Interrupt
     from training.networks import build_autoencoder, build_discriminator
     from training.perceptual import build_perceptual_loss
     from training.pictures import ERROR_GAIN
@@ -56,17 +60,17 @@ def train(config: Config, data: Path, out: Path) -> Path:
     # Networks and the run they continue.
     settings, processes = config.autoencoder_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
-    run = Run(out, "autoencoder", config, describe_data(data), all_parts, processes)
+    # Who may use what was trained with these weights is for their licence to say: record which they were.
+    weights = config.perceptual.weights
+    perceptual_sha256 = None if weights == "none" else sha256(Path(weights))
+    run = Run(out, "autoencoder", config, describe_data(data), all_parts, processes, perceptual_sha256)
     torch.manual_seed(config.seed)
     autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
     discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
     run.restore(autoencoder=autoencoder, discriminator=discriminator)
-    perceptual = build_perceptual_loss(config.perceptual.weights, warn=processes.first)
-    perceptual_sha256 = None
+    perceptual = build_perceptual_loss(weights, warn=processes.first)
     if perceptual is not None:
         perceptual.to(processes.device)
-        # Who may use what was trained with these weights is for their licence to say: record which they were.
-        perceptual_sha256 = sha256(Path(config.perceptual.weights))
 
     # Data.
     if processes.first and run.iteration == 0 and config.data.cache_rate < 1:
@@ -79,53 +83,66 @@ def train(config: Config, data: Path, out: Path) -> Path:
     total = run.iteration if run.without_progress(settings.patience) else settings.epochs * steps_per_epoch
 
     def snapshot() -> Snapshot:
-        record = {**run.record(done), "perceptual_sha256": perceptual_sha256}
-        return Snapshot(config, autoencoder.averaged.state_dict(), history={"autoencoder": record})
+        return Snapshot(config, autoencoder.averaged.state_dict(), history={"autoencoder": run.record(done)})
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "autoencoder", total, initial=run.iteration, disable=not processes.first)
-    for iteration in bar:
-        batch = {part: images.to(processes.device) for part, images in next(batches).items()}
-        rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
-        autoencoder.begin(rate)
-        discriminator.begin(rate)
-        try:
-            losses, norms, reconstruction = update_autoencoder(
-                autoencoder, discriminator, perceptual, batch, iteration, config
-            )
-        except FloatingPointError as error:
-            raise run.not_finite(iteration, batch, error) from error
-        done = iteration + 1
-        run.log(done, losses, {"learning_rate": rate, **norms})
-        bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
+    with Interrupt(processes) as interrupt:
+        for iteration in bar:
+            batch = {part: images.to(processes.device) for part, images in next(batches).items()}
+            rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
+            autoencoder.begin(rate)
+            discriminator.begin(rate)
+            try:
+                losses, norms, reconstruction = update_autoencoder(
+                    autoencoder, discriminator, perceptual, batch, iteration, config
+                )
+            except FloatingPointError as error:
+                raise run.not_finite(iteration, batch, error) from error
+            done = iteration + 1
+            run.log(done, losses, {"learning_rate": rate, **norms})
+            bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
 
-        # Validate.
-        if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
-            values = validate_autoencoder(autoencoder.averaged, held_out) if held_out is not None else {}
-            if run.validated(done, values, score=-values.get("psnr", 0)):
-                run.save_snapshot(snapshot(), best=True)
-        over = done == total or run.without_progress(settings.patience)
+            # Validate.
+            if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
+                values = validate_autoencoder(autoencoder.averaged, held_out) if held_out is not None else {}
+                if run.validated(done, values, score=-values.get("psnr", 0)):
+                    run.save_snapshot(snapshot(), best=True)
+            interrupted = interrupt.asked()
+            over = interrupted or done == total or run.without_progress(settings.patience)
 
-        # Save.
-        if done % settings.checkpoint_every == 0 or over:
-            images, reconstruction = batch[max(batch)][:6], reconstruction[:6]
-            errors = ERROR_GAIN * (images - reconstruction).abs()
-            run.picture(done, "reconstruction", [images, reconstruction, errors])
-            run.save_snapshot(snapshot())
-            run.save(done, autoencoder=autoencoder, discriminator=discriminator)
-        if over:
-            break
+            # Save.
+            if done % settings.checkpoint_every == 0 or over:
+                images, reconstruction = batch[max(batch)][:6], reconstruction[:6]
+                errors = ERROR_GAIN * (images - reconstruction).abs()
+                run.picture(done, "reconstruction", [images, reconstruction, errors])
+                run.save_snapshot(snapshot())
+                run.save(done, autoencoder=autoencoder, discriminator=discriminator)
+            if interrupted and done < total:
+                raise KeyboardInterrupt
+            if over:
+                break
     return run.snapshot_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__))
+    return exit_status(
+        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__)))
+    )
+
+
+def _run(arguments: Arguments) -> None:
     if arguments.dry_run:
         from training.plan import describe
 
-        return exit_status(lambda: describe(arguments.settings, "autoencoder", arguments.data, arguments.out))
-    return exit_status(lambda: print(f"snapshot: {train(arguments.settings, arguments.data, arguments.out)}"))
+        describe(arguments.settings, "autoencoder", arguments.data, arguments.out)
+        return
+    from training.processes import joined
+
+    folder = train(arguments.settings, arguments.data, arguments.out)
+    if joined().first:
+        print(f"snapshot: {folder}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m training.train_diffusion --config demo --autoencoder RUN1/snapshot --data DIR --out RUN2
 
-Run the same command again to continue after an interruption. The autoencoder's own settings come from its snapshot. For
-several GPUs put `torchrun --nproc-per-node N -m` in the place of `python -m`. OUT/snapshot is the last state; OUT/best,
-where there is validation, the one with the lowest error on volumes held out.
+Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save first. The autoencoder's own
+settings come from its snapshot. For several GPUs put `torchrun --nproc-per-node N -m` in the place of `python -m`.
+OUT/snapshot is the last state; OUT/best, where there is validation, the one with the lowest error on volumes held out.
 """
 
 import sys
@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, exit_status, parse_arguments
+from training.config import Config, ConfigError, exit_status, load_config, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     Raises:
         DataError, CheckpointError: unusable data or snapshot, or a run folder of another configuration.
+        KeyboardInterrupt: asked to stop by a signal; everything is saved.
         FloatingPointError: the loss or gradient is not finite.
     """
     import torch
@@ -49,6 +50,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
     from training.data import describe_data
     from training.files import sha256
+    from training.interrupt import Interrupt
     from training.latents import cached_latents, draw_latents, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
@@ -67,7 +69,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']}"
+    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen_by(config)}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
@@ -91,61 +93,98 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
-    for iteration in bar:
-        drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
-        batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
-        rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
-        unet.begin(rate)
-        try:
-            losses, norms = update_unet(unet, batch, alpha_bars, iteration, config)
-        except FloatingPointError as error:
-            raise run.not_finite(iteration, batch, error) from error
-        done = iteration + 1
-        run.log(done, losses, {"learning_rate": rate, **norms})
-        bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
+    with Interrupt(processes) as interrupt:
+        for iteration in bar:
+            drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
+            batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
+            rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
+            unet.begin(rate)
+            try:
+                losses, norms = update_unet(unet, batch, alpha_bars, iteration, config)
+            except FloatingPointError as error:
+                raise run.not_finite(iteration, batch, error) from error
+            done = iteration + 1
+            run.log(done, losses, {"learning_rate": rate, **norms})
+            bar.set_postfix({name: f"{value:.4g}" for name, value in run.smooth.items()}, refresh=False)
 
-        # Validate.
-        if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
-            values = validate_diffusion(unet.averaged, held_out, alpha_bars, config.seed) if processes.first else {}
-            if run.validated(done, values, score=values.get("loss", 0)):
-                run.save_snapshot(snapshot(), best=True)
-        over = done == total or run.without_progress(settings.patience)
+            # Validate.
+            if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
+                values = validate_diffusion(unet.averaged, held_out, alpha_bars, config.seed) if processes.first else {}
+                if run.validated(done, values, score=values.get("loss", 0)):
+                    run.save_snapshot(snapshot(), best=True)
+            interrupted = interrupt.asked()
+            over = interrupted or done == total or run.without_progress(settings.patience)
 
-        # Save.
-        if done % settings.checkpoint_every == 0 or over:
-            if processes.first:
-                noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed))
-                strips = denoising_strips(unet.averaged, config.noise_schedule, noise.to(processes.device))
-                images = [decode(autoencoder, strip, scale_factor) for strip in strips]
-                run.picture(done, "samples", [torch.stack([strip[-1] for strip in images])])
-                run.picture(done, "denoising", images[:3])
-            run.save_snapshot(snapshot())
-            run.save(done, unet=unet)
-        if over:
-            break
+            # Save.
+            if done % settings.checkpoint_every == 0 or over:
+                if processes.first and not interrupted:
+                    noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed))
+                    strips = denoising_strips(unet.averaged, config.noise_schedule, noise.to(processes.device))
+                    images = [decode(autoencoder, strip, scale_factor) for strip in strips]
+                    run.picture(done, "samples", [torch.stack([strip[-1] for strip in images])])
+                    run.picture(done, "denoising", images[:3])
+                run.save_snapshot(snapshot())
+                run.save(done, unet=unet)
+            if interrupted and done < total:
+                raise KeyboardInterrupt
+            if over:
+                break
     return run.snapshot_folder
 
 
+SETTLED = ("autoencoder", "discriminator", "perceptual", "autoencoder_training")
+
+
 def with_autoencoder_of(stage1: Config, config: Config) -> Config:
-    """`config` with everything that stage 1 has settled."""
-    return replace(
-        config,
-        autoencoder=stage1.autoencoder,
-        discriminator=stage1.discriminator,
-        perceptual=stage1.perceptual,
-        autoencoder_training=stage1.autoencoder_training,
-    )
+    """`config` with everything that stage 1 has settled.
+
+    Raises:
+        ConfigError: the autoencoder was trained on another channel or other sizes than `config` says.
+    """
+    if seen_by(stage1) != seen_by(config):
+        raise ConfigError(f"the autoencoder was trained with {seen_by(stage1)}, and this run has {seen_by(config)}")
+    return replace(config, **{name: getattr(stage1, name) for name in SETTLED})
+
+
+def seen_by(config: Config) -> str:
+    """The settings that decide what a slice is."""
+    return " ".join(f"data.{name}={getattr(config.data, name)}" for name in ("channel", "size", "depth"))
+
+
+def check_overrides(arguments: Arguments) -> None:
+    """Refuse a change of what the snapshot of stage 1 settles: it would do nothing.
+
+    Raises:
+        ConfigError: names the group of settings.
+    """
+    defaults = load_config(arguments.config)
+    for name in SETTLED:
+        if getattr(arguments.settings, name) != getattr(defaults, name):
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}.* cannot be given here: the snapshot {arguments.autoencoder} settles it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__))
+    return exit_status(
+        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__)))
+    )
+
+
+def _run(arguments: Arguments) -> None:
+    check_overrides(arguments)
     if arguments.dry_run:
+        from training.checkpoint import load_snapshot
         from training.plan import describe
 
-        return exit_status(lambda: describe(arguments.settings, "diffusion", arguments.data, arguments.out))
-    run = partial(train, arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
-    return exit_status(lambda: print(f"snapshot: {run()}"))
+        config = with_autoencoder_of(load_snapshot(arguments.autoencoder).config, arguments.settings)
+        describe(config, "diffusion", arguments.data, arguments.out)
+        return
+    from training.processes import joined
+
+    folder = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
+    if joined().first:
+        print(f"snapshot: {folder}")
 
 
 if __name__ == "__main__":
