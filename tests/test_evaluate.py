@@ -1,9 +1,7 @@
 """Evaluation: metrics by closed forms, planted copies found, new slices left in peace, folders read right."""
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,18 +10,16 @@ from PIL import Image
 
 from common import run_python
 from training import evaluate, slices
-from training.checkpoint import CheckpointError, save_snapshot
+from training.checkpoint import save_snapshot
 from training.config import Data
 from training.data import open_volumes, volume_transforms
 from training.evaluate import distribution_metrics, pair_similarity
-from training.features import extract, load_extractor
 from training.memorisation import Folder, Memorisation, find_copies, plant_copies
 from training.phantom import load_template, make_volume
 from training.pictures import save_picture, to_display
 from training.slices import SliceError, read_slices
 
 NEW_VOLUMES, NEW_DEPTHS = 7, np.s_[3:148]  # 1,015 slices
-CPU = torch.device("cpu")
 
 
 def exact_normal(count: int, mean: list[float], variance: list[float]) -> torch.Tensor:
@@ -80,45 +76,6 @@ def test_pairs_are_never_a_slice_with_itself() -> None:
     assert np.ptp(pair_similarity(images, 8, 0, "")) < 1e-5
     assert pair_similarity(images, 8, 0, "").max() < 0.9
     assert pair_similarity(images[[0, 0]], 8, 0, "") == pytest.approx(1, abs=1e-5)
-
-
-# --- features
-
-
-def test_encoder_features_are_those_ahead_of_the_latent(small_snapshot, tmp_path) -> None:
-    """The extractor's map, put through the two blocks that it leaves out, is the encoder's output."""
-    from training.networks import build_autoencoder
-
-    save_snapshot(small_snapshot, tmp_path / "snapshot")
-    extractor, origin = load_extractor(tmp_path / "snapshot", CPU)
-    assert "relative only" in origin
-    autoencoder = build_autoencoder(small_snapshot.config.autoencoder).eval()
-    autoencoder.load_state_dict(small_snapshot.autoencoder)
-    seen = []
-    autoencoder.encoder.blocks[-2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    images = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    autoencoder.encoder(torch.from_numpy(images)[:, None])
-    features = extract(extractor, images, CPU, "")
-    assert features.shape == (3, 16)
-    torch.testing.assert_close(features, seen[0].mean((2, 3)).double())
-
-
-def test_a_file_is_resnet_weights(monkeypatch, tmp_path) -> None:
-    class Mean(torch.nn.Module):
-        def __init__(self, path: Path) -> None:
-            super().__init__()
-            assert path.name == "resnet.pth"
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.cat([images, 2 * images], 1)
-
-    monkeypatch.setitem(sys.modules, "training.perceptual", SimpleNamespace(ResNet50Features=Mean))
-    (tmp_path / "resnet.pth").touch()
-    images = np.random.default_rng(0).random((3, 8, 8), np.float32)
-    features = extract(load_extractor(tmp_path / "resnet.pth", CPU)[0], images, CPU, "")
-    np.testing.assert_allclose(features, images.mean((1, 2))[:, None] * [1, 2], rtol=1e-5)
-    with pytest.raises(CheckpointError, match=r"none\.pth does not exist: give a snapshot folder"):
-        load_extractor(tmp_path / "none.pth", CPU)
 
 
 # --- memorisation
@@ -250,19 +207,25 @@ def test_bad_folders_are_one_sentence(tmp_path) -> None:
 # --- the command
 
 
-def test_help_is_readable_and_loads_no_torch() -> None:
-    code = """import sys; from training import evaluate
-try: evaluate.main(["--help"])
-finally: print("torch" in sys.modules)"""
+@pytest.mark.parametrize("verb", ["evaluate", "slices", "phantom"])
+def test_help_is_readable_and_loads_no_torch(verb: str) -> None:
+    code = f"""import sys; from training import {verb} as verb
+try: verb.main(["--help"])
+finally: print({{"torch", "monai", "matplotlib"}} & set(sys.modules))"""
     result = run_python("-c", code)
-    assert result.stdout.startswith("usage: python -m training.evaluate")
-    assert result.stdout.endswith("False\n")
-    assert "relative only" in " ".join(result.stdout.split())
+    assert result.stdout.startswith(f"usage: python -m training.{verb}")
+    assert result.stdout.endswith("set()\n")
+    assert "--out" in result.stdout
+    if verb == "evaluate":
+        text = " ".join(result.stdout.replace("│", " ").split())
+        assert "the encoder of training/encoder, are relative only" in text
+        assert "(default: training/encoder)" in text
+        assert "(default: out/evaluation)" in text
 
 
-def test_the_command_reports_planted_copies(folder, heads, small_snapshot, tmp_path, capsys) -> None:
-    """Three copies among 27 new slices: in the table, in the JSON with their sources, and on the page."""
-    save_snapshot(small_snapshot, tmp_path / "snapshot")
+def test_the_command_reports_planted_copies(folder, heads, tmp_path, capsys) -> None:
+    """Three copies among 27 new slices, by the default features: in the table, in the JSON with their sources, and on
+    the page."""
     training = read_slices(folder)
     copies = plant_copies(training.images[[30, 90, 150]], np.random.default_rng(0))
     for name, images in {
@@ -272,11 +235,11 @@ def test_the_command_reports_planted_copies(folder, heads, small_snapshot, tmp_p
         (tmp_path / name).mkdir()
         np.savez_compressed(tmp_path / name / "slices.npz", images=images)
     command = [f"--{name}={tmp_path / name}" for name in ("real", "synthetic", "out")]
-    command += [f"--features={tmp_path / 'snapshot'}", f"--training={folder}", "--pairs=8"]
+    command += [f"--training={folder}", "--pairs=8"]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
     assert "3 of 30 synthetic slices are copies" in printed
-    assert "relative only" in printed
+    assert "training/encoder (sha256 d5c623bb9cae), encoder of this project: relative only" in printed
     assert "rough threshold" in printed
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     rows = found["memorisation"]["slices"]

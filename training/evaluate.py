@@ -1,10 +1,12 @@
 """Compare a folder of synthetic slices with a folder of real ones: a table, evaluation.json and evaluation.png.
 
-    python -m training.evaluate --real REAL --synthetic SYNTHETIC --features RUN/snapshot --training TRAINING --out OUT
+    python -m training.evaluate --real REAL --synthetic SYNTHETIC --training TRAINING
 
-`python -m training.slices` writes REAL (validation volumes) and TRAINING; the client writes SYNTHETIC.
+`python -m training.slices` writes REAL (validation volumes) and TRAINING; the client writes SYNTHETIC. Distances by the
+default features, the encoder of training/encoder, are relative only: they rank models among themselves.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from training.memorisation import Memorisation
     from training.slices import Slices
 
+# This project's own encoder: the demo autoencoder, trained on phantoms. Relative, so that records name no machine.
+ENCODER = Path(os.path.relpath(Path(__file__).with_name("encoder")))
 NEAREST_K = 5  # of precision, recall, density and coverage, as their authors chose it
 FEWEST = 20  # slices a folder; its halves are compared too, and those need more than NEAREST_K + 1
 ROUGH = 200  # held-out slices below which the threshold of the memorisation check is rough
@@ -45,9 +49,9 @@ class Arguments:
     """Folder of real slices that no stage trained on: .npz, .nii.gz or .png."""
     synthetic: Path
     """Folder of synthetic slices, as the client writes them."""
-    features: Path
+    features: Path = ENCODER
     """What compares distributions: a snapshot folder (its encoder; relative only), or a file of ResNet-50 weights."""
-    out: Path
+    out: Path = Path("out/evaluation")
     """Folder that gets evaluation.json and evaluation.png; made if it is not there."""
     training: Path | None = None
     """Folder of the slices that the model was trained on, all of them; without it memorisation is not checked."""

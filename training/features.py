@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 Extractor = Callable[[Tensor], Tensor]  # images float32 [B, 1, H, W] in [0, 1] -> features [B, d]
-RELATIVE = "encoder of this project: relative only, it ranks models by itself and compares with no published figure"
+RELATIVE = "encoder of this project: relative only; compare with figures by the same sha256, never with published ones"
 
 
 def load_extractor(path: Path, device: torch.device) -> tuple[Extractor, str]:
-    """The features at `path`, and a sentence that says what they are.
+    """The features at `path`, and a sentence that says what they are, with the first digits of their weights' sha256.
 
     A folder is a snapshot: its encoder's last feature map, ahead of the projection to latents. A file holds weights of
     ResNet-50: its last feature map. Both are averaged over the slice.
@@ -21,16 +21,20 @@ def load_extractor(path: Path, device: torch.device) -> tuple[Extractor, str]:
     Raises:
         CheckpointError: neither a snapshot nor weights that can be read.
     """
-    from training.checkpoint import CheckpointError
+    from training.checkpoint import AUTOENCODER, CheckpointError
+    from training.files import sha256
 
     if path.is_dir():
-        return _encoder(path, device), f"{path}, {RELATIVE}"
+        extractor = _encoder(path, device)
+        return extractor, f"{path} (sha256 {sha256(path / AUTOENCODER)[:12]}), {RELATIVE}"
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give a snapshot folder, or a file of ResNet-50 weights")
     from training.perceptual import ResNet50Features
 
     network = ResNet50Features(path).to(device).eval()
-    return lambda images: network(images).mean((2, 3)), f"{path}, ResNet-50: compare only with figures of these weights"
+    digest = sha256(path)[:12]
+    origin = f"{path} (sha256 {digest}), ResNet-50: compare only with figures by the same weights"
+    return lambda images: network(images).mean((2, 3)), origin
 
 
 def _encoder(folder: Path, device: torch.device) -> Extractor:
