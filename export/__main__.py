@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export import check
+from export.monai_options import add_monai_options
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
@@ -33,14 +34,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folder to write (default: %(default)s); model_repository itself gets the weights in place",
     )
     parser.add_argument("--name", default="brats_mri_axial_slices", help="name of the weights (default: %(default)s)")
-    monai = parser.add_argument_group(
-        "weights trained with MONAI",
-        "Files of monai-generative 0.2, MONAI 1.4, or MONAI 1.5 and later; python -m export.to_monai writes them.",
-    )
-    monai.add_argument("--autoencoder", type=Path, metavar="FILE", help="file of the autoencoder, instead of a folder")
-    monai.add_argument("--unet", type=Path, metavar="FILE", help="file of the UNet, with --autoencoder")
-    monai.add_argument("--scale-factor", type=float, help="what latents are divided by before they are decoded")
-    monai.add_argument("--config", help="configuration whose networks they are: brats (default), demo, or a .toml file")
+    add_monai_options(parser)
     arguments = parser.parse_args(argv)
     if (arguments.source is None) == (arguments.autoencoder is None):
         parser.error("give one of: a folder, or --autoencoder FILE --unet FILE")

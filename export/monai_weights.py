@@ -91,16 +91,16 @@ def shapes(network: Network, config: Config) -> dict[str, Size]:
     return {key: tensor.shape for key, tensor in built.state_dict().items()}
 
 
-def bundle_files(folder: Path) -> dict[Network, Path]:
-    """The weights of a bundle folder.
+def bundle_files(folder: Path, required: Collection[Network] = ("autoencoder", "unet")) -> dict[Network, Path]:
+    """The weights of a bundle folder: the `required` ones, and the others if they are there.
 
     Raises:
-        CheckpointError: it has none; MONAI's tools download them apart from the rest.
+        CheckpointError: a required one is missing; MONAI's tools download them apart from the rest.
     """
     files = {network: folder / name for network, name in BUNDLE_FILES.items()}
-    if missing := [str(path) for path in files.values() if not path.is_file()]:
+    if missing := [str(files[network]) for network in required if not files[network].is_file()]:
         raise CheckpointError(f"{' and '.join(missing)}: not there; download what the bundle's large_files.yml names")
-    return files
+    return {network: path for network, path in files.items() if path.is_file()}
 
 
 def is_bundle(folder: Path) -> bool:
@@ -109,41 +109,59 @@ def is_bundle(folder: Path) -> bool:
 
 
 def load_monai(files: Mapping[Network, Path], config: Config, scale_factor: float | None = None) -> Snapshot:
-    """A snapshot of the networks of `config` with MONAI's weights; its history says which files they were.
+    """A snapshot of the networks of `config` with MONAI's weights; its history says by stage which files they were.
 
+    `files` holds the autoencoder, and the UNet or not: without it the snapshot is one of stage 1, with no scale factor.
     The scale factor of a training in MONAI is in no file. 1.0 is what the bundle's own inference amounts to, and is
     taken for the published pair; for other files it must be given.
 
     Raises:
-        CheckpointError: a file that does not fit, or a scale factor that is missing or no positive number.
+        CheckpointError: a file that does not fit, or a scale factor that is missing, no positive number, or there
+            without a UNet.
     """
-    md5 = {network: _md5(files[network]) for network in BUNDLE_FILES}
-    published = {network: md5[network] == PUBLISHED_MD5[network] for network in BUNDLE_FILES}
-    given = scale_factor is not None
-    if scale_factor is None and all(published.values()):
-        scale_factor = 1.0
+    if "unet" not in files and scale_factor is not None:
+        raise CheckpointError(
+            "a scale factor without a UNet: give --unet as well, or leave --scale-factor out; "
+            "training.train_diffusion measures the one that it trains with"
+        )
     weights: dict[Network, StateDict] = {}
-    record: dict[str, Any] = {}
-    for network in BUNDLE_FILES:
-        path = files[network]
+    record: dict[Network, dict[str, Any]] = {}
+    for network, path in files.items():
+        md5 = _md5(path)
         weights[network], layout = convert(read_weights(path), shapes(network, config), f"{path} ({network})")
         record[network] = {
             "file": path.name,
             "layout": layout,
-            "published": published[network],
-            "md5": md5[network],
+            "published": md5 == PUBLISHED_MD5[network],
+            "md5": md5,
             "sha256": sha256(path),
         }
-    if scale_factor is None:
+    if "unet" in files:
+        origin = "given" if scale_factor is not None else "1.0, as the bundle's inference has it"
+        published = all(entry["published"] for entry in record.values())
+        scale_factor = _scale_factor(scale_factor, published, files["unet"])
+        record["unet"]["scale_factor"] = origin
+    return Snapshot(config, weights["autoencoder"], weights.get("unet"), scale_factor, _by_stage(record))
+
+
+def _scale_factor(given: float | None, published: bool, path: Path) -> float:
+    """What latents are divided by; `path` of the UNet is named in the error."""
+    if given is None and not published:
         raise CheckpointError(
-            f"{files['unet']}: MONAI saves no scale factor, and these are not the two published files: give "
+            f"{path}: MONAI saves no scale factor, and these are not the two published files: give "
             "--scale-factor with the number that their diffusion training printed as 'scale factor: ...', or with 1.0, "
             "which is what the bundle's inference amounts to"
         )
+    scale_factor = 1.0 if given is None else given
     if not (math.isfinite(scale_factor) and scale_factor > 0):
         raise CheckpointError(f"the scale factor must be a positive number, and {scale_factor} is none")
-    record["scale_factor"] = "given" if given else "1.0, as the bundle's inference has it"
-    return Snapshot(config, weights["autoencoder"], weights["unet"], scale_factor, {"monai": record})
+    return scale_factor
+
+
+def _by_stage(record: Mapping[Network, dict[str, Any]]) -> dict[str, Any]:
+    """The history of a snapshot; by stage, so that a UNet which is trained anew leaves no trace of MONAI's."""
+    stages: dict[Network, str] = {"autoencoder": "autoencoder", "unet": "diffusion"}
+    return {stages[network]: {"monai": entry} for network, entry in record.items()}
 
 
 def _md5(path: Path) -> str:

@@ -115,6 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training_processes",
         "test_export",
         "test_monai_weights",
+        "test_from_monai",
         "test_onnxruntime_backend",
         "test_serving_cancel",
         "test_serving",

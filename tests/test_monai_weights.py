@@ -88,7 +88,7 @@ def test_the_bundles_networks_in_every_layout(folder: Path, layout: str, network
 @pytest.mark.parametrize(("folder", "layout"), OLD)
 def test_converted_weights_compute_what_the_original_classes_did(folder: Path, layout: str) -> None:
     snapshot = load_monai(bundle_files(folder), SMALL, scale_factor=0.7)
-    assert snapshot.history["monai"]["unet"]["layout"] == snapshot.history["monai"]["autoencoder"]["layout"] == layout
+    assert [stage["monai"]["layout"] for stage in snapshot.history.values()] == [layout, layout]
     autoencoder, unet = networks(snapshot)
     answers = load_file(folder / "answers.safetensors")
     with torch.no_grad():
@@ -150,14 +150,14 @@ def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> 
     files = bundle_files(LEGACY)
     with pytest.raises(CheckpointError, match=r"--scale-factor .*'scale factor: \.\.\.', or with 1\.0"):
         load_monai(files, SMALL)
-    md5 = {network: load_monai(files, SMALL, 0.5).history["monai"][network]["md5"] for network in BUNDLE_FILES}
-    monkeypatch.setitem(monai_weights.PUBLISHED_MD5, "unet", md5["unet"])
+    md5 = {stage: record["monai"]["md5"] for stage, record in load_monai(files, SMALL, 0.5).history.items()}
+    monkeypatch.setitem(monai_weights.PUBLISHED_MD5, "unet", md5["diffusion"])
     with pytest.raises(CheckpointError, match="not the two published files"):
         load_monai(files, SMALL)
     monkeypatch.setitem(monai_weights.PUBLISHED_MD5, "autoencoder", md5["autoencoder"])
     snapshot = load_monai(files, SMALL)
     assert snapshot.scale_factor == 1.0
-    record = snapshot.history["monai"]["unet"]
+    record = snapshot.history["diffusion"]["monai"]
     assert (record["file"], record["published"], record["sha256"]) == ("model.pt", True, sha256(files["unet"]))
     for nonsense in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(CheckpointError, match="positive number"):
@@ -185,7 +185,7 @@ def test_out_and_in_again_gives_the_same_images(trained, layout: Layout, tmp_pat
     paths = save_monai(trained, tmp_path / layout, layout)
     assert [str(path.relative_to(tmp_path / layout)) for path in paths] == list(BUNDLE_FILES.values())
     again = load_monai(bundle_files(tmp_path / layout), SMALL, scale_factor=1.0)
-    assert again.history["monai"]["unet"]["layout"] == layout
+    assert again.history["diffusion"]["monai"]["layout"] == layout
     assert all(torch.equal(again.unet[key], tensor) for key, tensor in trained.unet.items())
     latent, *_ = random_inputs(VAE_DECODER, rows=1, seed=4)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_a_bundle_folder_becomes_a_model_repository(tmp_path: Path, capsys) -> N
     assert command.main([*arguments, "--scale-factor", "0.6"]) == 0
     manifest = json.loads((into / "manifest.json").read_text())
     assert manifest["scale_factor"] == 0.6
-    assert manifest["training"]["history"]["monai"]["autoencoder"]["file"] == "model_autoencoder.pt"
+    assert manifest["training"]["history"]["autoencoder"]["monai"]["file"] == "model_autoencoder.pt"
 
     autoencoder, unet = networks_by_monai(LEGACY)
     latent, timesteps = random_inputs(UNET, rows=2, seed=5)
