@@ -3,7 +3,8 @@
     python -m benchmarks.training_speed --out benchmarks/training_speed.json
 
 Each case runs in a process of its own, so that its peak memory is its own. Batches are random numbers: reading data is
-not measured. A batch that the machine cannot hold is made smaller with --slices; the table says how large it was.
+not measured, nor is the perceptual network of stage 1. A batch that the machine cannot hold is made smaller with
+--slices; the table says how large it was.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
     parser.add_argument("--slices", type=int, default=4, help="largest batch (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=5, help="timed iterations a case (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=3, help="timed iterations a case (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="this case alone, in this process")
     arguments = parser.parse_args(argv)
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = {
             "machine": f"{platform.machine()}, {platform.system()}",
             "date": time.strftime("%Y-%m-%d"),
+            "iterations": arguments.iterations,
             "rows": rows,
         }
         arguments.out.write_text(json.dumps(record, indent=2) + "\n")

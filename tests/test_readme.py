@@ -1,0 +1,54 @@
+"""What README and benchmarks say against the code: the bundle's fields and our flags, the table of measured times."""
+
+import importlib
+import json
+import re
+
+import pytest
+
+from common import ROOT, run_python
+
+TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]
+# Top-level fields of the bundle's configurations, version 1.1.2, that a user may want to set, and two of its trainers.
+# Left out are those that are made from others, such as `dnetwork` and `output_dir`'s `create_output_dir`.
+FIELDS = """
+    amp autoencoder_def bundle_root channel ckpt_dir d_train_steps dataset_dir device discriminator_def image_channels
+    infer_batch_size_img infer_batch_size_slice infer_patch_size latent_channels latent_shape load_autoencoder_path
+    load_diffusion_path lr lr_scheduler model_dir network_def noise noise_scheduler output_dir output_filename
+    output_postfix perceptual_loss_def perceptual_loss_model_weights_path preprocessing_transforms pretrained
+    scale_factor set_determinism set_timesteps spatial_dims tf_dir train_batch_size_img train_batch_size_slice
+    train_patch_size
+"""
+VERBS = ("training.train_autoencoder", "training.train_diffusion", "training.reconstruct", "training.sample")
+
+
+def test_each_field_of_the_bundle_has_a_row() -> None:
+    rows = [line.split(" | ")[0] for line in TABLE.splitlines() if line.startswith("| ")]
+    named = set(re.findall(r"`(?:--)?(\w+)[` ]", " ".join(rows)))
+    assert not set(FIELDS.split()) - named
+
+
+def test_each_flag_in_the_rows_exists(capsys) -> None:
+    flags = set(re.findall(r"--[a-z][\w.-]+", " ".join(re.findall(r" \| (.*) \|", TABLE))))
+    flags -= {"--standalone", "--nproc-per-node", "--logdir"}  # torchrun's and TensorBoard's
+    flags = {flag for flag in flags if not flag.endswith("-training.")}  # `--diffusion-training.…`
+    assert len(flags) > 20
+    for verb in (*VERBS, "export.from_monai"):
+        with pytest.raises(SystemExit, match="0"):
+            importlib.import_module(verb).main(["--help"])
+    shown = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out))
+    assert flags <= shown
+
+
+def test_the_table_of_training_times_is_the_recorded_run() -> None:
+    """And the command above it makes as many iterations as the text says."""
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for row in json.loads((ROOT / "benchmarks" / "training_speed.json").read_text())["rows"]:
+        cells = rf"\| {row['config']} \| [^|]* \| {row['batch']} \| ([\d.]+) \| ([\d.]+) GB \|"
+        found = [(float(seconds), float(memory)) for seconds, memory in re.findall(cells, text)]
+        # Three digits of a time, one decimal of a memory; with half a unit more for a tie.
+        wanted = (pytest.approx(row["seconds"], rel=0.01), pytest.approx(row["peak_gb"], abs=0.051))
+        assert any(pair == wanted for pair in found), row
+    assert "edian of three iterations" in text
+    shown = " ".join(run_python("-m", "benchmarks.training_speed", "--help").stdout.split())
+    assert "timed iterations a case (default: 3)" in shown
