@@ -124,16 +124,16 @@ def load_monai(files: Mapping[Network, Path], config: Config, scale_factor: floa
             "a scale factor without a UNet: give --unet as well, or leave --scale-factor out; "
             "training.train_diffusion measures the one that it trains with"
         )
+    md5 = {network: _md5(path) for network, path in files.items()}  # a file that is not there is named first
     weights: dict[Network, StateDict] = {}
     record: dict[Network, dict[str, Any]] = {}
     for network, path in files.items():
-        md5 = _md5(path)
         weights[network], layout = convert(read_weights(path), shapes(network, config), f"{path} ({network})")
         record[network] = {
             "file": path.name,
             "layout": layout,
-            "published": md5 == PUBLISHED_MD5[network],
-            "md5": md5,
+            "published": md5[network] == PUBLISHED_MD5[network],
+            "md5": md5[network],
             "sha256": sha256(path),
         }
     if "unet" in files:
