@@ -60,17 +60,17 @@ def train(config: Config, data: Path, out: Path) -> Path:
     # Networks and the run they continue.
     settings, processes = config.autoencoder_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
-    # Who may use what was trained with these weights is for their licence to say: record which they were.
-    weights = config.perceptual.weights
-    perceptual_sha256 = None if weights == "none" else sha256(Path(weights))
+    weights, perceptual_sha256 = config.perceptual.weights, None
+    perceptual = build_perceptual_loss(weights, warn=processes.first)
+    if perceptual is not None:
+        perceptual.to(processes.device)
+        # Who may use what was trained with these weights is for their licence to say: record which they were.
+        perceptual_sha256 = sha256(Path(weights))
     run = Run(out, "autoencoder", config, describe_data(data), all_parts, processes, perceptual_sha256)
     torch.manual_seed(config.seed)
     autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
     discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
     run.restore(autoencoder=autoencoder, discriminator=discriminator)
-    perceptual = build_perceptual_loss(weights, warn=processes.first)
-    if perceptual is not None:
-        perceptual.to(processes.device)
 
     # Data.
     if processes.first and run.iteration == 0 and config.data.cache_rate < 1:
