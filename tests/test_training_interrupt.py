@@ -68,7 +68,7 @@ def test_stage_2_sees_slices_as_stage_1_did(tiny, small_snapshot, phantom, tmp_p
     """Another channel through the same autoencoder would train without a word, on latents that mean nothing."""
     save_snapshot(replace(small_snapshot, config=tiny, unet=None), tmp_path / "stage1")
     other = replace(tiny, data=replace(tiny.data, channel=1))
-    with pytest.raises(ConfigError, match=r"trained with data.channel=0 .* this run has data.channel=1 "):
+    with pytest.raises(ConfigError, match=r"trained with data.channel=0 .* this run has data.channel=1 data"):
         train_diffusion.train(other, tmp_path / "stage1", phantom, tmp_path / "run")
     # Also where only the latents are there, from a run that ended before its first state.
     run = tmp_path / "run"

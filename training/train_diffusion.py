@@ -69,7 +69,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen_by(config)}"
+    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {config.data.channel} {config.data.size} {config.data.depth}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
@@ -139,16 +139,12 @@ def with_autoencoder_of(stage1: Config, config: Config) -> Config:
     """`config` with everything that stage 1 has settled.
 
     Raises:
-        ConfigError: the autoencoder was trained on another channel or other sizes than `config` says.
+        ConfigError: the autoencoder was trained on another channel or another size than `config` says.
     """
-    if seen_by(stage1) != seen_by(config):
-        raise ConfigError(f"the autoencoder was trained with {seen_by(stage1)}, and this run has {seen_by(config)}")
+    theirs, mine = (f"data.channel={each.data.channel} data.size={each.data.size}" for each in (stage1, config))
+    if theirs != mine:
+        raise ConfigError(f"the autoencoder was trained with {theirs}, and this run has {mine}")
     return replace(config, **{name: getattr(stage1, name) for name in SETTLED})
-
-
-def seen_by(config: Config) -> str:
-    """The settings that decide what a slice is."""
-    return " ".join(f"data.{name}={getattr(config.data, name)}" for name in ("channel", "size", "depth"))
 
 
 def check_overrides(arguments: Arguments) -> None:
