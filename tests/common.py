@@ -7,10 +7,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from training.config import Config, load_config
+import nibabel as nib
+import numpy as np
+
+from training.config import Config, Data, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PHANTOM_SEED = 100
+SMALL = Data(size=32, depth=4, workers=2)  # for `dataset`
 
 
 def run_python(*arguments: str, timeout: float = 120, threads: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,3 +33,22 @@ def write_toml(config: Config, path: Path) -> str:
     path.write_text("\n".join(lines))
     assert load_config(str(path)) == config
     return str(path)
+
+
+def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) -> Path:
+    """A Task01_BrainTumour of six sound volumes, [32, 32, 4, 2], of which one is held out, and the given ones."""
+    from training.data import TASK
+
+    (folder / TASK / "imagesTr").mkdir(parents=True)
+    sound = {f"sound_{i}": np.random.default_rng(i).random((32, 32, 4, 2), dtype=np.float32) for i in range(6)}
+    for name, content in {**sound, **(volumes or {})}.items():
+        path = folder / TASK / "imagesTr" / f"{name}.nii.gz"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            nib.save(nib.Nifti1Image(content, np.eye(4)), path)
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": ""} for name in [*sound, *(volumes or {})]]
+    keys = ("name", "description", "reference", "licence", "tensorImageSize", "modality", "labels", "numTest")
+    index = {**dict.fromkeys(keys, ""), "numTraining": len(entries), "training": entries}
+    (folder / TASK / "dataset.json").write_text(json.dumps(index))
+    return folder

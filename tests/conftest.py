@@ -112,6 +112,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training",
         "test_training_loop",
         "test_training_interrupt",
+        "test_training_options",
         "test_training_processes",
         "test_export",
         "test_monai_weights",

@@ -9,30 +9,11 @@ import numpy as np
 import pytest
 from monai.transforms import Compose
 
-from common import run_python, write_toml
+from common import SMALL, dataset, run_python, write_toml
 from training import reconstruct, slices, train_autoencoder, train_diffusion
 from training.checkpoint import save_snapshot
 from training.config import Data
 from training.data import TASK, DataError, check_voxels, describe_data, open_volumes, volume_transforms
-
-SMALL = Data(size=32, depth=4, workers=2)
-
-
-def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes]) -> Path:
-    """A Task01_BrainTumour of six sound volumes and the given ones."""
-    (folder / TASK / "imagesTr").mkdir(parents=True)
-    sound = {f"sound_{i}": np.random.default_rng(i).random((32, 32, 4, 2), dtype=np.float32) for i in range(6)}
-    for name, content in {**sound, **volumes}.items():
-        path = folder / TASK / "imagesTr" / f"{name}.nii.gz"
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            nib.save(nib.Nifti1Image(content, np.eye(4)), path)
-    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": ""} for name in [*sound, *volumes]]
-    keys = ("name", "description", "reference", "licence", "tensorImageSize", "modality", "labels", "numTest")
-    index = {**dict.fromkeys(keys, ""), "numTraining": len(entries), "training": entries}
-    (folder / TASK / "dataset.json").write_text(json.dumps(index))
-    return folder
 
 
 def load_all(root: Path) -> None:

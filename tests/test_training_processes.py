@@ -1,5 +1,6 @@
 """Several processes and sudden death: torchrun computes what one process does, and a killed run leaves no torn file."""
 
+import itertools
 import random
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from common import ROOT, run_python, write_toml
-from training.checkpoint import load_snapshot, load_state
+from common import ROOT, SMALL, dataset, run_python, write_toml
+from training.checkpoint import load_snapshot, load_state, save_snapshot
+
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def gradients(run: Path) -> dict[str, list[torch.Tensor]]:
@@ -25,29 +29,33 @@ def gradients(run: Path) -> dict[str, list[torch.Tensor]]:
     return moments
 
 
-def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, phantom, tmp_path) -> None:
-    """Volumes, slices, flips and noise are those of the part, not of the process; one scale factor for all.
+def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, tmp_path) -> None:
+    """Two times two parts and one time four. Volumes, slices, flips and noise are those of the part, not of the
+    process; one scale factor for all; the first process validates, and both stop when it finds no progress.
 
     float32 sums in another order: gradients agree to 1e-4 of the largest of their network. All with one thread, because
     the gradient of L1 is a sign, and another number of threads turns that of pixels which are nearly exact.
     """
-    common = {"epochs": 1, "volumes_per_batch": 1}
+    data = str(dataset(tmp_path / "data"))
+    # Five volumes are for training, so an epoch is an update; at this rate nothing is learnt.
+    common = {"epochs": 1, "volumes_per_batch": 1, "learning_rate": 1e-30, "validate_every": 1}
     single = replace(
         tiny,
-        autoencoder_training=replace(tiny.autoencoder_training, accumulate=2, **common),
-        diffusion_training=replace(tiny.diffusion_training, accumulate=2, **common),
+        data=SMALL,
+        autoencoder_training=replace(tiny.autoencoder_training, accumulate=4, **common),
+        diffusion_training=replace(tiny.diffusion_training, accumulate=4, **common),
     )
-    shared = [replace(getattr(single, name), accumulate=1) for name in ("autoencoder_training", "diffusion_training")]
+    shared = [replace(getattr(single, name), accumulate=2) for name in ("autoencoder_training", "diffusion_training")]
     two = replace(single, autoencoder_training=shared[0], diffusion_training=shared[1])
     for name, config in (("one", single), ("two", two)):
         file = write_toml(config, tmp_path / f"{name}.toml")
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if name == "two" else []
+        launcher = TWO_PROCESSES if name == "two" else []
         for stage, extra in (
             ("autoencoder", []),
             ("diffusion", ["--autoencoder", str(tmp_path / "one1" / "snapshot")]),
         ):
             run = tmp_path / f"{name}{1 if stage == 'autoencoder' else 2}"
-            arguments = ["--config", file, "--data", str(phantom), "--out", str(run), *extra]
+            arguments = ["--config", file, "--data", data, "--out", str(run), *extra]
             result = run_python(*launcher, "-m", f"training.train_{stage}", *arguments, timeout=600, threads=1)
             assert result.returncode == 0, result.stderr
             assert result.stdout.count("scale factor") == (stage == "diffusion")
@@ -61,10 +69,21 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, p
             assert worst < 1e-4 * scale, (network, worst / scale)
     factors = {load_snapshot(tmp_path / f"{name}2" / "snapshot").scale_factor for name in ("one", "two")}
     assert len(factors) == 1
+    for stage in (1, 2):
+        scores = [load_state(tmp_path / f"{name}{stage}" / "state.pt")["best"]["score"] for name in ("one", "two")]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    # Two more validations without progress end the run of two processes, for both: else one would wait for ever.
+    arguments = ["--config", str(tmp_path / "two.toml"), "--data", data, "--out", str(tmp_path / "two1")]
+    longer = ["--autoencoder-training.epochs", "9", "--autoencoder-training.patience", "2"]
+    result = run_python(*TWO_PROCESSES, "-m", "training.train_autoencoder", *arguments, *longer, timeout=600, threads=1)
+    assert result.returncode == 0, result.stderr
+    state = load_state(tmp_path / "two1" / "state.pt")
+    assert (state["iteration"], state["best"]["since"]) == (3, 2)
+    assert load_snapshot(tmp_path / "two1" / "best").history["autoencoder"]["iterations"] == 1
     # The run may go on in either way, but not with another number of parts.
-    arguments = ["--config", str(tmp_path / "one.toml"), "--data", str(phantom), "--out", str(tmp_path / "two1")]
-    result = run_python("-m", "training.train_autoencoder", *arguments, "--autoencoder-training.accumulate", "3")
-    assert "parts 2 -> 3; parts are processes x accumulate" in result.stderr
+    arguments = ["--config", str(tmp_path / "one.toml"), "--data", data, "--out", str(tmp_path / "two1")]
+    result = run_python("-m", "training.train_autoencoder", *arguments, "--autoencoder-training.accumulate", "5")
+    assert "parts 4 -> 5; parts are processes x accumulate" in result.stderr
 
 
 def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, phantom, tmp_path) -> None:
@@ -85,13 +104,50 @@ def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, 
             time.sleep(moments.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
         reached.append(load_state(killed / "state.pt")["iteration"])
-        for folder in (killed / "snapshot", killed / "snapshot.old"):
-            if folder.is_dir():
-                load_snapshot(folder)  # raises if a hash is wrong
+        load_snapshot(killed / "snapshot")  # raises if there is none, also as .new, or if a hash is wrong
     assert reached == sorted(reached)
     assert run_python(*command(killed), timeout=600).returncode == 0
     for name in ("autoencoder.safetensors", "snapshot.json"):
         assert (killed / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
+
+
+def test_a_second_stage_killed_around_its_latents_continues_to_the_same_bytes(tiny, small_snapshot, tmp_path) -> None:
+    """SIGKILL while volumes are encoded, which leaves no latents, and once all of them are: they are used again."""
+    training = replace(tiny.diffusion_training, epochs=1, checkpoint_every=100)
+    config = replace(tiny, data=SMALL, diffusion_training=training)
+    file, data = write_toml(config, tmp_path / "tiny.toml"), dataset(tmp_path / "data")
+    stage1 = tmp_path / "stage1"
+    save_snapshot(replace(small_snapshot, config=config, unet=None, scale_factor=None), stage1)
+
+    def command(run: Path) -> list[str]:
+        options = {"--config": file, "--autoencoder": str(stage1), "--data": str(data), "--out": str(run)}
+        return ["-m", "training.train_diffusion", *itertools.chain(*options.items())]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    latents = killed / "latents.safetensors"
+    kill_at_line("encoding volumes", command(killed))
+    # A signal that comes too late, on a crowded machine, finds latents; these are whole then, as the end shows.
+    kill_at_line("scale factor", command(killed))
+    before = latents.read_bytes()
+    for run in (whole, killed):
+        result = run_python(*command(run), timeout=600)
+        assert result.returncode == 0, result.stderr
+        assert ("encoding volumes" in result.stderr) == (run == whole)
+    assert before == latents.read_bytes() == (whole / "latents.safetensors").read_bytes()
+    for name in ("unet.safetensors", "snapshot.json"):
+        assert (killed / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
+
+
+def kill_at_line(text: str, command: list[str]) -> None:
+    """SIGKILL to a command as soon as it prints `text`, be it only the start of a progress bar."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, **pipes) as process:
+        seen = b""
+        while text.encode() not in seen:
+            part = process.stdout.read1()
+            assert part, f"the run has ended by itself: {seen.decode()}"
+            seen += part
+        process.send_signal(signal.SIGKILL)
 
 
 def wait_for_progress(process: subprocess.Popen[bytes], path: Path) -> None:
