@@ -69,7 +69,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {config.data.channel} {config.data.size} {config.data.depth}"
+    seen = f"{config.data.channel} {config.data.size} {config.data.depth}"
+    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
