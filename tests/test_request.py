@@ -1,14 +1,21 @@
 """The tensors of a request: what is taken, what is refused and in which words."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mri_ldm.request import InvalidRequest, parse_rows
 from mri_ldm.samplers import NoiseSchedule
-from mri_ldm.settings import Settings, SettingsError, read_settings
+from mri_ldm.settings import PARAMETERS, Settings, SettingsError, read_settings
 
-SETTINGS = Settings(64, 256, 2, NoiseSchedule(1000, 0.0015, 0.0195), crop=8, model_name="m", digest="sha256:0")
+from common import ROOT
+from export.configs import parse_config
+
+SETTINGS = Settings(
+    max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
+    decode_batch=2, noise_schedule=NoiseSchedule(1000, 0.0015, 0.0195), crop=8, model_name="m", digest="sha256:0",
+)  # fmt: skip
 
 
 def tensors(rows: int = 1, **extra) -> dict[str, np.ndarray]:
@@ -16,7 +23,7 @@ def tensors(rows: int = 1, **extra) -> dict[str, np.ndarray]:
 
 
 def test_defaults_and_rows() -> None:
-    rows = parse_rows(tensors(3, steps=np.array([[1], [50], [1000]], np.int32)), 1000)
+    rows = parse_rows(tensors(3, steps=np.array([[1], [50], [1000]], np.int32)), SETTINGS)
     assert [(row.seed, row.steps, row.sampler, row.eta) for row in rows] == [
         (0, 1, "ddim", 0.0), (1, 50, "ddim", 0.0), (2, 1000, "ddim", 0.0),
     ]  # fmt: skip
@@ -24,7 +31,7 @@ def test_defaults_and_rows() -> None:
 
 @pytest.mark.parametrize("sampler", [b"dpmpp_2m", "dpmpp_2m"])
 def test_strings_come_as_bytes_or_text(sampler: bytes | str) -> None:
-    (row,) = parse_rows(tensors(sampler=np.array([[sampler]], dtype=np.object_)), 1000)
+    (row,) = parse_rows(tensors(sampler=np.array([[sampler]], dtype=np.object_)), SETTINGS)
     assert row.sampler == "dpmpp_2m"
 
 
@@ -51,39 +58,46 @@ BAD = [
 @pytest.mark.parametrize(("extra", "message"), BAD, ids=[message[:30] for _, message in BAD])
 def test_bad_values_are_named(extra: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        parse_rows(tensors(**extra), 1000)
+        parse_rows(tensors(**extra), SETTINGS)
 
 
 def test_a_missing_seed_is_named() -> None:
     with pytest.raises(InvalidRequest, match="seed is missing"):
-        parse_rows({"steps": np.ones((1, 1), np.int32)}, 1000)
+        parse_rows({"steps": np.ones((1, 1), np.int32)}, SETTINGS)
 
 
 def test_the_bad_row_is_named() -> None:
     with pytest.raises(InvalidRequest, match="row 2: steps is 0"):
-        parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), 1000)
+        parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), SETTINGS)
 
 
 def test_a_given_latent_is_copied_and_used() -> None:
     latent = np.random.default_rng(0).standard_normal((1, 1, 64, 64)).astype(np.float32)
     expected = latent[0].copy()
-    (row,) = parse_rows(tensors(latent=latent), 1000)
+    (row,) = parse_rows(tensors(latent=latent), SETTINGS)
     latent[:] = 0  # Triton reuses the buffer after execute
     assert np.array_equal(row.start(), expected)
     assert json.loads(row.provenance(SETTINGS))["start_noise"] == "given"
 
 
 def test_provenance_says_synthetic_and_how() -> None:
-    (row,) = parse_rows(tensors(sampler=np.array([[b"ddpm"]], np.object_)), 1000)
+    (row,) = parse_rows(tensors(sampler=np.array([[b"ddpm"]], np.object_)), SETTINGS)
     record = json.loads(row.provenance(SETTINGS))
     assert record["synthetic"] is True
     assert (record["sampler"], record["eta"], record["steps"], record["seed"]) == ("ddpm", 1.0, 50, 0)
     assert record["model_digest"] == "sha256:0"
 
 
-def parameters(**changes: str | None) -> dict:
-    values = {"max_rows_in_flight": "64", "max_rows_waiting": "256", "decode_batch": "2", **changes}
-    return {"parameters": {key: {"string_value": value} for key, value in values.items() if value is not None}}
+def test_the_limits_of_the_server_hold_for_a_request() -> None:
+    small = replace(SETTINGS, max_rows_per_request=2, max_steps=20)
+    with pytest.raises(InvalidRequest, match="the request has 3 rows; this server takes up to 2"):
+        parse_rows(tensors(3), small)
+    with pytest.raises(InvalidRequest, match=r"row 0: steps is 50; it must lie in 1\.\.20"):
+        parse_rows(tensors(), small)
+
+
+def parameters(**values: str) -> dict:
+    return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
 
 
 RECORD = {
@@ -95,7 +109,18 @@ RECORD = {
 
 def test_settings_come_from_config_and_record(tmp_path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(RECORD))
-    assert read_settings(parameters(), tmp_path) == SETTINGS
+    assert read_settings({}, tmp_path) == SETTINGS
+    for config in (ROOT / "model_repository").glob("mri_ldm*/config.pbtxt"):
+        written = {name: value.string_value for name, value in parse_config(config).parameters.items()}
+        assert written.keys() == PARAMETERS.keys(), "each parameter stands in the configuration, at its default"
+        assert read_settings(parameters(**written), tmp_path) == SETTINGS
+    assert read_settings(parameters(max_steps="30"), tmp_path) == replace(SETTINGS, max_steps=30)
+
+
+def test_the_documented_parameters_are_those_of_the_code() -> None:
+    rows = [f"| `{name}` | {p.smallest}..{p.largest} | {p.default} | {p.meaning} |" for name, p in PARAMETERS.items()]
+    table = "\n".join(["| parameter | range | default | meaning |", "|---|---|---|---|", *rows])
+    assert table in (ROOT / "docs" / "configuration.md").read_text(), f"the table must be:\n{table}"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +129,9 @@ def test_settings_come_from_config_and_record(tmp_path) -> None:
         ({"decode_batch": "two"}, RECORD, "parameter decode_batch is 'two'; it must be a whole number in 1..1024"),
         ({"decode_batch": "0"}, RECORD, "decode_batch is '0'"),
         ({"max_rows_in_flight": "65"}, RECORD, "max_rows_in_flight is 65, but unet takes 64 rows at most"),
-        ({"max_rows_waiting": None}, RECORD, "max_rows_waiting is None"),
-        ({"max_steps": "5"}, RECORD, r"unknown parameters \['max_steps'\]"),
+        ({"max_steps": "1001"}, RECORD, r"max_steps is '1001'; it must be a whole number in 1\.\.1000"),
+        ({"max_row_steps": "\u0664"}, RECORD, "max_row_steps is"),
+        ({"max_row_waiting": "5"}, RECORD, r"unknown parameters \['max_row_waiting'\]; known are"),
         ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),
         ({}, {**RECORD, "prediction_type": "v"}, "prediction_type epsilon"),
         ({}, {k: v for k, v in RECORD.items() if k != "digest"}, "digest"),

@@ -63,13 +63,13 @@ def test_leaving_a_stream_ends_its_rows(client, small_server) -> None:
 
 def test_overload_is_answered_at_once_and_passes(raw, small_server) -> None:
     """64 rows in flight and 256 waiting fill the server; the next request must not queue."""
-    calls = [start(raw, seed=list(range(64)), steps=[1000] * 64) for _ in range(5)]
+    calls = [start(raw, seed=list(range(64)), steps=[300] * 64) for _ in range(5)]
     deadline = time.monotonic() + 20
     while gauge(small_server, "mri_ldm_rows_waiting") < 256:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     asked = time.monotonic()
-    with pytest.raises(triton.InferenceServerException, match="the queue has room for 0 rows") as error:
+    with pytest.raises(triton.InferenceServerException, match=r"room for 0 rows.* again in about \d+ s") as error:
         infer(raw, seed=[1], steps=[1])
     assert error.value.status() == "StatusCode.UNAVAILABLE"
     assert time.monotonic() - asked < 1

@@ -22,6 +22,8 @@ class ServerUnavailable(BratsLDMError):
 
     #: Whether trying the same request again is of use; false when the model is not loaded.
     retryable = True
+    #: Seconds after which the server expects to have room; 0 where it does not say.
+    retry_after = 0.0
 
 
 class InvalidRequest(BratsLDMError, ValueError):
@@ -68,6 +70,7 @@ _NO_CONNECTION = re.compile(
     r"|connection reset|http/?1|http2|goaway|broken pipe",
     re.I,
 )
+_RETRY_AFTER = re.compile(r"try again in about (\d{1,6}) s")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
 
 
@@ -88,8 +91,10 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> 
     code, text = status_and_text(error)
     kind = _kind(code, text)
     mapped = kind(_message(kind, code, text, url, model, timeout))
-    if isinstance(mapped, ServerUnavailable) and _NOT_LOADED.search(text):
-        mapped.retryable = False
+    if isinstance(mapped, ServerUnavailable):
+        mapped.retryable = not _NOT_LOADED.search(text)
+        hint = _RETRY_AFTER.search(text)
+        mapped.retry_after = float(hint[1]) if hint else 0.0
     mapped.__cause__ = error
     return mapped
 

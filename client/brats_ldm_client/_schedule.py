@@ -20,10 +20,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
 _POLL = 1.0  # the longest wait for an answer at a stretch, so that Ctrl-C works on every platform
 
 
-def backoff(attempt: int, draw: float) -> float:
-    """Seconds to wait after failure number `attempt` (from 0); `draw` in [0, 1) is the jitter."""
+def backoff(attempt: int, draw: float, retry_after: float = 0.0) -> float:
+    """Seconds to wait after failure number `attempt` (from 0); `draw` in [0, 1) is the jitter.
+
+    retry_after: when the server expects room; there is no use in asking much sooner.
+    """
     # The exponent is bounded: 2.0**attempt overflows after a few hours of retries.
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 16)) * (0.5 + 0.5 * draw)
+    pause = max(retry_after, _FIRST_PAUSE * 2.0 ** min(attempt, 16))
+    return min(_LONGEST_PAUSE, pause) * (0.5 + 0.5 * draw)
 
 
 @dataclass
@@ -45,7 +49,8 @@ class RetryBudget:
         full = isinstance(error, ServerUnavailable) and error.retryable
         if not full and not isinstance(error, Cancelled):
             return None
-        pause = backoff(attempt, random.random())
+        hint = error.retry_after if isinstance(error, ServerUnavailable) else 0.0
+        pause = backoff(attempt, random.random(), hint)
         if self.since is None:
             self.since = now
         return pause if now + pause <= self.since + self.seconds else None

@@ -80,3 +80,13 @@ def test_a_model_that_is_not_loaded_is_not_worth_a_retry() -> None:
 def test_builtin_bases() -> None:
     assert issubclass(InvalidRequest, ValueError)
     assert issubclass(DeadlineExceeded, TimeoutError)
+
+
+def test_the_server_says_when_to_come_again() -> None:
+    hinted = mapped("the queue has room for 0 rows, not for 1: try again in about 12 s", "UNAVAILABLE")
+    assert isinstance(hinted, ServerUnavailable)
+    assert hinted.retryable
+    assert hinted.retry_after == 12
+    silent = mapped("try again later", "UNAVAILABLE")
+    assert isinstance(silent, ServerUnavailable)
+    assert silent.retry_after == 0

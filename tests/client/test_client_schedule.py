@@ -82,3 +82,5 @@ def test_pauses_grow_with_jitter_up_to_a_bound() -> None:
     assert backoff(0, 1.0) == pytest.approx(0.1)
     assert backoff(3, 1.0) == pytest.approx(0.8)
     assert backoff(10**6, 1.0) == 5.0
+    assert backoff(0, 1.0, retry_after=3.0) == 3.0
+    assert backoff(0, 1.0, retry_after=1000.0) == 5.0

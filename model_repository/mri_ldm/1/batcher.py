@@ -4,91 +4,23 @@ Knows nothing of Triton: a request is a `Job`, its answers go to the job's `List
 functions. Only `submit` may be called from another thread than the one that calls `tick`.
 """
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .line import Array, Job, Line, Row
 from .noise import standard_normal
-from .samplers import SamplerTable, advance
+from .samplers import advance
 
-Array = NDArray[np.float32]
 Denoise = Callable[[Array, NDArray[np.int32]], Array]
 """(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64]"""
 Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
 QUEUE_CHECK_SECONDS = 0.1
-
-
-class Overloaded(Exception):
-    """The rows of a request do not fit into the queue; trying again later may work."""
-
-
-class Listener(Protocol):
-    """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
-
-    def wants_out(self) -> bool:
-        """Whether the requester has gone or its deadline has passed."""
-
-    def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
-        """Steps done [B] and x0 estimates [B, 1, 64, 64] of all rows, when one of them is due."""
-
-    def finished(self, latents: Array, images: Array | None) -> None:
-        """Final latents [B, 1, 64, 64] and, where decoding was asked for, images [B, ...]."""
-
-    def failed(self, error: Exception) -> None:
-        """A network call with a row of this job has failed."""
-
-    def cancelled(self) -> None:
-        """The rows have left because `wants_out` said so."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64].
-
-    preview_every: steps between two previews of a row, 0 = none; empty = none for all.
-    """
-
-    listener: Listener
-    seeds: Sequence[int]
-    tables: Sequence[SamplerTable]
-    latents: Array
-    preview_every: Sequence[int] = ()
-    decode: bool = True
-    done: NDArray[np.int32] = field(init=False)
-    estimates: Array = field(init=False)
-    images: Array | None = field(default=None, init=False)
-    unfinished: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.preview_every = self.preview_every or [0] * len(self.seeds)
-        self.done = np.zeros(len(self.seeds), np.int32)
-        self.estimates = np.zeros_like(self.latents)
-        self.unfinished = len(self.seeds)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Row:
-    """One image on its way: a place in its job."""
-
-    job: Job
-    index: int
-
-    @property
-    def table(self) -> SamplerTable:
-        """The row's coefficients."""
-        return self.job.tables[self.index]
-
-    @property
-    def step(self) -> int:
-        """Steps done so far."""
-        return int(self.job.done[self.index])
 
 
 @dataclass
@@ -104,12 +36,11 @@ class Counters:
 
 
 class Batcher:
-    """The rows in flight, and the queue in front of them.
+    """The rows on their way: which are in the step loop, which at the decoder, which wait.
 
-    At most `max_rows_in_flight` rows have a place; a request larger than the free places enters row by row, first
-    come, first served. At most `max_rows_waiting` wait for one. A row keeps its place until it is decoded, so a slow
-    decoder holds back new rows instead of piling up finished ones. One chunk of `decode_batch` rows is decoded a
-    tick, so that decoding never holds the step loop for longer than a chunk.
+    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`); at most `max_rows_waiting`
+    more may be there. A finished row holds a place until it is decoded, so a slow decoder holds back others instead of
+    piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding never holds the step loop for longer.
     """
 
     def __init__(
@@ -119,80 +50,66 @@ class Batcher:
         *,
         max_rows_in_flight: int = 64,
         max_rows_waiting: int = 256,
+        max_row_steps: int = 100_000,
         decode_batch: int = 2,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._denoise, self._decode = denoise, decode
-        self._max_rows_in_flight, self._max_rows_waiting = max_rows_in_flight, max_rows_waiting
-        self._decode_batch = decode_batch
-        self._lock = threading.Lock()
-        self._waiting: deque[Row] = deque()
-        self._in_flight: list[Row] = []
+        self._denoise, self._decode, self._clock = denoise, decode, clock
+        self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
+        self._line = Line(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
+        self._in_step: list[Row] = []
         self._decoding: deque[Row] = deque()
         self._next_queue_check = 0.0
         self.counters = Counters()
 
     def submit(self, job: Job) -> None:
-        """Queue the rows of a job.
-
-        Raises:
-            Overloaded: the queue has no place for all of them; none is queued then.
-        """
-        rows = len(job.seeds)
-        with self._lock:
-            taken = len(self._in_flight) + len(self._decoding) + len(self._waiting)
-            free = self._max_rows_in_flight + self._max_rows_waiting - taken
-            if rows > free:
-                raise Overloaded(f"the queue has room for {free} rows, not for {rows}: try again later")
-            self._waiting.extend(Row(job, index) for index in range(rows))
+        """Let the rows of a job in; raises Overloaded as `Line.submit`."""
+        self._line.submit(job)
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Rows that have a place (in the step loop or at the decoder), and rows that wait for one."""
-        return len(self._in_flight) + len(self._decoding), len(self._waiting)
+        """Rows that have a place (in the last step or at the decoder), and the others."""
+        placed = len(self._in_step) + len(self._decoding)
+        return placed, max(0, self._line.rows - placed)
 
     def tick(self) -> bool:
-        """One step of every row in flight, then one chunk of decoding. Returns whether there is more to do."""
+        """One step of as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
         self._drop_cancelled()
-        self._admit()
-        if self._in_flight:
+        self._in_step = self._line.next(self._max_rows_in_flight - len(self._decoding))
+        if self._in_step:
             self._step()
         if self._decoding:
             self._decode_chunk()
-        return any(self.rows)
+        return self._line.rows > 0
 
     def fail_all(self, error: Exception) -> None:
         """End every job with `error`."""
-        with self._lock:
-            rows = [*self._in_flight, *self._decoding, *self._waiting]
-        self._fail(rows, error)
+        self._fail(self._line.jobs, error)
 
     def _drop_cancelled(self) -> None:
-        """Rows with a place are asked about at each step, the queue ten times a second: asking costs a round trip."""
-        with self._lock:
-            rows = [*self._in_flight, *self._decoding]
-            if time.monotonic() >= self._next_queue_check:
-                rows += self._waiting
-                self._next_queue_check = time.monotonic() + QUEUE_CHECK_SECONDS
-        leaving = [job for job in _jobs(rows) if job.listener.wants_out()]
+        """Rows with a place are asked about at each step, others ten times a second: asking costs a round trip."""
+        jobs = _jobs([*self._in_step, *self._decoding])
+        if self._clock() >= self._next_queue_check:
+            jobs = self._line.jobs
+            self._next_queue_check = self._clock() + QUEUE_CHECK_SECONDS
+        leaving = [job for job in jobs if job.listener.wants_out()]
         if leaving:
-            self.counters.cancelled_rows += self._remove(leaving)
+            self.counters.cancelled_rows += sum(job.unfinished for job in leaving)
+            self._remove(leaving)
             for job in leaving:
                 job.listener.cancelled()
 
-    def _admit(self) -> None:
-        with self._lock:
-            while self._waiting and len(self._in_flight) + len(self._decoding) < self._max_rows_in_flight:
-                self._in_flight.append(self._waiting.popleft())
-
     def _step(self) -> None:
-        rows = self._in_flight
+        rows = self._in_step
         x = np.stack([row.job.latents[row.index] for row in rows])
         timesteps = np.array([row.table.timesteps[row.step] for row in rows], np.int32)
+        started = self._clock()
         try:
             eps = self._denoise(x, timesteps)
         except Exception as error:
-            self._fail(rows, error)
+            self._fail(_jobs(rows), error)
             return
+        self._line.measured(len(rows), self._clock() - started)
         self.counters.unet_calls += 1
         self.counters.last_unet_batch = len(rows)
         self.counters.steps += len(rows)
@@ -216,11 +133,10 @@ class Batcher:
             job.listener.preview(job.done.copy(), job.estimates.copy())
 
     def _retire(self) -> None:
-        """Move rows that have done their last step on to the decoder, or out."""
-        retired = [row for row in self._in_flight if row.step == row.table.steps]
-        with self._lock:
-            self._in_flight = [row for row in self._in_flight if row.step < row.table.steps]
-            self._decoding.extend(row for row in retired if row.job.decode)
+        """Send rows that have done their last step on to the decoder, or out."""
+        retired = [row for row in self._in_step if row.step == row.table.steps]
+        self._in_step = [row for row in self._in_step if row.step < row.table.steps]
+        self._decoding.extend(row for row in retired if row.job.decode)
         for row in retired:
             if not row.job.decode:
                 self._finish(row)
@@ -230,17 +146,15 @@ class Batcher:
         try:
             images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:
-            self._fail(rows, error)
+            self._fail(_jobs(rows), error)
             return
         self.counters.decoder_calls += 1
         for row, image in zip(rows, images, strict=True):
             if row.job.images is None:
                 row.job.images = np.empty((len(row.job.seeds), *image.shape), np.float32)
             row.job.images[row.index] = image
-        with self._lock:
-            for _ in rows:
-                self._decoding.popleft()
         for row in rows:
+            self._decoding.popleft()
             self._finish(row)
 
     def _finish(self, row: Row) -> None:
@@ -248,25 +162,22 @@ class Batcher:
         job.unfinished -= 1
         self.counters.images += 1
         if job.unfinished == 0:
+            self._line.remove([job])
             job.listener.finished(job.latents, job.images)
 
-    def _fail(self, rows: Sequence[Row], error: Exception) -> None:
-        jobs = _jobs(rows)
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         self._remove(jobs)
         for job in jobs:
             job.listener.failed(error)
 
-    def _remove(self, jobs: Sequence[Job]) -> int:
-        """Take all rows of the jobs out; returns how many those were."""
-        with self._lock:
-            before = len(self._in_flight) + len(self._decoding) + len(self._waiting)
-            self._in_flight = [row for row in self._in_flight if row.job not in jobs]
-            self._decoding = deque(row for row in self._decoding if row.job not in jobs)
-            self._waiting = deque(row for row in self._waiting if row.job not in jobs)
-            return before - len(self._in_flight) - len(self._decoding) - len(self._waiting)
+    def _remove(self, jobs: Sequence[Job]) -> None:
+        """Take all rows of the jobs out."""
+        self._line.remove(jobs)
+        self._in_step = [row for row in self._in_step if row.job not in jobs]
+        self._decoding = deque(row for row in self._decoding if row.job not in jobs)
 
 
-def _jobs(rows: Sequence[Row]) -> list[Job]:
+def _jobs(rows: Iterable[Row]) -> list[Job]:
     """The jobs of the rows, each once, in order."""
     return list(dict.fromkeys(row.job for row in rows))
 

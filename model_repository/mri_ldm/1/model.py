@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .batcher import Batcher, Job, Overloaded
+from .batcher import Batcher
+from .line import Job, Overloaded
 from .metrics import Metrics
 from .networks import decode, denoise
 from .request import RowParameters, parse_rows
@@ -35,6 +36,7 @@ class TritonPythonModel:
             partial(decode, crop=self._settings.crop),
             max_rows_in_flight=self._settings.max_rows_in_flight,
             max_rows_waiting=self._settings.max_rows_waiting,
+            max_row_steps=self._settings.max_row_steps,
             decode_batch=self._settings.decode_batch,
         )
         self._name = args["model_name"]
@@ -61,7 +63,7 @@ class TritonPythonModel:
         try:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            rows += parse_rows(arrays, self._settings.noise_schedule.num_train_timesteps)
+            rows += parse_rows(arrays, self._settings)
             job = Job(
                 responder,
                 seeds=[row.seed for row in rows],

@@ -6,7 +6,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .batcher import Array
+from .line import Array
 
 
 class NetworkError(Exception):

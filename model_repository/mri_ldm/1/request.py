@@ -57,7 +57,7 @@ class RowParameters:
         return json.dumps(record)
 
 
-def parse_rows(tensors: Mapping[str, NDArray[Any]], max_steps: int) -> list[RowParameters]:
+def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[RowParameters]:
     """Rows from input tensors with a leading batch dimension; optional tensors may be missing.
 
     Raises:
@@ -66,9 +66,14 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], max_steps: int) -> list[RowP
     if "seed" not in tensors:  # Triton lets a request pass that lacks a required tensor but has an optional one
         raise InvalidRequest("seed is missing; give one number a row")
     rows = tensors["seed"].shape[0]
+    if rows > settings.max_rows_per_request:
+        raise InvalidRequest(
+            f"the request has {rows} rows; this server takes up to {settings.max_rows_per_request} in one request"
+        )
     for name, tensor in tensors.items():
         if tensor.shape[0] != rows:
             raise InvalidRequest(f"{name} has {tensor.shape[0]} rows and seed has {rows}; give each row all tensors")
+    max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
     return [_row(tensors, index, max_steps) for index in range(rows)]
 
 

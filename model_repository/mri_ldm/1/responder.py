@@ -8,7 +8,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .batcher import Array, Overloaded
+from .line import Array, Overloaded
 from .networks import ServerStopping
 from .request import InvalidRequest, RowParameters
 from .settings import Settings

@@ -17,13 +17,16 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits, and facts about the weights.
+    """Limits (`PARAMETERS`), and facts about the weights.
 
     crop: pixels cut from each side of a decoded image; digest: identifies the weights of both networks.
     """
 
+    max_rows_per_request: int
+    max_steps: int
     max_rows_in_flight: int
     max_rows_waiting: int
+    max_row_steps: int
     decode_batch: int
     noise_schedule: NoiseSchedule
     crop: int
@@ -31,20 +34,50 @@ class Settings:
     digest: str
 
 
-# name: (smallest, largest); each is a parameter of config.pbtxt, where its meaning is written.
-LIMITS = {"max_rows_in_flight": (1, 1024), "max_rows_waiting": (0, 1_000_000), "decode_batch": (1, 1024)}
+@dataclass(frozen=True)
+class Parameter:
+    """A whole number that config.pbtxt may set."""
+
+    default: int
+    smallest: int
+    largest: int
+    meaning: str
+
+
+PARAMETERS = {
+    "max_rows_per_request": Parameter(64, 1, 64, "Rows of a request; one with more is answered INVALID_ARGUMENT."),
+    "max_steps": Parameter(1000, 1, 1000, "Steps of a row; a request for more is answered INVALID_ARGUMENT."),
+    "max_rows_in_flight": Parameter(
+        64, 1, 1024, "Rows in one call of `unet`, those at the decoder included; at most its max_batch_size."
+    ),
+    "max_rows_waiting": Parameter(
+        256, 0, 1_000_000, "Rows that may be there beside those in flight; a request beyond it is answered UNAVAILABLE."
+    ),
+    "max_row_steps": Parameter(
+        100_000,
+        1,
+        1_000_000_000,
+        "Steps still to do, summed over all rows; a request beyond it is answered UNAVAILABLE, if any other is there.",
+    ),
+    "decode_batch": Parameter(
+        2,
+        1,
+        1024,
+        "Rows in one call of `vae_decoder`, so the longest pause of the step loop; at most its max_batch_size.",
+    ),
+}
 
 
 def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Settings:
     """Settings from the parsed config.pbtxt and the model.json beside the code.
 
     Raises:
-        SettingsError: an unknown, missing or malformed parameter, or an unusable model.json.
+        SettingsError: an unknown or malformed parameter, or an unusable model.json.
     """
     parameters = {name: value["string_value"] for name, value in model_config.get("parameters", {}).items()}
-    if unknown := sorted(set(parameters) - set(LIMITS)):
-        raise SettingsError(f"unknown parameters {unknown}; known are {sorted(LIMITS)}")
-    limits = {name: _limit(name, parameters.get(name)) for name in LIMITS}
+    if unknown := sorted(set(parameters) - set(PARAMETERS)):
+        raise SettingsError(f"unknown parameters {unknown}; known are {sorted(PARAMETERS)}")
+    limits = {name: _value(name, parameter, parameters.get(name)) for name, parameter in PARAMETERS.items()}
     record = _read_record(version_folder / "model.json")
     try:
         for name, network in (("max_rows_in_flight", "unet"), ("decode_batch", "vae_decoder")):
@@ -61,9 +94,11 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         raise SettingsError(f"model.json: {error}; write it anew with `python -m export`") from error
 
 
-def _limit(name: str, text: str | None) -> int:
-    low, high = LIMITS[name]
-    if text is None or not text.isdecimal() or not low <= int(text) <= high:
+def _value(name: str, parameter: Parameter, text: str | None) -> int:
+    if text is None:
+        return parameter.default
+    low, high = parameter.smallest, parameter.largest
+    if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
         raise SettingsError(f"parameter {name} is {text!r}; it must be a whole number in {low}..{high}")
     return int(text)
 

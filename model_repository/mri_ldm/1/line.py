@@ -1,0 +1,168 @@
+"""Requests on their way: which rows take the next step, and how much may wait. Knows no network and no Triton."""
+
+import bisect
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .samplers import SamplerTable
+
+Array = NDArray[np.float32]
+SLOWDOWN = 5.0
+SMOOTHING = 0.1
+
+
+class Overloaded(Exception):
+    """The rows of a request do not fit into the queue; trying again later may work, and the message says when."""
+
+
+class Listener(Protocol):
+    """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
+
+    def wants_out(self) -> bool:
+        """Whether the requester has gone or its deadline has passed."""
+
+    def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
+        """Steps done [B] and x0 estimates [B, 1, 64, 64] of all rows, when one of them is due."""
+
+    def finished(self, latents: Array, images: Array | None) -> None:
+        """Final latents [B, 1, 64, 64] and, where decoding was asked for, images [B, ...]."""
+
+    def failed(self, error: Exception) -> None:
+        """A network call with a row of this job has failed."""
+
+    def cancelled(self) -> None:
+        """The rows have left because `wants_out` said so."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64].
+
+    preview_every: steps between two previews of a row, 0 = none; empty = none for all. due: see `Line`.
+    """
+
+    listener: Listener
+    seeds: Sequence[int]
+    tables: Sequence[SamplerTable]
+    latents: Array
+    preview_every: Sequence[int] = ()
+    decode: bool = True
+    due: float = field(default=0.0, init=False)
+    done: NDArray[np.int32] = field(init=False)
+    estimates: Array = field(init=False)
+    images: Array | None = field(default=None, init=False)
+    unfinished: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.preview_every = self.preview_every or [0] * len(self.seeds)
+        self.done = np.zeros(len(self.seeds), np.int32)
+        self.estimates = np.zeros_like(self.latents)
+        self.unfinished = len(self.seeds)
+
+    @property
+    def remaining_steps(self) -> int:
+        """Steps that all rows together have still to do."""
+        return sum(table.steps for table in self.tables) - int(self.done.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image on its way: a place in its job."""
+
+    job: Job
+    index: int
+
+    @property
+    def table(self) -> SamplerTable:
+        """The row's coefficients."""
+        return self.job.tables[self.index]
+
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return int(self.job.done[self.index])
+
+
+class Line:
+    """The jobs that are not finished, in the order in which they are due.
+
+    A job is due after SLOWDOWN times what it would take alone: so a short one passes a long one that came shortly
+    before it, and no job is passed by later ones for ever. Any row may pause between two steps at no cost.
+
+    `submit` may be called from any thread; everything else from one.
+    """
+
+    def __init__(self, max_rows: int, max_row_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """max_rows: at once, running or not; max_row_steps: steps still to do, summed over rows."""
+        self._max_rows, self._max_row_steps, self._clock = max_rows, max_row_steps, clock
+        self._lock = threading.Lock()
+        self._jobs: list[Job] = []
+        self._seconds_per_row_step = 0.0
+
+    def submit(self, job: Job) -> None:
+        """Let the rows of a job in. An empty line takes any job with at most `max_rows` rows.
+
+        Raises:
+            Overloaded: there is no room for all of them; none is let in then.
+        """
+        rows, row_steps = len(job.seeds), job.remaining_steps
+        with self._lock:
+            free, waiting = self._max_rows - self._rows(), self._row_steps()
+            if rows > free:
+                shortage = (rows - free) / max(self._rows(), 1)
+                raise Overloaded(f"the queue has room for {free} rows, not for {rows}: {self._retry(shortage)}")
+            if waiting and waiting + row_steps > self._max_row_steps:
+                shortage = (waiting + row_steps - self._max_row_steps) / waiting
+                raise Overloaded(
+                    f"the queue holds {waiting} steps of work and takes {self._max_row_steps}, so not {row_steps} more "
+                    f"({rows} rows): {self._retry(shortage)}"
+                )
+            job.due = self._clock() + SLOWDOWN * row_steps * self._seconds_per_row_step
+            bisect.insort(self._jobs, job, key=attrgetter("due"))
+
+    def _retry(self, share: float) -> str:
+        """When the given share of the work will have been done."""
+        seconds = math.ceil(min(1.0, share) * self._row_steps() * self._seconds_per_row_step)
+        return f"try again in about {max(1, seconds)} s"
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All that are not finished, first due first."""
+        with self._lock:
+            return list(self._jobs)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are not finished."""
+        with self._lock:
+            return self._rows()
+
+    def _rows(self) -> int:
+        return sum(job.unfinished for job in self._jobs)
+
+    def _row_steps(self) -> int:
+        return sum(job.remaining_steps for job in self._jobs)
+
+    def next(self, places: int) -> list[Row]:
+        """Up to `places` rows that have steps to do, first due first."""
+        ready = (Row(job, i) for job in self.jobs for i in range(len(job.seeds)) if job.done[i] < job.tables[i].steps)
+        return list(itertools.islice(ready, max(0, places)))
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """A step of `rows` rows took `seconds`."""
+        new, old = seconds / rows, self._seconds_per_row_step
+        self._seconds_per_row_step = new if old == 0 else old + SMOOTHING * (new - old)
+
+    def remove(self, jobs: Sequence[Job]) -> None:
+        """Take jobs out, finished or not."""
+        with self._lock:
+            self._jobs = [job for job in self._jobs if job not in jobs]
