@@ -195,62 +195,6 @@ def test_a_full_queue_refuses_and_takes_nothing() -> None:
     batcher.submit(make_job(Recorder(clock), [(5, "ddim", 2, 0.0)] * 3))
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
-    """Ten rows of 100 steps, one at a time, at 0.02 s a step: 20 s of work, of which 19 s are left after 50 steps."""
-    now = [0.0]
-
-    def denoise(latents, timesteps):
-        now[0] += 0.02
-        return latents
-
-    batcher = Batcher(denoise, fake_decode, max_rows_in_flight=1, max_row_steps=1000, clock=lambda: now[0])
-    batcher.submit(make_job(Recorder([0]), [(seed, "ddim", 100, 0.0) for seed in range(10)]))
-    for _ in range(50):
-        batcher.tick()
-    refused = "holds 950 steps of work and takes 1000, so not 100 more .* try again in about 1 s"
-    with pytest.raises(Overloaded, match=refused):
-        batcher.submit(make_job(Recorder([0]), [(10, "ddim", 100, 0.0)]))
-    with pytest.raises(Overloaded, match="room for 247 rows, not for 500: try again in about 19 s"):
-        batcher.submit(make_job(Recorder([0]), [(seed, "ddim", 1, 0.0) for seed in range(500)]))
-
-
-def test_an_empty_server_takes_a_job_of_any_length() -> None:
-    clock = [0]
-    batcher, recorder = Batcher(fake_denoise, fake_decode, max_row_steps=10), Recorder(clock)
-    batcher.submit(make_job(recorder, [(1, "ddim", 20, 0.0)]))
-    drain(batcher, clock)
-    assert recorder.events["finished"]
-
-
-def test_short_jobs_pass_long_ones_and_no_job_is_passed_for_ever() -> None:
-    """A device that takes one row at a time, a long job, and one of two steps every third step: 2/3 of its time."""
-    now, long = [0.0], Recorder([0])
-
-    def denoise(latents, timesteps):
-        now[0] += 1.0
-        return latents
-
-    batcher = Batcher(denoise, fake_decode, max_rows_in_flight=1, clock=lambda: now[0])
-    batcher.submit(make_job(Recorder([0]), [(0, "ddim", 1, 0.0)]))
-    batcher.tick()  # measures the second that a step takes
-    batcher.submit(make_job(long, [(1, "ddim", 100, 0.0)], decode=False))
-    short = [Recorder([0]) for _ in range(1000)]
-    took = []
-    for i, recorder in enumerate(short):
-        batcher.submit(make_job(recorder, [(i, "ddim", 2, 0.0)], decode=False))
-        arrived = now[0]
-        while now[0] < arrived + 3:
-            batcher.tick()
-            if recorder.events and len(took) == i:
-                took.append(now[0] - arrived)
-        if long.events:
-            break
-    # Alone the long one takes 100 s, with two thirds of the device taken 300 s, and it may wait for at most 500 s.
-    assert 250 < now[0] <= 500
-    assert len(took) == len(short[: i + 1])
-    assert max(took) <= 3
-
-
 def test_finished_rows_hold_their_place_until_they_are_decoded() -> None:
     """One-step rows finish faster than they are decoded; without the place they would pile up without bound."""
     clock = [0]
