@@ -50,7 +50,7 @@ def _load(arguments: argparse.Namespace) -> "Snapshot":
         given: dict[Network, Path | None] = {"autoencoder": arguments.autoencoder, "unet": arguments.unet}
         files = {network: path for network, path in given.items() if path is not None}
     elif is_bundle(bundle):
-        files = bundle_files(bundle, required=("autoencoder",))
+        files = bundle_files(bundle, required=["autoencoder"])
     else:
         raise CheckpointError(f"{bundle} is no folder of a MONAI bundle: give one, or --autoencoder FILE")
     return load_monai(files, load_config(arguments.config or "brats"), arguments.scale_factor)
