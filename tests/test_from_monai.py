@@ -28,9 +28,9 @@ SMALL = load_config(str(CONFIG))
 AUTOENCODER_FILE, UNET_FILE = (str(LEGACY / name) for name in BUNDLE_FILES.values())
 
 
-def written(*arguments: object) -> Snapshot:
+def written(*arguments: object, config: Path = CONFIG) -> Snapshot:
     """What the command writes, read as everything reads it; `--out` comes last."""
-    assert from_monai.main([*map(str, arguments[:-1]), "--config", str(CONFIG), "--out", str(arguments[-1])]) == 0
+    assert from_monai.main([*map(str, arguments[:-1]), "--config", str(config), "--out", str(arguments[-1])]) == 0
     return load_snapshot(Path(str(arguments[-1])))
 
 
@@ -79,13 +79,14 @@ def test_stage_2_starts_from_an_autoencoder_that_monai_trained(tiny, phantom, tm
     """A bundle folder after the bundle's stage 1: no UNet yet, and no scale factor asked for."""
     (tmp_path / "bundle" / "models").mkdir(parents=True)
     shutil.copy(AUTOENCODER_FILE, tmp_path / "bundle" / "models")
-    stage1 = written(tmp_path / "bundle", tmp_path / "snapshot")
+    (tmp_path / "small.toml").write_text(CONFIG.read_text() + "\n[data]\ndepth = 6\n")  # stage 2 must see the same
+    stage1 = written(tmp_path / "bundle", tmp_path / "snapshot", config=tmp_path / "small.toml")
     assert "training.train_diffusion --autoencoder" in capsys.readouterr().out
     assert (stage1.unet, stage1.scale_factor, list(stage1.history)) == (None, None, ["autoencoder"])
 
     config = replace(tiny, diffusion_training=replace(tiny.diffusion_training, epochs=1))
     trained = load_snapshot(train_diffusion.train(config, tmp_path / "snapshot", phantom, tmp_path / "run"))
-    assert trained.config == train_diffusion.with_autoencoder_of(SMALL, config)
+    assert trained.config == train_diffusion.with_autoencoder_of(stage1.config, config)
     assert trained.config.autoencoder == SMALL.autoencoder != config.autoencoder
     assert all(torch.equal(trained.autoencoder[key], tensor) for key, tensor in stage1.autoencoder.items())
     assert trained.history["autoencoder"]["monai"]["layout"] == "monai-generative"
