@@ -195,13 +195,19 @@ class TritonServer:
             if status is not None:
                 raise self.failure(f"tritonserver ended with {describe(status)}")
             name = _ready_name(reachable(self.host), self.grpc_port)
-            if name == self.server_id:
+            if name == self.server_id and self._all_listening():
                 return
-            if name is not None:
+            if name not in (None, self.server_id):
                 raise ServerError(f"another server ({name!r}) answers at {self.grpc_url}: choose another --grpc-port")
             if time.monotonic() - self._started > self.startup_timeout_s:
                 raise self.failure("tritonserver was not ready")
             time.sleep(0.1)
+
+    def _all_listening(self) -> bool:
+        """Triton opens HTTP and metrics after gRPC, which already says ready by then."""
+        ports = {"--allow-http=false": self.http_port, "--allow-metrics=false": self.metrics_port}
+        opened = (port for flag, port in ports.items() if flag not in self.extra_args)
+        return all(_listening(reachable(self.host), port) for port in opened)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -237,9 +243,7 @@ def probe(grpc_url: str, timeout_s: float = 60.0) -> float:
 def _ready_name(host: str, port: int) -> str | None:
     """The name of the ready Triton server at that address; None while there is none."""
     # A TCP connect first: a gRPC channel that was refused waits longer and longer before it tries again.
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
+    if not _listening(host, port):
         return None
     import tritonclient.grpc as triton
 
@@ -250,6 +254,14 @@ def _ready_name(host: str, port: int) -> str | None:
         except triton.InferenceServerException:
             pass
     return None
+
+
+def _listening(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def describe(status: int) -> str:
