@@ -1,4 +1,7 @@
-"""Command line: a snapshot, or MONAI's weights, to a model repository."""
+"""Command line: a snapshot, or MONAI's weights, to a model repository; and TensorRT plans into one.
+
+`python -m export check` is export.check.
+"""
 
 import argparse
 import sys
@@ -10,22 +13,26 @@ from export import check
 from export.monai_options import add_monai_options
 
 if TYPE_CHECKING:
+    from export.to_tensorrt import BuildOptions
     from training.checkpoint import Snapshot
+
+PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a training snapshot, or weights trained with MONAI, into a Triton model repository that "
-        "mounts as it is.",
-        epilog="python -m export check DIR says what would go wrong with a repository before a server does.",
+        "mounts as it is. A repository as the source gets TensorRT plans, beside the weights that it has.",
+        epilog="python -m export check DIR says what would go wrong with a repository before a server does; "
+        "python -m export.parity measures its images.",
     )
     parser.add_argument(
         "source",
         type=Path,
         nargs="?",
-        help="snapshot folder written by training.train_diffusion, or folder of the MONAI bundle "
-        "brats_mri_axial_slices_generative_diffusion with its weights",
+        help="snapshot folder written by training.train_diffusion, folder of the MONAI bundle "
+        "brats_mri_axial_slices_generative_diffusion with its weights, or exported repository",
     )
     parser.add_argument(
         "--into",
@@ -34,13 +41,71 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folder to write (default: %(default)s); model_repository itself gets the weights in place",
     )
     parser.add_argument("--name", default="brats_mri_axial_slices", help="name of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--onnx",
+        action="append",
+        default=[],
+        choices=("fp16", "bf16"),
+        help="also write model.fp16.onnx or model.bf16.onnx, from which trtexec builds plans; may be given twice",
+    )
+    _add_tensorrt(parser)
     add_monai_options(parser)
     arguments = parser.parse_args(argv)
     if (arguments.source is None) == (arguments.autoencoder is None):
         parser.error("give one of: a folder, or --autoencoder FILE --unet FILE")
     if (arguments.autoencoder is None) != (arguments.unet is None):
         parser.error("--autoencoder and --unet belong together")
+    if arguments.tensorrt_rtx and (arguments.version_compatible or arguments.hardware != "none"):
+        parser.error("plans of TensorRT-RTX fit every RTX GPU: --version-compatible and --hardware are for --tensorrt")
     return arguments
+
+
+def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "TensorRT", "docs/tensorrt.md says what each precision costs, and what must match."
+    )
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--tensorrt",
+        choices=PRECISIONS,
+        help="also build model.plan on this machine's GPU, and place it if it computes what the ONNX graph computes",
+    )
+    which.add_argument("--tensorrt-rtx", choices=PRECISIONS, help="the same for RTX GPUs; builds without any GPU")
+    group.add_argument(
+        "--optimization-level", type=int, choices=range(6), default=3, help="0 builds fastest (default: %(default)s)"
+    )
+    group.add_argument(
+        "--timing-cache",
+        type=Path,
+        default=Path("build/tensorrt.timing_cache"),
+        metavar="FILE",
+        help="kernel times of this GPU, kept for the next build (default: %(default)s)",
+    )
+    group.add_argument(
+        "--version-compatible", action="store_true", help="plans also for later TensorRT releases of the same major"
+    )
+    group.add_argument(
+        "--hardware",
+        choices=("none", "same_compute_capability", "ampere_plus"),
+        default="none",
+        help="plans also for other GPUs than this one, some of them slower (default: %(default)s)",
+    )
+
+
+def _build_options(arguments: argparse.Namespace) -> "BuildOptions | None":
+    from export.to_tensorrt import BuildOptions
+
+    precision = arguments.tensorrt or arguments.tensorrt_rtx
+    if precision is None:
+        return None
+    return BuildOptions(
+        runtime="tensorrt" if arguments.tensorrt else "tensorrt_rtx",
+        precision=precision,
+        optimization_level=arguments.optimization_level,
+        version_compatible=arguments.version_compatible,
+        hardware=arguments.hardware,
+        timing_cache=arguments.timing_cache,
+    )
 
 
 def _load(arguments: argparse.Namespace) -> "Snapshot":
@@ -63,6 +128,21 @@ def _load(arguments: argparse.Namespace) -> "Snapshot":
     return load_monai(files, load_config(arguments.config or "brats"), arguments.scale_factor)
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from export.repository import Extras, RepositoryError, add_to_repository, export_repository
+
+    plan = _build_options(arguments)
+    if arguments.source is not None and (arguments.source / "manifest.json").is_file():
+        if plan is None or arguments.onnx:
+            raise RepositoryError(f"{arguments.source} is a repository; it takes plans only: give --tensorrt PRECISION")
+        arguments.into = arguments.source
+        add_to_repository(arguments.source, plan)
+        return
+    into = arguments.into.resolve()
+    into.parent.mkdir(parents=True, exist_ok=True)
+    export_repository(_load(arguments), into, arguments.name, extras=Extras(tuple(arguments.onnx), plan))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, export, report; returns the exit status."""
     if (words := sys.argv[1:] if argv is None else argv) and words[0] == "check":
@@ -71,12 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from onnx.checker import ValidationError
 
-    from export.repository import export_repository
-
     try:
-        into = arguments.into.resolve()
-        into.parent.mkdir(parents=True, exist_ok=True)
-        export_repository(_load(arguments), into, arguments.name)
+        _export(arguments)
     except (ValueError, OSError, ValidationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -24,11 +24,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as it is served; `build` makes the module, whose arguments are the inputs in order."""
+    """A network as it is served, 1 to `max_batch_size` rows at once.
+
+    TensorRT chooses its kernels for `opt_batch_size` rows. `build` makes the module, whose arguments are the inputs in
+    order.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
+    opt_batch_size: int
     max_batch_size: int
     build: Callable[[Snapshot], "Denoiser | Decoder"]
 
@@ -85,6 +90,7 @@ UNET = Graph(
     name="unet",
     inputs=(LATENT, TensorSpec("timesteps", torch.int32, (1,))),
     output=TensorSpec("pred", torch.float32, (1, 64, 64)),
+    opt_batch_size=8,
     max_batch_size=64,
     build=Denoiser,
 )
@@ -92,6 +98,7 @@ VAE_DECODER = Graph(
     name="vae_decoder",
     inputs=(LATENT,),
     output=TensorSpec("image", torch.float32, (1, 256, 256)),
+    opt_batch_size=4,
     max_batch_size=4,
     build=Decoder,
 )

@@ -5,27 +5,46 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.compare import Parity, compare, compare_modules
 from export.configs import check_configs, check_image_size
-from export.graphs import GRAPHS, VAE_DECODER, Graph
-from export.parity import Parity, compare
-from export.to_onnx import OPSET, export_onnx
+from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph
+from export.plans import add_plans
+from export.precision import DTYPES, Precision, reduced_precision
+from export.to_onnx import OPSET, export_onnx, onnx_file
+from export.to_tensorrt import BuildOptions, load_runtime
 from training.checkpoint import Snapshot
-from training.files import sha256
+from training.files import sha256, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
+WEIGHTS = ("*.onnx", "*.plan")
 
 
 class RepositoryError(ValueError):
-    """A target folder that export will not write to."""
+    """A folder that is no exported repository, where one is needed."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a repository gets besides model.onnx, which is float32."""
+
+    onnx: tuple[Precision, ...] = ()
+    """Also model.fp16.onnx or model.bf16.onnx."""
+    plan: BuildOptions | None = None
+    """Also model.plan, and the ONNX file that it is built from."""
+
+    def reduced(self) -> list[Precision]:
+        """The precisions of the ONNX files, each once."""
+        wanted = [*self.onnx, *([self.plan.precision] if self.plan else [])]
+        return [precision for precision in dict.fromkeys(wanted) if onnx_file(precision) != "model.onnx"]
 
 
 def export_repository(
-    snapshot: Snapshot, into: Path, name: str, report: Callable[[str], None] = print
+    snapshot: Snapshot, into: Path, name: str, report: Callable[[str], None] = print, extras: Extras = Extras()
 ) -> dict[str, Any]:
     """Write a repository for `snapshot` to `into` and return its manifest.
 
@@ -33,9 +52,11 @@ def export_repository(
     built beside `into` and moved there at the end. `report` is told about each stage.
 
     Raises:
-        ConfigMismatch, ParityError, CheckpointError: nothing has been changed at `into` then.
+        ConfigMismatch, ParityError, PlanError, CheckpointError: nothing has been changed at `into` then.
         RepositoryError: `into` holds something that export has not written.
     """
+    if extras.plan is not None:
+        load_runtime(extras.plan.runtime)  # before the work, not after it
     in_place = into.resolve() == SOURCE.resolve()
     if not in_place and into.exists() and not (into / "manifest.json").is_file():
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
@@ -46,18 +67,44 @@ def export_repository(
     staging = into.with_name(into.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)
     if not in_place:
-        ignore = shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan", "model.json", "manifest.json")
+        ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json")
         shutil.copytree(SOURCE, staging, ignore=ignore)  # follows the symlink, so the copy is self-contained
     try:
-        manifest = _write_weights(snapshot, staging, name, report)
+        manifest = _write_weights(snapshot, staging, name, report, extras)
         _move(staging, into, in_place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
-def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Callable[[str], None]) -> dict[str, Any]:
-    parity = {graph.name: _write_network(graph, snapshot, folder, report) for graph in GRAPHS}
+def add_to_repository(folder: Path, options: BuildOptions, report: Callable[[str], None] = print) -> None:
+    """Build plans from the ONNX files of an exported repository, place them, and say so in its manifest.
+
+    Raises:
+        RepositoryError: no manifest, or an ONNX file that is not the one it describes.
+        PlanError, ParityError: nothing has been changed then.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for graph in GRAPHS:
+        for file in (f"{graph.name}/1/model.onnx", f"{graph.name}/1/{onnx_file(options.precision)}"):
+            if (folder / file).is_file() and sha256(folder / file) != manifest["sha256"].get(file):
+                raise RepositoryError(f"{folder / file} is not the file that manifest.json describes: export it anew")
+    stamps = add_plans(folder, options, report)
+    new = {stamp["file"] for stamp in stamps}
+    manifest["plans"] = [stamp for stamp in manifest.get("plans", []) if stamp["file"] not in new] + stamps
+    manifest["sha256"] |= {file: sha256(folder / file) for file in sorted(new)}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _write_weights(
+    snapshot: Snapshot, folder: Path, name: str, report: Callable[[str], None], extras: Extras
+) -> dict[str, Any]:
+    parity, reduced = {}, []
+    for graph in GRAPHS:
+        module = graph.build(snapshot)
+        parity[graph.name] = _write_network(graph, module, folder, report)
+        reduced += [_write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
+    plans = add_plans(folder, extras.plan, report) if extras.plan else []
     record = json.dumps(_model_record(snapshot, folder, name), indent=2) + "\n"
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.
@@ -72,6 +119,8 @@ def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Callable
         "onnx_opset": OPSET,
         "scale_factor": snapshot.scale_factor,
         "parity": {model: result.record() for model, result in parity.items()},
+        "reduced_onnx": reduced,
+        "plans": plans,
         "training": {"config": asdict(snapshot.config), "history": snapshot.history},
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
@@ -79,15 +128,35 @@ def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Callable
     return manifest
 
 
-def _write_network(graph: Graph, snapshot: Snapshot, folder: Path, report: Callable[[str], None]) -> Parity:
+def _write_network(graph: Graph, module: Denoiser | Decoder, folder: Path, report: Callable[[str], None]) -> Parity:
     report(f"{graph.name}: exporting")
     path = folder / graph.name / "1" / "model.onnx"
-    module = graph.build(snapshot)
     export_onnx(graph, module, path)
     parity = compare(graph, module, path)
     megabytes = path.stat().st_size / 1e6
     report(f"{graph.name}: {megabytes:.1f} MB, differs from PyTorch by {parity.relative_l2:.1e} (relative L2)")
     return parity
+
+
+def _write_reduced(
+    graph: Graph, module: Denoiser | Decoder, folder: Path, precision: Precision, report: Callable[[str], None]
+) -> dict[str, Any]:
+    report(f"{graph.name}: exporting {precision}")
+    path = folder / graph.name / "1" / onnx_file(precision)
+    reduced = reduced_precision(module, DTYPES[precision])
+    export_onnx(graph, reduced, path)
+    if precision == "bf16":
+        checked, parity = "PyTorch, not the file", compare_modules(graph, module, reduced, precision)
+    else:
+        checked, parity = "ONNX Runtime", compare(graph, module, path, precision=precision)
+    report(f"{graph.name}: {precision} differs by {parity.relative_l2:.1e} (relative L2; {checked})")
+    return {
+        "model": graph.name,
+        "file": str(path.relative_to(folder)),
+        "precision": precision,
+        "checked": checked,
+        "parity": parity.record(),
+    }
 
 
 def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]:
@@ -107,8 +176,12 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]
 
 def _move(staging: Path, into: Path, in_place: bool) -> None:
     if in_place:
-        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-            os.replace(path, into / path.relative_to(staging))
+        new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
+        for path in sorted(new):
+            os.replace(staging / path, into / path)
+        for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
+            if path.relative_to(into) not in new:
+                path.unlink()  # of the weights before
         return
     shutil.rmtree(into, ignore_errors=True)
     os.replace(staging, into)

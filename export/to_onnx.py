@@ -1,4 +1,4 @@
-"""A network to an ONNX file with a dynamic batch, checked."""
+"""A network to an ONNX file with a dynamic batch, checked; in any of the precisions."""
 
 import logging
 import os
@@ -7,16 +7,23 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
 
-from export.graphs import Graph, random_inputs
+from export.graphs import Decoder, Denoiser, Graph, random_inputs
+from export.precision import DTYPES, Precision
 
 # The lowest that the exporter writes without down-converting; opset 21's GroupNormalization is slower on CPUs.
 OPSET = 18
 
 
-def export_onnx(graph: Graph, module: nn.Module, path: Path) -> None:
+def onnx_file(precision: Precision) -> str:
+    """Name of the file in a version folder."""
+    return "model.onnx" if DTYPES[precision] == torch.float32 else f"model.{precision}.onnx"
+
+
+def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
     """Write `module` to `path`: one file, weights inside, tensors named as in the record.
+
+    Strongly typed: what is computed in which type is what the graph says. Softmax is float32 in every precision.
 
     Raises:
         onnx.checker.ValidationError: the exporter has written an invalid graph.
@@ -41,10 +48,29 @@ def export_onnx(graph: Graph, module: nn.Module, path: Path) -> None:
             verbose=False,
         )
     proto = onnx.load(temporary)
+    if module.dtype != torch.float32:
+        _keep_softmax_in_float32(proto, module.dtype)
     onnx.checker.check_model(proto, full_check=True)
     _strip_notes(proto)
     onnx.save(proto, temporary)
     os.replace(temporary, path)
+
+
+def _keep_softmax_in_float32(proto: onnx.ModelProto, dtype: torch.dtype) -> None:
+    """Put casts around every Softmax: the exporter takes attention apart and leaves all of it in the inputs' type."""
+    kinds = {torch.float16: onnx.TensorProto.FLOAT16, torch.bfloat16: onnx.TensorProto.BFLOAT16}
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type != "Softmax":
+            nodes.append(node)
+            continue
+        scores, weights = node.input[0], node.output[0]
+        node.input[0], node.output[0] = f"{scores}_float32", f"{weights}_float32"
+        before = onnx.helper.make_node("Cast", [scores], [node.input[0]], f"{node.name}_in", to=onnx.TensorProto.FLOAT)
+        after = onnx.helper.make_node("Cast", [node.output[0]], [weights], f"{node.name}_out", to=kinds[dtype])
+        nodes += [before, node, after]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def _strip_notes(proto: onnx.ModelProto) -> None:

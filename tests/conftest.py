@@ -74,11 +74,11 @@ def tiny(small_snapshot):
 
 @pytest.fixture(scope="session")
 def small_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot`, exported."""
-    from export.repository import export_repository
+    """`small_snapshot`, exported, in fp16 too."""
+    from export.repository import Extras, export_repository
 
     into = tmp_path_factory.mktemp("export") / "model_repository"
-    export_repository(small_snapshot, into, name="small")
+    export_repository(small_snapshot, into, name="small", extras=Extras(onnx=("fp16",)))
     return into
 
 
@@ -115,6 +115,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training_options",
         "test_training_processes",
         "test_export",
+        "test_parity",
+        "test_tensorrt",
         "test_monai_weights",
         "test_from_monai",
         "test_onnxruntime_backend",

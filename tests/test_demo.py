@@ -11,7 +11,7 @@ from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 from PIL import Image
 
 from common import ROOT, run_python
-from export.parity import cpu_session
+from export.compare import cpu_session
 from training.files import sha256
 
 REPOSITORY = ROOT / "model_repository"

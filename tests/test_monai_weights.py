@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from common import ROOT, run_python
 from export import __main__ as command
 from export import monai_weights, to_monai
+from export.compare import cpu_session
 from export.graphs import UNET, VAE_DECODER, random_inputs
 from export.monai_weights import BUNDLE_FILES, Layout, bundle_files, convert, load_monai, save_monai, shapes
-from export.parity import cpu_session
 from training.checkpoint import CheckpointError, Snapshot, save_snapshot
 from training.config import load_config
 from training.files import sha256

@@ -1,0 +1,115 @@
+"""How far an exported network is from the original: measures, and a tolerance for each precision."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from export.graphs import Decoder, Denoiser, Graph, random_inputs
+from export.precision import Precision
+
+Array = NDArray[np.float32]
+# Largest |difference| / |reference| of one call.
+TOLERANCES: dict[Precision, float] = {
+    "fp32": 5e-5,  # only the order of sums differs. Seen: up to 1e-5 (attention over 4096 tokens)
+    "tf32": 5e-3,  # factors of 11 bits, as in fp16, sums in fp32
+    "fp16": 5e-3,  # 11 bits: 5e-4 a rounding, and some forty layers in a row. Seen: 1e-3
+    "bf16": 4e-2,  # 8 bits: eight times as coarse as fp16. Seen: 1e-2
+}
+
+
+class ParityError(ValueError):
+    """An exported network that does not compute what the original computes."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """max_abs: largest difference; relative_l2: |difference| / |reference|, both over all rows."""
+
+    rows: int
+    max_abs: float
+    relative_l2: float
+    tolerance_relative_l2: float
+
+    @property
+    def passed(self) -> bool:
+        """Within the tolerance; NaN is not."""
+        return self.relative_l2 <= self.tolerance_relative_l2
+
+    def record(self) -> dict[str, Any]:
+        """As written to the manifest."""
+        return asdict(self)
+
+
+def measure(reference: Array, answer: Array, precision: Precision) -> Parity:
+    """Compare two outputs [rows, ...].
+
+    Raises:
+        ParityError: the reference is all zero, which proves nothing (MONAI starts the UNet's last convolution at zero:
+            train it, or use `randomize_zero_tensors`).
+    """
+    if not reference.any():
+        raise ParityError("the output is all zero, so there is nothing to compare; are these weights trained?")
+    difference = np.abs(answer - reference)
+    relative = float(np.linalg.norm(difference) / np.linalg.norm(reference))
+    return Parity(len(reference), float(difference.max()), relative, TOLERANCES[precision])
+
+
+def hold(what: str, reference: Array, answer: Array, precision: Precision) -> Parity:
+    """`measure`, and insist; `what` opens the message.
+
+    Raises:
+        ParityError: as in `measure`, or they differ by more than `precision` may.
+    """
+    parity = measure(reference, answer, precision)
+    if not parity.passed:
+        raise ParityError(
+            f"{what} differs from float32 by {parity.relative_l2:.2e} (relative L2), "
+            f"allowed for {precision} are {parity.tolerance_relative_l2:.0e}"
+        )
+    return parity
+
+
+def cpu_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU; threads 0 = one per core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(graph: Graph, session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> Array:
+    """The output for `inputs`, which are in the order of the record."""
+    feeds = {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, inputs, strict=True)}
+    output: Array = session.run([graph.output.name], feeds)[0]
+    return output
+
+
+@torch.no_grad()
+def compare(
+    graph: Graph, module: Denoiser | Decoder, path: Path, rows: int = 3, precision: Precision = "fp32"
+) -> Parity:
+    """Run `module`, which is float32, and the ONNX file at `path` on `rows` random rows in one call.
+
+    Raises:
+        ParityError: as in `hold`.
+    """
+    inputs = random_inputs(graph, rows, seed=1)
+    answer = run_onnx(graph, cpu_session(path), inputs)
+    return hold(f"{graph.name}: ONNX", module.eval()(*inputs).numpy(), answer, precision)
+
+
+@torch.no_grad()
+def compare_modules(
+    graph: Graph, module: Denoiser | Decoder, reduced: Denoiser | Decoder, precision: Precision, rows: int = 3
+) -> Parity:
+    """The same for a reduced copy, in PyTorch: for bf16, which ONNX Runtime's kernels for CPUs refuse.
+
+    Raises:
+        ParityError: as in `hold`.
+    """
+    inputs = random_inputs(graph, rows, seed=1)
+    return hold(f"{graph.name}: PyTorch", module.eval()(*inputs).numpy(), reduced(*inputs).numpy(), precision)

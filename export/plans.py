@@ -1,0 +1,140 @@
+"""Plans into a repository: build, hold to the float32 graph on the GPU, place, stamp. What fails is not placed.
+
+The reference is the repository's own model.onnx by ONNX Runtime on the CPU, which export has held to PyTorch.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.compare import Array, Parity, cpu_session, hold, run_onnx
+from export.graphs import GRAPHS, Graph, random_inputs
+from export.precision import Precision
+from export.to_onnx import onnx_file
+from export.to_tensorrt import BuildOptions, Plan, PlanError, Runtime, build_plan, describe_engine, load_runtime
+from training.files import sha256, whole_file
+
+PLAN_FILE = "model.plan"
+Run = Callable[[tuple[torch.Tensor, ...]], Array]
+
+
+class Engine:
+    """A plan on the GPU: the inputs of the record in order, on the CPU, to the output. Not thread-safe."""
+
+    def __init__(self, graph: Graph, runtime: Runtime, content: Any) -> None:
+        """Deserialise.
+
+        Raises:
+            PlanError: this GPU or this release of TensorRT does not take the plan, or PyTorch sees no GPU.
+        """
+        trt = load_runtime(runtime)
+        if not torch.cuda.is_available():
+            raise PlanError("there is no GPU here to run it, or a PyTorch without CUDA")
+        self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # outlives the engine
+        engine = self.runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise PlanError(f"{runtime} {trt.__version__} on {torch.cuda.get_device_name()} does not take this plan")
+        self.graph = graph
+        self.tensors = describe_engine(engine)
+        self.context = engine.create_execution_context()
+
+    def __call__(self, inputs: tuple[torch.Tensor, ...]) -> Array:
+        """Waits for the result."""
+        output = torch.empty((len(inputs[0]), *self.graph.output.shape), dtype=self.graph.output.dtype, device="cuda")
+        tensors = {spec.name: tensor.cuda() for spec, tensor in zip(self.graph.inputs, inputs, strict=True)}
+        stream = torch.cuda.Stream()  # on the default stream TensorRT synchronises more than it must
+        stream.wait_stream(torch.cuda.current_stream())
+        for name, tensor in tensors.items():
+            self.context.set_input_shape(name, tuple(tensor.shape))
+            self.context.set_tensor_address(name, tensor.data_ptr())
+        self.context.set_tensor_address(self.graph.output.name, output.data_ptr())
+        if not self.context.execute_async_v3(stream.cuda_stream):
+            raise PlanError(f"{self.graph.name}: TensorRT failed to run the plan")
+        stream.synchronize()
+        answer: Array = output.cpu().numpy()
+        return answer
+
+
+def gate(graph: Graph, reference: Path, run: Run, precision: Precision) -> Parity:
+    """Hold `run` to the float32 graph `reference` for 1, opt and max rows; each may use other kernels.
+
+    Returns the worst.
+
+    Raises:
+        ParityError: it is further off than `precision` may be.
+    """
+    session = cpu_session(reference)
+    results = []
+    for rows in sorted({1, graph.opt_batch_size, graph.max_batch_size}):
+        inputs = random_inputs(graph, rows, seed=rows)
+        what = f"{graph.name}: the plan, {rows} rows,"
+        results.append(hold(what, run_onnx(graph, session, inputs), run(inputs), precision))
+    return max(results, key=lambda parity: parity.relative_l2)
+
+
+def add_plans(
+    folder: Path, options: BuildOptions, report: Callable[[str], None] = print, graphs: Sequence[Graph] = GRAPHS
+) -> list[dict[str, Any]]:
+    """Build a plan for each network of the repository `folder` and place them together; returns their stamps.
+
+    Raises:
+        PlanError, ParityError: nothing has been placed.
+    """
+    plans = {graph.name: _checked_plan(graph, folder, options, report) for graph in graphs}
+    for name, (plan, _) in plans.items():
+        with whole_file(folder / name / "1" / PLAN_FILE) as temporary:
+            temporary.write_bytes(memoryview(plan.content))
+    return [stamp for _, stamp in plans.values()]
+
+
+def _checked_plan(
+    graph: Graph, folder: Path, options: BuildOptions, report: Callable[[str], None]
+) -> tuple[Plan, dict[str, Any]]:
+    version_folder = folder / graph.name / "1"
+    onnx = version_folder / onnx_file(options.precision)
+    if not onnx.is_file():
+        raise PlanError(f"{onnx} does not exist: export the weights with --onnx {options.precision} first")
+    report(f"{graph.name}: building a plan of {options.runtime}, {options.precision}")
+    plan = build_plan(graph, onnx, options)
+    for tensor in plan.tensors:
+        report(f"  {tensor}")
+    parity = _measured(graph, version_folder / "model.onnx", plan, options)
+    if isinstance(parity, Parity):
+        report(f"{graph.name}: the plan differs from float32 by {parity.relative_l2:.1e} (relative L2)")
+        verdict: dict[str, Any] = {"parity": parity.record()}
+    else:
+        report(f"{graph.name}: parity was not measured: {parity}")
+        verdict = {"parity": None, "parity_not_measured": parity}
+    stamp = {
+        "model": graph.name,
+        "file": f"{graph.name}/1/{PLAN_FILE}",
+        "runtime": options.runtime,
+        "version": plan.version,
+        "gpu": gpu_record(),
+        "precision": options.precision,
+        "onnx_sha256": sha256(onnx),
+        "profile": {"min": 1, "opt": graph.opt_batch_size, "max": graph.max_batch_size},
+        "options": options.record(),
+    }
+    return plan, stamp | verdict
+
+
+def _measured(graph: Graph, reference: Path, plan: Plan, options: BuildOptions) -> Parity | str:
+    """The parity, or why there is none. Only TensorRT-RTX builds plans where they cannot run."""
+    try:
+        engine = Engine(graph, options.runtime, plan.content)
+    except PlanError as error:
+        if options.runtime == "tensorrt":
+            raise
+        return str(error)
+    return gate(graph, reference, engine, options.precision)
+
+
+def gpu_record() -> dict[str, str] | None:
+    """Name and compute capability of the GPU, or None."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return {"name": torch.cuda.get_device_name(), "capability": f"{major}.{minor}"}
