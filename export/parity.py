@@ -92,16 +92,19 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
     """The plans, one of each network.
 
     Raises:
-        PlanError: they do not run here.
+        PlanError: one is missing, or they do not run here.
     """
     import torch
 
     from export.graphs import UNET, VAE_DECODER
     from export.plans import Engine
+    from export.to_tensorrt import PlanError
 
     by_model = {stamp["model"]: stamp for stamp in stamps}
 
     def network(graph: Graph) -> Callable[..., Tensor]:
+        if graph.name not in by_model:
+            raise PlanError(f"{graph.name} has none")
         stamp = by_model[graph.name]
         engine = Engine(graph, stamp["runtime"], (repository / stamp["file"]).read_bytes())
         return lambda *inputs: torch.from_numpy(engine(inputs))

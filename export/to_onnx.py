@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import onnx
+import onnx.version_converter
 import torch
 
 from export.graphs import Decoder, Denoiser, Graph, random_inputs
@@ -13,6 +14,9 @@ from export.precision import DTYPES, Precision
 
 # The lowest that the exporter writes without down-converting; opset 21's GroupNormalization is slower on CPUs.
 OPSET = 18
+# The first whose convolutions may be bfloat16. The converter raises the number and leaves the nodes as they are; the
+# exporter would write newer ones.
+BFLOAT16_OPSET = 22
 
 
 def onnx_file(precision: Precision) -> str:
@@ -50,6 +54,8 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
     proto = onnx.load(temporary)
     if module.dtype != torch.float32:
         _keep_softmax_in_float32(proto, module.dtype)
+    if module.dtype == torch.bfloat16:
+        proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
     onnx.checker.check_model(proto, full_check=True)
     _strip_notes(proto)
     onnx.save(proto, temporary)
