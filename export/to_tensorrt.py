@@ -85,7 +85,7 @@ def load_runtime(runtime: Runtime) -> Any:
     try:
         trt = importlib.import_module(runtime)
     except ImportError as error:
-        extra = runtime.replace("_", "-")
+        extra = "export-" + runtime.replace("_", "-")
         raise PlanError(f"{runtime} cannot be imported ({error}): pip install '.[{extra}]'") from None
     if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < 10:
         raise PlanError(
