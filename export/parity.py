@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from export.precision import Precision
     from training.checkpoint import Snapshot
 
-# The least PSNR of an image, in dB for a data range of 1. 50 steps feed each error into the next.
-LEAST_PSNR: dict[str, float] = {"fp32": 70.0, "tf32": 35.0, "fp16": 35.0, "bf16": 20.0}
+# The least PSNR of an image, in dB for a data range of 1: 50 steps feed each error into the next, so it depends on the
+# weights more than on the runtime. 45 dB is a root mean square error of 0.6 % of the range, 35 dB one of 1.8 %.
+LEAST_PSNR: dict[str, float] = {
+    "fp32": 70.0,  # seen: 100 and more
+    "tf32": 45.0,
+    "fp16": 45.0,  # seen: 75
+    "bf16": 35.0,  # seen: 52
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
         if graph.name not in by_model:
             raise PlanError(f"{graph.name} has none")
         stamp = by_model[graph.name]
-        engine = Engine(graph, stamp["runtime"], (repository / stamp["file"]).read_bytes())
+        content = (repository / stamp["file"]).read_bytes()
+        engine = Engine(graph, stamp["runtime"], content, bool(stamp["options"].get("version_compatible")))
         return lambda *inputs: torch.from_numpy(engine(inputs))
 
     stamp = stamps[0]
@@ -186,7 +193,7 @@ def measure(snapshot: Snapshot, repository: Path, seeds: Sequence[int], steps: i
     reference = in_torch(denoiser, decoder, "fp32")
     found = list(candidates(repository, denoiser, decoder))
     records = []
-    with torch.no_grad(), tqdm(total=(1 + len(found)) * len(seeds) * steps, unit="step") as bar:
+    with torch.no_grad(), tqdm(total=(1 + len(found)) * len(seeds) * steps, unit="step", disable=None) as bar:
         bar.set_description("float32")
         expected = generate(reference, snapshot, seeds, steps, batch, bar)
         for candidate in found:

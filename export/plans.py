@@ -23,8 +23,8 @@ Run = Callable[[tuple[torch.Tensor, ...]], Array]
 class Engine:
     """A plan on the GPU: the inputs of the record in order, on the CPU, to the output. Not thread-safe."""
 
-    def __init__(self, graph: Graph, runtime: Runtime, content: Any) -> None:
-        """Deserialise.
+    def __init__(self, graph: Graph, runtime: Runtime, content: Any, version_compatible: bool = False) -> None:
+        """Deserialise; a version compatible plan carries code of its own, which is then run.
 
         Raises:
             PlanError: this GPU or this release of TensorRT does not take the plan, or PyTorch sees no GPU.
@@ -33,12 +33,13 @@ class Engine:
         if not torch.cuda.is_available():
             raise PlanError("there is no GPU here to run it, or a PyTorch without CUDA")
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # outlives the engine
-        engine = self.runtime.deserialize_cuda_engine(content)
-        if engine is None:
+        self.runtime.engine_host_code_allowed = version_compatible
+        self.engine = self.runtime.deserialize_cuda_engine(content)
+        if self.engine is None:
             raise PlanError(f"{runtime} {trt.__version__} on {torch.cuda.get_device_name()} does not take this plan")
         self.graph = graph
-        self.tensors = describe_engine(engine)
-        self.context = engine.create_execution_context()
+        self.tensors = describe_engine(self.engine)
+        self.context = self.engine.create_execution_context()
 
     def __call__(self, inputs: tuple[torch.Tensor, ...]) -> Array:
         """Waits for the result."""
@@ -124,7 +125,7 @@ def _checked_plan(
 def _measured(graph: Graph, reference: Path, plan: Plan, options: BuildOptions) -> Parity | str:
     """The parity, or why there is none. Only TensorRT-RTX builds plans where they cannot run."""
     try:
-        engine = Engine(graph, options.runtime, plan.content)
+        engine = Engine(graph, options.runtime, plan.content, options.version_compatible)
     except PlanError as error:
         if options.runtime == "tensorrt":
             raise

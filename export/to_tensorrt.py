@@ -186,7 +186,12 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware != "none":
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, options.hardware.upper())
+        levels = trt.HardwareCompatibilityLevel.__members__
+        if options.hardware.upper() not in levels:
+            raise PlanError(
+                f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware}: only {[*levels]}"
+            )
+        config.hardware_compatibility_level = levels[options.hardware.upper()]
     if options.timing_cache is not None:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):

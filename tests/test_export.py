@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from onnx.shape_inference import infer_shapes
 
 from common import ROOT, run_python
 from export import repository
@@ -44,7 +45,7 @@ def test_what_a_reduced_graph_computes_in_float32(small_snapshot, small_reposito
     Kernels for bf16 are missing in ONNX Runtime for CPUs: what holds the graph is that it is the fp16 one, which runs.
     """
     export_onnx(UNET, reduced_precision(UNET.build(small_snapshot), torch.bfloat16), tmp_path / "model.bf16.onnx")
-    fp16 = onnx.load(small_repository / "unet" / "1" / "model.fp16.onnx").graph
+    fp16 = infer_shapes(onnx.load(small_repository / "unet" / "1" / "model.fp16.onnx")).graph
     bf16 = onnx.load(tmp_path / "model.bf16.onnx").graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*fp16.input, *fp16.value_info)}
     types |= {tensor.name: tensor.data_type for tensor in fp16.initializer}

@@ -20,7 +20,7 @@ from export import plans
 from export.__main__ import main
 from export.compare import ParityError, cpu_session, run_onnx
 from export.graphs import GRAPHS, UNET, VAE_DECODER
-from export.repository import RepositoryError, add_to_repository
+from export.repository import Extras, RepositoryError, add_to_repository, export_repository
 from export.to_tensorrt import BuildOptions, Plan, PlanError, build_plan
 from training.files import sha256
 
@@ -103,7 +103,7 @@ def test_a_graph_that_is_not_the_record_is_refused(small_repository) -> None:
 def engines(monkeypatch: pytest.MonkeyPatch, built: Path, computes: Path, error: float) -> None:
     """Plans that are already built, run by ONNX Runtime on the fp16 graphs of `computes`, with a relative error."""
 
-    def run(graph, runtime, content):
+    def run(graph, runtime, content, version_compatible):
         session = cpu_session(computes / graph.name / "1" / "model.fp16.onnx")
         return lambda inputs: run_onnx(graph, session, inputs) * (1 + error)
 
@@ -130,6 +130,17 @@ def test_a_plan_that_passes_is_placed_with_its_parity(built, repository, monkeyp
         assert stamp["parity"]["relative_l2"] < stamp["parity"]["tolerance_relative_l2"] == 5e-3
         assert "parity_not_measured" not in stamp
         assert (repository / stamp["file"]).read_bytes() == (built[0] / stamp["file"]).read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "tf32", "fp32"])
+def test_plans_of_this_gpu_pass_the_gate(small_snapshot, tmp_path: Path, precision) -> None:
+    options = BuildOptions("tensorrt", precision, optimization_level=0, timing_cache=tmp_path / "cache")
+    manifest = export_repository(small_snapshot, tmp_path / "repository", "small", extras=Extras(plan=options))
+    for stamp in manifest["plans"]:
+        assert stamp["parity"]["relative_l2"] < stamp["parity"]["tolerance_relative_l2"]
+        assert stamp["gpu"]["name"] == torch.cuda.get_device_name()
+    assert (tmp_path / "cache").stat().st_size
 
 
 def test_onnx_files_that_are_not_the_manifests_are_refused(repository) -> None:
