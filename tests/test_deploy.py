@@ -180,7 +180,7 @@ def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_pat
         command = container.build_command(
             ROOT / "model_repository", tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1"
         )
-        rows = {"min": 1, "opt": container.BEST_ROWS[graph.name], "max": graph.max_batch_size}
+        rows = {"min": 1, "opt": graph.opt_batch_size, "max": graph.max_batch_size}
         for limit, count in rows.items():
             shapes = [f"{spec.name}:{'x'.join(map(str, (count, *spec.shape)))}" for spec in graph.inputs]
             assert f"--{limit}Shapes={','.join(shapes)}" in command
