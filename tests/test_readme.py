@@ -33,7 +33,7 @@ def test_each_flag_in_the_rows_exists(capsys) -> None:
     flags -= {"--standalone", "--nproc-per-node", "--logdir"}  # torchrun's and TensorBoard's
     flags = {flag for flag in flags if not flag.endswith("-training.")}  # `--diffusion-training.…`
     assert len(flags) > 20
-    for verb in (*VERBS, "export.from_monai"):
+    for verb in (*VERBS, "export.from_monai", "export.__main__"):
         with pytest.raises(SystemExit, match="0"):
             importlib.import_module(verb).main(["--help"])
     shown = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out))
