@@ -8,22 +8,27 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from server.assemble import backends_folder, environment, python_based
 from server.errors import ServerError
 from server.find import Installation, find
+from server.health import Health, listening, probe, ready_name
 from server.ports import choose_ports, reachable
+from server.remains import children, model_of, region_prefix, remove_orphaned_regions, remove_regions
 
+DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 EXIT_TIMEOUT_S = 5
 KILL_AFTER_S = 15.0
+# Triton looks once a second whether its models are gone: with nothing in flight there is no use in waiting for that.
+KILL_AFTER_DRAIN_S = 1.0
 TAIL_LINES = 50
 
 
@@ -31,7 +36,8 @@ class TritonServer:
     """A running tritonserver, as a context manager.
 
     `profile` picks `configs/<profile>.pbtxt` of each model (None: `config.pbtxt`). A port of None is a free
-    one. `log_path` None keeps the log until the server stops.
+    one. `log_path` None keeps the log until the server stops; a file that is there is appended to.
+    `drain_folder`: where the models can be asked to drain (mri_ldm/1/drain.py); None is a private one.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class TritonServer:
         log_path: Path | None = None,
         startup_timeout_s: float = 120.0,
         installation: Installation | None = None,
+        drain_folder: Path | None = None,
     ) -> None:
         self.repository = Path(repository).resolve()
         self.profile = profile
@@ -60,7 +67,8 @@ class TritonServer:
         self.startup_timeout_s = startup_timeout_s
         self.installation = installation
         self.log_path = log_path
-        self._shm_prefix = f"brats_ldm_{uuid.uuid4().hex[:12]}_"
+        self.drain_folder = drain_folder
+        self._shm_prefix = region_prefix()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -114,27 +122,49 @@ class TritonServer:
             time.sleep(0.2)
         return status
 
-    def probe(self, timeout_s: float = 60.0) -> None:
+    def probe(self, timeout_s: float = 60.0) -> Health:
         """Return once a one-step generation was answered. Raises ServerError with the log's tail."""
         try:
-            probe(self.grpc_url, timeout_s)
+            return probe(self.grpc_url, timeout_s)
         except ServerError as error:
             raise self.failure(f"the server is up, but {error}; given up") from error
 
-    def stop(self) -> None:
-        """End the server and every process it started. Safe to call twice."""
+    def stubs(self) -> dict[int, str]:
+        """The living processes of Python models: process id to model instance."""
+        return {pid: name for pid, alive in children(self.pid).items() if alive and (name := model_of(pid))}
+
+    def drain(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Have the models refuse new requests and finish; whether they have within `grace_s`. `hurry` ends the wait."""
+        command = self.repository / "mri_ldm" / "1" / "drain.py"
+        if not command.is_file() or self.drain_folder is None:
+            return False
+        waiting = subprocess.Popen(
+            [sys.executable, "-I", str(command), str(self.drain_folder), f"--grace={grace_s}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            while waiting.poll() is None and self._running().poll() is None and not hurry():
+                time.sleep(0.02)
+            return waiting.returncode == 0
+        finally:
+            waiting.kill()
+            waiting.wait()
+
+    def stop(self, drained: bool = False) -> None:
+        """End the server and every process it started. Safe to call twice. `drained`: nothing is in flight."""
         process, self._process = self._process, None
         try:
             if process:
-                _end(process)
+                _end(process, KILL_AFTER_DRAIN_S if drained else KILL_AFTER_S)
         finally:
             if self._folder:
                 self._last_lines = self.log_tail(1000)
                 self._folder.cleanup()
                 self._folder = None
-            # A stub that was killed cannot remove its shared memory, and nobody else does.
-            for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
-                region.unlink(missing_ok=True)
+            remove_regions(self._shm_prefix)
 
     def log_tail(self, lines: int = TAIL_LINES) -> list[str]:
         """The last lines of what the server printed; the last thousand outlive it."""
@@ -177,11 +207,16 @@ class TritonServer:
         command = self.command(installation.binary, backends_folder(installation, folder))
         self.log_path = self.log_path or folder / "tritonserver.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.drain_folder = self.drain_folder or folder / "drain"
+        self.drain_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in (self.drain_folder / "drain", *self.drain_folder.glob("*.serving")):
+            old.unlink(missing_ok=True)
+        remove_orphaned_regions()
         self._started = time.monotonic()
-        with self.log_path.open("wb") as log:
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
-                env=environment(installation, folder),
+                env=environment(installation, folder) | {DRAIN_VARIABLE: str(self.drain_folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -194,7 +229,7 @@ class TritonServer:
             status = self._running().poll()
             if status is not None:
                 raise self.failure(f"tritonserver ended with {describe(status)}")
-            name = _ready_name(reachable(self.host), self.grpc_port)
+            name = ready_name(reachable(self.host), self.grpc_port)
             if name == self.server_id and self._all_listening():
                 return
             if name not in (None, self.server_id):
@@ -207,7 +242,7 @@ class TritonServer:
         """Triton opens HTTP and metrics after gRPC, which already says ready by then."""
         ports = {"--allow-http=false": self.http_port, "--allow-metrics=false": self.metrics_port}
         opened = (port for flag, port in ports.items() if flag not in self.extra_args)
-        return all(_listening(reachable(self.host), port) for port in opened)
+        return all(listening(reachable(self.host), port) for port in opened)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -215,65 +250,16 @@ class TritonServer:
         return self._process
 
 
-def probe(grpc_url: str, timeout_s: float = 60.0) -> float:
-    """Generate one slice in one step and check it; the seconds it took. Raises ServerError.
-
-    Triton calls a model ready although models that it calls are dead or missing; only an answer proves it.
-    """
-    import numpy as np
-    import tritonclient.grpc as triton
-
-    seed, steps = triton.InferInput("seed", [1, 1], "INT64"), triton.InferInput("steps", [1, 1], "INT32")
-    seed.set_data_from_numpy(np.zeros((1, 1), np.int64))
-    steps.set_data_from_numpy(np.ones((1, 1), np.int32))
-    outputs = [triton.InferRequestedOutput("image")]
-    started = time.monotonic()
-    try:
-        with triton.InferenceServerClient(grpc_url) as client:
-            result = client.infer("mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s)
-    except triton.InferenceServerException as error:
-        raise ServerError(f"the one-step generation failed: {error}") from error
-    image = result.as_numpy("image")
-    if image is None or image.shape != (1, 1, 240, 240) or not np.isfinite(image).all():
-        got = "nothing" if image is None else f"shape {image.shape}, finite: {bool(np.isfinite(image).all())}"
-        raise ServerError(f"the one-step generation gave no finite image of shape (1, 1, 240, 240) but {got}")
-    return time.monotonic() - started
-
-
-def _ready_name(host: str, port: int) -> str | None:
-    """The name of the ready Triton server at that address; None while there is none."""
-    # A TCP connect first: a gRPC channel that was refused waits longer and longer before it tries again.
-    if not _listening(host, port):
-        return None
-    import tritonclient.grpc as triton
-
-    with triton.InferenceServerClient(f"{host}:{port}") as client:
-        try:
-            if client.is_server_ready(client_timeout=5):
-                return str(client.get_server_metadata(client_timeout=5).name)
-        except triton.InferenceServerException:
-            pass
-    return None
-
-
-def _listening(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
 def describe(status: int) -> str:
     return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
     """Ask the server to end; kill what is left of its process group, stubs included."""
     try:
         if process.poll() is None:
             process.terminate()
-            process.wait(KILL_AFTER_S)
+            process.wait(patience_s)
     except subprocess.TimeoutExpired:
         pass
     finally:

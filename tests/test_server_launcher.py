@@ -142,7 +142,7 @@ def test_server_answers_and_leaves_nothing_behind(repository: Path, tmp_path: Pa
     with TritonServer(repository, log_path=log) as server:
         group = server.pid
         assert any("triton_python" in name for name in processes_of(group))
-        assert probe(server.grpc_url, timeout_s=20) < 20
+        assert probe(server.grpc_url, timeout_s=20).seconds < 20
         assert "Started GRPCInferenceService" in "\n".join(server.log_tail(20))
     assert processes_of(group) == []
     assert "Started GRPCInferenceService" in log.read_text()
@@ -227,7 +227,7 @@ def test_command_stops_on_signals(launched: tuple[subprocess.Popen[str], str], n
     server = re.search(r"process (\d+)", printed)
     assert url, printed
     assert server, printed
-    assert probe(url.group(1), timeout_s=20) < 20
+    assert probe(url.group(1), timeout_s=20).seconds < 20
     launcher.send_signal(number)
     launcher.send_signal(signal.SIGINT)  # an impatient second Ctrl-C must not leave the server running
     assert launcher.wait(30) == 0

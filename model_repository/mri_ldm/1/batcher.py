@@ -66,6 +66,10 @@ class Batcher:
         """Let the rows of a job in; raises Overloaded as `Line.submit`."""
         self._line.submit(job)
 
+    def close(self, reason: str) -> None:
+        """Let no more jobs in; those that are there go on."""
+        self._line.close(reason)
+
     @property
     def rows(self) -> tuple[int, int]:
         """Rows that have a place (in the last step or at the decoder), and the others."""

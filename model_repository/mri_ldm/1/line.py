@@ -107,15 +107,23 @@ class Line:
         self._lock = threading.Lock()
         self._jobs: list[Job] = []
         self._seconds_per_row_step = 0.0
+        self._closed = ""
+
+    def close(self, reason: str) -> None:
+        """Let no more jobs in, and say why; once this has returned, none comes."""
+        with self._lock:
+            self._closed = reason
 
     def submit(self, job: Job) -> None:
         """Let the rows of a job in. An empty line takes any job with at most `max_rows` rows.
 
         Raises:
-            Overloaded: there is no room for all of them; none is let in then.
+            Overloaded: there is no room for all of them, or the line is closed; none is let in then.
         """
         rows, row_steps = len(job.seeds), job.remaining_steps
         with self._lock:
+            if self._closed:
+                raise Overloaded(self._closed)
             free, waiting = self._max_rows - self._rows(), self._row_steps()
             if rows > free:
                 shortage = (rows - free) / max(self._rows(), 1)

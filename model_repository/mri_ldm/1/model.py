@@ -6,7 +6,6 @@ both models; config.pbtxt says which of them may answer more than once.
 
 import json
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .batcher import Batcher
+from .drain import Drain
 from .line import Job, Overloaded
 from .metrics import Metrics
-from .networks import decode, denoise
+from .networks import RESTART_HINT, Networks
 from .request import RowParameters, parse_rows
 from .responder import Responder
 from .settings import read_settings
@@ -31,9 +31,10 @@ class TritonPythonModel:
         """Read the settings and start the loop thread."""
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
+        self._networks = Networks(self._settings.crop, self._settings.network_timeout)
         self._batcher = Batcher(
-            denoise,
-            partial(decode, crop=self._settings.crop),
+            self._networks.denoise,
+            self._networks.decode,
             max_rows_in_flight=self._settings.max_rows_in_flight,
             max_rows_waiting=self._settings.max_rows_waiting,
             max_row_steps=self._settings.max_row_steps,
@@ -41,6 +42,7 @@ class TritonPythonModel:
         )
         self._name = args["model_name"]
         self._metrics = Metrics(self._name)
+        self._drain = Drain(args["model_instance_name"])
         self._work, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sampling loop", daemon=True)
         self._thread.start()
@@ -79,13 +81,22 @@ class TritonPythonModel:
     def _loop(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._work.wait()
+                self._work.wait(self._drain.poll_seconds)
                 # Before the ticks, so that a request admitted during the last of them wakes the loop again.
                 self._work.clear()
                 while not self._stopping.is_set() and self._tick():
-                    pass
+                    self._look_for_drain()
+                self._look_for_drain()
         finally:
-            self._batcher.fail_all(Overloaded("the server is shutting down: try again later"))
+            self._batcher.fail_all(Overloaded(f"the server is shutting down: {RESTART_HINT}"))
+            self._networks.close()
+            self._drain.done()
+
+    def _look_for_drain(self) -> None:
+        if self._drain.asked():
+            self._batcher.close(f"the server is stopping and takes no more requests: {RESTART_HINT}")
+            if not any(self._batcher.rows):
+                self._drain.done()
 
     def _tick(self) -> bool:
         try:

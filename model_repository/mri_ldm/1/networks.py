@@ -1,5 +1,11 @@
-"""The two networks as functions: NumPy arrays in and out, one BLS call each."""
+"""The two networks as functions: NumPy arrays in and out, one BLS call each, each bounded in time."""
 
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -8,24 +14,86 @@ from numpy.typing import NDArray
 
 from .line import Array
 
+RESTART_HINT = "try again in about 5 s"
+"""Longer than most restarts of a server take on a CPU; a GPU's takes some tries."""
+
 
 class NetworkError(Exception):
     """A call of `unet` or `vae_decoder` has failed; the message names the model."""
 
 
-class ServerStopping(NetworkError):
+class NetworkGone(NetworkError):
+    """The model's process has died or does not answer: a watched server is restarted, so a later try may work."""
+
+
+class ServerStopping(NetworkGone):
     """The server refuses inner calls because it is shutting down; another server may answer the same request."""
 
 
-def denoise(latents: Array, timesteps: NDArray[np.int32]) -> Array:
-    """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
-    return _call("unet", {"latent": latents, "timesteps": timesteps[:, None]}, "pred")
+class Networks:
+    """Calls of `unet` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
+
+    crop: pixels cut from each side of a decoded image.
+    """
+
+    def __init__(self, crop: int, timeout: float) -> None:
+        self._crop = crop
+        self._unet, self._decoder = Caller("unet", timeout), Caller("vae_decoder", timeout)
+
+    def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
+        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
+        inputs = {"latent": latents, "timesteps": timesteps[:, None]}
+        return self._unet.run(lambda: _call("unet", inputs, "pred"))
+
+    def decode(self, latents: Array) -> Array:
+        """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
+        images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, "image"))
+        crop = self._crop
+        return images[:, :, crop:-crop, crop:-crop] if crop else images
+
+    def close(self) -> None:
+        """No more calls."""
+        self._unet.close()
+        self._decoder.close()
 
 
-def decode(latents: Array, crop: int) -> Array:
-    """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
-    images = _call("vae_decoder", {"latent": latents}, "image")
-    return images[:, :, crop:-crop, crop:-crop] if crop else images
+class Caller:
+    """Runs the calls of one network in a thread of its own: a call that hangs holds nothing up beyond its timeout.
+
+    While it hangs, further calls fail at once; when it has come back, they work again.
+    """
+
+    def __init__(self, model: str, timeout: float) -> None:
+        self._model, self._timeout = model, timeout
+        self._calls: queue.SimpleQueue[tuple[Future[Array], Callable[[], Array]] | None] = queue.SimpleQueue()
+        self._last: Future[Array] | None = None
+        self._began = 0.0
+        threading.Thread(target=self._work, name=f"calls of {model}", daemon=True).start()
+
+    def run(self, call: Callable[[], Array]) -> Array:
+        """What `call` returns or raises. Raises NetworkGone: it takes too long, or an earlier one still does."""
+        future = self._last
+        if future is None or future.done():
+            future = self._last = Future()
+            self._began = time.monotonic()
+            self._calls.put((future, call))
+            wait([future], self._timeout)
+        if not future.done():
+            seconds = time.monotonic() - self._began
+            raise NetworkGone(f"model {self._model!r} has not answered for {seconds:.0f} s: {RESTART_HINT}")
+        return future.result()
+
+    def close(self) -> None:
+        """End the thread, unless it hangs."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def _call(model: str, inputs: dict[str, NDArray[Any]], output: str) -> Array:
@@ -47,7 +115,9 @@ def _call(model: str, inputs: dict[str, NDArray[Any]], output: str) -> Array:
 
 
 def _failure(model: str, message: str) -> NetworkError:
-    # The Python backend's words for every inner call between SIGTERM and the end.
+    # The Python backend's words for every inner call between SIGTERM and the end, and for one to a dead process.
     if "Server not ready" in message:
-        return ServerStopping("the server is shutting down: try again later")
+        return ServerStopping(f"the server is shutting down: {RESTART_HINT}")
+    if re.search(r"Stub process '.*' is not healthy", message):
+        return NetworkGone(f"model {model!r} has failed: {message.rstrip('.')}: {RESTART_HINT}")
     return NetworkError(f"model {model!r} has failed: {message}")

@@ -9,7 +9,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .line import Array, Overloaded
-from .networks import ServerStopping
+from .networks import NetworkGone
 from .request import InvalidRequest, RowParameters
 from .settings import Settings
 
@@ -56,7 +56,7 @@ class Responder:
         """The last response: an error whose code tells whether trying again makes sense."""
         if isinstance(error, InvalidRequest):
             code = pb_utils.TritonError.INVALID_ARG
-        elif isinstance(error, (Overloaded, ServerStopping)):
+        elif isinstance(error, (Overloaded, NetworkGone)):
             code = pb_utils.TritonError.UNAVAILABLE
         else:
             code = pb_utils.TritonError.INTERNAL

@@ -28,6 +28,7 @@ class Settings:
     max_rows_waiting: int
     max_row_steps: int
     decode_batch: int
+    network_timeout: int
     noise_schedule: NoiseSchedule
     crop: int
     model_name: str
@@ -64,6 +65,12 @@ PARAMETERS = {
         1,
         1024,
         "Rows in one call of `vae_decoder`, so the longest pause of the step loop; at most its max_batch_size.",
+    ),
+    "network_timeout": Parameter(
+        60,
+        1,
+        86_400,
+        "Seconds that a call of `unet` or `vae_decoder` may take; its requests are answered UNAVAILABLE then.",
     ),
 }
 

@@ -1,0 +1,105 @@
+"""Whether a server works: it answers as itself, and a one-step generation gives the image that it should.
+
+Asks over the network only; knows no process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.errors import ServerError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHAPE = (1, 1, 240, 240)
+# Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is not there by far more.
+TOLERANCE = 1e-2
+
+
+class Busy(ServerError):
+    """The server has no room for the one-step generation: it is alive, and how well is not known."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The image of seed 0 in one step, and the seconds it took.
+
+    checksum: SHA-256 of its little-endian float32 values, what `brats-ldm ready --deep` prints.
+    """
+
+    image: np.ndarray[Any, Any]
+    seconds: float
+
+    @property
+    def checksum(self) -> str:
+        return "sha256:" + hashlib.sha256(self.image.astype("<f4").tobytes()).hexdigest()
+
+    def check_same(self, known: Health, *, bitwise: bool) -> None:
+        """Raise ServerError where this is not the known image.
+
+        On the CPU profile an image depends on nothing but the weights and the request, bit for bit. A GPU may take
+        another kernel when other rows share the call, so there it must be the same within TOLERANCE of its norm.
+        """
+        import numpy as np
+
+        if bitwise and self.checksum != known.checksum:
+            raise ServerError(f"the one-step generation gave {self.checksum}, and at the start {known.checksum}")
+        difference = float(np.linalg.norm(self.image - known.image) / max(float(np.linalg.norm(known.image)), 1e-12))
+        if not difference <= TOLERANCE:
+            raise ServerError(f"the one-step generation differs by {difference:.2g} of its norm from that at the start")
+
+
+def probe(grpc_url: str, timeout_s: float = 60.0) -> Health:
+    """Generate one slice in one step and check it. Raises ServerError, Busy where the server has no room.
+
+    Triton calls a model ready although models that it calls are dead or missing; only an answer proves it.
+    """
+    import numpy as np
+    import tritonclient.grpc as triton
+
+    seed, steps = triton.InferInput("seed", [1, 1], "INT64"), triton.InferInput("steps", [1, 1], "INT32")
+    seed.set_data_from_numpy(np.zeros((1, 1), np.int64))
+    steps.set_data_from_numpy(np.ones((1, 1), np.int32))
+    outputs = [triton.InferRequestedOutput("image")]
+    started = time.monotonic()
+    try:
+        with triton.InferenceServerClient(grpc_url) as client:
+            result = client.infer("mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s)
+    except triton.InferenceServerException as error:
+        kind = Busy if "the queue " in str(error) else ServerError
+        raise kind(f"the one-step generation failed: {error}") from error
+    image = result.as_numpy("image")
+    if image is None or image.shape != SHAPE or not np.isfinite(image).all():
+        got = "nothing" if image is None else f"shape {image.shape}, finite: {bool(np.isfinite(image).all())}"
+        raise ServerError(f"the one-step generation gave no finite image of shape {SHAPE} but {got}")
+    return Health(image, time.monotonic() - started)
+
+
+def ready_name(host: str, port: int) -> str | None:
+    """The name of the ready Triton server at that address; None while there is none."""
+    # A TCP connect first: a gRPC channel that was refused waits longer and longer before it tries again.
+    if not listening(host, port):
+        return None
+    import tritonclient.grpc as triton
+
+    with triton.InferenceServerClient(f"{host}:{port}") as client:
+        try:
+            if client.is_server_ready(client_timeout=5):
+                return str(client.get_server_metadata(client_timeout=5).name)
+        except triton.InferenceServerException:
+            pass
+    return None
+
+
+def listening(host: str, port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""Draining without a server: the models' side and the command, which meet in a folder."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mri_ldm import drain
+from mri_ldm.drain import Drain
+from mri_ldm.line import Line, Overloaded
+
+from test_batcher import Recorder, make_job
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drain:
+    monkeypatch.setenv(drain.VARIABLE, str(tmp_path))
+    return Drain("mri_ldm_0_0")
+
+
+def test_the_command_waits_until_the_model_has_finished(model: Drain, tmp_path: Path, capsys) -> None:
+    assert not model.asked()
+
+    def finish() -> None:
+        while not model.asked():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        model.done()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    began = time.monotonic()
+    assert drain.main([str(tmp_path), "--grace=10"]) == 0
+    assert 0.3 <= time.monotonic() - began < 3
+    thread.join()
+    assert drain.main([str(tmp_path)]) == 0, "asking again does no harm"
+    assert capsys.readouterr().out == "drained\n" * 2
+
+
+def test_the_command_names_who_has_not_finished_in_time(model: Drain, tmp_path: Path, capsys) -> None:
+    assert drain.main([str(tmp_path), "--grace=0.1"]) == 1
+    assert model.asked()
+    assert capsys.readouterr().err == "error: not drained within 0.1 s: mri_ldm_0_0\n"
+
+
+def test_a_model_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    (tmp_path / f"mri_ldm_0_0.{dead.pid}.serving").touch()
+    deadline = time.monotonic() + 10
+    while drain.drain(tmp_path, grace=0):
+        assert time.monotonic() < deadline
+    assert dead.wait() == 0
+
+
+def test_without_a_folder_nothing_can_be_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.delenv(drain.VARIABLE, raising=False)
+    model = Drain("mri_ldm_0_0")
+    assert model.poll_seconds is None, "an idle loop must not wake up for it"
+    assert not model.asked()
+    model.done()
+    assert drain.main([]) == 1
+    assert drain.main([str(tmp_path / "absent")]) == 1
+    assert drain.VARIABLE in capsys.readouterr().err
+
+
+def test_a_closed_line_lets_nobody_in_and_keeps_who_is_there() -> None:
+    line = Line(max_rows=10, max_row_steps=1000)
+    line.submit(make_job(Recorder([0]), [(1, "ddim", 5, 0.0)]))
+    line.close("stopping: try again in about 5 s")
+    with pytest.raises(Overloaded, match="again in about 5 s"):
+        line.submit(make_job(Recorder([0]), [(2, "ddim", 5, 0.0)]))
+    assert line.rows == 1
