@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check demo-weights clean
+.PHONY: help demo serve test check demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +36,12 @@ demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
 	$(BIN)/python -m export runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
+
+gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/gpu (under ten minutes)
+	$(BIN)/python -m benchmarks.gpu
+
+gpu-kit: $(VENV)/.test  ## Pack what the same needs on a bare GPU machine; KIT_PYTHON: a Python of its PyTorch's minor
+	$(BIN)/python -m benchmarks.gpu.kit --python $(KIT_PYTHON)
 
 clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
 	rm -rf $(VENV) build out

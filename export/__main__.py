@@ -48,6 +48,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("fp16", "bf16"),
         help="also write model.fp16.onnx or model.bf16.onnx, from which trtexec builds plans; may be given twice",
     )
+    parser.add_argument(
+        "--torch",
+        choices=("fp32", "fp16", "bf16"),
+        help="also write model.pt2, a torch.export program for the profile torch: PyTorch and a GPU, no TensorRT",
+    )
+    parser.add_argument(
+        "--no-onnx", action="store_true", help="with --torch: no other file than model.pt2; needs no ONNX here"
+    )
     _add_tensorrt(parser)
     add_monai_options(parser)
     arguments = parser.parse_args(argv)
@@ -133,14 +141,15 @@ def _export(arguments: argparse.Namespace) -> None:
 
     plan = _build_options(arguments)
     if arguments.source is not None and (arguments.source / "manifest.json").is_file():
-        if plan is None or arguments.onnx:
+        if plan is None or arguments.onnx or arguments.torch:
             raise RepositoryError(f"{arguments.source} is a repository; it takes plans only: give --tensorrt PRECISION")
         arguments.into = arguments.source
         add_to_repository(arguments.source, plan)
         return
     into = arguments.into.resolve()
     into.parent.mkdir(parents=True, exist_ok=True)
-    export_repository(_load(arguments), into, arguments.name, extras=Extras(tuple(arguments.onnx), plan))
+    extras = Extras(tuple(arguments.onnx), plan, arguments.torch, not arguments.no_onnx)
+    export_repository(_load(arguments), into, arguments.name, extras=extras)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,12 +157,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (words := sys.argv[1:] if argv is None else argv) and words[0] == "check":
         return check.main(words[1:])
     arguments = _parse(argv)
+    errors: tuple[type[Exception], ...] = (ValueError, OSError)
+    if not arguments.no_onnx:
+        from onnx.checker import ValidationError
 
-    from onnx.checker import ValidationError
-
+        errors += (ValidationError,)
     try:
         _export(arguments)
-    except (ValueError, OSError, ValidationError) as error:
+    except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -180,8 +180,11 @@ def report(folder: Path, manifest: dict[str, Any], configs: Configs, machine: Ma
             f"  {stamp['file']}: {stamp['runtime']} {stamp['version']}, {stamp['precision']}, "
             f"{rows['min']} to {rows['max']} rows, for {gpu}; {parity}"
         )
+    for program in manifest.get("programs", ()):
+        lines.append(f"  {program['file']}: torch {program['torch']}, {program['precision']}; parity measured")
     if not _stamps(manifest):
-        return [*lines, "No plans: the cpu profile can be served, and onnxruntime_gpu where there is a GPU."]
+        there = [name for name in configs["unet"] if not check_profile(folder, configs, name, machine)]
+        return [*lines, f"No plans; there are the files of these profiles: {', '.join(there) or 'none'}."]
     lines.append(f"This machine: TensorRT {versions}; GPU {gpus}.")
     if not machine.versions or not machine.gpus:
         lines.append("What it lacks could not be compared with the plans; say --tensorrt and --capability instead.")

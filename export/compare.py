@@ -1,16 +1,23 @@
-"""How far an exported network is from the original: measures, and a tolerance for each precision."""
+"""How far an exported network is from the original: measures, and a tolerance for each precision.
+
+Runs where there is no ONNX, but for what runs ONNX.
+"""
+
+from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from export.graphs import Decoder, Denoiser, Graph, random_inputs
 from export.precision import Precision
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Array = NDArray[np.float32]
 # Largest |difference| / |reference| of one call.
@@ -76,6 +83,8 @@ def hold(what: str, reference: Array, answer: Array, precision: Precision) -> Pa
 
 def cpu_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU; threads 0 = one per core."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

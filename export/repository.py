@@ -16,12 +16,13 @@ from export.plans import add_plans
 from export.precision import DTYPES, Precision, reduced_precision
 from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
+from export.to_torch import add_programs
 from training.checkpoint import Snapshot
 from training.files import sha256, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
-WEIGHTS = ("*.onnx", "*.plan")
+WEIGHTS = ("*.onnx", "*.plan", "*.pt2")
 
 
 class RepositoryError(ValueError):
@@ -36,6 +37,14 @@ class Extras:
     """Also model.fp16.onnx or model.bf16.onnx."""
     plan: BuildOptions | None = None
     """Also model.plan, and the ONNX file that it is built from."""
+    torch: Precision | None = None
+    """Also model.pt2, for the profile torch."""
+    with_onnx: bool = True
+    """False: model.pt2 alone, on a machine without ONNX."""
+
+    def __post_init__(self) -> None:
+        if not self.with_onnx and (self.torch is None or self.onnx or self.plan):
+            raise RepositoryError("without ONNX there is the profile torch alone: give its precision and no other")
 
     def reduced(self) -> list[Precision]:
         """The precisions of the ONNX files, each once."""
@@ -100,11 +109,12 @@ def _write_weights(
     snapshot: Snapshot, folder: Path, name: str, report: Callable[[str], None], extras: Extras
 ) -> dict[str, Any]:
     parity, reduced = {}, []
-    for graph in GRAPHS:
+    for graph in GRAPHS if extras.with_onnx else ():
         module = graph.build(snapshot)
         parity[graph.name] = _write_network(graph, module, folder, report)
         reduced += [_write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
     plans = add_plans(folder, extras.plan, report) if extras.plan else []
+    programs = add_programs(snapshot, folder, extras.torch, report) if extras.torch else []
     record = json.dumps(_model_record(snapshot, folder, name), indent=2) + "\n"
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.
@@ -115,12 +125,13 @@ def _write_weights(
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": name,
-        "precision": "fp32",
-        "onnx_opset": OPSET,
+        "precision": "fp32" if extras.with_onnx else extras.torch,
+        "onnx_opset": OPSET if extras.with_onnx else None,
         "scale_factor": snapshot.scale_factor,
         "parity": {model: result.record() for model, result in parity.items()},
         "reduced_onnx": reduced,
         "plans": plans,
+        "programs": programs,
         "training": {"config": asdict(snapshot.config), "history": snapshot.history},
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
@@ -161,7 +172,9 @@ def _write_reduced(
 
 def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]:
     """What the sampling loop must know: model.json."""
-    digests = "".join(f"{graph.name} {sha256(folder / graph.name / '1' / 'model.onnx')}\n" for graph in GRAPHS)
+    folders = [folder / graph.name / "1" for graph in GRAPHS]
+    files = [next(path for path in (each / "model.onnx", each / "model.pt2") if path.is_file()) for each in folders]
+    digests = "".join(f"{graph.name} {sha256(file)}\n" for graph, file in zip(GRAPHS, files, strict=True))
     return {
         "format_version": FORMAT_VERSION,
         "name": name,

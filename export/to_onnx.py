@@ -1,16 +1,20 @@
 """A network to an ONNX file with a dynamic batch, checked; in any of the precisions."""
 
+from __future__ import annotations
+
 import logging
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-import onnx.version_converter
 import torch
 
 from export.graphs import Decoder, Denoiser, Graph, random_inputs
 from export.precision import DTYPES, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 # The lowest that the exporter writes without down-converting; opset 21's GroupNormalization is slower on CPUs.
 OPSET = 18
@@ -32,6 +36,10 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
     Raises:
         onnx.checker.ValidationError: the exporter has written an invalid graph.
     """
+    # Here, because machines that serve the profile torch alone may lack it.
+    import onnx
+    import onnx.version_converter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
@@ -64,6 +72,8 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
 
 def _keep_softmax_in_float32(proto: onnx.ModelProto, dtype: torch.dtype) -> None:
     """Put casts around every Softmax: the exporter takes attention apart and leaves all of it in the inputs' type."""
+    import onnx
+
     kinds = {torch.float16: onnx.TensorProto.FLOAT16, torch.bfloat16: onnx.TensorProto.BFLOAT16}
     nodes = []
     for node in proto.graph.node:

@@ -83,6 +83,16 @@ def small_repository(small_snapshot, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def torch_repository(small_snapshot, tmp_path_factory) -> Path:
+    """`small_snapshot` for the profile torch alone, in float32, as a machine without ONNX makes it."""
+    from export.repository import Extras, export_repository
+
+    into = tmp_path_factory.mktemp("torch") / "model_repository"
+    export_repository(small_snapshot, into, "small", extras=Extras(torch="fp32", with_onnx=False))
+    return into
+
+
+@pytest.fixture(scope="session")
 def small_server(small_repository) -> Iterator[TritonServer]:
     """A tritonserver that serves `small_repository`."""
     with TritonServer(small_repository, profile="cpu") as server:
@@ -117,6 +127,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_export",
         "test_parity",
         "test_tensorrt",
+        "test_torch_program",
+        "test_torch_profile",
+        "test_gpu_benchmark",
         "test_monai_weights",
         "test_from_monai",
         "test_onnxruntime_backend",

@@ -1,0 +1,167 @@
+"""Figures through a tritonserver: the networks, whole images, throughput, what a step costs beside its network, parity.
+
+All requests go over gRPC to a server on this machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tritonclient.grpc as triton
+
+from benchmarks.gpu.setup import Setup
+from export.graphs import GRAPHS, Graph, random_inputs
+from server.process import TritonServer
+from training.sample import generate
+
+if TYPE_CHECKING:
+    from training.checkpoint import Snapshot
+
+Array = np.ndarray[Any, Any]
+ROWS = 8  # of one request of the throughput, as the client library cuts them
+STARTUP_S = 240.0
+# Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
+TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
+
+
+class Served:
+    """A server of `repository` and a client of it; a context manager."""
+
+    def __init__(self, setup: Setup, repository: Path, profile: str | None) -> None:
+        self.setup = setup
+        self.server = TritonServer(repository, profile, startup_timeout_s=STARTUP_S)
+
+    def __enter__(self) -> Served:
+        started = time.monotonic()
+        self.server.start()
+        try:
+            self.server.probe(STARTUP_S)
+            self.start_s = time.monotonic() - started
+            self.client = triton.InferenceServerClient(self.server.grpc_url)
+        except BaseException:
+            self.server.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.stop()
+
+    def ask(self, model: str, output: str, feeds: dict[str, Array]) -> Array:
+        """One request; its output."""
+        inputs = []
+        for name, array in feeds.items():
+            inputs.append(triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype)))
+            inputs[-1].set_data_from_numpy(array)
+        wanted = [triton.InferRequestedOutput(output)]
+        answer = self.client.infer(model, inputs, outputs=wanted, client_timeout=STARTUP_S).as_numpy(output)
+        if answer is None or not np.isfinite(answer).all():
+            raise ValueError(f"{model} answered no finite {output}")
+        return answer
+
+    def images(self, seeds: list[int], output: str = "image") -> Array:
+        """One request of mri_ldm with a row for each seed."""
+        steps = np.full((len(seeds), 1), self.setup.steps, np.int32)
+        return self.ask("mri_ldm", output, {"seed": np.array(seeds, np.int64)[:, None], "steps": steps})
+
+    def network_ms(self, graph: Graph) -> dict[int, float]:
+        """Milliseconds of a request by its rows."""
+        times = {}
+        for batch in self.setup.batches:
+            if batch <= graph.max_batch_size:
+                tensors = random_inputs(graph, batch, seed=0)
+                feeds = {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, tensors, strict=True)}
+                times[batch] = self.setup.median_ms(lambda feeds=feeds: self.ask(graph.name, graph.output.name, feeds))
+        return times
+
+    def image_ms(self) -> dict[str, float]:
+        """One image at a time."""
+        times = sorted(self.setup.times_ms(lambda: self.images([7]), self.setup.requests))
+        return {
+            "p50": statistics.median(times),
+            "p90": times[min(len(times) - 1, int(0.9 * len(times)))],
+            "requests": len(times),
+        }
+
+    def throughput(self) -> dict[str, float]:
+        """Images a second with requests of ROWS rows, 64 rows at once or all."""
+        self.setup.check_time()
+        requests = [list(range(first, first + ROWS)) for first in range(0, self.setup.images, ROWS)]
+        with ThreadPoolExecutor(64 // ROWS) as pool:
+            list(pool.map(self.images, requests[: 64 // ROWS]))  # warm
+            started = time.perf_counter()
+            rows = sum(len(answer) for answer in pool.map(self.images, requests))
+            seconds = time.perf_counter() - started
+        return {"images_per_s": rows / seconds, "images": rows}
+
+    def step_ms(self, rows: int) -> dict[str, float]:
+        """A step of the sampling loop, of `rows` rows of one request: all of it, and the share of the network.
+
+        network_ms is Triton's own statistics of unet (compute, and the copies in and out); the rest is the call from
+        model to model, the recurrence and the bookkeeping. Nothing is decoded.
+        """
+        self.setup.check_time()
+        seeds = list(range(rows))
+        self.images(seeds, "final_latent")
+        before, started = self._unet_ns(), time.perf_counter()
+        for _ in range(self.setup.repeats):
+            self.images(seeds, "final_latent")
+        seconds, after = time.perf_counter() - started, self._unet_ns()
+        calls = after[1] - before[1]
+        step, network = 1000 * seconds / calls, (after[0] - before[0]) / calls / 1e6
+        return {"step_ms": step, "network_ms": network, "overhead_ms": step - network, "calls": calls}
+
+    def _unet_ns(self) -> tuple[int, int]:
+        statistics_ = self.client.get_inference_statistics("unet", client_timeout=20).model_stats[0]
+        of = statistics_.inference_stats
+        return of.compute_infer.ns + of.compute_input.ns + of.compute_output.ns, statistics_.execution_count
+
+
+def served(setup: Setup, snapshot: Snapshot, repository: Path, profile: str | None, trained: bool) -> dict[str, Any]:
+    """All figures of one server."""
+    with Served(setup, repository, profile) as server:
+        result: dict[str, Any] = {"start_s": server.start_s}
+        print(f"  server up after {server.start_s:.1f} s", flush=True)
+        for name, measure in (
+            ("network_ms", lambda: {graph.name: server.network_ms(graph) for graph in GRAPHS}),
+            ("image_ms", server.image_ms),
+            ("throughput", server.throughput),
+            ("step", lambda: {rows: server.step_ms(rows) for rows in sorted({1, max(setup.batches)})}),
+            ("parity", lambda: parity(setup, snapshot, server, trained)),
+        ):
+            result[name] = measure()
+            print(f"  {name}: {result[name]}", flush=True)
+    return result
+
+
+def parity(setup: Setup, snapshot: Snapshot, server: Served, trained: bool) -> dict[str, Any]:
+    """Served images against PyTorch in float32 on the same seeds, on this machine.
+
+    Random weights do not denoise, and so amplify rounding: of them the figures are told, and hold nobody to anything.
+
+    Raises:
+        ValueError: trained weights that differ by more than the tolerance of the precision.
+    """
+    seeds = list(range(100, 100 + min(8, setup.images)))
+    images, latents = generate(snapshot, seeds, setup.steps, batch=len(seeds))
+    answer = server.images(seeds)[:, 0]
+    error = answer - images
+    tolerance = TOLERANCES[setup.precision]
+    relative = np.linalg.norm(server.images(seeds, "final_latent") - latents) / np.linalg.norm(latents)
+    alone = np.concatenate([server.images([seed]) for seed in seeds])[:, 0]
+    result = {
+        "seeds": len(seeds),
+        "latent_relative_l2": float(relative),
+        "image_max_abs": float(np.abs(error).max()),
+        "image_psnr_db": float(20 * np.log10(np.ptp(images)) - 10 * np.log10(np.mean(error**2))),
+        "alone_against_batch_max_abs": float(np.abs(alone - answer).max()),
+        "tolerance_latent_relative_l2": tolerance if trained else None,
+    }
+    if trained and not relative <= tolerance:
+        raise ValueError(f"served latents differ from fp32 by {relative:.1e}, allowed are {tolerance:.0e}: {result}")
+    return result

@@ -1,0 +1,108 @@
+"""The recorded figures as a page of tables. Reads what `python -m benchmarks.gpu` has written; measures nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "demo": "Demo weights (small networks)",
+    "bundle": "The bundle's networks, random weights",
+    "small": "Tiny networks, to try the benchmark",
+}
+
+
+def write_table(folder: Path) -> Path:
+    """table.md in `folder`, from the *.json beside it."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    lines = [
+        "# Figures of `make gpu`",
+        "",
+        "Written by `python -m benchmarks.gpu`; benchmarks/README.md explains the rows.",
+    ]
+    for weights, title in NAMES.items():
+        own = {
+            key.removeprefix(f"{weights}-"): value for key, value in records.items() if key.startswith(f"{weights}-")
+        }
+        if own:
+            lines += ["", f"## {title}", "", _machine(next(iter(own.values()))["machine"]), ""]
+            lines += [*_speed(own), "", *_batches(own), "", *_details(own)]
+    path = folder / "table.md"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    where = f"{machine['gpu']}, driver {machine['driver']}" if "gpu" in machine else f"CPU, {machine['cores']} cores"
+    return f"{where}; torch {machine['torch']}; {machine['date']}."
+
+
+def _speed(own: dict[str, Any]) -> Iterable[str]:
+    """The rows of the bundle's own speed table, batch 1."""
+    columns: dict[str, tuple[Any, Any, Any]] = {}
+    for mode, times in _result(own, "pytorch").items():
+        columns[f"torch {mode}"] = (times["unet_ms"]["1"], times["autoencoder_ms"], times["image_ms"])
+    program = _result(own, "programs").get("channels_last", {})
+    for profile in ("torch", "tensorrt"):
+        served = _result(own, f"served-{profile}")
+        calls = program if profile == "torch" else {}
+        unet, decoder = (calls.get(name, {}).get("call_ms", {}).get("1") for name in ("unet", "vae_decoder"))
+        if served or unet is not None:
+            columns[f"profile {profile}"] = (unet, decoder, served.get("image_ms", {}).get("p50"))
+    yield from _rows(
+        ["", *columns],
+        [
+            [label, *(values[row] for values in columns.values())]
+            for row, label in enumerate(("UNet, ms", "autoencoder (profiles: decoder), ms", "end to end, ms"))
+        ],
+    )
+
+
+def _batches(own: dict[str, Any]) -> Iterable[str]:
+    columns: dict[str, dict[str, float]] = {}
+    for mode, times in _result(own, "pytorch").items():
+        columns[f"UNet, torch {mode}"] = times["unet_ms"]
+    for layout, networks in _result(own, "programs").items():
+        for name, values in networks.items():
+            columns[f"{name}, program, {layout}"] = values["call_ms"]
+    for profile in ("torch", "tensorrt"):
+        for name, times in _result(own, f"served-{profile}").get("network_ms", {}).items():
+            columns[f"{name}, served by {profile}"] = times
+    batches = sorted({int(batch) for times in columns.values() for batch in times})
+    yield from _rows(
+        ["ms by batch", *map(str, batches)],
+        [[name, *(times.get(str(batch)) for batch in batches)] for name, times in columns.items()],
+    )
+
+
+def _details(own: dict[str, Any]) -> Iterable[str]:
+    for profile in ("torch", "tensorrt"):
+        served = _result(own, f"served-{profile}")
+        if not served:
+            continue
+        image, parity = served["image_ms"], served["parity"]
+        yield f"Profile {profile}: one image over gRPC p50 {image['p50']:.1f} ms, p90 {image['p90']:.1f} ms;"
+        yield f"{served['throughput']['images_per_s']:.1f} images a second; a step of the loop beside its network"
+        steps = (f"{values['overhead_ms']:.2f} ms at {rows} rows" for rows, values in served["step"].items())
+        yield f"{', '.join(steps)}; final latents within {parity['latent_relative_l2']:.1e} of fp32 (relative L2),"
+        yield f"images alone and in a batch within {parity['alone_against_batch_max_abs']:.1e}."
+    failures = [f"{name} ({record['error'].splitlines()[0]})" for name, record in own.items() if "error" in record]
+    if failures:
+        yield f"Not measured: {', '.join(failures)}."
+
+
+def _result(own: dict[str, Any], section: str) -> dict[str, Any]:
+    return dict(own.get(section, {}).get("result") or {})
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(_cell(value) for value in row)} |"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"

@@ -1,0 +1,60 @@
+"""A python-based Triton backend, `backend: "torch_export"`: programs of torch.export on a GPU or a CPU.
+
+`torch_loading.py` reads the config, `torch_program.py` runs the program; here are the requests. Triton merges them,
+checks them against the config and never sends more than max_batch_size rows. The server's Python needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+try:
+    import torch
+    from torch_loading import load
+except ImportError as missing:
+    raise pb_utils.TritonModelException(
+        f"this server's Python environment has no working torch ({missing}): pip install torch"
+    ) from missing
+
+
+class TritonPythonModel:
+    """One program on one device."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Nothing is made up: what a config does not say, it does not mean."""
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the program and, on a GPU, capture its graphs."""
+        config = json.loads(args["model_config"])
+        started = time.monotonic()
+        try:
+            self.program = load(config, args)
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"torch.export model '{config['name']}': {error}") from error
+        record, buckets = self.program.record, self.program.buckets
+        pb_utils.Logger.log_info(
+            f"torch.export model '{config['name']}': {record.precision}, written by torch {record.torch}, runs on "
+            f"{self.program.device} with torch {torch.__version__}, CUDA graphs for batches {buckets or 'none'}, "
+            f"loaded in {time.monotonic() - started:.1f} s"
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """All requests in one call, since their rows are independent and of one shape."""
+        try:
+            inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
+            stacked = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
+            ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
+            parts = np.split(self.program(stacked), ends[:-1])
+        except Exception as error:
+            code = pb_utils.TritonError.INVALID_ARG if isinstance(error, ValueError) else pb_utils.TritonError.INTERNAL
+            return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code)) for _ in requests]
+        name = self.program.record.output.name
+        return [pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(part))]) for part in parts]

@@ -1,0 +1,57 @@
+"""A config.pbtxt to the program that it names. Knows nothing of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_program import Program, Record, read_record
+
+Json = dict[str, Any]
+BUCKETS = "1,2,4,8,16,32,64"
+BOOLEANS = {"0": False, "false": False, "1": True, "true": True}
+PARAMETERS = ("batch_buckets", "channels_last")
+
+
+def load(config: Json, instance: Mapping[str, str]) -> Program:
+    """The program of a config, on the device of an instance. Raises ValueError for what does not fit, and why."""
+    name = config.get("default_model_filename") or "model.pt2"
+    path = Path(instance["model_repository"], instance["model_version"], name)
+    check_tensors(config, read_record(path))
+    buckets, channels_last = parameters(config)
+    on_gpu = instance["model_instance_kind"] == "GPU"
+    device = torch.device("cuda", int(instance["model_instance_device_id"])) if on_gpu else torch.device("cpu")
+    return Program(path, device, buckets, channels_last=channels_last)
+
+
+def parameters(config: Json) -> tuple[list[int], bool]:
+    """batch_buckets, no larger than max_batch_size, and channels_last. Raises ValueError naming what is wrong."""
+    given = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    if unknown := sorted(set(given) - set(PARAMETERS)):
+        raise ValueError(f"unknown parameters {unknown}; known are {list(PARAMETERS)}")
+    most, text = int(config["max_batch_size"]), given.get("batch_buckets", BUCKETS)
+    sizes = [size.strip() for size in text.split(",")]
+    if most < 1 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(
+            f"batch_buckets is {text!r} and max_batch_size {most}: needed are batch sizes with commas "
+            f"({BUCKETS!r}) and a max_batch_size of 1 or more"
+        )
+    flag = given.get("channels_last", "true").strip().lower()
+    if flag not in BOOLEANS:
+        raise ValueError(f"channels_last is {flag!r}; it must be true or false")
+    return sorted({min(int(size), most) for size in sizes}), BOOLEANS[flag]
+
+
+def check_tensors(config: Json, record: Record) -> None:
+    """Compare every tensor by name, type and shape. Raises ValueError with both sides."""
+    declared = [(t["name"], t["data_type"], [int(d) for d in t["dims"]]) for t in config["input"] + config["output"]]
+    present = [(t.name, triton_type(t.dtype), list(t.shape)) for t in [*record.inputs, record.output]]
+    if sorted(declared) != sorted(present):
+        raise ValueError(f"the config declares {declared}, and the file has {present}")
+
+
+def triton_type(dtype: str) -> str:
+    """TYPE_FP32 of float32, TYPE_INT32 of int32."""
+    return "TYPE_" + dtype.upper().replace("FLOAT", "FP")

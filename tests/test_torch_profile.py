@@ -1,0 +1,100 @@
+"""The profile "torch" from export to a real tritonserver, which serves it on the CPU here. With a GPU: `-m gpu`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton
+
+from common import run_python
+from export.compare import ParityError
+from export.graphs import GRAPHS, UNET, VAE_DECODER
+from export.to_torch import compare_torch, export_torch
+from server.process import TritonServer
+from serving import infer
+from training.checkpoint import save_snapshot
+from training.sample import generate
+
+
+@pytest.fixture(scope="module")
+def server(torch_repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(torch_repository, profile="torch") as server:
+        server.probe()
+        yield server
+
+
+def test_the_served_image_is_that_of_pytorch_and_of_the_cpu_profile(server, small_snapshot, raw) -> None:
+    """Fifty steps in float32 with other kernels: rounding of 1e-7 a call, which the steps add up. Seen: 2e-5."""
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        served = infer(client, seed=[3, 4])
+    images, latents = generate(small_snapshot, [3, 4], steps=50, batch=2)
+    onnx = infer(raw, seed=[3, 4])
+    for expected in (latents, onnx.as_numpy("final_latent")):
+        np.testing.assert_allclose(served.as_numpy("final_latent"), expected, atol=2e-4)
+    for expected in (images[:, None], onnx.as_numpy("image")):
+        np.testing.assert_allclose(served.as_numpy("image"), expected, atol=2e-4 * max(1, np.abs(images).max()))
+
+
+def test_without_a_gpu_the_cpu_serves_and_the_log_says_so(server) -> None:
+    """KIND_AUTO in the config: Triton chooses."""
+    lines = [line for line in server.log_tail(1000) if "torch.export model" in line]
+    assert len(lines) == 2
+    if not torch.cuda.is_available():
+        assert all(f"fp32, written by torch {torch.__version__}, runs on cpu" in line for line in lines)
+        assert all("CUDA graphs for batches none" in line for line in lines)
+
+
+def test_the_manifest_tells_how_a_program_was_made(torch_repository) -> None:
+    manifest = json.loads((torch_repository / "manifest.json").read_text())
+    for graph, record in zip(GRAPHS, manifest["programs"], strict=True):
+        assert (record["file"], record["precision"]) == (f"{graph.name}/1/model.pt2", "fp32")
+        assert record["torch"] == torch.__version__
+        assert record["parity"]["relative_l2"] <= record["parity"]["tolerance_relative_l2"]
+        assert record["file"] in manifest["sha256"]
+    assert not list(torch_repository.rglob("*.onnx"))
+
+
+def test_the_preflight_knows_programs(torch_repository) -> None:
+    checked = run_python("-m", "export", "check", str(torch_repository), "--profile", "torch")
+    assert f"unet/1/model.pt2: torch {torch.__version__}, fp32" in checked.stdout
+    assert "there are the files of these profiles: torch." in checked.stdout
+    wrong = run_python("-m", "export", "check", str(torch_repository), "--profile", "cpu")
+    assert "unet/1/model.onnx: missing, and profile 'cpu' serves it" in wrong.stderr
+
+
+def test_parity_finds_other_weights(small_snapshot, torch_repository) -> None:
+    module = VAE_DECODER.build(small_snapshot)
+    with torch.no_grad():
+        next(module.autoencoder.decoder.parameters()).mul_(1.01)
+    with pytest.raises(ParityError, match=r"vae_decoder: model\.pt2 differs from float32"):
+        compare_torch(VAE_DECODER, module, torch_repository / "vae_decoder" / "1" / "model.pt2", "fp32")
+
+
+def test_reduced_precision_passes_its_own_gate_alone(small_snapshot, tmp_path) -> None:
+    module = UNET.build(small_snapshot)
+    export_torch(UNET, module, tmp_path / "model.pt2", "bf16")
+    assert compare_torch(UNET, module, tmp_path / "model.pt2", "bf16").relative_l2 > 1e-4
+    with pytest.raises(ParityError, match="allowed for fp32"):
+        compare_torch(UNET, module, tmp_path / "model.pt2", "fp32")
+
+
+@pytest.mark.gpu
+def test_a_gpu_serves_what_pytorch_computes(server, small_snapshot) -> None:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        served = infer(client, seed=[3, 4, 5])
+    assert any("CUDA graphs for batches [1, 2, 4" in line for line in server.log_tail(1000))
+    _, latents = generate(small_snapshot, [3, 4, 5], steps=50, batch=3)
+    np.testing.assert_allclose(served.as_numpy("final_latent"), latents, atol=1e-3)
+
+
+def test_the_command_refuses_contradictions(small_snapshot, tmp_path: Path) -> None:
+    save_snapshot(small_snapshot, tmp_path / "snapshot")
+    done = run_python("-m", "export", str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "without ONNX there is the profile torch alone" in done.stderr
+    assert not (tmp_path / "into").exists()
