@@ -51,7 +51,7 @@ def _setup(arguments: argparse.Namespace, work: Path) -> Setup:
     shared = {"work": work, "demo_snapshot": arguments.snapshot, "precision": arguments.precision}
     deadline = time.monotonic() + 60 * arguments.minutes
     if arguments.cpu:
-        few = {"batches": (1, 2), "steps": 2, "images": 8, "requests": 2, "repeats": 1}
+        few = {"batches": (1, 2), "steps": 2, "images": 2, "requests": 2, "repeats": 1}
         return Setup(device=torch.device("cpu"), deadline=deadline, **few, **shared)
     if not torch.cuda.is_available():
         raise SystemExit("error: torch sees no GPU here; --cpu tries the benchmark itself")

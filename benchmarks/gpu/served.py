@@ -91,7 +91,8 @@ class Served:
     def throughput(self) -> dict[str, float]:
         """Images a second with requests of ROWS rows, 64 rows at once or all."""
         self.setup.check_time()
-        requests = [list(range(first, first + ROWS)) for first in range(0, self.setup.images, ROWS)]
+        seeds = list(range(self.setup.images))
+        requests = [seeds[first : first + ROWS] for first in range(0, len(seeds), ROWS)]
         with ThreadPoolExecutor(64 // ROWS) as pool:
             list(pool.map(self.images, requests[: 64 // ROWS]))  # warm
             started = time.perf_counter()
