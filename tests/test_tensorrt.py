@@ -3,8 +3,6 @@
 Engines run on a GPU only. Where the gate is tested here, ONNX Runtime stands in for them.
 """
 
-import contextlib
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -16,7 +14,8 @@ import tensorrt_rtx
 import torch
 from onnx import TensorProto, helper
 
-from export import plans
+from common import ROOT
+from export import check, plans
 from export.__main__ import main
 from export.compare import ParityError, cpu_session, run_onnx
 from export.graphs import GRAPHS, UNET, VAE_DECODER
@@ -28,12 +27,11 @@ RTX = BuildOptions("tensorrt_rtx", "fp16")
 
 
 @pytest.fixture(scope="module")
-def built(small_repository, tmp_path_factory) -> tuple[Path, str]:
-    """A copy of the small repository with fp16 plans, built by the command; and what it printed."""
+def built(small_repository, tmp_path_factory) -> Path:
+    """A copy of the small repository with fp16 plans."""
     folder = shutil.copytree(small_repository, tmp_path_factory.mktemp("plans") / "repository")
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main([str(folder), "--tensorrt-rtx", "fp16", "--optimization-level", "0"]) == 0
-    return folder, printed.getvalue()
+    add_to_repository(folder, replace(RTX, optimization_level=0))
+    return folder
 
 
 @pytest.fixture
@@ -46,8 +44,12 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_real_engine_of_each_network_described(built) -> None:
-    folder, printed = built
+def test_a_real_engine_of_each_network_of_the_demo_weights_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(ROOT / "model_repository", tmp_path / "repository")
+    assert main([str(folder), "--tensorrt-rtx", "fp32", "--optimization-level", "0"]) == 0
+    printed = capsys.readouterr().out
     for line in (
         "input  latent FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
         "input  timesteps INT32 [-1, 1]  min [1, 1]  opt [8, 1]  max [64, 1]",
@@ -58,12 +60,12 @@ def test_a_real_engine_of_each_network_described(built) -> None:
         assert f"  {line}\n" in printed
     for graph in GRAPHS:
         version = folder / graph.name / "1"
-        assert (version / "model.plan").stat().st_size > (version / "model.fp16.onnx").stat().st_size
+        assert (version / "model.plan").stat().st_size > (version / "model.onnx").stat().st_size
+    assert check.main([str(folder)]) == 0
 
 
 def test_plans_are_stamped(built) -> None:
-    folder, _ = built
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((built / "manifest.json").read_text())
     assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder"]
     unet = manifest["plans"][0]
     reason = unet.pop("parity_not_measured")
@@ -75,13 +77,13 @@ def test_plans_are_stamped(built) -> None:
         "version": tensorrt_rtx.__version__,
         "gpu": None,
         "precision": "fp16",
-        "onnx_sha256": sha256(folder / "unet" / "1" / "model.fp16.onnx"),
+        "onnx_sha256": sha256(built / "unet" / "1" / "model.fp16.onnx"),
         "profile": {"min": 1, "opt": 8, "max": 64},
         "options": {"optimization_level": 0, "version_compatible": False, "hardware": "none"},
         "parity": None,
     }
     for name, digest in manifest["sha256"].items():
-        assert sha256(folder / name) == digest
+        assert sha256(built / name) == digest
 
 
 def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
@@ -116,20 +118,20 @@ def engines(monkeypatch: pytest.MonkeyPatch, built: Path, computes: Path, error:
 
 def test_a_plan_that_fails_the_gate_leaves_nothing(built, repository, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(repository)
-    engines(monkeypatch, built[0], repository, error=0.01)
+    engines(monkeypatch, built, repository, error=0.01)
     with pytest.raises(ParityError, match=r"unet: the plan, 1 rows, differs from float32 by 1\.\d+e-02"):
         add_to_repository(repository, RTX)
     assert contents(repository) == before
 
 
 def test_a_plan_that_passes_is_placed_with_its_parity(built, repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    engines(monkeypatch, built[0], repository, error=0.0)
+    engines(monkeypatch, built, repository, error=0.0)
     small = tuple(replace(graph, opt_batch_size=2, max_batch_size=3) for graph in GRAPHS)
     stamps = plans.add_plans(repository, RTX, graphs=small)
     for stamp in stamps:
         assert stamp["parity"]["relative_l2"] < stamp["parity"]["tolerance_relative_l2"] == 5e-3
         assert "parity_not_measured" not in stamp
-        assert (repository / stamp["file"]).read_bytes() == (built[0] / stamp["file"]).read_bytes()
+        assert (repository / stamp["file"]).read_bytes() == (built / stamp["file"]).read_bytes()
 
 
 @pytest.mark.gpu
