@@ -50,7 +50,12 @@ BAD = [
     ({"sampler": np.array([[b""]], np.object_)}, "sampler is ''"),
     ({"sampler": np.array([[b"ddpm"]], np.object_), "eta": np.array([[0.5]], np.float32)}, "only ddim takes an eta"),
     ({"latent": NAN_LATENT}, "latent holds NaN or infinity"),
-    ({"latent": np.zeros((1, 1, 32, 32), np.float32)}, r"shape \[1, 32, 32\]; it must be \[1, 64, 64\]"),
+    ({"latent": np.zeros((1, 1, 32, 32), np.float32)}, r"shape \[1, 1, 32, 32\]; it must be \[rows, 1, 64, 64\]"),
+    ({"seed": np.zeros(1, np.int64)}, r"seed has shape \[1\]; it must be \[rows, 1\], with 1 row or more"),
+    ({"seed": np.zeros((0, 1), np.int64)}, r"seed has shape \[0, 1\]"),
+    ({"steps": np.zeros((), np.int32)}, r"steps has shape \[\]; it must be \[rows, 1\]"),
+    ({"eta": np.array([[-1e-9]], np.float32)}, r"eta is -1e-09; it must lie in 0\.\.1"),
+    ({"latent": np.full((1, 1, 64, 64), -1e38, np.float32)}, r"latent holds 1e\+38; it must lie within 1000 of 0"),
     ({"preview_every": np.array([[-1]], np.int32)}, "preview_every is -1"),
     ({"steps": np.array([[5], [5]], np.int32)}, "steps has 2 rows and seed has 1"),
 ]

@@ -14,6 +14,12 @@ from .samplers import SAMPLERS, SamplerTable, sampler_table
 from .settings import Settings
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
+LARGEST_LATENT = 1000.0
+"""Noise is of order 1; from far larger numbers the networks make infinities."""
+SCALAR = (1,)
+DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
+        "preview_every": SCALAR}  # fmt: skip
+"""Input tensors to their dimensions after the rows."""
 
 
 class InvalidRequest(ValueError):
@@ -65,16 +71,25 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
     """
     if "seed" not in tensors:  # Triton lets a request pass that lacks a required tensor but has an optional one
         raise InvalidRequest("seed is missing; give one number a row")
-    rows = tensors["seed"].shape[0]
+    _check_shapes(tensors)
+    rows = len(tensors["seed"])
     if rows > settings.max_rows_per_request:
         raise InvalidRequest(
             f"the request has {rows} rows; this server takes up to {settings.max_rows_per_request} in one request"
         )
     for name, tensor in tensors.items():
-        if tensor.shape[0] != rows:
-            raise InvalidRequest(f"{name} has {tensor.shape[0]} rows and seed has {rows}; give each row all tensors")
+        if len(tensor) != rows:
+            raise InvalidRequest(f"{name} has {len(tensor)} rows and seed has {rows}; give each row all tensors")
     max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
     return [_row(tensors, index, max_steps) for index in range(rows)]
+
+
+def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
+    # Triton takes the number of rows that a client declares modulo 2^32, and passes on what comes of it.
+    for name, tensor in tensors.items():
+        if tensor.ndim != 1 + len(DIMS[name]) or tensor.shape[1:] != DIMS[name] or not len(tensor):
+            allowed = ", ".join(map(str, ["rows", *DIMS[name]]))
+            raise InvalidRequest(f"{name} has shape {list(tensor.shape)}; it must be [{allowed}], with 1 row or more")
 
 
 def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> RowParameters:
@@ -85,9 +100,10 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     steps = int(value("steps", DEFAULT_STEPS))
     if not 1 <= steps <= max_steps:
         raise InvalidRequest(f"row {index}: steps is {steps}; it must lie in 1..{max_steps}")
-    eta = round(float(value("eta", DEFAULT_ETA)), 7)  # 0.6 again, not float32's 0.60000002
+    eta = float(value("eta", DEFAULT_ETA))
     if not 0 <= eta <= 1:  # also true of NaN
         raise InvalidRequest(f"row {index}: eta is {eta:g}; it must lie in 0..1")
+    eta = abs(round(eta, 7))  # 0.6 again, not float32's 0.60000002; and no -0.0
     if eta != 0 and sampler != "ddim":
         raise InvalidRequest(f"row {index}: eta is {eta:g} with sampler {sampler}; only ddim takes an eta")
     preview_every = int(value("preview_every", 0))
@@ -105,8 +121,8 @@ def _sampler(value: str | bytes, index: int) -> str:
 
 
 def _latent(latent: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-    if latent.shape != LATENT_SHAPE:
-        raise InvalidRequest(f"row {index}: latent has shape {list(latent.shape)}; it must be {list(LATENT_SHAPE)}")
     if not np.isfinite(latent).all():
         raise InvalidRequest(f"row {index}: latent holds NaN or infinity; it must be finite")
+    if (largest := float(np.abs(latent).max())) > LARGEST_LATENT:
+        raise InvalidRequest(f"row {index}: latent holds {largest:g}; it must lie within {LARGEST_LATENT:g} of 0")
     return latent.copy()  # Triton reuses the buffer
