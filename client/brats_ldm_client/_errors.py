@@ -57,12 +57,16 @@ _BY_CODE: dict[str, type[BratsLDMError]] = {
     "CANCELLED": Cancelled,
 }
 
-# Messages on a stream carry no code when a proxy drops the header `triton_grpc_error`: their words must do.
+# Errors on a stream come as text. Our models put the code before it; for Triton's own the words must do.
+_CODE = re.compile(r"\[([A-Z_]+)\] ")
 _BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
     (r"deadline|timed? ?out", DeadlineExceeded),
     (r"cancel", Cancelled),
-    (r"unavailable|overload|too many|try (again )?later|failed to connect|connection refused", ServerUnavailable),
-    (r"invalid|must be|expected|unexpected|not in \[|allowed", InvalidRequest),
+    (
+        r"unavailable|overload|too many|try (again|later)|stopping|failed to connect|connection refused",
+        ServerUnavailable,
+    ),
+    (r"invalid|must be|expect|not in \[|allowed|mismatch|unable to find data|incomplete", InvalidRequest),
 ]
 _NOT_LOADED = re.compile(r"unknown model|no available versions|is not ready", re.I)
 _NO_CONNECTION = re.compile(
@@ -81,7 +85,10 @@ def status_and_text(error: BaseException) -> tuple[str | None, str]:
     text: Any = getattr(error, "message", None) or getattr(error, "details", None)
     text = text() if callable(text) else text
     name = getattr(code, "name", None) or str(code or "").rpartition(".")[2]
-    return (name or None), " ".join(str(text or error).split())
+    words = " ".join(str(text or error).split())
+    if not name and (found := _CODE.match(words)):
+        name, words = found[1], words[found.end() :]
+    return (name or None), words
 
 
 def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> BratsLDMError:

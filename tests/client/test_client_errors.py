@@ -52,6 +52,12 @@ def test_codes(status: str, kind: type[BratsLDMError]) -> None:
         ("Deadline Exceeded", DeadlineExceeded),
         ("request was cancelled", Cancelled),
         ("unet failed: CUDA error", ServerError),
+        ("[INVALID_ARGUMENT] row 0: steps is 0; it must lie in 1..1000", InvalidRequest),
+        ("[UNAVAILABLE] the queue has room for 0 rows, not for 1: try again in about 2 s", ServerUnavailable),
+        ("[CANCELLED] the request was cancelled or its deadline has passed", Cancelled),
+        ("[INTERNAL] model 'unet' has failed: invalid: expected another shape", ServerError),
+        ("input byte size mismatch for input 'seed' for model 'mri_ldm_stream'. Expected 8, got 5", InvalidRequest),
+        ("Server is stopping, scheduler for model has stopped accepting new inference requests", ServerUnavailable),
     ],
 )
 def test_messages_of_a_stream_without_a_code(text: str, kind: type[BratsLDMError]) -> None:

@@ -32,6 +32,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
         self._networks = Networks(self._settings.crop, self._settings.network_timeout)
+        self._streams = pb_utils.using_decoupled_model_transaction_policy(config)
         self._batcher = Batcher(
             self._networks.denoise,
             self._networks.decode,
@@ -61,7 +62,7 @@ class TritonPythonModel:
 
     def _admit(self, request: Any) -> None:
         rows: list[RowParameters] = []
-        responder = Responder(request, rows, self._settings)
+        responder = Responder(request, rows, self._settings, self._streams)
         try:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}

@@ -20,10 +20,11 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 class Responder:
     """Answers one request: the batcher's `Listener`, and the only place that sends. Its methods do not raise."""
 
-    def __init__(self, request: Any, rows: list[RowParameters], settings: Settings) -> None:
+    def __init__(self, request: Any, rows: list[RowParameters], settings: Settings, streams: bool) -> None:
+        """streams: Triton sends errors as text without a code."""
         self._sender = request.get_response_sender()
         self._wanted = set(request.requested_output_names())
-        self._rows, self._settings = rows, settings
+        self._rows, self._settings, self._streams = rows, settings, streams
         microseconds = request.timeout()
         self._deadline = time.monotonic() + microseconds / 1e6 if microseconds else None
 
@@ -81,8 +82,15 @@ class Responder:
                 self._send_error(f"the answer cannot be sent: {error}", pb_utils.TritonError.INTERNAL)
 
     def _send_error(self, message: str, code: int) -> None:
-        error = pb_utils.TritonError(message, code)
+        error = pb_utils.TritonError(f"[{_name(code)}] {message}" if self._streams else message, code)
         try:
             self._sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=FINAL)
         except Exception as failure:
             pb_utils.Logger.log_error(f"an error cannot be sent: {failure}; it was: {message}")
+
+
+def _name(code: int) -> str:
+    """What gRPC calls it."""
+    known = pb_utils.TritonError  # not there yet when this module is imported
+    names = {known.INVALID_ARG: "INVALID_ARGUMENT", known.UNAVAILABLE: "UNAVAILABLE", known.CANCELLED: "CANCELLED"}
+    return names.get(code, "INTERNAL")
