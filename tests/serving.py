@@ -30,19 +30,36 @@ def infer(raw, *outputs: str, timeout: float = 60, **values) -> triton.InferResu
     return raw.infer("mri_ldm", tensors(**values), outputs=wanted, client_timeout=timeout)
 
 
-def gauge(server, name: str) -> float:
-    """A metric, summed over the two front models."""
+def scrape(server) -> dict[str, float]:
+    """The metrics of the front models, summed over labels."""
     text = urllib.request.urlopen(server.metrics_url, timeout=5).read().decode()
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith("mri_ldm_"):
+            name = line.partition("{")[0]
+            values[name] = values.get(name, 0) + float(line.split()[-1])
+    return values
+
+
+def gauge(server, name: str) -> float:
+    """One of them."""
+    return scrape(server)[name]
 
 
 def wait_until_idle(server, seconds: float = 5) -> float:
-    """Seconds until no row is left in the server."""
+    """Seconds until no row is left in the server and all is counted."""
     started = time.monotonic()
-    while gauge(server, "mri_ldm_rows_in_flight") + gauge(server, "mri_ldm_rows_waiting"):
+    time.sleep(0.2)  # metrics are up to 0.1 s old
+    while not _idle(server):
         assert time.monotonic() - started < seconds, "rows are left in the server"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def _idle(server) -> bool:
+    now = scrape(server)
+    ended = sum(now[f"mri_ldm_{how}_total"] for how in ("finished_requests", "errors", "cancelled_requests"))
+    return not now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] and now["mri_ldm_requests_total"] == ended
 
 
 def start(raw, **values):

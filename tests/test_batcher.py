@@ -50,8 +50,9 @@ class Recorder:
         self.events["failed"] += 1
         self.error = error
 
-    def cancelled(self) -> None:
+    def cancelled(self, rows: int) -> None:
         self.events["cancelled"] += 1
+        self.cancelled_rows = rows
 
 
 Spec = tuple[int, str, int, float]  # seed, sampler, steps, eta
@@ -179,7 +180,7 @@ def test_a_client_that_leaves_is_gone_within_one_step() -> None:
         batcher.tick()
     assert gone.events == {"cancelled": 1}
     assert batcher.rows == (1, 0)
-    assert batcher.counters.cancelled_rows == 2
+    assert gone.cancelled_rows == 2
     drain(batcher, clock)
     assert np.array_equal(stays.latents[0], alone((3, "ddim", 50, 0.0)))
 

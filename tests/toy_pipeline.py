@@ -140,5 +140,5 @@ class _Answer:
     def failed(self, error: Exception) -> None:
         raise error
 
-    def cancelled(self) -> None:
+    def cancelled(self, rows: int) -> None:
         raise AssertionError("nobody cancels")

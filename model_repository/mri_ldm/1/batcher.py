@@ -7,7 +7,7 @@ functions. Only `submit` may be called from another thread than the one that cal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,23 @@ Denoise = Callable[[Array, NDArray[np.int32]], Array]
 Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
 QUEUE_CHECK_SECONDS = 0.1
+BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
+"""Rows in a call of the UNet, as `Counters.unet_calls` tells them apart."""
 
 
 @dataclass
 class Counters:
-    """What has happened since the start; read by the metrics."""
+    """What has happened since the start; read by the metrics, from another thread."""
 
     images: int = 0
+    started_rows: int = 0
+    queue_seconds: float = 0.0
     steps: int = 0
-    unet_calls: int = 0
+    unet_calls: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
     last_unet_batch: int = 0
+    step_seconds: float = 0.0
     decoder_calls: int = 0
-    cancelled_rows: int = 0
+    decode_seconds: float = 0.0
 
 
 class Batcher:
@@ -76,6 +81,11 @@ class Batcher:
         placed = len(self._in_step) + len(self._decoding)
         return placed, max(0, self._line.rows - placed)
 
+    @property
+    def row_steps(self) -> int:
+        """Steps still to do, summed over all rows."""
+        return self._line.row_steps
+
     def tick(self) -> bool:
         """One step of as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
         self._drop_cancelled()
@@ -98,13 +108,13 @@ class Batcher:
             self._next_queue_check = self._clock() + QUEUE_CHECK_SECONDS
         leaving = [job for job in jobs if job.listener.wants_out()]
         if leaving:
-            self.counters.cancelled_rows += sum(job.unfinished for job in leaving)
             self._remove(leaving)
             for job in leaving:
-                job.listener.cancelled()
+                job.listener.cancelled(job.unfinished)
 
     def _step(self) -> None:
-        rows = self._in_step
+        rows, began = self._in_step, self._clock()
+        self._count_started(rows, began)
         x = np.stack([row.job.latents[row.index] for row in rows])
         timesteps = np.array([row.table.timesteps[row.step] for row in rows], np.int32)
         started = self._clock()
@@ -114,7 +124,7 @@ class Batcher:
             self._fail(_jobs(rows), error)
             return
         self._line.measured(len(rows), self._clock() - started)
-        self.counters.unet_calls += 1
+        self.counters.unet_calls[min((len(rows) - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
         self.counters.last_unet_batch = len(rows)
         self.counters.steps += len(rows)
         coefficients = np.stack([row.table.coefficients[row.step] for row in rows])
@@ -126,6 +136,12 @@ class Batcher:
             row.job.done[row.index] += 1
         self._send_previews(rows)
         self._retire()
+        self.counters.step_seconds += self._clock() - began
+
+    def _count_started(self, rows: Sequence[Row], now: float) -> None:
+        waited = [now - row.job.arrived for row in rows if row.step == 0]
+        self.counters.started_rows += len(waited)
+        self.counters.queue_seconds += sum(waited)
 
     def _send_previews(self, rows: Sequence[Row]) -> None:
         due = []
@@ -147,12 +163,14 @@ class Batcher:
 
     def _decode_chunk(self) -> None:
         rows = [self._decoding[i] for i in range(min(self._decode_batch, len(self._decoding)))]
+        began = self._clock()
         try:
             images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:
             self._fail(_jobs(rows), error)
             return
         self.counters.decoder_calls += 1
+        self.counters.decode_seconds += self._clock() - began
         for row, image in zip(rows, images, strict=True):
             if row.job.images is None:
                 row.job.images = np.empty((len(row.job.seeds), *image.shape), np.float32)

@@ -24,6 +24,10 @@ class Overloaded(Exception):
     """The rows of a request do not fit into the queue; trying again later may work, and the message says when."""
 
 
+class Closed(Overloaded):
+    """The line takes no more requests, because the server is stopping."""
+
+
 class Listener(Protocol):
     """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
 
@@ -39,15 +43,15 @@ class Listener(Protocol):
     def failed(self, error: Exception) -> None:
         """A network call with a row of this job has failed."""
 
-    def cancelled(self) -> None:
-        """The rows have left because `wants_out` said so."""
+    def cancelled(self, rows: int) -> None:
+        """`rows` unfinished rows have left because `wants_out` said so."""
 
 
 @dataclass(eq=False)
 class Job:
     """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64].
 
-    preview_every: steps between two previews of a row, 0 = none; empty = none for all. due: see `Line`.
+    preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `Line`.
     """
 
     listener: Listener
@@ -56,6 +60,7 @@ class Job:
     latents: Array
     preview_every: Sequence[int] = ()
     decode: bool = True
+    arrived: float = field(default=0.0, init=False)
     due: float = field(default=0.0, init=False)
     done: NDArray[np.int32] = field(init=False)
     estimates: Array = field(init=False)
@@ -118,12 +123,12 @@ class Line:
         """Let the rows of a job in. An empty line takes any job with at most `max_rows` rows.
 
         Raises:
-            Overloaded: there is no room for all of them, or the line is closed; none is let in then.
+            Overloaded: there is no room for all of them, or (Closed) the line is closed; none is let in then.
         """
         rows, row_steps = len(job.seeds), job.remaining_steps
         with self._lock:
             if self._closed:
-                raise Overloaded(self._closed)
+                raise Closed(self._closed)
             free, waiting = self._max_rows - self._rows(), self._row_steps()
             if rows > free:
                 shortage = (rows - free) / max(self._rows(), 1)
@@ -134,7 +139,8 @@ class Line:
                     f"the queue holds {waiting} steps of work and takes {self._max_row_steps}, so not {row_steps} more "
                     f"({rows} rows): {self._retry(shortage)}"
                 )
-            job.due = self._clock() + SLOWDOWN * row_steps * self._seconds_per_row_step
+            job.arrived = self._clock()
+            job.due = job.arrived + SLOWDOWN * row_steps * self._seconds_per_row_step
             bisect.insort(self._jobs, job, key=attrgetter("due"))
 
     def _retry(self, share: float) -> str:
@@ -153,6 +159,12 @@ class Line:
         """Rows that are not finished."""
         with self._lock:
             return self._rows()
+
+    @property
+    def row_steps(self) -> int:
+        """Steps still to do, summed over all rows."""
+        with self._lock:
+            return self._row_steps()
 
     def _rows(self) -> int:
         return sum(job.unfinished for job in self._jobs)

@@ -1,54 +1,181 @@
 """Prometheus metrics of the sampling loop, at Triton's metrics endpoint."""
 
+import threading
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from .batcher import Batcher
+from .batcher import BATCH_SIZES, Batcher
+from .settings import Settings
 
-COUNTERS = {
-    "images": ("mri_ldm_images_total", "Rows that have done all their steps and, where asked for, were decoded"),
-    "steps": ("mri_ldm_steps_total", "Denoising steps done, summed over rows"),
-    "unet_calls": ("mri_ldm_unet_calls_total", "Calls of unet; steps over calls is the mean batch size"),
-    "decoder_calls": ("mri_ldm_decoder_calls_total", "Calls of vae_decoder"),
-    "cancelled_rows": ("mri_ldm_cancelled_rows_total", "Rows that left because of a cancellation or a deadline"),
-}
-GAUGES = {
-    "rows_in_flight": ("mri_ldm_rows_in_flight", "Rows with a place in the step loop or at the decoder"),
-    "rows_waiting": ("mri_ldm_rows_waiting", "Rows that wait for a place"),
-    "unet_batch_size": ("mri_ldm_unet_batch_size", "Rows in the last call of unet"),
+PERIOD_SECONDS = 0.1
+COUNTER, GAUGE = "COUNTER", "GAUGE"  # by name: pb_utils has its classes only once the model is loaded
+ERRORS = ("invalid", "overloaded", "stopping", "network", "internal", "unsent")
+DEPARTURES = ("cancelled", "deadline")
+Values = dict[tuple[str, str], float]
+"""By name and value of the label, which is empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric with the label `model` and at most one more, whose values are known beforehand."""
+
+    kind: str
+    meaning: str
+    label: str = ""
+    values: tuple[str, ...] = ("",)
+
+
+FAMILIES = {
+    "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
+    "mri_ldm_finished_requests_total": Family(COUNTER, "Requests answered with what they asked for"),
+    "mri_ldm_request_seconds_total": Family(
+        COUNTER, "Seconds from the arrival of a request to its last answer, summed over finished requests"
+    ),
+    "mri_ldm_errors_total": Family(COUNTER, "Requests answered with an error", "reason", ERRORS),
+    "mri_ldm_cancelled_requests_total": Family(
+        COUNTER, "Requests that left before they were finished", "reason", DEPARTURES
+    ),
+    "mri_ldm_cancelled_rows_total": Family(COUNTER, "Unfinished rows of requests that left", "reason", DEPARTURES),
+    "mri_ldm_images_total": Family(COUNTER, "Rows that have done all their steps and, where asked for, were decoded"),
+    "mri_ldm_started_rows_total": Family(COUNTER, "Rows that have taken their first step"),
+    "mri_ldm_queue_seconds_total": Family(
+        COUNTER, "Seconds from the arrival of a row to its first step, summed over started rows"
+    ),
+    "mri_ldm_steps_total": Family(COUNTER, "Denoising steps done, summed over rows"),
+    "mri_ldm_unet_calls_total": Family(
+        COUNTER, "Calls of unet, by rows in the call; steps over calls is the mean", "rows", BATCH_SIZES
+    ),
+    "mri_ldm_step_seconds_total": Family(COUNTER, "Seconds in steps of the loop: a call of unet and what follows it"),
+    "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
+    "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
+    "mri_ldm_rows_in_flight": Family(GAUGE, "Rows with a place in the step loop or at the decoder"),
+    "mri_ldm_rows_waiting": Family(GAUGE, "Rows that wait for a place"),
+    "mri_ldm_row_steps_left": Family(GAUGE, "Steps still to do, summed over all rows"),
+    "mri_ldm_unet_batch_size": Family(GAUGE, "Rows in the last call of unet"),
+    "mri_ldm_rows_in_flight_limit": Family(GAUGE, "The parameter max_rows_in_flight"),
+    "mri_ldm_rows_waiting_limit": Family(GAUGE, "The parameter max_rows_waiting"),
+    "mri_ldm_row_steps_limit": Family(GAUGE, "The parameter max_row_steps"),
 }
 
 
 class Metrics:
-    """The metrics of one model; `update` copies the batcher's counters to the server."""
+    """The metrics of one model, at most `PERIOD_SECONDS` old.
 
-    def __init__(self, model: str) -> None:
+    A thread of their own publishes them: each value costs a round trip to the server, which the step loop is spared,
+    and they go on telling the truth while a network hangs. Counting may be done in any thread.
+    """
+
+    def __init__(self, model: str, batcher: Batcher, settings: Settings) -> None:
+        self.model = model
+        self._batcher, self._settings = batcher, settings
         # The families are kept because a metric goes when nothing refers to its family.
-        self._families: list[Any] = []
-        self._counters = self._register(COUNTERS, pb_utils.MetricFamily.COUNTER, model)
-        self._gauges = self._register(GAUGES, pb_utils.MetricFamily.GAUGE, model)
-        self._reported = dict.fromkeys(COUNTERS, 0)
-        self._levels: dict[str, int] = {}
+        self._families = {
+            name: pb_utils.MetricFamily(name=name, description=family.meaning, kind=_kind(family))
+            for name, family in FAMILIES.items()
+        }
+        self._metrics = {
+            (name, value): self._families[name].Metric(labels=_labels(model, family, value))
+            for name, family in FAMILIES.items()
+            for value in family.values
+        }
+        self._published: Values = {}
+        self._events: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+        self._changed, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
 
-    def _register(self, table: dict[str, tuple[str, str]], kind: Any, model: str) -> dict[str, Any]:
-        metrics = {}
-        for key, (name, description) in table.items():
-            family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-            self._families.append(family)
-            metrics[key] = family.Metric(labels={"model": model})
-        return metrics
+    def arrived(self) -> None:
+        """A request has come in."""
+        self._count("mri_ldm_requests_total")
 
-    def update(self, batcher: Batcher) -> None:
-        """Report what has changed since the last call; each value costs a round trip to the server."""
-        for key, metric in self._counters.items():
-            total = getattr(batcher.counters, key)
-            if total > self._reported[key]:
-                metric.increment(total - self._reported[key])
-                self._reported[key] = total
-        in_flight, waiting = batcher.rows
-        levels = {"rows_in_flight": in_flight, "rows_waiting": waiting}
-        for key, level in {**levels, "unet_batch_size": batcher.counters.last_unet_batch}.items():
-            if self._levels.get(key) != level:
-                self._gauges[key].set(level)
-                self._levels[key] = level
+    def finished(self, seconds: float) -> None:
+        """A request has had its answer, `seconds` after it came."""
+        self._count("mri_ldm_finished_requests_total")
+        self._count("mri_ldm_request_seconds_total", amount=seconds)
+
+    def failed(self, reason: str) -> None:
+        """A request was answered with an error; reason: one of `ERRORS`."""
+        self._count("mri_ldm_errors_total", reason)
+
+    def cancelled(self, reason: str, rows: int) -> None:
+        """A request has left with `rows` rows unfinished; reason: one of `DEPARTURES`."""
+        self._count("mri_ldm_cancelled_requests_total", reason)
+        self._count("mri_ldm_cancelled_rows_total", reason, rows)
+
+    def changed(self) -> None:
+        """Something has happened while the batcher was idle, or it has become idle."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Publish once more and end."""
+        self._stopping.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _count(self, name: str, label: str = "", amount: float = 1) -> None:
+        with self._lock:
+            self._events[name, label] += amount  # type: ignore[assignment]  # Counter means int, and adds any number
+
+    def _run(self) -> None:
+        self._publish()
+        while not self._stopping.is_set():
+            self._changed.wait(PERIOD_SECONDS if any(self._batcher.rows) else None)
+            self._changed.clear()
+            self._publish()
+            self._stopping.wait(PERIOD_SECONDS)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Counters first: whoever sees the last row gone sees all that it did."""
+        try:
+            for (name, label), value in self._values().items():
+                old = self._published.get((name, label), 0)
+                if value == old:
+                    continue
+                if FAMILIES[name].kind == COUNTER:
+                    self._metrics[name, label].increment(value - old)
+                else:
+                    self._metrics[name, label].set(value)
+                self._published[name, label] = value
+        except Exception as error:  # the next round may work, and images matter more
+            pb_utils.Logger.log_error(f"{self.model}: metrics cannot be published: {error}")
+
+    def _values(self) -> Values:
+        """Current values in the order of `FAMILIES`."""
+        counters, settings = self._batcher.counters, self._settings
+        in_flight, waiting = self._batcher.rows
+        with self._lock:
+            values: Values = dict(self._events)
+        values |= {
+            ("mri_ldm_images_total", ""): counters.images,
+            ("mri_ldm_started_rows_total", ""): counters.started_rows,
+            ("mri_ldm_queue_seconds_total", ""): counters.queue_seconds,
+            ("mri_ldm_steps_total", ""): counters.steps,
+            ("mri_ldm_step_seconds_total", ""): counters.step_seconds,
+            ("mri_ldm_decoder_calls_total", ""): counters.decoder_calls,
+            ("mri_ldm_decode_seconds_total", ""): counters.decode_seconds,
+            ("mri_ldm_rows_in_flight", ""): in_flight,
+            ("mri_ldm_rows_waiting", ""): waiting,
+            ("mri_ldm_row_steps_left", ""): self._batcher.row_steps,
+            ("mri_ldm_unet_batch_size", ""): counters.last_unet_batch,
+            ("mri_ldm_rows_in_flight_limit", ""): settings.max_rows_in_flight,
+            ("mri_ldm_rows_waiting_limit", ""): settings.max_rows_waiting,
+            ("mri_ldm_row_steps_limit", ""): settings.max_row_steps,
+        }
+        calls = {
+            ("mri_ldm_unet_calls_total", size): float(n)
+            for size, n in zip(BATCH_SIZES, counters.unet_calls, strict=True)
+        }
+        return calls | values
+
+
+def _labels(model: str, family: Family, value: str) -> dict[str, str]:
+    return {"model": model} | ({family.label: value} if value else {})
+
+
+def _kind(family: Family) -> Any:
+    return getattr(pb_utils.MetricFamily, family.kind)

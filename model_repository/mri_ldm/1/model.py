@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 from .batcher import Batcher
 from .drain import Drain
-from .line import Job, Overloaded
+from .line import Closed, Job
 from .metrics import Metrics
 from .networks import RESTART_HINT, Networks
 from .request import RowParameters, parse_rows
@@ -42,7 +42,7 @@ class TritonPythonModel:
             decode_batch=self._settings.decode_batch,
         )
         self._name = args["model_name"]
-        self._metrics = Metrics(self._name)
+        self._metrics = Metrics(self._name, self._batcher, self._settings)
         self._drain = Drain(args["model_instance_name"])
         self._work, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sampling loop", daemon=True)
@@ -53,16 +53,18 @@ class TritonPythonModel:
         for request in requests:
             self._admit(request)
         self._work.set()
+        self._metrics.changed()
 
     def finalize(self) -> None:
         """Stop the loop; whoever still waits is told so. A thread left running would hold the server's exit."""
         self._stopping.set()
         self._work.set()
         self._thread.join()
+        self._metrics.stop()
 
     def _admit(self, request: Any) -> None:
         rows: list[RowParameters] = []
-        responder = Responder(request, rows, self._settings, self._streams)
+        responder = Responder(request, rows, self._settings, self._metrics, self._streams)
         try:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
@@ -88,8 +90,9 @@ class TritonPythonModel:
                 while not self._stopping.is_set() and self._tick():
                     self._look_for_drain()
                 self._look_for_drain()
+                self._metrics.changed()
         finally:
-            self._batcher.fail_all(Overloaded(f"the server is shutting down: {RESTART_HINT}"))
+            self._batcher.fail_all(Closed(f"the server is shutting down: {RESTART_HINT}"))
             self._networks.close()
             self._drain.done()
 
@@ -101,9 +104,7 @@ class TritonPythonModel:
 
     def _tick(self) -> bool:
         try:
-            more = self._batcher.tick()
-            self._metrics.update(self._batcher)
-            return more
+            return self._batcher.tick()
         except Exception as error:  # whatever it is, every request must be answered and the loop go on
             pb_utils.Logger.log_error(f"{self._name}: the sampling loop has failed: {error!r}")
             self._batcher.fail_all(error)

@@ -8,25 +8,43 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .line import Array, Overloaded
-from .networks import NetworkGone
+from .line import Array, Closed, Overloaded
+from .metrics import Metrics
+from .networks import NetworkError, NetworkGone, ServerStopping
 from .request import InvalidRequest, RowParameters
 from .settings import Settings
 
 CANCELLED_ANSWER_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+LONGEST_ID = 100
+ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
+    (InvalidRequest, "INVALID_ARG", "invalid"),
+    (Closed, "UNAVAILABLE", "stopping"),
+    (Overloaded, "UNAVAILABLE", "overloaded"),
+    (ServerStopping, "UNAVAILABLE", "stopping"),
+    (NetworkGone, "UNAVAILABLE", "network"),
+    (NetworkError, "INTERNAL", "network"),
+    (Exception, "INTERNAL", "internal"),
+)
+"""What an error is answered with, and how it is counted: the first kind that it is of."""
 
 
 class Responder:
     """Answers one request: the batcher's `Listener`, and the only place that sends. Its methods do not raise."""
 
-    def __init__(self, request: Any, rows: list[RowParameters], settings: Settings, streams: bool) -> None:
+    def __init__(
+        self, request: Any, rows: list[RowParameters], settings: Settings, metrics: Metrics, streams: bool
+    ) -> None:
         """streams: Triton sends errors as text without a code."""
+        self._arrived = time.monotonic()
         self._sender = request.get_response_sender()
         self._wanted = set(request.requested_output_names())
-        self._rows, self._settings, self._streams = rows, settings, streams
+        self._rows, self._settings, self._metrics, self._streams = rows, settings, metrics, streams
+        self._name = f"{metrics.model}, request {_printable_id(request)}"
         microseconds = request.timeout()
-        self._deadline = time.monotonic() + microseconds / 1e6 if microseconds else None
+        self._deadline = self._arrived + microseconds / 1e6 if microseconds else None
+        self._late = False
+        metrics.arrived()
 
     @property
     def wants_image(self) -> bool:
@@ -35,8 +53,8 @@ class Responder:
 
     def wants_out(self) -> bool:
         """The client has cancelled or gone, or its deadline has passed."""
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or bool(self._sender.is_cancelled())
+        self._late = self._deadline is not None and time.monotonic() > self._deadline
+        return self._late or bool(self._sender.is_cancelled())
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """One response before the image: steps done and x0 estimates."""
@@ -51,42 +69,53 @@ class Responder:
         if "provenance" in self._wanted:
             records = [[row.provenance(self._settings).encode()] for row in self._rows]
             tensors["provenance"] = np.array(records, dtype=np.object_)
-        self._send(tensors, flags=FINAL)
+        if self._send(tensors, flags=FINAL):
+            seconds = time.monotonic() - self._arrived
+            self._metrics.finished(seconds)
+            pb_utils.Logger.log_verbose(f"{self._name}: {len(self._rows)} rows finished in {seconds:.3f} s")
 
     def failed(self, error: Exception) -> None:
         """The last response: an error whose code tells whether trying again makes sense."""
-        if isinstance(error, InvalidRequest):
-            code = pb_utils.TritonError.INVALID_ARG
-        elif isinstance(error, (Overloaded, NetworkGone)):
-            code = pb_utils.TritonError.UNAVAILABLE
-        else:
-            code = pb_utils.TritonError.INTERNAL
-        self._send_error(str(error), code)
+        code, reason = next((code, reason) for kind, code, reason in ERRORS if isinstance(error, kind))
+        self._metrics.failed(reason)
+        # What clients bring about must not fill the log.
+        log = pb_utils.Logger.log_error if reason in ("network", "internal") else pb_utils.Logger.log_verbose
+        log(f"{self._name}: {reason}: {_printable(str(error))}")
+        self._send_error(str(error), getattr(pb_utils.TritonError, code))
 
-    def cancelled(self) -> None:
+    def cancelled(self, rows: int) -> None:
         """The last response: nobody is expected to read it.
 
         It waits a moment, while the rows have long left: Triton before 24.12 can crash when the answer meets the thread
         that is still handling the client's cancellation (server issue 7368).
         """
+        reason = "deadline" if self._late else "cancelled"
+        self._metrics.cancelled(reason, rows)
+        pb_utils.Logger.log_verbose(f"{self._name}: {reason} with {rows} of {len(self._rows)} rows unfinished")
         message = "the request was cancelled or its deadline has passed"
         arguments = (message, pb_utils.TritonError.CANCELLED)
         threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, arguments).start()
 
-    def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> None:
+    def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> bool:
         try:
             outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items() if name in self._wanted]
             self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+            return True
         except Exception as error:  # out of shared memory, say: one answer is lost, the loop goes on
+            message = f"the answer cannot be sent: {error}"
+            pb_utils.Logger.log_error(f"{self._name}: {_printable(message)}")
             if flags == FINAL:
-                self._send_error(f"the answer cannot be sent: {error}", pb_utils.TritonError.INTERNAL)
+                self._metrics.failed("unsent")
+                self._send_error(message, pb_utils.TritonError.INTERNAL)
+            return False
 
     def _send_error(self, message: str, code: int) -> None:
         error = pb_utils.TritonError(f"[{_name(code)}] {message}" if self._streams else message, code)
         try:
             self._sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=FINAL)
         except Exception as failure:
-            pb_utils.Logger.log_error(f"an error cannot be sent: {failure}; it was: {message}")
+            text = f"an error cannot be sent: {failure}; it was: {message}"
+            pb_utils.Logger.log_error(f"{self._name}: {_printable(text)}")
 
 
 def _name(code: int) -> str:
@@ -94,3 +123,16 @@ def _name(code: int) -> str:
     known = pb_utils.TritonError  # not there yet when this module is imported
     names = {known.INVALID_ARG: "INVALID_ARGUMENT", known.UNAVAILABLE: "UNAVAILABLE", known.CANCELLED: "CANCELLED"}
     return names.get(code, "INTERNAL")
+
+
+def _printable(text: str) -> str:
+    """One line of ASCII: what a client sends must not start a line of the log, nor colour or turn it."""
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _printable_id(request: Any) -> str:
+    """The request's id in quotes, '' where it has none."""
+    try:
+        return ascii(request.request_id()[:LONGEST_ID])
+    except UnicodeDecodeError:  # HTTP lets any bytes pass
+        return "with an id that is not UTF-8"
