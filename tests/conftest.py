@@ -1,7 +1,5 @@
 """What the tests share: the serving code as an importable package, a small exported repository, a real server."""
 
-import sys
-import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +7,10 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
+import benchmarks.serving_code  # noqa: F401 - the tests import mri_ldm
 from brats_ldm_client import Client
-from common import PHANTOM_SEED, ROOT
+from common import PHANTOM_SEED
 from server.process import TritonServer
-
-# Triton imports the version folder as a package; "1" is no Python name, so the tests give it one.
-_package = types.ModuleType("mri_ldm")
-_package.__path__ = [str(ROOT / "model_repository" / "mri_ldm" / "1")]
-sys.modules["mri_ldm"] = _package
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,12 @@
+"""The serving code as the package `mri_ldm`: Triton imports it as "1", which is no Python name."""
+
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if "mri_ldm" not in sys.modules:
+    _package = types.ModuleType("mri_ldm")
+    _package.__path__ = [str(ROOT / "model_repository" / "mri_ldm" / "1")]
+    sys.modules["mri_ldm"] = _package
