@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from server.errors import ServerError
+from server.security import Access
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,10 @@ class Health:
             raise ServerError(f"the one-step generation differs by {difference:.2g} of its norm from that at the start")
 
 
-def probe(grpc_url: str, timeout_s: float = 60.0) -> Health:
+EVERYBODY = Access()
+
+
+def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) -> Health:
     """Generate one slice in one step and check it. Raises ServerError, Busy where the server has no room.
 
     Triton calls a model ready although models that it calls are dead or missing; only an answer proves it.
@@ -68,8 +72,10 @@ def probe(grpc_url: str, timeout_s: float = 60.0) -> Health:
     outputs = [triton.InferRequestedOutput("image")]
     started = time.monotonic()
     try:
-        with triton.InferenceServerClient(grpc_url) as client:
-            result = client.infer("mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s)
+        with triton.InferenceServerClient(grpc_url, **access.channel) as client:
+            result = client.infer(
+                "mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s, headers=dict(access.headers)
+            )
     except triton.InferenceServerException as error:
         kind = Busy if "the queue " in str(error) else ServerError
         raise kind(f"the one-step generation failed: {error}") from error
@@ -80,17 +86,17 @@ def probe(grpc_url: str, timeout_s: float = 60.0) -> Health:
     return Health(image, time.monotonic() - started)
 
 
-def ready_name(host: str, port: int) -> str | None:
+def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
     """The name of the ready Triton server at that address; None while there is none."""
     # A TCP connect first: a gRPC channel that was refused waits longer and longer before it tries again.
     if not listening(host, port):
         return None
     import tritonclient.grpc as triton
 
-    with triton.InferenceServerClient(f"{host}:{port}") as client:
+    with triton.InferenceServerClient(f"{host}:{port}", **access.channel) as client:
         try:
             if client.is_server_ready(client_timeout=5):
-                return str(client.get_server_metadata(client_timeout=5).name)
+                return str(client.get_server_metadata(client_timeout=5, headers=dict(access.headers)).name)
         except triton.InferenceServerException:
             pass
     return None

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from server.errors import ServerError
 
 
-def choose_ports(host: str, wanted: Mapping[str, int | None]) -> list[int]:
-    """A port for each command-line flag: the one wanted, if it is free, or any free one for None."""
+def choose_ports(wanted: Mapping[str, tuple[str, int | None]]) -> list[int]:
+    """A port for each command-line flag, on its host: the one wanted, if it is free, or any free one for None."""
     chosen: list[int] = []
-    for flag, port in wanted.items():
+    for flag, (host, port) in wanted.items():
         if port is None:
             port = free_port(host, taken=chosen)
         else:

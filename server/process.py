@@ -23,6 +23,7 @@ from server.find import Installation, find
 from server.health import Health, listening, probe, ready_name
 from server.ports import choose_ports, reachable
 from server.remains import children, model_of, region_prefix, remove_orphaned_regions, remove_regions
+from server.security import Security, conceal, has_read_its_command, known_flags
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 EXIT_TIMEOUT_S = 5
@@ -37,7 +38,8 @@ class TritonServer:
 
     `profile` picks `configs/<profile>.pbtxt` of each model (None: `config.pbtxt`). A port of None is a free
     one. `log_path` None keeps the log until the server stops; a file that is there is appended to.
-    `drain_folder`: where the models can be asked to drain (mri_ldm/1/drain.py); None is a private one.
+    `drain_folder`: where the models can be asked to drain (mri_ldm/1/drain.py); None is a private one. `security`: who
+    is let in; None is everybody who reaches `host`. Raises ServerError for certificates and keys that are of no use.
     """
 
     def __init__(
@@ -55,13 +57,23 @@ class TritonServer:
         startup_timeout_s: float = 120.0,
         installation: Installation | None = None,
         drain_folder: Path | None = None,
+        security: Security | None = None,
     ) -> None:
         self.repository = Path(repository).resolve()
         self.profile = profile
         self.host = host
+        self.security = security = security or Security()
+        self.access = security.access()
+        self.http_host = security.address(security.http, host)
+        self.metrics_host = security.address(security.metrics, host)
         self.http_port, self.grpc_port, self.metrics_port = choose_ports(
-            host, {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+            {
+                "--http-port": (self.http_host, http_port),
+                "--grpc-port": (host, grpc_port),
+                "--metrics-port": (self.metrics_host, metrics_port),
+            }
         )
+        self.concealed = False
         self.server_id = server_id or f"brats-ldm-{uuid.uuid4().hex[:12]}"
         self.extra_args = tuple(extra_args)
         self.startup_timeout_s = startup_timeout_s
@@ -72,6 +84,7 @@ class TritonServer:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._log_start = 0
         self._last_lines: list[str] = []
 
     @property
@@ -80,11 +93,11 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        return f"{reachable(self.host)}:{self.http_port}"
+        return f"{reachable(self.http_host)}:{self.http_port}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{reachable(self.host)}:{self.metrics_port}/metrics"
+        return f"http://{reachable(self.metrics_host)}:{self.metrics_port}/metrics"
 
     @property
     def pid(self) -> int:
@@ -125,7 +138,7 @@ class TritonServer:
     def probe(self, timeout_s: float = 60.0) -> Health:
         """Return once a one-step generation was answered. Raises ServerError with the log's tail."""
         try:
-            return probe(self.grpc_url, timeout_s)
+            return probe(self.grpc_url, timeout_s, self.access)
         except ServerError as error:
             raise self.failure(f"the server is up, but {error}; given up") from error
 
@@ -180,7 +193,8 @@ class TritonServer:
         took = time.monotonic() - self._started
         return ServerError("\n".join([f"{what} after {took:.1f} s. The end of its log:", *shown]))
 
-    def command(self, binary: Path, backends: Path) -> list[str]:
+    def command(self, binary: Path, backends: Path, known: frozenset[str] = frozenset()) -> list[str]:
+        """`known`: names of the flags that the binary has."""
         profile = [] if self.profile is None else [f"--model-config-name={self.profile}"]
         return [
             str(binary),
@@ -194,17 +208,20 @@ class TritonServer:
             "--exit-on-error=true",
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--http-address={self.host}",
+            f"--http-address={self.http_host}",
             f"--http-port={self.http_port}",
             f"--grpc-address={self.host}",
             f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.host}",
+            f"--metrics-address={self.metrics_host}",
             f"--metrics-port={self.metrics_port}",
+            *self.security.flags(known),
             *self.extra_args,
         ]
 
     def _launch(self, installation: Installation, folder: Path) -> None:
-        command = self.command(installation.binary, backends_folder(installation, folder))
+        env = environment(installation, folder)
+        known = known_flags(installation.binary, env)
+        command = self.command(installation.binary, backends_folder(installation, folder), known)
         self.log_path = self.log_path or folder / "tritonserver.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.drain_folder = self.drain_folder or folder / "drain"
@@ -214,9 +231,10 @@ class TritonServer:
         remove_orphaned_regions()
         self._started = time.monotonic()
         with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 command,
-                env=environment(installation, folder) | {DRAIN_VARIABLE: str(self.drain_folder)},
+                env=env | {DRAIN_VARIABLE: str(self.drain_folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -229,8 +247,10 @@ class TritonServer:
             status = self._running().poll()
             if status is not None:
                 raise self.failure(f"tritonserver ended with {describe(status)}")
-            name = ready_name(reachable(self.host), self.grpc_port)
+            self._conceal()
+            name = ready_name(reachable(self.host), self.grpc_port, self.access)
             if name == self.server_id and self._all_listening():
+                self._conceal()
                 return
             if name not in (None, self.server_id):
                 raise ServerError(f"another server ({name!r}) answers at {self.grpc_url}: choose another --grpc-port")
@@ -240,9 +260,14 @@ class TritonServer:
 
     def _all_listening(self) -> bool:
         """Triton opens HTTP and metrics after gRPC, which already says ready by then."""
-        ports = {"--allow-http=false": self.http_port, "--allow-metrics=false": self.metrics_port}
-        opened = (port for flag, port in ports.items() if flag not in self.extra_args)
-        return all(listening(reachable(self.host), port) for port in opened)
+        ports = {"http": (self.http_host, self.http_port), "metrics": (self.metrics_host, self.metrics_port)}
+        off = {*self.security.flags(frozenset()), *self.extra_args}
+        opened = (address for name, address in ports.items() if f"--allow-{name}=false" not in off)
+        return all(listening(reachable(host), port) for host, port in opened)
+
+    def _conceal(self) -> None:
+        if not self.concealed and self.log_path and has_read_its_command(self.log_path, self._log_start):
+            self.concealed = conceal(self.pid, self.security.secrets())
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
