@@ -6,6 +6,8 @@ The names load on first use (PEP 562), so that importing the package, and `brats
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "TLS",
+    "AccessDenied",
     "AsyncClient",
     "BratsLDMError",
     "Cancelled",
@@ -23,9 +25,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from ._access import TLS
     from ._aio import AsyncClient
     from ._client import Client
     from ._errors import (
+        AccessDenied,
         BratsLDMError,
         Cancelled,
         DeadlineExceeded,
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     )
     from ._types import Generation, ModelInfo, Progress, ServerInfo, TensorInfo
 else:
-    _HOMES = {"AsyncClient": "_aio", "Client": "_client"}
+    _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client"}
     _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "TensorInfo"), "_types")
 
     def __getattr__(name):

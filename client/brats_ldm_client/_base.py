@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ._access import TLS, PathOrName, checked_headers, tls_channel
 from ._errors import InvalidRequest
 from ._options import Options, channel_args, endpoint
 
@@ -19,8 +20,10 @@ class BaseClient:
     concurrency       requests in flight at a time
     retry_seconds     how long "no room now", lost connections and restarts are tried again with growing pauses while no
                       request succeeds; 0 = never. A retry gives the same images: the seeds are fixed before
-    headers           sent with each call, for a proxy or a restricted server
-    ssl, …            TLS as in tritonclient: paths of PEM files
+    tls               True: encrypt, and trust the public authorities; a path: trust those in that PEM file; `TLS(…)`:
+                      also with a certificate of one's own. A url with grpcs:// means True
+    secret            what a server with an inference secret asks for
+    headers           sent with each call, for a proxy
     grpc_client       a ready tritonclient client to use instead of a new one; the caller closes it
     """
 
@@ -33,27 +36,18 @@ class BaseClient:
         rows_per_request: int = 8,
         concurrency: int = 4,
         retry_seconds: float = 60.0,
+        tls: bool | PathOrName | TLS = False,
+        secret: str | None = None,
         headers: Mapping[str, str] | None = None,
-        ssl: bool = False,
-        root_certificates: str | None = None,
-        private_key: str | None = None,
-        certificate_chain: str | None = None,
         grpc_client: Any = None,
     ) -> None:
         address = endpoint(url)
-        self._options = Options(
-            address, timeout, connect_timeout, rows_per_request, concurrency, retry_seconds, dict(headers or {})
-        )
+        every = checked_headers(headers, secret)
+        self._options = Options(address, timeout, connect_timeout, rows_per_request, concurrency, retry_seconds, every)
+        encryption, more_args = tls_channel(tls or url.startswith("grpcs://"))
         self._channel: dict[str, Any] = {
-            "url": address,
-            "ssl": ssl or url.startswith("grpcs://"),
-            "root_certificates": root_certificates,
-            "private_key": private_key,
-            "certificate_chain": certificate_chain,
-            "channel_args": channel_args(address),
-        }
-        if not self._channel["ssl"] and (root_certificates or private_key or certificate_chain):
-            raise InvalidRequest("certificates and keys have no effect without TLS: pass ssl too")
+            "url": address, **encryption, "channel_args": [*channel_args(address), *more_args]
+        }  # fmt: skip
         self._injected = grpc_client is not None
         self._grpc = grpc_client if self._injected else self._new_grpc()
         self._connected = self._injected

@@ -6,6 +6,7 @@ Imports the standard library only, so that --help is immediate; a command import
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ examples:
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 
+$BRATS_LDM_SECRET is sent to a server that asks for a secret.
 exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong arguments, 130 interrupted.
 All images are SYNTHETIC: for research only, not for diagnosis.
 """
@@ -138,10 +140,12 @@ def _connection(parser: argparse.ArgumentParser, timeout: float) -> None:
     group.add_argument(
         "--timeout", type=float, default=timeout, metavar="S", help="seconds for an answer (%(default)s)"
     )
-    group.add_argument("--ssl", action="store_true", help="use TLS")
-    group.add_argument("--root-certificates", metavar="PEM", help="authorities to trust, with --ssl")
-    group.add_argument("--private-key", metavar="PEM", help="this client's key, with --ssl")
-    group.add_argument("--certificate-chain", metavar="PEM", help="this client's certificate, with --ssl")
+    group.add_argument("--tls", action="store_true", help="encrypt, and trust the public authorities")
+    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust these authorities")
+    group.add_argument("--tls-cert", metavar="PEM", help="this client's certificate, where the server asks for one")
+    group.add_argument("--tls-key", metavar="PEM", help="its key")
+    group.add_argument("--tls-server-name", metavar="NAME", help="in the server's certificate, if the url has another")
+    group.add_argument("--header-file", metavar="FILE", help="headers to send, `name: value` a line")
 
 
 def _seeds(text: str) -> list[int]:
@@ -166,14 +170,16 @@ def _check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def _connect(args: argparse.Namespace, **more: Any) -> Client:
+    from ._access import TLS, read_headers
     from ._client import Client
 
+    files = {"ca": args.tls_ca, "cert": args.tls_cert, "key": args.tls_key, "server_name": args.tls_server_name}
     return Client(
         args.url,
-        ssl=args.ssl,
-        root_certificates=args.root_certificates,
-        private_key=args.private_key,
-        certificate_chain=args.certificate_chain,
+        tls=TLS(**files) if any(files.values()) else args.tls,
+        # Not as an option: everybody on a machine can read the command lines of everybody.
+        secret=os.environ.get("BRATS_LDM_SECRET") or None,
+        headers=read_headers(args.header_file) if args.header_file else None,
         **more,
     )
 

@@ -3,6 +3,7 @@
 BratsLDMError              the root: catch this one
 ├── ServerUnavailable      no server answers, or it has no room for the request now
 ├── InvalidRequest         the request is wrong and will stay wrong (also a ValueError)
+├── AccessDenied           the server wants a secret, or another one (also a PermissionError)
 ├── DeadlineExceeded       no answer within the timeout (also a TimeoutError)
 ├── Cancelled              the server ended the request, and again on each retry
 ├── ServerError            the server took the request and failed on it
@@ -30,6 +31,10 @@ class InvalidRequest(BratsLDMError, ValueError):
     """An argument is wrong, found by the client or by the server; the message names it."""
 
 
+class AccessDenied(BratsLDMError, PermissionError):
+    """The server, or a proxy before it, wants a secret that was not given, or another one."""
+
+
 class DeadlineExceeded(BratsLDMError, TimeoutError):
     """The answer did not come within the timeout; the server has dropped the request."""
 
@@ -51,8 +56,8 @@ _BY_CODE: dict[str, type[BratsLDMError]] = {
     "RESOURCE_EXHAUSTED": ServerUnavailable,
     "INVALID_ARGUMENT": InvalidRequest,
     "OUT_OF_RANGE": InvalidRequest,
-    "UNAUTHENTICATED": InvalidRequest,
-    "PERMISSION_DENIED": InvalidRequest,
+    "UNAUTHENTICATED": AccessDenied,
+    "PERMISSION_DENIED": AccessDenied,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
 }
@@ -68,12 +73,15 @@ _BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
     ),
     (r"invalid|must be|expect|not in \[|allowed|mismatch|unable to find data|incomplete", InvalidRequest),
 ]
+_RESTRICTED = re.compile(r"protocol is restricted", re.I)
 _NOT_LOADED = re.compile(r"unknown model|no available versions|is not ready", re.I)
 _NO_CONNECTION = re.compile(
     r"failed to connect|connection refused|errors? resolving|resolution|handshake|unreachable|socket closed"
     r"|connection reset|http/?1|http2|goaway|broken pipe",
     re.I,
 )
+_TLS_TROUBLE = re.compile(r"handshake|socket closed|wrong_version|connection reset", re.I)
+_TLS_HINT = "pass tls= with the server's authority (and a certificate) if it wants TLS, and none if not"
 _RETRY_AFTER = re.compile(r"try again in about (\d{1,6}) s")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
 
@@ -107,6 +115,8 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> 
 
 
 def _kind(code: str | None, text: str) -> type[BratsLDMError]:
+    if _RESTRICTED.search(text):  # which Triton calls UNAVAILABLE
+        return AccessDenied
     if _NOT_LOADED.search(text):
         return ServerUnavailable
     if _TOO_LARGE.search(text):
@@ -123,6 +133,8 @@ def _message(kind: type[BratsLDMError], code: str | None, text: str, url: str, m
         return f"{model} at {url} gave no answer within {timeout:g} s: raise the timeout or ask for less at once"
     if kind is Cancelled:
         return f"the request to {model} at {url} was cancelled ({text}): the server may be stopping; try again"
+    if kind is AccessDenied:
+        return f"{model} at {url} wants a secret ({text}): pass secret=, or $BRATS_LDM_SECRET to brats-ldm"
     if kind is InvalidRequest:
         return f"{model} at {url} refused the request: {text}"
     return f"{model} at {url} failed ({code or 'no code'}): {text}; see the server's log"
@@ -135,6 +147,7 @@ def _unavailable(text: str, url: str, model: str) -> str:
         reason = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
         return (
             f"no Triton server answers at {url} ({reason}): "
-            "start one, or pass the host:port of its gRPC endpoint (port 8001 by default)"
+            f"{_TLS_HINT if _TLS_TROUBLE.search(reason) else 'start one'}, "
+            "or pass the host:port of its gRPC endpoint (port 8001 by default)"
         )
     return f"{model} at {url} has no room for the request now ({text}): try later or with less concurrency"

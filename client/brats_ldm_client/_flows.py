@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from ._errors import (
+    AccessDenied,
     BratsLDMError,
     DeadlineExceeded,
     InvalidRequest,
@@ -88,7 +89,7 @@ def wait_until_ready(options: Options, timeout: float, deep: bool) -> Flow[None]
             if reason is None and deep:
                 yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
             cause = None
-        except (InvalidRequest, ProtocolError):
+        except (AccessDenied, InvalidRequest, ProtocolError):
             raise
         except BratsLDMError as error:
             reason, cause = str(error), error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._errors import BratsLDMError, InvalidRequest, map_error
@@ -24,7 +24,7 @@ class Options:
     rows_per_request: int
     concurrency: int
     retry_seconds: float
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
 
     def __post_init__(self) -> None:
         for name in ("timeout", "connect_timeout"):

@@ -161,7 +161,7 @@ def test_help_is_fast_complete_and_light() -> None:
     began = time.monotonic()
     done = run("generate", "--help")
     elapsed = time.monotonic() - began
-    options = "-n --seed --seeds --steps --sampler --eta --out --format --url --timeout --ssl --concurrency"
+    options = "-n --seed --seeds --steps --sampler --eta --out --format --url --timeout --tls-ca --concurrency"
     assert all(option in done.stdout for option in options.split())
     assert elapsed < 1.5, "0.1 s on a quiet machine; the bound allows for a busy one"
     program = (

@@ -2,6 +2,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from brats_ldm_client import (
+    AccessDenied,
     BratsLDMError,
     Cancelled,
     DeadlineExceeded,
@@ -24,8 +25,8 @@ def mapped(text: str, status: str | None) -> BratsLDMError:
         ("RESOURCE_EXHAUSTED", ServerUnavailable),
         ("INVALID_ARGUMENT", InvalidRequest),
         ("OUT_OF_RANGE", InvalidRequest),
-        ("UNAUTHENTICATED", InvalidRequest),
-        ("PERMISSION_DENIED", InvalidRequest),
+        ("UNAUTHENTICATED", AccessDenied),
+        ("PERMISSION_DENIED", AccessDenied),
         ("DEADLINE_EXCEEDED", DeadlineExceeded),
         ("CANCELLED", Cancelled),
         ("INTERNAL", ServerError),
@@ -55,6 +56,7 @@ def test_codes(status: str, kind: type[BratsLDMError]) -> None:
         ("[INVALID_ARGUMENT] row 0: steps is 0; it must lie in 1..1000", InvalidRequest),
         ("[UNAVAILABLE] the queue has room for 0 rows, not for 1: try again in about 2 s", ServerUnavailable),
         ("[CANCELLED] the request was cancelled or its deadline has passed", Cancelled),
+        ("This protocol is restricted, expecting header 'triton-grpc-protocol-inference-key'", AccessDenied),
         ("[INTERNAL] model 'unet' has failed: invalid: expected another shape", ServerError),
         ("input byte size mismatch for input 'seed' for model 'mri_ldm_stream'. Expected 8, got 5", InvalidRequest),
         ("Server is stopping, scheduler for model has stopped accepting new inference requests", ServerUnavailable),

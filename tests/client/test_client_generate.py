@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ import pytest
 from fake_triton import DIGEST, Caller, Served
 
 from brats_ldm_client import (
+    TLS,
     AsyncClient,
     Cancelled,
     Client,
@@ -283,6 +285,17 @@ def test_headers_and_an_injected_stub(caller: Caller, served: Served) -> None:
         assert stub.is_server_live()  # its owner closes it
 
 
-def test_certificates_without_tls_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="ssl"):
-        Client(root_certificates="ca.pem")
+def test_files_of_tls_are_checked_and_headers_are_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "pem").touch()
+    with pytest.raises(InvalidRequest, match=r"no PEM file .*absent\.pem \(ca\)"):
+        Client(tls=tmp_path / "absent.pem")
+    with pytest.raises(InvalidRequest, match="both cert and key"):
+        Client(tls=TLS(cert=tmp_path / "pem"))
+    for headers, secret in (({"authorization": "Bearer hidden\n"}, None), (None, "hidden\r\nx: y")):
+        with pytest.raises(InvalidRequest, match="one line of printable ASCII") as error:
+            Client(headers=headers, secret=secret)
+        assert "hidden" not in str(error.value)
+    with pytest.raises(InvalidRequest, match="no name of a header"):
+        Client(headers={"a b": "c"})
+    client = Client(secret="hidden", headers={"X-Token": "hidden"})
+    assert "hidden" not in repr(client) + repr(vars(client))

@@ -3,6 +3,8 @@ import brats_ldm_client
 
 def test_public_names() -> None:
     names = [
+        "TLS",
+        "AccessDenied",
         "AsyncClient",
         "BratsLDMError",
         "Cancelled",
@@ -18,7 +20,7 @@ def test_public_names() -> None:
         "ServerUnavailable",
         "TensorInfo",
     ]
-    assert brats_ldm_client.__all__ == names == sorted(names)
+    assert brats_ldm_client.__all__ == names == sorted(names, key=lambda name: (not name.isupper(), name))
     assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names)
     assert set(names) <= set(dir(brats_ldm_client))
 
@@ -26,7 +28,7 @@ def test_public_names() -> None:
 def test_every_error_has_the_one_root() -> None:
     errors = [getattr(brats_ldm_client, name) for name in brats_ldm_client.__all__]
     errors = [error for error in errors if issubclass(error, Exception)]
-    assert len(errors) == 7
+    assert len(errors) == 8
     assert all(issubclass(error, brats_ldm_client.BratsLDMError) for error in errors)
 
 
