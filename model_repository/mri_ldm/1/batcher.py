@@ -66,6 +66,8 @@ class Batcher:
         self._decoding: deque[Row] = deque()
         self._next_queue_check = 0.0
         self.counters = Counters()
+        self.calling: Sequence[Row] = ()
+        """Rows that the last call of a network, or the one now made, is for."""
 
     def submit(self, job: Job) -> None:
         """Let the rows of a job in; raises Overloaded as `Line.submit`."""
@@ -114,6 +116,7 @@ class Batcher:
 
     def _step(self) -> None:
         rows, began = self._in_step, self._clock()
+        self.calling = rows
         self._count_started(rows, began)
         x = np.stack([row.job.latents[row.index] for row in rows])
         timesteps = np.array([row.table.timesteps[row.step] for row in rows], np.int32)
@@ -163,7 +166,7 @@ class Batcher:
 
     def _decode_chunk(self) -> None:
         rows = [self._decoding[i] for i in range(min(self._decode_batch, len(self._decoding)))]
-        began = self._clock()
+        self.calling, began = rows, self._clock()
         try:
             images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:

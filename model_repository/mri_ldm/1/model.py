@@ -20,6 +20,7 @@ from .networks import RESTART_HINT, Networks
 from .request import RowParameters, parse_rows
 from .responder import Responder
 from .settings import read_settings
+from .tracing import Tracer, trace_of
 
 INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
 
@@ -31,7 +32,8 @@ class TritonPythonModel:
         """Read the settings and start the loop thread."""
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
-        self._networks = Networks(self._settings.crop, self._settings.network_timeout)
+        self._tracer = Tracer(lambda: self._batcher.calling)
+        self._networks = Networks(self._settings.crop, self._settings.network_timeout, self._tracer)
         self._streams = pb_utils.using_decoupled_model_transaction_policy(config)
         self._batcher = Batcher(
             self._networks.denoise,
@@ -52,8 +54,8 @@ class TritonPythonModel:
         """Admit the rows of each request; the answers come from the loop thread."""
         for request in requests:
             self._admit(request)
-        self._work.set()
-        self._metrics.changed()
+            self._work.set()
+            self._metrics.changed()
 
     def finalize(self) -> None:
         """Stop the loop; whoever still waits is told so. A thread left running would hold the server's exit."""
@@ -77,9 +79,19 @@ class TritonPythonModel:
                 preview_every=[row.preview_every for row in rows],
                 decode=responder.wants_image,
             )
-            self._batcher.submit(job)
+            if self._settings.trace_hold and (trace := trace_of(request)):
+                self._admit_traced(job, trace, responder.ended)
+            else:
+                self._batcher.submit(job)
         except Exception as error:  # whatever it is, it is this request's alone
             responder.failed(error)
+
+    def _admit_traced(self, job: Job, trace: Any, ended: threading.Event) -> None:
+        with self._tracer.follow(job, trace):
+            self._batcher.submit(job)
+            self._work.set()
+            self._metrics.changed()
+            ended.wait(self._settings.trace_hold)
 
     def _loop(self) -> None:
         try:

@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from .line import Array
+from .tracing import Tracer
 
 RESTART_HINT = "try again in about 5 s"
 """Longer than most restarts of a server take on a CPU; a GPU's takes some tries."""
@@ -33,21 +34,23 @@ class ServerStopping(NetworkGone):
 class Networks:
     """Calls of `unet` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
 
-    crop: pixels cut from each side of a decoded image.
+    crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to.
     """
 
-    def __init__(self, crop: int, timeout: float) -> None:
-        self._crop = crop
+    def __init__(self, crop: int, timeout: float, tracer: Tracer) -> None:
+        self._crop, self._tracer = crop, tracer
         self._unet, self._decoder = Caller("unet", timeout), Caller("vae_decoder", timeout)
 
     def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
         inputs = {"latent": latents, "timesteps": timesteps[:, None]}
-        return self._unet.run(lambda: _call("unet", inputs, "pred"))
+        with self._tracer.current() as trace:
+            return self._unet.run(lambda: _call("unet", inputs, "pred", trace))
 
     def decode(self, latents: Array) -> Array:
         """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
-        images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, "image"))
+        with self._tracer.current() as trace:
+            images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, "image", trace))
         crop = self._crop
         return images[:, :, crop:-crop, crop:-crop] if crop else images
 
@@ -96,13 +99,14 @@ class Caller:
                 future.set_exception(error)
 
 
-def _call(model: str, inputs: dict[str, NDArray[Any]], output: str) -> Array:
+def _call(model: str, inputs: dict[str, NDArray[Any]], output: str, trace: Any | None) -> Array:
     request = pb_utils.InferenceRequest(
         model_name=model,
         requested_output_names=[output],
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
         # A GPU model would leave its output there, where NumPy cannot read it.
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        **({"trace": trace} if trace is not None else {}),
     )
     try:
         response = request.exec()

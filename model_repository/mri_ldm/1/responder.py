@@ -44,6 +44,8 @@ class Responder:
         microseconds = request.timeout()
         self._deadline = self._arrived + microseconds / 1e6 if microseconds else None
         self._late = False
+        self.ended = threading.Event()
+        """Set when the request has had its last answer, or has left."""
         metrics.arrived()
 
     @property
@@ -73,6 +75,7 @@ class Responder:
             seconds = time.monotonic() - self._arrived
             self._metrics.finished(seconds)
             pb_utils.Logger.log_verbose(f"{self._name}: {len(self._rows)} rows finished in {seconds:.3f} s")
+        self.ended.set()
 
     def failed(self, error: Exception) -> None:
         """The last response: an error whose code tells whether trying again makes sense."""
@@ -82,6 +85,7 @@ class Responder:
         log = pb_utils.Logger.log_error if reason in ("network", "internal") else pb_utils.Logger.log_verbose
         log(f"{self._name}: {reason}: {_printable(str(error))}")
         self._send_error(str(error), getattr(pb_utils.TritonError, code))
+        self.ended.set()
 
     def cancelled(self, rows: int) -> None:
         """The last response: nobody is expected to read it.
@@ -95,6 +99,7 @@ class Responder:
         message = "the request was cancelled or its deadline has passed"
         arguments = (message, pb_utils.TritonError.CANCELLED)
         threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, arguments).start()
+        self.ended.set()
 
     def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> bool:
         try:

@@ -29,6 +29,7 @@ class Settings:
     max_row_steps: int
     decode_batch: int
     network_timeout: int
+    trace_hold: int
     noise_schedule: NoiseSchedule
     crop: int
     model_name: str
@@ -71,6 +72,12 @@ PARAMETERS = {
         1,
         86_400,
         "Seconds that a call of `unet` or `vae_decoder` may take; its requests are answered UNAVAILABLE then.",
+    ),
+    "trace_hold": Parameter(
+        10,
+        0,
+        86_400,
+        "Seconds for which a traced request may hold back new ones; what it takes longer has no spans, 0: none has.",
     ),
 }
 
