@@ -1,6 +1,6 @@
-"""`python -m server`: a tritonserver on this machine, up once it has generated a slice, until Ctrl-C.
+"""`python -m server`: a tritonserver on this machine, kept up until Ctrl-C or SIGTERM, which let requests finish.
 
-Argument parsing and printing only; `server.process` does the work.
+Argument parsing and printing only; `server.supervisor` does the work.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from server.errors import ServerError
-from server.process import TritonServer, describe
+from server.process import TritonServer
+from server.supervisor import Policy, Supervisor
 
 DEFAULT_PROFILE = "default"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,11 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:split])
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    stop = Stop()
     for number, handler in previous.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores it, and means that
-            signal.signal(number, _stop_once)
+            signal.signal(number, stop)
     try:
-        return _serve(options, extra_args=arguments[split + 1 :])
+        _serve(options, arguments[split + 1 :], stop)
+        return 0
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
         return 0
@@ -60,13 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metrics-port", type=int, default=8002, help="port of the Prometheus metrics")
     parser.add_argument("--log-file", type=Path, default=None, help="keep the log of tritonserver here")
     parser.add_argument("--startup-timeout", type=float, default=120.0, metavar="S", help="seconds to wait until ready")
+    stay = parser.add_argument_group("staying up and stopping", "docs/lifecycle.md says what happens when")
+    stay.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds for running requests at a stop")
+    stay.add_argument(
+        "--drain-folder", type=Path, default=None, help="where mri_ldm/1/drain.py asks; a private one if not given"
+    )
+    stay.add_argument(
+        "--health-interval", type=float, default=10.0, metavar="S", help="between one-step generations, 0 for none"
+    )
+    stay.add_argument("--health-timeout", type=float, default=30.0, metavar="S", help="seconds for their answers")
+    stay.add_argument("--max-restarts", type=int, default=3, metavar="N", help="of a server that died, 0 for none")
+    stay.add_argument("--restart-window", type=float, default=600.0, metavar="S", help="in which they are counted")
     return parser
 
 
-def _serve(options: argparse.Namespace, extra_args: Sequence[str]) -> int:
+def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -> None:
     profile = None if options.profile == DEFAULT_PROFILE else options.profile
     _check_profile(options.repository, profile)
-    server = TritonServer(
+    make = partial(
+        TritonServer,
         options.repository,
         profile,
         host=options.host,
@@ -76,13 +92,21 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str]) -> int:
         extra_args=extra_args,
         log_path=options.log_file,
         startup_timeout_s=options.startup_timeout,
+        drain_folder=options.drain_folder,
+    )
+    policy = Policy(
+        grace_s=options.grace,
+        health_interval_s=options.health_interval,
+        health_timeout_s=options.health_timeout,
+        max_restarts=options.max_restarts,
+        restart_window_s=options.restart_window,
+        startup_timeout_s=options.startup_timeout,
+        bitwise=options.profile == "cpu",
     )
     print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
     started = time.monotonic()
-    with server:
-        server.probe(options.startup_timeout)
-        _announce(server, options.profile, time.monotonic() - started)
-        raise server.failure(f"tritonserver ended by itself with {describe(server.wait())}")
+    supervisor = Supervisor(make, policy, hurry=lambda: stop.signals > 1, report=partial(print, flush=True))
+    supervisor.run(lambda server: _announce(server, options.profile, time.monotonic() - started))
 
 
 def _check_profile(repository: Path, profile: str | None) -> None:
@@ -109,17 +133,24 @@ def _announce(server: TritonServer, profile: str, took_s: float) -> None:
         f"  HTTP        {server.http_url}\n"
         f"  metrics     {server.metrics_url}\n"
         f"  log         {server.log_path}\n"
+        f"  drain       python {server.repository}/mri_ldm/1/drain.py {server.drain_folder}\n"
         f"Try: brats-ldm generate --url {server.grpc_url}\n"
-        "Ctrl-C stops the server.",
+        "Ctrl-C stops the server, once what runs has finished.",
         flush=True,
     )
 
 
-def _stop_once(number: int, frame: FrameType | None) -> None:
-    """The first signal unwinds to where the server is stopped; further ones must not interrupt that."""
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+class Stop:
+    """Signal handler: the first unwinds to where the server is stopped; further ones only count, so that they cannot
+    interrupt that."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+        if self.signals == 1:
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

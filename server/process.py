@@ -127,13 +127,14 @@ class TritonServer:
             self.stop()
             raise
 
-    def wait(self) -> int:
-        """Block until the server ends by itself; its exit status."""
-        # Not in one long waitpid: a signal that the kernel hands to a gRPC thread would not wake it, and a Ctrl-C
-        # would be lost until the server ends.
-        while (status := self._running().poll()) is None:
-            time.sleep(0.2)
-        return status
+    def poll(self) -> int | None:
+        """The exit status of a server that ended by itself; None while it runs."""
+        return self._running().poll()
+
+    @property
+    def draining(self) -> bool:
+        """Whether somebody has asked the models to drain."""
+        return self.drain_folder is not None and (self.drain_folder / "drain").exists()
 
     def probe(self, timeout_s: float = 60.0) -> Health:
         """Return once a one-step generation was answered. Raises ServerError with the log's tail."""
@@ -149,7 +150,7 @@ class TritonServer:
     def drain(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Have the models refuse new requests and finish; whether they have within `grace_s`. `hurry` ends the wait."""
         command = self.repository / "mri_ldm" / "1" / "drain.py"
-        if not command.is_file() or self.drain_folder is None:
+        if not command.is_file() or self.drain_folder is None or self._process is None:
             return False
         waiting = subprocess.Popen(
             [sys.executable, "-I", str(command), str(self.drain_folder), f"--grace={grace_s}"],
@@ -159,19 +160,19 @@ class TritonServer:
             start_new_session=True,
         )
         try:
-            while waiting.poll() is None and self._running().poll() is None and not hurry():
+            while waiting.poll() is None and self.poll() is None and not hurry():
                 time.sleep(0.02)
             return waiting.returncode == 0
         finally:
             waiting.kill()
             waiting.wait()
 
-    def stop(self, drained: bool = False) -> None:
-        """End the server and every process it started. Safe to call twice. `drained`: nothing is in flight."""
+    def stop(self, quick: bool = False) -> None:
+        """End the server and every process it started. Safe to call twice. `quick`: nothing in flight matters."""
         process, self._process = self._process, None
         try:
             if process:
-                _end(process, KILL_AFTER_DRAIN_S if drained else KILL_AFTER_S)
+                _end(process, KILL_AFTER_DRAIN_S if quick else KILL_AFTER_S)
         finally:
             if self._folder:
                 self._last_lines = self.log_tail(1000)

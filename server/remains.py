@@ -37,13 +37,24 @@ def children(parent: int) -> dict[int, bool]:
     """Process ids of the children of a process, each with whether it lives (and is no zombie)."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, its_parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has just ended
-            continue
-        if int(its_parent) == parent:
+        state, its_parent = _state(stat)
+        if its_parent == parent:
             found[int(stat.parent.name)] = state not in "ZX"
     return found
+
+
+def alive(process: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    return _state(Path("/proc", str(process), "stat"))[0] not in "ZX"
+
+
+def _state(stat: Path) -> tuple[str, int]:
+    """State and parent; X where the process has just ended."""
+    try:
+        state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state, int(parent)
 
 
 def model_of(stub: int) -> str:
@@ -52,4 +63,6 @@ def model_of(stub: int) -> str:
         arguments = Path("/proc", str(stub), "cmdline").read_bytes().split(b"\0")
     except OSError:
         return ""
-    return arguments[-2].decode(errors="replace") if len(arguments) > 2 and b"stub" in arguments[0] else ""
+    # stub, path of model.py, five of shared memory and parent, handle, name, ...
+    is_stub = arguments[0].endswith(b"triton_python_backend_stub") and len(arguments) > 8
+    return arguments[8].decode(errors="replace") if is_stub else ""

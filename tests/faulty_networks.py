@@ -57,8 +57,10 @@ def write_faulty(repository: Path, *, missing: str = "", **limits: int) -> Path:
         if model != missing:
             config = parse_config(ROOT / "model_repository" / model / "configs" / "cpu.pbtxt")
             config.backend, config.default_model_filename = "python", "model.py"
-            (repository / model / "1").mkdir(parents=True)
-            (repository / model / "config.pbtxt").write_text(str(config))
+            for folder in ("1", "configs"):
+                (repository / model / folder).mkdir(parents=True)
+            shutil.copy(ROOT / "model_repository" / model / "config.pbtxt", repository / model)
+            (repository / model / "configs" / "cpu.pbtxt").write_text(str(config))
             (repository / model / "1" / "model.py").write_text(MODEL.replace("{output}", output))
     return repository
 

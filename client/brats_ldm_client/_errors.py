@@ -82,6 +82,8 @@ _NO_CONNECTION = re.compile(
 )
 _TLS_TROUBLE = re.compile(r"handshake|socket closed|wrong_version|connection reset", re.I)
 _TLS_HINT = "pass tls= with the server's authority (and a certificate) if it wants TLS, and none if not"
+# Triton's words, with the code INTERNAL, where the model's process has died: a watched server is restarted then.
+_DIED = re.compile(r"stub process .* is not healthy", re.I)
 _RETRY_AFTER = re.compile(r"try again in about (\d{1,6}) s")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
 
@@ -117,7 +119,7 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> 
 def _kind(code: str | None, text: str) -> type[BratsLDMError]:
     if _RESTRICTED.search(text):  # which Triton calls UNAVAILABLE
         return AccessDenied
-    if _NOT_LOADED.search(text):
+    if _NOT_LOADED.search(text) or _DIED.search(text):
         return ServerUnavailable
     if _TOO_LARGE.search(text):
         return ServerError
@@ -150,4 +152,6 @@ def _unavailable(text: str, url: str, model: str) -> str:
             f"{_TLS_HINT if _TLS_TROUBLE.search(reason) else 'start one'}, "
             "or pass the host:port of its gRPC endpoint (port 8001 by default)"
         )
+    if _DIED.search(text):
+        return f"{model} at {url} has died ({text}): try later, when the server has been restarted"
     return f"{model} at {url} has no room for the request now ({text}): try later or with less concurrency"

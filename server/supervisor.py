@@ -1,0 +1,174 @@
+"""Keeps a server serving: restarts one that died or gives wrong answers, and stops it in order.
+
+Triton calls itself and its models ready for ever when the process of a Python model has died, and starts no other. So
+the processes are watched from outside, and a one-step generation is compared with that of the start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Thread
+
+from server.errors import ServerError
+from server.health import Busy, Health, probe
+from server.process import TritonServer, describe
+from server.remains import alive
+
+POLL_S = 0.2
+FAILED_CHECKS = 2
+# What still works may finish before a restart, but whoever waits for the dead part waits too.
+RESTART_GRACE_S = 5.0
+RETRY_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """grace_s            for running requests when the server is stopped
+    health_interval_s  from one health check to the next; 0 = none
+    health_timeout_s   for its answer; FAILED_CHECKS failures in a row mean a restart
+    max_restarts       within restart_window_s; one more ends the server, since another would not help
+    startup_timeout_s  for a start, its first generation included
+    bitwise            whether an image is the same bit for bit each time (`Health.check_same`)
+    """
+
+    grace_s: float = 30.0
+    health_interval_s: float = 10.0
+    health_timeout_s: float = 30.0
+    max_restarts: int = 3
+    restart_window_s: float = 600.0
+    startup_timeout_s: float = 120.0
+    bitwise: bool = True
+
+
+class Supervisor:
+    """Runs the servers that `make` gives, one after the other.
+
+    hurry: whether to end a drain at once; report: takes a line or more for people.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], TritonServer],
+        policy: Policy,
+        *,
+        hurry: Callable[[], bool] = lambda: False,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._make, self._policy, self._hurry, self._report = make, policy, hurry, report
+        self._known: Health | None = None
+        self._restarts: deque[float] = deque()
+
+    def run(self, announce: Callable[[TritonServer], None]) -> None:
+        """Serve until KeyboardInterrupt, then drain and stop. `announce` is called after the first start.
+
+        Raises:
+            ServerError: it did not start, or needed too many restarts.
+        """
+        server = self._start()
+        try:
+            announce(server)
+            while True:
+                server = self._restart(server, self._watch(server))
+        except KeyboardInterrupt:
+            self._stop(server)
+        finally:
+            server.stop()
+
+    def _start(self) -> TritonServer:
+        server = self._make()
+        try:
+            server.start()
+            health = server.probe(self._policy.startup_timeout_s)
+            self._known = self._known or health
+            health.check_same(self._known, bitwise=self._policy.bitwise)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    def _stop(self, server: TritonServer) -> None:
+        grace = self._policy.grace_s
+        self._report(f"Draining: running requests have {grace:g} s, new ones are refused; a second signal ends it now.")
+        drained = server.drain(grace, self._hurry)
+        server.stop(quick=drained)
+        self._report("Stopped." if drained else "Stopped; requests that were left have been refused.")
+
+    def _watch(self, server: TritonServer) -> str:
+        """Block until the server needs a restart; why."""
+        stubs = server.stubs()
+        checks = Checks(lambda: self._check(server), self._policy.health_interval_s)
+        while True:
+            time.sleep(POLL_S)
+            if (status := server.poll()) is not None:
+                return f"tritonserver ended by itself with {describe(status)}"
+            if dead := sorted(name for pid, name in stubs.items() if not alive(pid)):
+                return f"the process of {', '.join(dead)} has died"
+            if not server.draining and (problem := checks.problem()):
+                return problem
+
+    def _check(self, server: TritonServer) -> None:
+        try:
+            health = probe(server.grpc_url, self._policy.health_timeout_s)
+        except Busy:
+            return
+        if self._known:
+            health.check_same(self._known, bitwise=self._policy.bitwise)
+
+    def _restart(self, server: TritonServer, reason: str) -> TritonServer:
+        policy = self._policy
+        while True:
+            now = time.monotonic()
+            while self._restarts and now - self._restarts[0] > policy.restart_window_s:
+                self._restarts.popleft()
+            failure = server.failure(reason)
+            if len(self._restarts) >= policy.max_restarts:
+                done = f"{len(self._restarts)} of {policy.max_restarts} restarts within {policy.restart_window_s:g} s"
+                raise server.failure(f"{reason}; {done} have not helped, given up")
+            self._restarts.append(now)
+            self._report(f"{failure}\nRestarting ({len(self._restarts)} of {policy.max_restarts}) ...")
+            server.drain(min(policy.grace_s, RESTART_GRACE_S), self._hurry)
+            server.stop(quick=True)
+            try:
+                server = self._start()
+            except ServerError as error:
+                reason = str(error).splitlines()[0]
+                time.sleep(RETRY_PAUSE_S)
+            else:
+                self._report(f"Ready again after {time.monotonic() - now:.1f} s, process {server.pid}.")
+                return server
+
+
+class Checks:
+    """Runs a check from time to time in a thread of its own: one that hangs must not hide a process that died."""
+
+    def __init__(self, check: Callable[[], None], interval_s: float) -> None:
+        self._check, self._interval_s = check, interval_s
+        self._next = time.monotonic() + interval_s
+        self._running: Future[None] | None = None
+        self._failures = 0
+
+    def problem(self) -> str:
+        """What was wrong in the last FAILED_CHECKS checks; empty while there have been fewer. Returns at once."""
+        if self._running is not None and self._running.done():
+            error, self._running = self._running.exception(), None
+            self._failures = self._failures + 1 if error else 0
+            if self._failures == FAILED_CHECKS:
+                return f"the health check failed {FAILED_CHECKS} times in a row: {error}"
+            # What failed is asked again at once.
+            self._next = time.monotonic() + (0 if error else self._interval_s)
+        if self._interval_s and self._running is None and time.monotonic() >= self._next:
+            self._running = Future()
+            Thread(target=self._run, args=(self._running,), name="health check", daemon=True).start()
+        return ""
+
+    def _run(self, future: Future[None]) -> None:
+        try:
+            self._check()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)

@@ -1,0 +1,90 @@
+"""`python -m server` as a process under test: what it prints, the processes below it, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from common import ROOT
+from server.health import listening
+from server.ports import free_port
+from server.remains import SHARED_MEMORY, alive, children, model_of
+
+PATIENCE = 60.0
+
+
+class Launched:
+    """A context manager; stops the launcher at the end, if it still runs."""
+
+    def __init__(self, repository: Path, *options: str) -> None:
+        self.ports = {name: free_port("127.0.0.1") for name in ("http", "grpc", "metrics")}
+        flags = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        self.command = [sys.executable, "-m", "server", "--repository", str(repository), *flags, *options]
+        self.grpc_url = f"127.0.0.1:{self.ports['grpc']}"
+        self.metrics_url = f"http://127.0.0.1:{self.ports['metrics']}/metrics"
+        self.lines: list[str] = []
+        self._regions = set(os.listdir(SHARED_MEMORY))
+
+    def __enter__(self) -> Launched:
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.wait_for("Ctrl-C stops")
+        self.processes = {self.server, *children(self.server)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(PATIENCE)
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def printed(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Until it has printed `text` so often."""
+        deadline = time.monotonic() + PATIENCE
+        while self.printed.count(text) < times:
+            assert self.process.poll() is None, f"the launcher ended:\n{self.printed}"
+            assert time.monotonic() < deadline, f"{text!r} has not been printed {times} times:\n{self.printed}"
+            time.sleep(0.02)
+
+    @property
+    def server(self) -> int:
+        """Process id of the present tritonserver."""
+        return int(re.findall(r"process (\d+)", self.printed)[-1])
+
+    def kill(self, victim: str) -> None:
+        """SIGKILL for "tritonserver" or for the process of a model instance, such as unet_0_0."""
+        found = {model_of(process): process for process in children(self.server)} | {"tritonserver": self.server}
+        self.processes |= set(found.values())
+        os.kill(found[victim], signal.SIGKILL)
+
+    def left(self) -> dict[str, int]:
+        """What is left of the servers that it ran."""
+        regions = [name for name in os.listdir(SHARED_MEMORY) if name not in self._regions]
+        return {
+            "processes left": sum(alive(process) for process in self.processes),
+            # Of this launcher only: other servers may run on this machine.
+            "regions left": sum(f"_{self.process.pid}_" in name for name in regions),
+            "ports left": sum(listening("127.0.0.1", port) for port in self.ports.values()),
+        }
