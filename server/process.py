@@ -22,7 +22,7 @@ from server.errors import ServerError
 from server.find import Installation, find
 from server.health import Health, listening, probe, ready_name
 from server.ports import choose_ports, reachable
-from server.remains import children, model_of, region_prefix, remove_orphaned_regions, remove_regions
+from server.remains import children, group_alive, model_of, region_prefix, remove_orphaned_regions, remove_regions
 from server.security import Security, conceal, has_read_its_command, known_flags
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
@@ -169,11 +169,17 @@ class TritonServer:
 
     def stop(self, quick: bool = False) -> None:
         """End the server and every process it started. Safe to call twice. `quick`: nothing in flight matters."""
-        process, self._process = self._process, None
         try:
-            if process:
-                _end(process, KILL_AFTER_DRAIN_S if quick else KILL_AFTER_S)
+            if self._process and self._process.poll() is None:
+                self._process.terminate()
+                # What is left is refused now, and that takes no longer than a step.
+                drained = quick or self.drain(KILL_AFTER_S)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(KILL_AFTER_DRAIN_S if drained else KILL_AFTER_S)
         finally:
+            process, self._process = self._process, None
+            if process:
+                _kill(process)
             if self._folder:
                 self._last_lines = self.log_tail(1000)
                 self._folder.cleanup()
@@ -280,18 +286,11 @@ def describe(status: int) -> str:
     return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
-def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """Ask the server to end; kill what is left of its process group, stubs included."""
-    try:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for _ in range(20):  # until the group is gone, or holds only zombies that nobody collects
-                os.killpg(process.pid, 0)
-                time.sleep(0.05)
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the server's process group, stubs included."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 1
+    while group_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -37,10 +37,16 @@ def children(parent: int) -> dict[int, bool]:
     """Process ids of the children of a process, each with whether it lives (and is no zombie)."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        state, its_parent = _state(stat)
+        state, its_parent, _ = _state(stat)
         if its_parent == parent:
             found[int(stat.parent.name)] = state not in "ZX"
     return found
+
+
+def group_alive(group: int) -> bool:
+    """Whether the process group has a member that is no zombie."""
+    states = (_state(stat) for stat in Path("/proc").glob("[0-9]*/stat"))
+    return any(its_group == group and state not in "ZX" for state, _, its_group in states)
 
 
 def alive(process: int) -> bool:
@@ -48,13 +54,13 @@ def alive(process: int) -> bool:
     return _state(Path("/proc", str(process), "stat"))[0] not in "ZX"
 
 
-def _state(stat: Path) -> tuple[str, int]:
-    """State and parent; X where the process has just ended."""
+def _state(stat: Path) -> tuple[str, int, int]:
+    """State, parent and process group; X where the process has just ended."""
     try:
-        state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        state, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
     except OSError:
-        return "X", 0
-    return state, int(parent)
+        return "X", 0, 0
+    return state, int(parent), int(group)
 
 
 def model_of(stub: int) -> str:

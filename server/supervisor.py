@@ -112,7 +112,7 @@ class Supervisor:
 
     def _check(self, server: TritonServer) -> None:
         try:
-            health = probe(server.grpc_url, self._policy.health_timeout_s)
+            health = probe(server.grpc_url, self._policy.health_timeout_s, server.access)
         except Busy:
             return
         if self._known:

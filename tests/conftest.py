@@ -127,6 +127,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_monai_weights",
         "test_from_monai",
         "test_onnxruntime_backend",
+        "test_drain",
+        "test_faults",
         "test_serving_cancel",
         "test_serving",
         "test_serving_limits",

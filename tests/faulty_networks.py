@@ -40,7 +40,8 @@ class TritonPythonModel:
         if "error" in orders:
             error = pb_utils.TritonError(orders["error"])
             return [pb_utils.InferenceResponse([], error) for _ in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("{output}", {output}(each))]) for each in requests]
+        values = [{output}(each) + np.float32(orders.get("offset", 0)) for each in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("{output}", value)]) for value in values]
 """
 
 
@@ -66,7 +67,10 @@ def write_faulty(repository: Path, *, missing: str = "", **limits: int) -> Path:
 
 
 def order(repository: Path, network: str, **orders: float | str) -> None:
-    """seconds: that each call takes longer; error: the message of each call. Nothing: work as usual."""
+    """seconds: that each call takes longer; error: the message of each call; offset: added to what is right.
+
+    Nothing: work as usual.
+    """
     path = repository / network / "1" / "orders.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(orders))

@@ -1,4 +1,4 @@
-"""Draining without a server: the models' side and the command, which meet in a folder."""
+"""Draining: the models' side and the command, which meet in a folder; and `python -m server` at its end."""
 
 import subprocess
 import sys
@@ -11,6 +11,8 @@ from mri_ldm import drain
 from mri_ldm.drain import Drain
 from mri_ldm.line import Line, Overloaded
 
+from faulty_networks import write_faulty
+from reliability.drain import drains, grace_over
 from test_batcher import Recorder, make_job
 
 
@@ -72,3 +74,18 @@ def test_a_closed_line_lets_nobody_in_and_keeps_who_is_there() -> None:
     with pytest.raises(Overloaded, match="again in about 5 s"):
         line.submit(make_job(Recorder([0]), [(2, "ddim", 5, 0.0)]))
     assert line.rows == 1
+
+
+def test_a_stop_lets_running_requests_finish_refuses_others_and_leaves_nothing(tmp_path: Path) -> None:
+    counts = drains(write_faulty(tmp_path / "repository"))
+    assert counts["new requests refused"] == 1
+    assert counts["slowest exit after the last row, s"] < 2
+    for name in ("requests lost", "images wrong", "processes left", "regions left", "ports left"):
+        assert counts[name] == 0, counts
+
+
+def test_a_request_that_outlives_the_grace_period_is_told_to_try_again(tmp_path: Path) -> None:
+    counts = grace_over(write_faulty(tmp_path / "repository"), grace=0.5)
+    assert counts["answer after SIGTERM, s"] < 3
+    assert counts["exit after the answer, s"] < 3
+    assert counts["processes left"] == counts["regions left"] == counts["ports left"] == 0

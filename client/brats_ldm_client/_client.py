@@ -168,8 +168,9 @@ class Client(BaseClient):
             try:
                 for result in responses:
                     event = stream_event(result, request, time.monotonic() - began)
+                    responses.answered = isinstance(event, Generation)
                     yield event
-                    if isinstance(event, Generation):
+                    if responses.answered:
                         return
             finally:
                 responses.close()

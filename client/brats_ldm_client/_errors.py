@@ -75,6 +75,8 @@ _BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
 ]
 _RESTRICTED = re.compile(r"protocol is restricted", re.I)
 _NOT_LOADED = re.compile(r"unknown model|no available versions|is not ready", re.I)
+# Also what Triton says of a model that it unloads when it stops, so another server may have it.
+_UNLOADING = re.compile(r"no available versions", re.I)
 _NO_CONNECTION = re.compile(
     r"failed to connect|connection refused|errors? resolving|resolution|handshake|unreachable|socket closed"
     r"|connection reset|http/?1|http2|goaway|broken pipe",
@@ -109,7 +111,7 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> 
     kind = _kind(code, text)
     mapped = kind(_message(kind, code, text, url, model, timeout))
     if isinstance(mapped, ServerUnavailable):
-        mapped.retryable = not _NOT_LOADED.search(text)
+        mapped.retryable = _UNLOADING.search(text) is not None or not _NOT_LOADED.search(text)
         hint = _RETRY_AFTER.search(text)
         mapped.retry_after = float(hint[1]) if hint else 0.0
     mapped.__cause__ = error

@@ -12,25 +12,39 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tritonclient.utils import InferenceServerException
+
 from ._errors import DeadlineExceeded, ProtocolError
 from ._options import Options
 from ._protocol import STREAM
 
 _POLL = 0.5
+_HANG_UP = 1.0
 _GRACE = 2.0  # seconds past the deadline before the client stops waiting for gRPC's own report of it
 
 
 class ResponseStream:
-    """Iterate for results; errors raise. `close` tells the server to stop unless the stream has ended."""
+    """Iterate for results; errors raise. `close` tells the server to stop unless it has answered.
+
+    answered: whether the last answer has come; an error is one, and whoever knows which result is the last sets it.
+    """
 
     def __init__(self, grpc_client: Any, options: Options, call: dict[str, Any]) -> None:
         self._grpc, self._options = grpc_client, options
         self._events: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._deadline = time.monotonic() + options.timeout + _GRACE
+        self.answered = False
         grpc_client.start_stream(callback=self._on_event, **options.stream_call())
         try:
             grpc_client.async_stream_infer(**call)
+        except InferenceServerException:
+            self.close()
+            # A stream that found no server says so to the callback, and here only that it is of no use.
+            with contextlib.suppress(queue.Empty):
+                _, cause = self._events.get(timeout=_POLL)
+                raise cause or ProtocolError(f"{STREAM} answered before it was asked") from None
+            raise
         except BaseException:
             self.close()
             raise
@@ -43,6 +57,7 @@ class ResponseStream:
         while True:
             result, error = self._next()
             if error is not None:
+                self.answered = True
                 raise error
             yield result
 
@@ -61,11 +76,14 @@ class ResponseStream:
         raise DeadlineExceeded(f"{STREAM} at {self._options.url} sent nothing within {self._options.timeout:g} s")
 
     def close(self) -> None:
-        """Cancel what is still running; returns at once."""
+        """Cancel what is still running, and hang up; returns at once, or within _HANG_UP seconds."""
+        requests = getattr(getattr(self._grpc, "_stream", None), "_request_queue", None)
+        if requests is not None and self.answered and self._thread is not None:
+            # Not by cancelling: there is nothing left, and Triton before 24.12 may crash on it (server issue 7368).
+            requests.put(None)
+            self._thread.join(_HANG_UP)
         # Trap 2: without cancel_requests this would wait for the server to finish the work.
-        stream = getattr(self._grpc, "_stream", None)
         self._grpc.stop_stream(cancel_requests=True)
         # Trap 3: a cancelled stream leaves gRPC's sending thread waiting on the request queue for ever.
-        requests = getattr(stream, "_request_queue", None)
         if requests is not None:
             requests.put(None)

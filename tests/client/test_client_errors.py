@@ -76,10 +76,16 @@ def test_messages_say_what_to_do() -> None:
 
 def test_a_model_that_is_not_loaded_is_not_worth_a_retry() -> None:
     for status in ("UNAVAILABLE", "NOT_FOUND"):
-        error = mapped("Request for unknown model: 'mri_ldm' has no available versions", status)
+        error = mapped("Request for unknown model: 'mri_ldm' is not found", status)
         assert isinstance(error, ServerUnavailable)
         assert not error.retryable
         assert "brats-ldm info" in str(error)
+    stopping = mapped("Request for unknown model: 'mri_ldm' has no available versions", "UNAVAILABLE")
+    assert isinstance(stopping, ServerUnavailable)
+    assert stopping.retryable, "a server that stops unloads its models first; the next one has them"
+    died = mapped("Stub process 'mri_ldm_0_0' is not healthy.", "INTERNAL")
+    assert isinstance(died, ServerUnavailable)
+    assert died.retryable
     busy = mapped("full", "UNAVAILABLE")
     assert isinstance(busy, ServerUnavailable)
     assert busy.retryable

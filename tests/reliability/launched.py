@@ -30,7 +30,6 @@ class Launched:
         self.grpc_url = f"127.0.0.1:{self.ports['grpc']}"
         self.metrics_url = f"http://127.0.0.1:{self.ports['metrics']}/metrics"
         self.lines: list[str] = []
-        self._regions = set(os.listdir(SHARED_MEMORY))
 
     def __enter__(self) -> Launched:
         self.process = subprocess.Popen(
@@ -38,7 +37,11 @@ class Launched:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.wait_for("Ctrl-C stops")
+        try:
+            self.wait_for("Ctrl-C stops")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self.processes = {self.server, *children(self.server)}
         return self
 
@@ -81,10 +84,13 @@ class Launched:
 
     def left(self) -> dict[str, int]:
         """What is left of the servers that it ran."""
-        regions = [name for name in os.listdir(SHARED_MEMORY) if name not in self._regions]
         return {
             "processes left": sum(alive(process) for process in self.processes),
-            # Of this launcher only: other servers may run on this machine.
-            "regions left": sum(f"_{self.process.pid}_" in name for name in regions),
+            "regions left": len(regions_of(self.process.pid)),
             "ports left": sum(listening("127.0.0.1", port) for port in self.ports.values()),
         }
+
+
+def regions_of(launcher: int) -> list[str]:
+    """Shared memory of the servers that this process has started; others may run on this machine."""
+    return [name for name in os.listdir(SHARED_MEMORY) if f"_{launcher}_" in name]

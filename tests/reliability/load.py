@@ -16,7 +16,7 @@ STEPS = 20
 class Load:
     """Threads that generate the same seeds again and again, half of them by streams, until `stop`.
 
-    `known` are the images that each must be, bit for bit; `retry` seconds of the client bridge what is done to the server.
+    `known` are the images that each must be, bit for bit; `retry` seconds bridge what is done to the server.
     """
 
     def __init__(

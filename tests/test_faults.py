@@ -1,0 +1,67 @@
+"""Parts of a server fail: every request that is hit hears of it, others go on, and a watched server comes back."""
+
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton
+
+from faulty_networks import order, write_faulty
+from reliability import faults
+from reliability.launched import PATIENCE, Launched
+from server.process import TritonServer
+from server.supervisor import FAILED_CHECKS
+from serving import infer
+
+
+def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) -> None:
+    repository = write_faulty(tmp_path / "repository", network_timeout=1)
+    with TritonServer(repository) as server:
+        server.probe()
+        counts = faults.network_faults(repository, server.grpc_url)
+    assert counts == {
+        "faults injected": 4,
+        "errors that name the model": 8,
+        "others that went on": 2,
+        "requests hung": 0,
+        "images wrong": 0,
+    }
+
+
+@pytest.mark.parametrize("missing", ["unet", "vae_decoder"])
+def test_a_network_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+    """Triton calls the server ready all the same; the probe does not."""
+    with (
+        TritonServer(write_faulty(tmp_path / "repository", missing=missing)) as server,
+        triton.InferenceServerClient(server.grpc_url) as raw,
+    ):
+        assert raw.is_server_ready()
+        with pytest.raises(triton.InferenceServerException, match=f"model '{missing}' has failed") as error:
+            infer(raw, seed=[1], steps=[2])
+        assert error.value.status() == "StatusCode.INTERNAL"
+        with pytest.raises(Exception, match=f"model '{missing}' has failed"):
+            server.probe()
+        if missing == "vae_decoder":
+            assert infer(raw, "final_latent", seed=[1], steps=[2]).as_numpy("final_latent") is not None
+
+
+def test_killed_processes_are_replaced_and_the_client_gets_its_images(tmp_path: Path) -> None:
+    """The server itself, a network and a front model, amid a load; the client tries again with the same seeds."""
+    counts = faults.kills(write_faulty(tmp_path / "repository"), ["tritonserver", "unet_0_0", "mri_ldm_stream_0_0"])
+    assert counts["restarts"] == counts["faults injected"] == 3
+    assert counts["images"] > 0
+    for name in ("images wrong", "requests lost", "processes left", "regions left", "ports left"):
+        assert counts[name] == 0, counts
+
+
+def test_wrong_images_are_seen_and_restarts_that_do_not_help_come_to_an_end(tmp_path: Path) -> None:
+    repository = write_faulty(tmp_path / "repository")
+    with Launched(repository, "--health-interval=0.2", "--max-restarts=1") as launched:
+        order(repository, "vae_decoder", offset=1e-6)
+        assert launched.process.wait(PATIENCE) == 1
+    assert (
+        f"the health check failed {FAILED_CHECKS} times in a row: the one-step generation gave sha256:"
+        in launched.printed
+    )
+    assert "error: " in launched.printed
+    assert "1 of 1 restarts within 600 s have not helped, given up" in launched.printed
+    assert not any(launched.left().values()), launched.left()
