@@ -65,13 +65,17 @@ _BY_CODE: dict[str, type[BratsLDMError]] = {
 # Errors on a stream come as text. Our models put the code before it; for Triton's own the words must do.
 _CODE = re.compile(r"\[([A-Z_]+)\] ")
 _BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
-    (r"deadline|timed? ?out", DeadlineExceeded),
+    (r"deadline|timed out|timeout expired", DeadlineExceeded),
     (r"cancel", Cancelled),
     (
         r"unavailable|overload|too many|try (again|later)|stopping|failed to connect|connection refused",
         ServerUnavailable,
     ),
-    (r"invalid|must be|expect|not in \[|allowed|mismatch|unable to find data|incomplete", InvalidRequest),
+    (
+        r"invalid|(must|should) be|expect|not in \[|allowed|mismatch|does not match|unable to find data|incomplete"
+        r"|already exists|missing|requires",
+        InvalidRequest,
+    ),
 ]
 _RESTRICTED = re.compile(r"protocol is restricted", re.I)
 _NOT_LOADED = re.compile(r"unknown model|no available versions|is not ready", re.I)
