@@ -80,7 +80,7 @@ class TritonServer:
         self.installation = installation
         self.log_path = log_path
         self.drain_folder = drain_folder
-        self._shm_prefix = region_prefix()
+        self.shm_prefix = region_prefix()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -184,7 +184,7 @@ class TritonServer:
                 self._last_lines = self.log_tail(1000)
                 self._folder.cleanup()
                 self._folder = None
-            remove_regions(self._shm_prefix)
+            remove_regions(self.shm_prefix)
 
     def log_tail(self, lines: int = TAIL_LINES) -> list[str]:
         """The last lines of what the server printed; the last thousand outlive it."""
@@ -209,7 +209,7 @@ class TritonServer:
             f"--model-repository={self.repository}",
             *profile,
             f"--backend-directory={backends}",
-            *(f"--backend-config={name},shm-region-prefix-name={self._shm_prefix}" for name in python_based(backends)),
+            *(f"--backend-config={name},shm-region-prefix-name={self.shm_prefix}" for name in python_based(backends)),
             "--model-control-mode=none",
             "--disable-auto-complete-config",
             "--exit-on-error=true",

@@ -129,6 +129,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_onnxruntime_backend",
         "test_drain",
         "test_faults",
+        "test_soak",
         "test_serving_cancel",
         "test_serving",
         "test_serving_limits",
