@@ -11,6 +11,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from brats_ldm_client import Progress
+from faulty_networks import order, write_faulty
+from reliability import cancel
 from server.process import TritonServer
 from serving import gauge, infer, start, tensors, wait_for_rows, wait_until_idle
 
@@ -59,6 +61,37 @@ def test_leaving_a_stream_ends_its_rows(client, small_server) -> None:
         assert isinstance(event, Progress)
         break
     wait_until_idle(small_server, seconds=3)
+
+
+@pytest.fixture(scope="module")
+def slow_server(tmp_path_factory) -> Iterator[TritonServer]:
+    """On networks that do as they are told."""
+    repository = write_faulty(tmp_path_factory.mktemp("slow") / "repository", max_rows_in_flight=4)
+    with TritonServer(repository) as server:
+        server.probe()
+        yield server
+
+
+def test_a_deadline_is_honoured_in_the_queue_in_the_loop_and_at_the_decoder(slow_server) -> None:
+    """A row leaves between two calls of a network, and the metrics are up to 0.1 s old."""
+    seconds = cancel.places(slow_server.repository, slow_server)
+    assert seconds["in the queue, s"] < 0.1 + 0.05 + 0.1 + 0.5, "asked ten times a second"
+    assert seconds["in the loop, s"] < 0.05 + 0.1 + 0.5
+    assert seconds["at the decoder, s"] < 0.5 + 0.1 + 0.5
+
+
+def test_interrupted_and_killed_clients_leave_no_rows(slow_server) -> None:
+    assert cancel.killed_clients(slow_server) == {"clients": 2, "rows not counted": 0}
+
+
+def test_a_storm_of_leavers_leaves_nothing_behind(slow_server) -> None:
+    order(slow_server.repository, "unet", seconds=0.01)
+    counts = cancel.storm(slow_server, leavers=200, threads=50)
+    for name in ("rows not counted", "rows left", "threads left", "images wrong"):
+        assert counts[name] == 0, counts
+    assert counts["until idle, s"] < 2
+    assert counts["growth of shared memory, MB"] <= 1, "its pool grows by whole megabytes"
+    assert counts["growth of the models' memory, MB"] < 10, counts
 
 
 def test_overload_is_answered_at_once_and_passes(raw, small_server) -> None:

@@ -16,7 +16,7 @@ from reliability.launched import Launched
 from reliability.load import Load, in_peace
 from serving import infer
 
-FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 4.0}}
+FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 2.5}}
 """What a network is told, by kind of fault; the repository has a network_timeout of 1 s."""
 ANSWER_SECONDS = 8.0
 
