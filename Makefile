@@ -6,7 +6,7 @@ KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check demo-weights gpu gpu-kit clean
+.PHONY: help demo serve test test-reliability check demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,9 @@ serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 
 test: $(VENV)/.test  ## Run all tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
+
+test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table (about twenty minutes)
+	$(BIN)/python tests/reliability
 
 check: $(VENV)/.test  ## Lint, formatting, types, container files
 	$(BIN)/ruff check .

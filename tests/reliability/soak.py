@@ -27,6 +27,9 @@ THREADS = 6
 ROWS = 6
 """Places in the step loop, and as many to wait: six clients with up to five rows each find them taken now and then."""
 SAMPLES = 200
+MB_PER_10_000 = 8.0
+"""The most that a process may grow after the warm-up, per 10,000 requests. Seen: below 1 for models, below 4 for
+tritonserver, up and down."""
 
 
 @dataclass

@@ -1,0 +1,147 @@
+"""All scenarios in large amounts, one after the other, and a table of what came of them: `make test-reliability`.
+
+Exits with 1 where a request was lost, an image wrong or something left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import conftest  # noqa: F401 - the serving code as a package
+from faulty_networks import write_faulty
+from reliability.bad_input import fuzz
+from reliability.cancel import killed_clients, places, storm
+from reliability.drain import drains, grace_over
+from reliability.faults import kills, network_faults
+from reliability.soak import MB_PER_10_000, plot, soak, write_repository
+from server.process import TritonServer
+from toy_pipeline import Reference, write_pipeline
+
+Counts = Mapping[str, int | float]
+VICTIMS = ("tritonserver", "mri_ldm_0_0", "unet_0_0", "mri_ldm_stream_0_0", "vae_decoder_0_0")
+NONE_OF_THEM = (
+    "hangs", "hung", "wrong", "lost", "left", "dead", "internal errors", "not counted", "wrongly"
+)  # fmt: skip
+"""Words in the names of counts that must be 0."""
+
+
+def held(amount: float, folder: Path, out: Path) -> Counts:
+    """The long soak, with its picture."""
+    requests = round(30_000 * amount)
+    result = soak(write_repository(folder), requests)
+    plot(result, out / "soak.png")
+    growth = result.growth()
+    allowed = MB_PER_10_000 * max(1.0, requests / 10_000)
+    leaks = {f"leaks ({name}, {grown:.1f} MB)": 1 for name, grown in growth.items() if grown > allowed}
+    return {**result.counts, "largest growth of a process, MB": round(max(growth.values()), 1), "leaks": 0, **leaks}
+
+
+def leavers(amount: float, folder: Path, out: Path) -> Counts:
+    """Storms of cancels, and deadlines in every place."""
+    repository = write_faulty(folder, max_rows_in_flight=4)
+    with TritonServer(repository) as server:
+        server.probe()
+        return {
+            **storm(server, round(1000 * amount)),
+            **{
+                f"gone after a deadline, {place}, s": round(took, 2)
+                for place, took in places(repository, server).items()
+            },
+            **killed_clients(server),
+        }
+
+
+def failing_networks(amount: float, folder: Path, out: Path) -> Counts:
+    """Errors and hangs of both networks."""
+    repository = write_faulty(folder, network_timeout=1)
+    with TritonServer(repository) as server:
+        server.probe()
+        return network_faults(repository, server.grpc_url, rounds=max(1, round(5 * amount)))
+
+
+def killed_processes(amount: float, folder: Path, out: Path) -> Counts:
+    """SIGKILL for every process of the server, under load."""
+    return kills(write_faulty(folder), VICTIMS * max(1, round(4 * amount)))
+
+
+def stops(amount: float, folder: Path, out: Path) -> Counts:
+    """Orderly stops under load, and one whose grace period ends."""
+    repository = write_faulty(folder)
+    over = {f"grace period over: {name}": value for name, value in grace_over(repository).items()}
+    return {**drains(repository, rounds=max(1, round(10 * amount))), **over}
+
+
+def bad_inputs(amount: float, folder: Path, out: Path) -> Counts:
+    """Random requests, most of them wrong, over gRPC and HTTP."""
+    repository = write_pipeline(folder)
+    with TritonServer(repository) as server:
+        server.probe()
+        return fuzz(server, Reference(repository), round(20_000 * amount), seed=1)
+
+
+SCENARIOS: dict[str, Callable[[float, Path, Path], Counts]] = {
+    "load held": held, "early leavers": leavers, "networks that fail": failing_networks,
+    "processes killed": killed_processes, "orderly stops": stops, "bad input": bad_inputs,
+}  # fmt: skip
+
+
+def bad(name: str, value: float) -> bool:
+    """Whether a count says that something happened that must not."""
+    return value > 0 and ("leaks" in name or (not name.endswith((", s", ", MB")) and _must_be_none(name)))
+
+
+def _must_be_none(name: str) -> bool:
+    return name != "requests that left" and any(word in name for word in NONE_OF_THEM)
+
+
+def table(results: Mapping[str, Counts], seconds: Mapping[str, float]) -> str:
+    """Markdown: a row for each count."""
+    lines = ["| scenario | what | count | |", "|---|---|---|---|"]
+    for scenario, counts in results.items():
+        title = f"{scenario} ({seconds[scenario]:.0f} s)"
+        for name, value in counts.items():
+            verdict = "**wrong**" if bad(name, value) else "must be 0" if _must_be_none(name) or name == "leaks" else ""
+            lines.append(f"| {title} | {name} | {value:,} | {verdict} |")
+            title = ""
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print, write; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="make test-reliability, or python tests/reliability", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--amount", type=float, default=1.0, help="share of the full amounts (default: %(default)s)")
+    parser.add_argument("--only", choices=SCENARIOS, action="append", help="one scenario; may be given more than once")
+    parser.add_argument("--out", type=Path, default=Path("out/reliability"), help="folder (default: %(default)s)")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Counts] = {}
+    seconds: dict[str, float] = {}
+    for scenario in options.only or SCENARIOS:
+        print(f"{scenario} ...", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            results[scenario] = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
+        seconds[scenario] = time.monotonic() - began
+    (options.out / "table.md").write_text(table(results, seconds) + "\n")
+    (options.out / "counts.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results, seconds))
+    wrong = [
+        f"{scenario}: {name}" for scenario, counts in results.items() for name, n in counts.items() if bad(name, n)
+    ]
+    print(f"\nwrong: {', '.join(wrong)}" if wrong else "\nNothing lost, nothing wrong, nothing left.")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
