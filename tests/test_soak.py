@@ -1,7 +1,8 @@
-"""A short soak; `make test-reliability` has the long one."""
+"""A short soak, and the table of `make test-reliability`, which has the long one."""
 
 from pathlib import Path
 
+from reliability.__main__ import main, must_be_none, table
 from reliability.soak import Soak, plot, soak, write_repository
 
 REQUESTS = 1000
@@ -28,3 +29,20 @@ def test_a_leak_is_seen_and_a_warm_up_is_none() -> None:
     leak, warm_up = [20 + 0.5 * n for n in done], [min(60.0, 20.0 + 4 * n) for n in done]
     growth = Soak(requests=done, megabytes={"leak": leak, "warm-up": warm_up}).growth()
     assert growth == {"leak": 25.0, "warm-up": 0.0}
+
+
+def test_the_table_says_what_must_not_be() -> None:
+    counts = {"images": 12, "images wrong": 1, "requests lost: hung": 2, "slowest exit after the last row, s": 1}
+    assert [must_be_none(name) for name in counts] == [False, True, True, False]
+    assert table({"load": counts}, {"load": 3.2}).splitlines()[2:] == [
+        "| load (3 s) | images | 12 |  |",
+        "|  | images wrong | 1 | **wrong** |",
+        "|  | requests lost: hung | 2 | **wrong** |",
+        "|  | slowest exit after the last row, s | 1 |  |",
+    ]
+
+
+def test_the_command_runs_a_scenario_and_writes_its_table(tmp_path: Path, capsys) -> None:
+    assert main(["--only", "bad input", "--amount", "0.005", "--out", str(tmp_path)]) == 0
+    assert "Nothing lost, nothing wrong, nothing left." in capsys.readouterr().out
+    assert "| inputs tried | 100 |" in (tmp_path / "table.md").read_text()
