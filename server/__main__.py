@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from server import security_options
 from server.errors import ServerError
 from server.process import TritonServer
 from server.supervisor import Policy, Supervisor
@@ -58,12 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"configs/PROFILE.pbtxt of each model; '{DEFAULT_PROFILE}' is config.pbtxt (TensorRT)",
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="model repository folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="address that gRPC listens on")
     parser.add_argument("--http-port", type=int, default=8000, help="port of HTTP")
     parser.add_argument("--grpc-port", type=int, default=8001, help="port of gRPC")
     parser.add_argument("--metrics-port", type=int, default=8002, help="port of the Prometheus metrics")
     parser.add_argument("--log-file", type=Path, default=None, help="keep the log of tritonserver here")
     parser.add_argument("--startup-timeout", type=float, default=120.0, metavar="S", help="seconds to wait until ready")
+    security_options.add_arguments(parser)
     stay = parser.add_argument_group("staying up and stopping", "docs/lifecycle.md says what happens when")
     stay.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds for running requests at a stop")
     stay.add_argument(
@@ -93,6 +95,7 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -
         log_path=options.log_file,
         startup_timeout_s=options.startup_timeout,
         drain_folder=options.drain_folder,
+        security=security_options.security(options),
     )
     policy = Policy(
         grace_s=options.grace,
@@ -120,9 +123,11 @@ def _check_profile(repository: Path, profile: str | None) -> None:
 def _announce(server: TritonServer, profile: str, took_s: float) -> None:
     import tritonclient.grpc as triton
 
-    with triton.InferenceServerClient(server.grpc_url) as client:
-        version = client.get_server_metadata(client_timeout=10).version
-        index = client.get_model_repository_index(client_timeout=10)
+    headers = dict(server.access.headers)
+    with triton.InferenceServerClient(server.grpc_url, **server.access.channel) as client:
+        version = client.get_server_metadata(headers, client_timeout=10).version
+        index = client.get_model_repository_index(headers, client_timeout=10)
+    notes = security_options.warnings(server.security, server.host, server.concealed)
     origin = server.installation.origin if server.installation else ""
     print(
         f"Ready after {took_s:.1f} s: a one-step generation was answered.\n"
@@ -130,11 +135,12 @@ def _announce(server: TritonServer, profile: str, took_s: float) -> None:
         f"  repository  {server.repository}, profile {profile}\n"
         f"  models      {', '.join(sorted(model.name for model in index.models))}\n"
         f"  gRPC        {server.grpc_url}\n"
-        f"  HTTP        {server.http_url}\n"
-        f"  metrics     {server.metrics_url}\n"
+        f"  HTTP        {'off' if server.security.http == 'off' else server.http_url}\n"
+        f"  metrics     {'off' if server.security.metrics == 'off' else server.metrics_url}\n"
         f"  log         {server.log_path}\n"
         f"  drain       python {server.repository}/mri_ldm/1/drain.py {server.drain_folder}\n"
-        f"Try: brats-ldm generate --url {server.grpc_url}\n"
+        + "".join(f"note: {note}\n" for note in notes)
+        + f"Try: brats-ldm generate --url {server.grpc_url}{security_options.client_options(server.security)}\n"
         "Ctrl-C stops the server, once what runs has finished.",
         flush=True,
     )

@@ -66,14 +66,39 @@ class Tls:
 
     def channel(self) -> dict[str, Any]:
         """Of a client on this machine, whatever name the certificate is for. Raises ServerError for unusable files."""
-        name = certified_name(self.certificate, self.key)
-        shown = (self.probe_certificate or self.certificate, self.probe_key or self.key)
+        serving = _context(ssl.PROTOCOL_TLS_SERVER, self.certificate, self.key)
+        asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        mutual = {}
         if self.client_ca is not None:
-            _check_pair(*shown)
-            _check_authority(self.client_ca)
-        mutual = {} if self.client_ca is None else {"certificate_chain": str(shown[0]), "private_key": str(shown[1])}
-        override = [("grpc.ssl_target_name_override", name)]
+            shown = self.probe_certificate or self.certificate, self.probe_key or self.key
+            asking = _context(ssl.PROTOCOL_TLS_CLIENT, *shown)
+            mutual = {"certificate_chain": str(shown[0]), "private_key": str(shown[1])}
+            serving.verify_mode = ssl.CERT_REQUIRED
+            _trust(serving, self.client_ca)
+        override = [("grpc.ssl_target_name_override", self._name_by_handshake(asking, serving))]
         return {"ssl": True, "root_certificates": str(self.certificate), "channel_args": override, **mutual}
+
+    def _name_by_handshake(self, asking: ssl.SSLContext, serving: ssl.SSLContext) -> str:
+        """A name in the certificate, from a handshake in memory that tells too whether both sides are content."""
+        asking.check_hostname = False
+        asking.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is what is trusted
+        _trust(asking, self.certificate)
+        to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = asking.wrap_bio(to_client, to_server)
+        server = serving.wrap_bio(to_server, to_client, server_side=True)
+        shown = self.probe_certificate or self.certificate
+        for side, judged in ((client, self.certificate), (server, shown)) * 2:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                trusting = "" if side is client else f" (what the health check shows; {self.client_ca} must know it)"
+                raise ServerError(f"{judged}: {getattr(error, 'verify_message', None) or error}{trusting}") from error
+        names: Any = (client.getpeercert() or {}).get("subjectAltName", ())
+        if not names:
+            raise ServerError(f"{self.certificate} is for no name (subjectAltName): no client would accept it")
+        return str(names[0][1]).replace("*", "any", 1)
 
 
 @dataclass(frozen=True)
@@ -156,36 +181,11 @@ def known_flags(binary: Path, env: Mapping[str, str]) -> frozenset[str]:
     return frozenset(re.findall(r"^\s+(?:-\w, )?--([a-z0-9-]+)", shown.stdout + shown.stderr, re.MULTILINE))
 
 
-def certified_name(certificate: Path, key: Path) -> str:
-    """A name that the certificate is for, from a handshake in memory, which tells too whether it is valid now.
-
-    Raises ServerError: a file that is missing or no PEM, another's key, an expired certificate.
-    """
-    serving = _check_pair(certificate, key)
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    asking.check_hostname = False
-    asking.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is what is trusted
-    asking.load_verify_locations(certificate)
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = asking.wrap_bio(to_client, to_server)
-    server = serving.wrap_bio(to_server, to_client, server_side=True)
-    try:
-        for side in (client, server, client):
-            with contextlib.suppress(ssl.SSLWantReadError):
-                side.do_handshake()
-    except ssl.SSLError as error:
-        raise ServerError(f"{certificate}: {getattr(error, 'verify_message', None) or error}") from error
-    names: Any = (client.getpeercert() or {}).get("subjectAltName", ())
-    if not names:
-        raise ServerError(f"{certificate} is for no name (subjectAltName): no client would accept it")
-    return str(names[0][1]).replace("*", "any", 1)
-
-
-def _check_pair(certificate: Path, key: Path) -> ssl.SSLContext:
+def _context(protocol: int, certificate: Path, key: Path) -> ssl.SSLContext:
     for path in (certificate, key):
         if not path.is_file():
             raise ServerError(f"no PEM file at {path}")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(protocol)
     try:
         # A password is never asked for: tritonserver cannot be given one.
         context.load_cert_chain(certificate, key, password=lambda: b"")
@@ -194,11 +194,11 @@ def _check_pair(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _check_authority(path: Path) -> None:
+def _trust(context: ssl.SSLContext, authorities: Path) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        context.load_verify_locations(authorities)
     except OSError as error:
-        raise ServerError(f"{path} holds no certificate of an authority: {error}") from error
+        raise ServerError(f"{authorities} holds no certificate to trust: {error}") from error
 
 
 def has_read_its_command(log: Path, start: int) -> bool:
