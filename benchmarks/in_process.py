@@ -1,0 +1,79 @@
+"""The serving engine without a server: the batcher over ONNX Runtime sessions of a repository, in this process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+import benchmarks.serving_code  # noqa: F401 - what follows imports mri_ldm
+
+from mri_ldm.batcher import Batcher  # isort: skip
+from mri_ldm.line import Job  # isort: skip
+from mri_ldm.request import RowParameters  # isort: skip
+from mri_ldm.settings import read_settings  # isort: skip
+
+Array = NDArray[Any]
+
+
+class Engine:
+    """Both networks of a repository, with ONNX Runtime's default threads, as the profile `cpu` serves them."""
+
+    def __init__(self, repository: Path) -> None:
+        self.settings = read_settings({}, repository / "mri_ldm" / "1")
+        files = [str(repository / network / "1" / "model.onnx") for network in ("unet", "vae_decoder")]
+        self._unet, self._decoder = (onnxruntime.InferenceSession(file) for file in files)
+
+    def unet(self, latents: Array, timesteps: Array) -> Array:
+        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
+        feeds = {"latent": latents, "timesteps": timesteps.astype(np.int32)[:, None]}
+        answer: Array = self._unet.run(["pred"], feeds)[0]
+        return answer
+
+    def decode(self, latents: Array) -> Array:
+        """Images [n, 1, 240, 240] of scaled latents."""
+        crop = self.settings.crop
+        images: Array = self._decoder.run(["image"], {"latent": latents})[0]
+        return images[:, :, crop:-crop, crop:-crop]
+
+    def generate(
+        self, rows: Sequence[RowParameters], decode: bool = True, batch: int = 64
+    ) -> tuple[Array, Array | None]:
+        """Final latents [n, 1, 64, 64] and, if asked for, images [n, 1, 240, 240]: what the server answers."""
+        answer = _Answer()
+        batcher = Batcher(self.unet, self.decode, max_rows_in_flight=batch, max_rows_waiting=len(rows),
+                          max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
+        batcher.submit(
+            Job(
+                answer,
+                [row.seed for row in rows],
+                [row.table(self.settings) for row in rows],
+                np.stack([row.start() for row in rows]),
+                decode=decode,
+            )
+        )
+        while batcher.tick():
+            pass
+        return answer.latents, answer.images
+
+
+class _Answer:
+    """The listener of the only job."""
+
+    latents: Array
+    images: Array | None
+
+    def wants_out(self) -> bool:
+        return False
+
+    def preview(self, steps: Array, estimates: Array) -> None: ...
+
+    def finished(self, latents: Array, images: Array | None) -> None:
+        self.latents, self.images = latents, images
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+    def cancelled(self, rows: int) -> None: ...

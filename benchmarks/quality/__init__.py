@@ -1,0 +1,1 @@
+"""What fewer steps cost in quality, and what they save in time."""
