@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._client import Client
-    from ._types import ServerInfo
     from ._writers import FolderWriter
 
 _BLOCK = 256  # images held in memory at a time
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, info or ready")
+        parser.error("choose a command: generate, info, ready or calibrate")
     if args.command == "generate":
         _check_generate(parser, args)
     return _run(args)
@@ -90,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     ready.add_argument("--deep", action="store_true", help="also make an image in one step")
     _connection(ready, timeout=60.0)
     ready.set_defaults(run=_ready)
+    _calibrate_parser(commands)
     return parser
 
 
@@ -132,6 +132,19 @@ def _generate_parser(commands: Any) -> None:
         help="seconds of trying again while it has no room (%(default)s)",
     )
     parser.set_defaults(run=_generate)
+
+
+def _calibrate_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure the server, and predict how long N images take",
+        description="Time a few small requests on an otherwise idle server, fit a model to them, and predict the time "
+        "of any number of images. docs/cost.md explains the model.",
+    )
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps to predict for (%(default)s)")
+    parser.add_argument("-n", type=int, metavar="N", help="images to predict for; 1 to 1,000,000 when left out")
+    _connection(parser, timeout=600.0)
+    parser.set_defaults(run=_calibrate)
 
 
 def _connection(parser: argparse.ArgumentParser, timeout: float) -> None:
@@ -251,21 +264,22 @@ def _named(writer: FolderWriter) -> str:
 
 def _info(args: argparse.Namespace) -> int:
     with _connect(args, timeout=args.timeout) as client:
-        print(_describe(client.info()))
+        print(client.info())
     return 0
 
 
-def _describe(info: ServerInfo) -> str:
-    lines = [f"server   {info.name} {info.version} at {info.url}", f"digest   {info.model_digest or 'unknown'}"]
-    lines += [f"{key:8} {value}" for key, value in sorted(dict(info.provenance.get("versions") or {}).items())]
-    for model in info.models:
-        state = f"ready, at most {model.max_batch_size} images a request" if model.ready else "NOT READY"
-        lines.append(f"\nmodel {model.name}: {state}")
-        for kind, tensors in (("in", model.inputs), ("out", model.outputs)):
-            for tensor in tensors:
-                optional = "  optional" if tensor.optional else ""
-                lines.append(f"  {kind:4}{tensor.name:14}{tensor.datatype:7}{list(tensor.dims)}{optional}")
-    return "\n".join(lines)
+def _calibrate(args: argparse.Namespace) -> int:
+    from ._calibrate import ROWS, STEPS, calibrate, describe
+
+    print("rows steps  seconds", file=sys.stderr)
+    with _connect(args, timeout=args.timeout, rows_per_request=max(ROWS), concurrency=1) as client:
+        found = calibrate(client, ROWS, STEPS, report=_timed)
+    print(describe(found, args.steps, 32, [args.n] if args.n else [1, 10, 100, 10_000, 1_000_000]))
+    return 0
+
+
+def _timed(rows: int, steps: int, seconds: float) -> None:
+    print(f"{rows:4} {steps:5} {seconds:8.3f}", file=sys.stderr, flush=True)
 
 
 def _ready(args: argparse.Namespace) -> int:

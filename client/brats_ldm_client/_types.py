@@ -94,3 +94,15 @@ class ServerInfo:
     models: tuple[ModelInfo, ...]
     model_digest: str | None  # None when the unary model is not ready
     provenance: Mapping[str, Any]  # the record of a one-step probe: versions and defaults
+
+    def __str__(self) -> str:
+        lines = [f"server   {self.name} {self.version} at {self.url}", f"digest   {self.model_digest or 'unknown'}"]
+        lines += [f"{key:8} {value}" for key, value in sorted(dict(self.provenance.get("versions") or {}).items())]
+        for model in self.models:
+            state = f"ready, at most {model.max_batch_size} images a request" if model.ready else "NOT READY"
+            lines.append(f"\nmodel {model.name}: {state}")
+            for kind, tensors in (("in", model.inputs), ("out", model.outputs)):
+                for tensor in tensors:
+                    optional = "  optional" if tensor.optional else ""
+                    lines.append(f"  {kind:4}{tensor.name:14}{tensor.datatype:7}{list(tensor.dims)}{optional}")
+        return "\n".join(lines)

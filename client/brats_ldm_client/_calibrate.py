@@ -1,0 +1,113 @@
+"""How long images take on a server: a model of the time, fitted to a few requests, and what it predicts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+ROWS, STEPS, REPEATS = (1, 2, 4, 8), (5, 25), 3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Seconds: of a request, `step_base` + `step_row` * rows of a step, and `decode` of each image.
+
+    `worst` is the largest relative error of the model on the requests that it was fitted to.
+    """
+
+    request: float
+    step_base: float
+    step_row: float
+    decode: float
+    worst: float
+
+    def predict(self, images: int, steps: int = 50, rows_in_flight: int = 32) -> float:
+        """Seconds for `images` images of `steps` steps with so many of them on their way at once."""
+        waves = math.ceil(images / min(rows_in_flight, images))
+        return self.request + waves * steps * self.step_base + images * (steps * self.step_row + self.decode)
+
+
+def calibrate(
+    client: Client,
+    rows: Sequence[int] = ROWS,
+    steps: Sequence[int] = STEPS,
+    repeats: int = REPEATS,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Calibration:
+    """Time requests of `rows` images with `steps` steps, medians of `repeats`, on an otherwise idle server.
+
+    The client must send as many rows in a request as `rows` has at most. `report(rows, steps, seconds)` is called after
+    each kind.
+
+    Raises:
+        ValueError: fewer than two different numbers of rows or steps: the model has four unknowns.
+    """
+    if len(set(rows)) < 2 or len(set(steps)) < 2:
+        raise ValueError("give two different numbers of rows and two of steps, or more")
+    client.generate(max(rows), seed=0, steps=min(steps))  # memory is allocated and kernels are chosen
+    measured = []
+    for count in rows:
+        for depth in steps:
+            took = statistics.median(_seconds(client, count, depth) for _ in range(repeats))
+            measured.append((count, depth, took))
+            if report is not None:
+                report(count, depth, took)
+    return fit(measured)
+
+
+def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
+    """Least squares of relative errors over (rows, steps, seconds); no part is negative.
+
+    Active set: a part that would be negative is set to 0 and the others are fitted again.
+    """
+    table = np.array([(1.0, steps, steps * rows, rows) for rows, steps, _ in measured])
+    seconds = np.array([took for *_, took in measured])
+    parts, kept = np.zeros(4), list(range(4))
+    while kept:
+        weighted = table[:, kept] / seconds[:, None]
+        found, *_ = np.linalg.lstsq(weighted, np.ones(len(seconds)), rcond=None)
+        if (found >= 0).all():
+            parts[kept] = found
+            break
+        kept.pop(int(found.argmin()))
+    worst = float(np.abs(table @ parts / seconds - 1).max())
+    request, step_base, step_row, decode = map(float, parts)
+    return Calibration(request, step_base, step_row, decode, worst)
+
+
+def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
+    """For people."""
+    lines = [
+        f"step       {1e3 * found.step_base:.1f} ms + {1e3 * found.step_row:.1f} ms a row",
+        f"decoding   {1e3 * found.decode:.0f} ms an image",
+        f"request    {1e3 * found.request:.0f} ms",
+        f"the model is off by at most {found.worst:.0%} on what was measured",
+        "",
+        f"{steps} steps, {rows_in_flight} images at once:",
+    ]
+    for count in images:
+        took = _duration(found.predict(count, steps, rows_in_flight))
+        lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")
+    return "\n".join(lines)
+
+
+def _seconds(client: Client, rows: int, steps: int) -> float:
+    began = time.perf_counter()
+    client.generate(rows, seed=0, steps=steps)
+    return time.perf_counter() - began
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
