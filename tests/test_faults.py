@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
+from brats_ldm_client import Client, ServerUnavailable
 from faulty_networks import order, write_faulty
 from reliability import faults
 from reliability.launched import PATIENCE, Launched
@@ -16,7 +17,13 @@ from serving import infer
 def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) -> None:
     repository = write_faulty(tmp_path / "repository", network_timeout=1)
     with TritonServer(repository) as server:
-        server.probe()
+        with Client(server.grpc_url) as client:
+            assert client.wait_until_ready(deep=True) == server.probe().checksum, "one definition in both"
+            order(repository, "vae_decoder", error="out of memory")
+            with pytest.raises(ServerUnavailable, match="model 'vae_decoder' has failed: out of memory"):
+                client.wait_until_ready(0.2, deep=True)
+            client.wait_until_ready(0.2)
+            order(repository, "vae_decoder")
         counts = faults.network_faults(repository, server.grpc_url)
     assert counts == {
         "faults injected": 4,

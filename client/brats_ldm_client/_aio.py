@@ -180,9 +180,11 @@ class AsyncClient(BaseClient):
         """See `Client.is_ready`."""
         return await self._drive(_flows.ready(self._options))
 
-    async def wait_until_ready(self, timeout: float = 60.0, deep: bool = False) -> None:
+    async def wait_until_ready(
+        self, timeout: float = 60.0, deep: bool = False, checksum: str | None = None
+    ) -> str | None:
         """See `Client.wait_until_ready`."""
-        await self._drive(_flows.wait_until_ready(self._options, timeout, deep))
+        return await self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
 
     async def _connect(self) -> None:
         self._check_open()

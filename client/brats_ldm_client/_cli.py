@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _connection(info, timeout=30.0)
     info.set_defaults(run=_info)
     ready = commands.add_parser("ready", help="wait until the server and its models are ready")
-    ready.add_argument("--deep", action="store_true", help="also make an image in one step")
+    ready.add_argument("--deep", action="store_true", help="also make an image in one step and print its checksum")
+    ready.add_argument("--checksum", metavar="SHA256", help="with --deep: what it must be (the same on a CPU only)")
     _connection(ready, timeout=60.0)
     ready.set_defaults(run=_ready)
     _calibrate_parser(commands)
@@ -284,6 +285,6 @@ def _timed(rows: int, steps: int, seconds: float) -> None:
 
 def _ready(args: argparse.Namespace) -> int:
     with _connect(args, timeout=args.timeout) as client:
-        client.wait_until_ready(args.timeout, deep=args.deep)
-    print(f"ready: {args.url}")
+        checksum = client.wait_until_ready(args.timeout, args.deep, args.checksum)
+    print(f"ready: {args.url}" + (f", image {checksum}" if checksum else ""))
     return 0

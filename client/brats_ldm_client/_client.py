@@ -189,9 +189,13 @@ class Client(BaseClient):
         """Whether the server and both models say that they are ready; False also where nobody answers."""
         return self._drive(_flows.ready(self._options))
 
-    def wait_until_ready(self, timeout: float = 60.0, deep: bool = False) -> None:
-        """Return once the server is ready, raise `ServerUnavailable` if it is not in time; `deep` makes an image."""
-        self._drive(_flows.wait_until_ready(self._options, timeout, deep))
+    def wait_until_ready(self, timeout: float = 60.0, deep: bool = False, checksum: str | None = None) -> str | None:
+        """Return once the server is ready, raise `ServerUnavailable` if it is not in time.
+
+        `deep` makes the image of seed 0 in one step, whose checksum ("sha256:…") is returned and must be `checksum`,
+        if that is given. On a CPU it is always the same for the same weights and machine, on a GPU not quite.
+        """
+        return self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
 
     def _connect(self) -> None:
         self._check_open()

@@ -6,6 +6,7 @@ as this package's. The sync and the async client each have one loop that perform
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -78,35 +79,40 @@ def _not_ready(options: Options) -> Flow[str | None]:
     return None
 
 
-def wait_until_ready(options: Options, timeout: float, deep: bool) -> Flow[None]:
+def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str | None) -> Flow[str | None]:
     """Polls until ready; `deep` also makes an image in one step, for a server's word alone is not enough:
-    a pipeline says READY while the models that it calls are gone."""
+    a pipeline says READY while the models that it calls are gone. Returns its checksum."""
     deadline = time.monotonic() + timeout
     pause = 0.1
     while True:
+        found = None
         try:
             reason = yield from _not_ready(options)
-            if reason is None and deep:
-                yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
+            if reason is None and (deep or checksum):
+                found = yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
+                reason = (
+                    f"its image has the checksum {found}, not {checksum}" if checksum not in (None, found) else None
+                )
             cause = None
         except (AccessDenied, InvalidRequest, ProtocolError):
             raise
         except BratsLDMError as error:
             reason, cause = str(error), error
         if reason is None:
-            return
+            return found
         if time.monotonic() + pause > deadline:
             raise ServerUnavailable(f"not ready after {timeout:g} s: {reason}") from cause
         yield Sleep(pause)
         pause = min(1.0, pause * 1.5)
 
 
-def _probe_image(options: Options, timeout: float) -> Flow[None]:
+def _probe_image(options: Options, timeout: float) -> Flow[str]:
     request = make_request(1, seed=0, steps=1)
     call = options.infer(request, outputs_of(request), timeout=min(timeout, options.timeout))
     rows = parse_rows((yield Call("infer", call)), request)
     if not np.isfinite(rows.images).all():
         raise ServerError(f"{UNARY} at {options.url} made an image with values that are not finite")
+    return "sha256:" + hashlib.sha256(rows.images.astype("<f4").tobytes()).hexdigest()
 
 
 def info(options: Options) -> Flow[ServerInfo]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,7 +155,13 @@ def test_info_and_ready(here: Here, served: Served) -> None:
     for words in ("triton 2.51.0", DIGEST, "mri_ldm_stream: ready", "seed", "[1, 240, 240]", "optional"):
         assert words in done.stdout
     done = here("ready", "--deep", "--url", served.url)
-    assert (done.returncode, done.stdout) == (0, f"ready: {served.url}\n")
+    assert done.returncode == 0
+    checksum = re.fullmatch(rf"ready: {served.url}, image (sha256:[0-9a-f]{{64}})\n", done.stdout)
+    assert checksum, done.stdout
+    assert here("ready", "--deep", "--checksum", checksum[1], "--url", served.url).returncode == 0
+    wrong = here("ready", "--deep", "--checksum", "sha256:0", "--timeout", "0.3", "--url", served.url)
+    assert wrong.returncode == 1
+    assert checksum[1] in wrong.stderr
 
 
 def test_help_is_fast_complete_and_light() -> None:

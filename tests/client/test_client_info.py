@@ -65,5 +65,10 @@ def test_deep_readiness_makes_an_image(caller: Caller, served: Served) -> None:
     served.triton.behave = broken_at_first
     with pytest.raises(ServerUnavailable, match="stub process"):
         caller("wait_until_ready", 0.1, deep=True)
-    caller("wait_until_ready", 5, deep=True)
+    checksum = caller("wait_until_ready", 5, deep=True)
     assert served.triton.asked[-1] == ["image", "provenance"]
+    assert caller("wait_until_ready", 5, checksum=checksum) == checksum
+    served.triton.size += 1
+    with pytest.raises(ServerUnavailable, match=f"not {checksum}"):
+        caller("wait_until_ready", 0.3, deep=True, checksum=checksum)
+    assert caller("wait_until_ready", 5) is None
