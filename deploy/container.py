@@ -1,4 +1,4 @@
-"""What the container runs: `prepare` builds plans on its GPU, `serve` starts Triton on them, `health` asks for a slice.
+"""What the container runs: `prepare` builds plans on its GPU, `serve` runs Triton, `health` asks, `drain` lets finish.
 
 Standard library only, so that the stock image needs nothing else. Plans are stamped in manifest.json as
 `python -m export` does it, and `python -m export check` reads them too.
@@ -12,8 +12,11 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +37,8 @@ SAFE_FLAGS = (
     "--exit-timeout-secs=30",
     "--log-format=ISO8601",
 )
+DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
+DRAIN = Path(os.environ.get(DRAIN_VARIABLE, "/tmp/brats-ldm-drain"))
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 Json = dict[str, Any]
 
@@ -155,20 +160,38 @@ def stale(into: Path, manifest: Json, wanted: Json) -> str:
 
 def check(repository: Path) -> None:
     """Raise Refusal where a plan is missing, changed, or of another TensorRT or GPU than this container's."""
-    manifest = json.loads((repository / "manifest.json").read_text())
+    manifest, version, gpu = json.loads((repository / "manifest.json").read_text()), tensorrt_version(), this_gpu()
     present = {each["model"]: each for each in manifest.get("plans", [])}
-    version, gpu = tensorrt_version(), this_gpu()
     for network in INPUTS:
         precision = present.get(network, {}).get("precision", "fp16")
         if reason := stale(repository, manifest, stamp(repository, network, precision, version, gpu)):
             raise Refusal(f"{network}: the plan is not for this container: {reason}; run `prepare` again")
 
 
-def serve(repository: Path, extra: Sequence[str]) -> None:
-    """Become tritonserver, once the plans are known to fit."""
+def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
+    """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first:
+    Triton itself refuses inner calls from the first moment of its own exit, which ends every generation."""
     check(repository)
-    command = server_command(repository, extra)
-    os.execvp(command[0], command)
+    DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in (DRAIN / "drain", *DRAIN.glob("*.serving")):  # of a container that was started again
+        old.unlink(missing_ok=True)
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    env = {**os.environ, DRAIN_VARIABLE: str(DRAIN)}
+    server = subprocess.Popen(server_command(repository, extra), env=env, start_new_session=True)
+    while server.poll() is None and not asked:
+        time.sleep(0.1)
+    if asked:
+        drain(repository, grace)
+        server.terminate()
+    return server.wait()
+
+
+def drain(repository: Path, grace: float) -> bool:
+    """Let requests finish and refuse new ones; whether all have within `grace` seconds."""
+    program = repository / "mri_ldm" / "1" / "drain.py"
+    return subprocess.run([sys.executable, program, DRAIN, f"--grace={grace}"], check=False).returncode == 0
 
 
 def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
@@ -185,7 +208,7 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
 
 
 def health(url: str) -> None:
-    """Raise where no slice comes back: Triton calls a model ready although those that it calls are dead."""
+    """Raise where no slice comes back: Triton calls a model ready although those it calls are dead. Busy is no fault."""
     inputs = [
         {"name": name, "datatype": kind, "shape": [1, 1], "data": [1]}
         for name, kind in (("seed", "INT64"), ("steps", "INT32"))
@@ -193,9 +216,13 @@ def health(url: str) -> None:
     outputs = [{"name": "image", "parameters": {"binary_data": True}}]
     body = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     request = urllib.request.Request(f"{url}/v2/models/mri_ldm/infer", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=15) as response:
-        header = int(response.headers["Inference-Header-Content-Length"])
-        size = len(response.read()) - header
+    try:
+        with urllib.request.urlopen(request, timeout=15) as response:
+            size = len(response.read()) - int(response.headers["Inference-Header-Content-Length"])
+    except urllib.error.HTTPError as error:
+        if b"the queue " in error.read():
+            return
+        raise
     if size != 240 * 240 * 4:
         raise Refusal(f"the image of seed 1 has {size} bytes and should have {240 * 240 * 4}")
 
@@ -233,14 +260,11 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: Json) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    path.with_name(path.name + ".tmp").write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(path.with_name(path.name + ".tmp"), path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, do, report; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
@@ -249,16 +273,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparing.add_argument("--precision", choices=sorted(ONNX), default="fp16", help="default: %(default)s")
     preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")
     serving = commands.add_parser("serve", help="start Triton on a prepared repository")
-    serving.add_argument("repository", type=Path)
+    draining = commands.add_parser("drain", help="let requests finish and refuse new ones; the server stays up")
+    for each in (serving, draining):
+        each.add_argument("repository", type=Path)
+        each.add_argument("--grace", type=float, default=30.0, metavar="S", help="for requests: %(default)s s")
     serving.add_argument("extra", nargs="*", help="after --, flags for tritonserver")
     asking = commands.add_parser("health", help="ask a server for a slice")
     asking.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     options = parser.parse_args(argv)
     try:
+        if options.command == "serve":
+            return serve(options.repository, options.extra, options.grace)
+        if options.command == "drain":
+            return 0 if drain(options.repository, options.grace) else 1
         if options.command == "prepare":
             prepare(options.source, options.into, options.precision, options.dry_run)
-        elif options.command == "serve":
-            serve(options.repository, options.extra)
         else:
             health(options.url)
     except (Refusal, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:

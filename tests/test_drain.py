@@ -1,5 +1,6 @@
 """Draining: the models' side and the command, which meet in a folder; and `python -m server` at its end."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,31 @@ from mri_ldm.line import Line, Overloaded
 from faulty_networks import write_faulty
 from reliability.drain import drains, grace_over
 from test_batcher import Recorder, make_job
+from test_deploy import SCRIPT, Machine
+
+TRITON_WITH_A_REQUEST = """#!{python}
+import signal, sys, time
+sys.path.insert(0, "{code}")
+from drain import Drain
+
+def say(text):
+    print(text, flush=True)
+
+def end(number, frame):
+    say("terminated")
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, end)
+model = Drain("mri_ldm_0_0")
+say("serving")
+while not model.asked():
+    time.sleep(0.02)
+say("asked")
+time.sleep(0.3)
+say("finished")
+model.done()
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -89,3 +115,23 @@ def test_a_request_that_outlives_the_grace_period_is_told_to_try_again(tmp_path:
     assert counts["answer after SIGTERM, s"] < 3
     assert counts["exit after the answer, s"] < 3
     assert counts["processes left"] == counts["regions left"] == counts["ports left"] == 0
+
+
+def test_docker_stop_drains_the_models_before_it_ends_triton(tmp_path: Path) -> None:
+    """The models' side is the repository's own drain.py, in a stand-in for tritonserver."""
+    machine = Machine(tmp_path)
+    machine.prepare()
+    machine.program(
+        "tritonserver", TRITON_WITH_A_REQUEST.format(python=sys.executable, code=machine.models / "mri_ldm/1")
+    )
+    folder = machine.folder / "drain"
+    env = {**os.environ, "PATH": f"{machine.folder}:/usr/bin:/bin", "TRTEXEC": str(machine.folder / "trtexec")}
+    command = [sys.executable, str(SCRIPT), "serve", str(machine.models), "--grace=20"]
+    env["BRATS_LDM_DRAIN_FOLDER"] = str(folder)
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout
+        assert serving.stdout.readline() == "serving\n"
+        assert folder.stat().st_mode & 0o077 == 0, "nobody else may ask"
+        serving.terminate()  # what `docker stop` does
+        assert serving.stdout.read() == "asked\nfinished\ndrained\nterminated\n"
+        assert serving.wait(20) == 0
