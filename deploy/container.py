@@ -208,7 +208,7 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
 
 
 def health(url: str) -> None:
-    """Raise where no slice comes back: Triton calls a model ready although those it calls are dead. Busy is no fault."""
+    """Raise where no slice comes back: Triton calls models ready that call dead ones. To be busy is no fault."""
     inputs = [
         {"name": name, "datatype": kind, "shape": [1, 1], "data": [1]}
         for name, kind in (("seed", "INT64"), ("steps", "INT32"))

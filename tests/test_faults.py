@@ -1,5 +1,7 @@
 """Parts of a server fail: every request that is hit hears of it, others go on, and a watched server comes back."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from brats_ldm_client import Client, ServerUnavailable
 from faulty_networks import order, write_faulty
 from reliability import faults
 from reliability.launched import PATIENCE, Launched
+from server.health import Busy, probe
 from server.process import TritonServer
 from server.supervisor import FAILED_CHECKS
-from serving import infer
+from serving import infer, start, wait_for_rows, wait_until_idle
+from test_deploy import SCRIPT
 
 
 def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) -> None:
@@ -72,3 +76,23 @@ def test_wrong_images_are_seen_and_restarts_that_do_not_help_come_to_an_end(tmp_
     assert "error: " in launched.printed
     assert "1 of 1 restarts within 600 s have not helped, given up" in launched.printed
     assert not any(launched.left().values()), launched.left()
+
+
+def test_to_be_busy_is_no_fault(tmp_path: Path) -> None:
+    """Nor may it cost a server its life: neither check of health takes "no room now" for a failure."""
+    repository = write_faulty(tmp_path / "repository", max_rows_in_flight=1, max_rows_waiting=0)
+    with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
+        server.probe()
+        order(repository, "unet", seconds=0.1)
+        call, done, _ = start(raw, seed=[1], steps=[1000])
+        wait_for_rows(server, 1)
+        with pytest.raises(Busy):
+            probe(server.grpc_url)
+        check = [sys.executable, str(SCRIPT), "health", "--url", f"http://{server.http_url}"]
+        assert subprocess.run(check, check=False).returncode == 0
+        call.cancel()
+        assert done.wait(10)
+        wait_until_idle(server)
+        order(repository, "unet", error="out of memory")
+        failed = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert failed.returncode == 1, failed
