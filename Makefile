@@ -17,13 +17,13 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test  ## Run all tests (about ten minutes on two cores)
+test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table (about twenty minutes)
 	$(BIN)/python tests/reliability
 
-check: $(VENV)/.test  ## Lint, formatting, types, container files
+check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# mypy wants package names, and Triton wants version folders: a link gives the folder a name.
@@ -32,6 +32,8 @@ check: $(VENV)/.test  ## Lint, formatting, types, container files
 	$(BIN)/mypy deploy/container.py
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
+	$(BIN)/promtool test rules tests/data/alerts_test.yml
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
@@ -52,6 +54,16 @@ clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
 $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.prometheus: | $(BIN)/python
+	@# PyPI has no promtool: what is installed, or else Debian's package, unpacked without root and without installing it.
+	@if command -v promtool > /dev/null && command -v prometheus > /dev/null; then \
+		ln -sf "$$(command -v promtool)" "$$(command -v prometheus)" $(BIN)/; \
+	else \
+		echo "fetching Debian's prometheus for its promtool ..."; \
+		tests/fetch_prometheus.sh $(BIN); \
+	fi
+	@touch $@
 
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@case $* in server|test) $(BIN)/python -m server.find;; esac

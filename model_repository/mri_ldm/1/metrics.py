@@ -1,6 +1,7 @@
 """Prometheus metrics of the sampling loop, at Triton's metrics endpoint."""
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from .batcher import BATCH_SIZES, Batcher
 from .settings import Settings
 
 PERIOD_SECONDS = 0.1
+ALIVE_SECONDS = 10.0
 COUNTER, GAUGE = "COUNTER", "GAUGE"  # by name: pb_utils has its classes only once the model is loaded
 ERRORS = ("invalid", "overloaded", "stopping", "network", "internal", "unsent")
 DEPARTURES = ("cancelled", "deadline")
@@ -55,6 +57,9 @@ FAMILIES = {
     "mri_ldm_rows_waiting": Family(GAUGE, "Rows that wait for a place"),
     "mri_ldm_row_steps_left": Family(GAUGE, "Steps still to do, summed over all rows"),
     "mri_ldm_unet_batch_size": Family(GAUGE, "Rows in the last call of unet"),
+    "mri_ldm_alive_timestamp_seconds": Family(
+        GAUGE, f"Unix time of the last sign of life of the model's process, which gives one every {ALIVE_SECONDS:.0f} s"
+    ),
     "mri_ldm_rows_in_flight_limit": Family(GAUGE, "The parameter max_rows_in_flight"),
     "mri_ldm_rows_waiting_limit": Family(GAUGE, "The parameter max_rows_waiting"),
     "mri_ldm_row_steps_limit": Family(GAUGE, "The parameter max_row_steps"),
@@ -62,7 +67,7 @@ FAMILIES = {
 
 
 class Metrics:
-    """The metrics of one model, at most `PERIOD_SECONDS` old.
+    """The metrics of one model, at most `PERIOD_SECONDS` old where there is work.
 
     A thread of their own publishes them: each value costs a round trip to the server, which the step loop is spared,
     and they go on telling the truth while a network hangs. Counting may be done in any thread.
@@ -123,7 +128,7 @@ class Metrics:
     def _run(self) -> None:
         self._publish()
         while not self._stopping.is_set():
-            self._changed.wait(PERIOD_SECONDS if any(self._batcher.rows) else None)
+            self._changed.wait(PERIOD_SECONDS if any(self._batcher.rows) else ALIVE_SECONDS)
             self._changed.clear()
             self._publish()
             self._stopping.wait(PERIOD_SECONDS)
@@ -162,6 +167,7 @@ class Metrics:
             ("mri_ldm_rows_waiting", ""): waiting,
             ("mri_ldm_row_steps_left", ""): self._batcher.row_steps,
             ("mri_ldm_unet_batch_size", ""): counters.last_unet_batch,
+            ("mri_ldm_alive_timestamp_seconds", ""): time.time(),
             ("mri_ldm_rows_in_flight_limit", ""): settings.max_rows_in_flight,
             ("mri_ldm_rows_waiting_limit", ""): settings.max_rows_waiting,
             ("mri_ldm_row_steps_limit", ""): settings.max_row_steps,

@@ -1,0 +1,240 @@
+"""What a real tritonserver says of itself: metrics that count what happened, and log lines that name the request."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton
+
+from faulty_networks import order, write_faulty
+from server.process import TritonServer
+from serving import scrape, start, tensors, wait_for_rows, wait_until_idle
+
+SLOW = 0.05
+LIMITS = {"max_rows_in_flight": 4, "max_rows_waiting": 4, "network_timeout": 2}
+OUR_LINE = re.compile(r'[EWI]\d{4} \S+ \d+ (?:responder|model|metrics|networks|batcher)\.py:\d+\] "(.*)"$')
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    return write_faulty(tmp_path_factory.mktemp("observed"), **LIMITS)
+
+
+@pytest.fixture(scope="module")
+def server(repository) -> Iterator[TritonServer]:
+    with TritonServer(repository, extra_args=["--log-verbose=1"]) as server:
+        server.probe()
+        yield server
+
+
+@pytest.fixture
+def raw(server, repository) -> Iterator[triton.InferenceServerClient]:
+    """Idle, with networks as quick as they can be."""
+    for network in ("unet", "vae_decoder"):
+        order(repository, network)
+    with triton.InferenceServerClient(server.grpc_url) as raw:
+        wait_until_idle(server)
+        yield raw
+
+
+def ask(raw, request_id: str = "", timeout: int | None = None, **values) -> None:
+    values = {"seed": [1], "steps": [2], **values}
+    raw.infer("mri_ldm", tensors(**values), request_id=request_id, timeout=timeout, client_timeout=20)
+
+
+def labelled(server, metric: str) -> dict[str, float]:
+    """Values of one metric by its label beside `model`, summed over models."""
+    text = urllib.request.urlopen(server.metrics_url, timeout=5).read().decode()
+    values: dict[str, float] = {}
+    for label, value in re.findall(rf'^{metric}{{model="\w+",\w+="([^"]*)"}} (\S+)$', text, re.M):
+        values[label] = values.get(label, 0) + float(value)
+    return values
+
+
+def changes(server, metric: str, what: Callable[[], object]) -> dict[str, float]:
+    """What `what` adds to each value of the label."""
+    before = labelled(server, metric)
+    what()
+    wait_until_idle(server)
+    return {label: n - before[label] for label, n in labelled(server, metric).items() if n != before[label]}
+
+
+# --- errors and departures
+
+
+def refused(raw, **values) -> Callable[[], None]:
+    def act() -> None:
+        with pytest.raises(triton.InferenceServerException):
+            ask(raw, **values)
+
+    return act
+
+
+def test_errors_are_counted_by_reason(raw, server, repository) -> None:
+    errors = "mri_ldm_errors_total"
+    assert set(labelled(server, errors)) == {"invalid", "overloaded", "stopping", "network", "internal", "unsent"}
+    assert changes(server, errors, lambda: ask(raw)) == {}
+    assert changes(server, errors, refused(raw, steps=[0])) == {"invalid": 1}
+    assert changes(server, errors, refused(raw, seed=list(range(9)), steps=[1] * 9)) == {"overloaded": 1}
+    order(repository, "vae_decoder", error="the decoder is ill")
+    assert changes(server, errors, refused(raw)) == {"network": 1}
+    order(repository, "vae_decoder")
+    order(repository, "unet", seconds=LIMITS["network_timeout"] + 0.5)
+    assert changes(server, errors, refused(raw)) == {"network": 1}
+    time.sleep(0.5)  # the call comes back
+
+
+def test_departures_are_counted_by_reason(raw, server, repository) -> None:
+    order(repository, "unet", seconds=0.01)
+
+    def leave() -> None:
+        call, done, _ = start(raw, seed=[1, 2, 3], steps=[1000] * 3)
+        wait_for_rows(server, 3)
+        call.cancel()
+        assert done.wait(5)
+
+    late = refused(raw, seed=[1, 2], steps=[1000, 1000], timeout=100_000)
+    assert changes(server, "mri_ldm_cancelled_rows_total", leave) == {"cancelled": 3}
+    assert changes(server, "mri_ldm_cancelled_requests_total", leave) == {"cancelled": 1}
+    assert changes(server, "mri_ldm_cancelled_rows_total", late) == {"deadline": 2}
+    assert changes(server, "mri_ldm_cancelled_requests_total", late) == {"deadline": 1}
+
+
+# --- work
+
+
+def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> None:
+    """Eight rows of three steps on four places: six calls of four rows, of which the last rows wait for three."""
+    for network in ("unet", "vae_decoder"):
+        order(repository, network, seconds=SLOW)
+    before, sizes = scrape(server), labelled(server, "mri_ldm_unet_calls_total")
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda first: ask(raw, seed=list(range(first, first + 4)), steps=[3] * 4), (0, 4)))
+    took = time.monotonic() - began
+    wait_until_idle(server)
+    now = scrape(server)
+    grown = {name.removeprefix("mri_ldm_"): now[name] - before[name] for name in now}
+    calls = {size: n - sizes[size] for size, n in labelled(server, "mri_ldm_unet_calls_total").items()}
+    assert grown["requests_total"] == grown["finished_requests_total"] == 2
+    assert grown["images_total"] == grown["started_rows_total"] == 8
+    assert grown["steps_total"] == 24
+    assert sum(calls.values()) == grown["unet_calls_total"]
+    assert calls["3-4"] >= 4
+    assert grown["decoder_calls_total"] >= 4
+    assert SLOW <= grown["step_seconds_total"] / grown["unet_calls_total"] < 3 * SLOW
+    assert SLOW <= grown["decode_seconds_total"] / grown["decoder_calls_total"] < 3 * SLOW
+    assert took - 0.1 < grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
+    # Half of the rows wait until the others are done.
+    assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 4 * took
+    assert 2 * 3 * SLOW < grown["request_seconds_total"] <= 2 * took
+
+
+def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None:
+    """A model whose loop published them itself would say for as long as the call lasts that nobody is there."""
+    order(repository, "unet", seconds=1.5)
+    before = scrape(server)["mri_ldm_requests_total"]
+    calls = [start(raw, seed=[1] * 4, steps=[1] * 4) for _ in range(2)]
+    deadline = time.monotonic() + 1
+    while (now := scrape(server))["mri_ldm_rows_waiting"] < 4:
+        assert time.monotonic() < deadline
+    assert now["mri_ldm_rows_in_flight"] == 4
+    assert now["mri_ldm_row_steps_left"] == 8
+    assert now["mri_ldm_requests_total"] - before == 2
+    order(repository, "unet")
+    assert all(done.wait(10) for _, done, _ in calls)
+
+
+def test_limits_and_the_sign_of_life_are_there_from_the_start(server) -> None:
+    now = scrape(server)
+    assert now["mri_ldm_rows_in_flight_limit"] == 2 * LIMITS["max_rows_in_flight"]  # two models
+    assert now["mri_ldm_rows_waiting_limit"] == 2 * LIMITS["max_rows_waiting"]
+    assert now["mri_ldm_row_steps_limit"] == 2 * 100_000
+    assert abs(now["mri_ldm_alive_timestamp_seconds"] / 2 - time.time()) < 12
+
+
+# --- log lines
+
+
+def lines_about(server, act: Callable[[], object]) -> list[str]:
+    """What the sampling models log while `act` runs."""
+    before = len(server.log_tail(100_000))
+    act()
+    wait_until_idle(server)
+    return [found[1] for line in server.log_tail(100_000)[before:] if (found := OUR_LINE.match(line))]
+
+
+def test_each_line_names_the_request(raw, server, repository) -> None:
+    order(repository, "unet", seconds=0.01)
+
+    def act() -> None:
+        ask(raw, "well")
+        refused(raw, request_id="nonsense", steps=[0])()
+        refused(raw, request_id="late", steps=[1000], timeout=100_000)()
+        order(repository, "unet", error="the network is ill")
+        refused(raw, request_id="unlucky")()
+
+    expected = [
+        "'well': 1 rows finished in",
+        "'nonsense': invalid: row 0: steps is 0;",
+        "'late': deadline with 1 of 1 rows unfinished",
+        "'unlucky': network: model 'unet' has failed: the network is ill",
+    ]
+    lines = lines_about(server, act)
+    assert len(lines) == len(expected), lines
+    for line, text in zip(lines, expected, strict=True):
+        assert line.startswith(f"mri_ldm, request {text}"), lines
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    [
+        "a\nE1123 00:00:00.000000 1 responder.py:1] \"mri_ldm, request 'b': forged\"",
+        "a\r\x1b[2J\x1b[31mred\x7f\x08",
+        "a\u202eright to left\u2028next line\u0085next",
+        "x" * 5000,
+    ],
+    ids=["line", "terminal", "unicode", "long"],
+)
+def test_an_id_cannot_forge_a_line(raw, server, request_id: str) -> None:
+    lines = lines_about(server, lambda: ask(raw, request_id))
+    assert len(lines) == 1, lines
+    assert re.fullmatch(r"mri_ldm, request .{3,800}: 1 rows finished in \S+ s", lines[0])
+    assert lines[0].isascii()
+    assert lines[0].isprintable()
+    assert "forged" not in lines[0] or "\\\\nE1123" in lines[0]
+
+
+def test_an_id_that_is_no_text_is_answered(server) -> None:
+    """HTTP hands bytes on as they are."""
+    body = b'{"id": "\xff\xfe", "inputs": [{"name": "seed", "shape": [1, 1], "datatype": "INT64", "data": [1]}]}'
+    request = urllib.request.Request(f"http://{server.http_url}/v2/models/mri_ldm/infer", body)
+
+    (line,) = lines_about(server, lambda: urllib.request.urlopen(request, timeout=10).read())
+    assert line.startswith("mri_ldm, request with an id that is not UTF-8: 1 rows finished")
+
+
+# --- the end: the server takes nothing more after it
+
+
+def test_requests_to_a_stopping_server_are_counted_as_such(raw, server, repository) -> None:
+    order(repository, "unet", seconds=0.02)
+    _, done, outcome = start(raw, seed=[1], steps=[20])
+    wait_for_rows(server, 1)
+    drain = threading.Thread(target=server.drain, args=(10.0,))
+    drain.start()
+    deadline = time.monotonic() + 5
+    while not server.draining:
+        assert time.monotonic() < deadline
+    time.sleep(0.2)
+    assert changes(server, "mri_ldm_errors_total", refused(raw)) == {"stopping": 1}
+    drain.join()
+    assert done.wait(5)
+    assert outcome[0].as_numpy("final_latent") is not None
