@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,7 @@ from otlp import Collector, Span
 from server.process import TritonServer
 from serving import scrape, start, tensors, wait_for_rows, wait_until_idle
 
-HOLD_SECONDS = 2
-TRACEPARENT = "00-{trace}-{span}-01"
+HOLD_SECONDS = 1
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,35 @@ def raw(server, repository) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
-def traced(raw, request_id: str, number: int = 1, model: str = "mri_ldm", **values) -> triton.InferResult:
-    """A request of a caller whose trace has that number."""
-    headers = {"traceparent": TRACEPARENT.format(trace=f"{number:032x}", span=f"{number:016x}")}
-    return raw.infer(model, tensors(**values), request_id=request_id, headers=headers, client_timeout=30)
+def traced(server, request_id: str, number: int, seed: int, steps: int, timeout: int = 0) -> None:
+    """A request of a caller whose trace has that number; timeout in microseconds.
+
+    Over HTTP, because tritonserver 2.51 overlooks the header in one of twenty gRPC requests.
+    """
+    body = {
+        "id": request_id,
+        "inputs": [
+            {"name": "seed", "shape": [1, 1], "datatype": "INT64", "data": [seed]},
+            {"name": "steps", "shape": [1, 1], "datatype": "INT32", "data": [steps]},
+        ],
+        "outputs": [{"name": "image", "parameters": {"binary_data": True}}],
+        "parameters": {"timeout": timeout} if timeout else {},
+    }
+    url = f"http://{server.http_url}/v2/models/mri_ldm/infer"
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"traceparent": traceparent(number)})
+    urllib.request.urlopen(request, timeout=30).read()
+
+
+def traceparent(number: int) -> str:
+    return f"00-{number:032x}-{number:016x}-01"
 
 
 def calls(spans: list[Span]) -> Counter[str]:
     return Counter(span.name for span in spans[1:])
 
 
-def test_one_image_shows_its_fifty_steps_and_its_decoding_in_the_callers_trace(raw, collector) -> None:
-    traced(raw, "one image", number=0xABC, seed=[1], steps=[50])
+def test_one_image_shows_its_fifty_steps_and_its_decoding_in_the_callers_trace(server, collector) -> None:
+    traced(server, "one image", number=0xABC, seed=1, steps=50)
     front, *children = spans = collector.of_request("one image")
     assert front.name == "mri_ldm"
     assert calls(spans) == {"unet": 50, "vae_decoder": 1}
@@ -69,11 +87,14 @@ def test_one_image_shows_its_fifty_steps_and_its_decoding_in_the_callers_trace(r
 
 
 def test_a_stream_is_traced_too(server, collector) -> None:
-    headers = {"traceparent": TRACEPARENT.format(trace=f"{7:032x}", span=f"{7:016x}")}
-    with Client(server.grpc_url, headers=headers) as client:
-        assert len(list(client.stream([5], steps=6))) > 0
+    numbers = range(10, 15)  # of which one or the other is overlooked
+    for number in numbers:
+        with Client(server.grpc_url, headers={"traceparent": traceparent(number)}) as client:
+            assert list(client.stream([5], steps=6))
     spans = collector.wait_for(lambda spans: any(span.name == "mri_ldm_stream" for span in spans))
-    assert Counter(span.name for span in spans if span.trace == f"{7:032x}")["unet"] == 6
+    for trace in {span.trace for span in spans if span.name == "mri_ldm_stream"}:
+        assert int(trace, 16) in numbers
+        assert Counter(span.name for span in spans if span.trace == trace)["unet"] == 6
 
 
 def test_calls_of_others_are_not_in_the_trace(raw, server, repository, collector) -> None:
@@ -83,7 +104,7 @@ def test_calls_of_others_are_not_in_the_trace(raw, server, repository, collector
     _, done, outcome = start(raw, seed=[1, 2], steps=[60, 60])
     wait_for_rows(server, 2)
     before = scrape(server)["mri_ldm_steps_total"]
-    traced(raw, "in company", seed=[3], steps=[10])
+    traced(server, "in company", number=20, seed=3, steps=10)
     assert done.wait(20)
     assert outcome[0].as_numpy("final_latent") is not None
     wait_until_idle(server)
@@ -95,54 +116,46 @@ def test_a_traced_request_holds_others_back_for_a_bounded_time(raw, server, repo
     """Its own steps go on; those after the limit are without spans."""
     order(repository, "unet", seconds=0.1)
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(traced, raw, "too long", seed=[1], steps=[40])
+        slow = pool.submit(traced, server, "too long", number=30, seed=1, steps=20)
         wait_for_rows(server, 1)
         began = time.monotonic()
         raw.infer("mri_ldm", tensors(seed=[2], steps=[1]), client_timeout=30)
-        assert 1 < time.monotonic() - began < HOLD_SECONDS + 1
+        assert HOLD_SECONDS / 2 < time.monotonic() - began < HOLD_SECONDS + 1
         order(repository, "unet")
         slow.result()
-    assert 5 < calls(collector.of_request("too long"))["unet"] < 30
+    assert 3 < calls(collector.of_request("too long"))["unet"] < 15
 
 
 def test_a_storm_of_traced_requests_leaves_the_server_whole(raw, server, collector) -> None:
-    """A call that is handed the trace of a request that has ended crashes tritonserver 2.51.
+    """A call that is handed the trace of a request that has ended crashes tritonserver 2.51."""
 
-    That server overlooks a `traceparent` now and then when many requests meet; what it traces is whole.
-    """
-
-    def one(number: int) -> str:
-        name = f"storm {number}"
-        steps = 3 + number % 5
-        if number % 4 == 0:  # leaves in the middle
-            with pytest.raises(triton.InferenceServerException, match="cancelled or its deadline"):
-                raw.infer(
-                    "mri_ldm",
-                    tensors(seed=[number], steps=[1000]),
-                    request_id=name,
-                    timeout=30_000,
-                    headers={"traceparent": TRACEPARENT.format(trace=f"{number + 1000:032x}", span=f"{1:016x}")},
-                )
-            return ""
-        traced(raw, name, number=number + 1000, seed=[number], steps=[steps])
-        return name
+    def one(number: int) -> None:
+        if number % 4:
+            traced(server, f"storm {number}", number + 1000, seed=number, steps=3 + number % 5)
+        else:  # leaves in the middle
+            with pytest.raises(urllib.error.HTTPError):
+                traced(server, f"storm {number}", number + 1000, seed=number, steps=1000, timeout=30_000)
 
     with ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(one, range(80)))
+        list(pool.map(one, range(80)))
     wait_until_idle(server)
-    spans = collector.wait_for(lambda spans: sum(span.name == "InferRequest" for span in spans) > 40)
-    seen = {span.attributes.get("triton.request_id") for span in spans}
-    for number, name in enumerate(names):
-        if name in seen:
-            assert calls(collector.of_request(name)) == {"unet": 3 + number % 5, "vae_decoder": 1}, name
+    for number in range(80):
+        seen = calls(collector.of_request(f"storm {number}"))
+        if number % 4:
+            assert seen == {"unet": 3 + number % 5, "vae_decoder": 1}, number
+        else:
+            assert set(seen) <= {"unet"}, number
 
 
 def test_in_mode_triton_the_request_alone_is_traced(repository, tmp_path) -> None:
-    flags = ["--trace-config=rate=1", "--trace-config=level=TIMESTAMPS"]
-    file = tmp_path / "trace.json"
-    with TritonServer(repository, extra_args=[*flags, f"--trace-config=triton,file={file}"]) as server:
+    settings = ("rate=1", "level=TIMESTAMPS", f"triton,file={tmp_path}/trace.json", "triton,log-frequency=1")
+    with TritonServer(repository, extra_args=[f"--trace-config={setting}" for setting in settings]) as server:
         server.probe()
         with triton.InferenceServerClient(server.grpc_url) as raw:
             raw.infer("mri_ldm", tensors(seed=[1], steps=[20]))
-    models = [each["model_name"] for each in json.loads(file.read_text()) if "model_name" in each]
+        deadline = time.monotonic() + 5
+        while len(files := sorted(tmp_path.iterdir())) < 2:
+            assert time.monotonic() < deadline, files
+            time.sleep(0.05)
+    models = [each["model_name"] for file in files for each in json.loads(file.read_text()) if "model_name" in each]
     assert models == ["mri_ldm", "mri_ldm"]
