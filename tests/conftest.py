@@ -137,6 +137,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_observability_monitoring",
         "test_observability_traces",
         "test_serving_cancel",
+        "test_calibrate",
+        "test_mixed_load",
         "test_serving",
         "test_serving_limits",
         "test_training_verbs",

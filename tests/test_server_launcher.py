@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from reliability.launched import regions_of
 from server.assemble import backends_folder, environment
 from server.errors import NoServerError, ServerError
 from server.find import Host, find
 from server.ports import free_port
 from server.process import TritonServer, probe
+from server.remains import SHARED_MEMORY
 from toy_models import write_front_model
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -137,16 +137,21 @@ def processes_of(group: int) -> list[str]:
     return found
 
 
+def shared_memory_of(server: TritonServer) -> list[Path]:
+    return list(SHARED_MEMORY.glob(f"{server.shm_prefix}*"))
+
+
 def test_server_answers_and_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "server.log"
     with TritonServer(repository, log_path=log) as server:
         group = server.pid
         assert any("triton_python" in name for name in processes_of(group))
+        assert shared_memory_of(server)
         assert probe(server.grpc_url, timeout_s=20).seconds < 20
         assert "Started GRPCInferenceService" in "\n".join(server.log_tail(20))
     assert processes_of(group) == []
     assert "Started GRPCInferenceService" in log.read_text()
-    assert regions_of(os.getpid()) == []
+    assert shared_memory_of(server) == []
     with pytest.raises(ServerError, match="not running"):
         _ = server.pid
 
@@ -160,7 +165,7 @@ def test_stop_kills_a_server_that_does_not_listen(repository: Path, monkeypatch:
     server.stop()
     server.stop()
     assert processes_of(group) == []
-    assert regions_of(os.getpid()) == []
+    assert shared_memory_of(server) == []
 
 
 def test_a_server_that_fails_to_start_shows_its_log(repository: Path) -> None:
