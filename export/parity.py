@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from tqdm import tqdm
 
-    from export.graphs import Decoder, Denoiser, Graph
-    from export.precision import Precision
+    from export.candidates import Candidate
     from training.checkpoint import Snapshot
 
 # The least PSNR of an image, in dB for a data range of 1: 50 steps feed each error into the next, so it depends on the
@@ -33,22 +31,6 @@ LEAST_PSNR: dict[str, float] = {
     "fp16": 45.0,  # seen: 75
     "bf16": 35.0,  # seen: 52
 }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Both networks in one runtime, on tensors of the CPU."""
-
-    runtime: str
-    precision: Precision
-    denoise: Callable[..., Tensor]
-    """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise."""
-    decode: Callable[..., Tensor]
-    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256]."""
-
-    def network(self, graph: Graph) -> Callable[..., Tensor]:
-        """The one that `graph` describes."""
-        return {"unet": self.denoise, "vae_decoder": self.decode}[graph.name]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,80 +49,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if min(arguments.seeds, arguments.steps, arguments.batch) < 1 or arguments.steps > 1000:
         parser.error("--seeds and --batch must be 1 or more, --steps 1 to 1000")
     return arguments
-
-
-def in_torch(denoiser: Denoiser, decoder: Decoder, precision: Precision) -> Candidate:
-    """The networks themselves, or reduced copies of them."""
-    from export.precision import DTYPES, reduced_precision
-
-    unet, vae = (reduced_precision(module, DTYPES[precision]).eval() for module in (denoiser, decoder))
-    return Candidate("PyTorch", precision, unet, vae)
-
-
-def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
-    """The ONNX files, on the CPU."""
-    import onnxruntime
-    import torch
-
-    from export.compare import cpu_session, run_onnx
-    from export.graphs import UNET, VAE_DECODER
-    from export.to_onnx import onnx_file
-
-    def network(graph: Graph) -> Callable[..., Tensor]:
-        session = cpu_session(repository / graph.name / "1" / onnx_file(precision))
-        return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
-
-    name = f"ONNX Runtime {onnxruntime.__version__}"
-    return Candidate(name, precision, network(UNET), network(VAE_DECODER))
-
-
-def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate:
-    """The plans, one of each network.
-
-    Raises:
-        PlanError: one is missing, or they do not run here.
-    """
-    import torch
-
-    from export.graphs import UNET, VAE_DECODER
-    from export.plans import Engine
-    from export.to_tensorrt import PlanError
-
-    by_model = {stamp["model"]: stamp for stamp in stamps}
-
-    def network(graph: Graph) -> Callable[..., Tensor]:
-        if graph.name not in by_model:
-            raise PlanError(f"{graph.name} has none")
-        stamp = by_model[graph.name]
-        content = (repository / stamp["file"]).read_bytes()
-        engine = Engine(graph, stamp["runtime"], content, bool(stamp["options"].get("version_compatible")))
-        return lambda *inputs: torch.from_numpy(engine(inputs))
-
-    stamp = stamps[0]
-    return Candidate(f"{stamp['runtime']} {stamp['version']}", stamp["precision"], network(UNET), network(VAE_DECODER))
-
-
-def candidates(
-    repository: Path, denoiser: Denoiser, decoder: Decoder, report: Callable[[str], None] = print
-) -> Iterator[Candidate]:
-    """What the repository holds and this machine runs; the rest is reported.
-
-    bf16 is measured in PyTorch: ONNX Runtime's kernels for CPUs refuse it.
-    """
-    from export.to_onnx import onnx_file
-    from export.to_tensorrt import PlanError
-
-    unet = repository / "unet" / "1"
-    yield in_onnxruntime(repository, "fp32")
-    if (unet / onnx_file("fp16")).is_file():
-        yield in_onnxruntime(repository, "fp16")
-    if (unet / onnx_file("bf16")).is_file():
-        yield in_torch(denoiser, decoder, "bf16")
-    if stamps := json.loads((repository / "manifest.json").read_text()).get("plans", []):
-        try:
-            yield in_tensorrt(repository, stamps)
-        except PlanError as error:
-            report(f"the plans are not measured: {error}")
 
 
 def generate(
@@ -187,6 +95,7 @@ def measure(snapshot: Snapshot, repository: Path, seeds: Sequence[int], steps: i
     import torch
     from tqdm import tqdm
 
+    from export.candidates import candidates, in_torch
     from export.graphs import UNET, VAE_DECODER
 
     denoiser, decoder = (graph.build(snapshot).eval() for graph in (UNET, VAE_DECODER))
@@ -260,11 +169,10 @@ def _run(arguments: argparse.Namespace) -> list[str]:
     return [f"{record['runtime']} {record['precision']}: {text}" for record in records for text in record["problems"]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, measure, report; returns the exit status."""
-    arguments = _parse(argv)
+def report_status(run: Callable[[], list[str]]) -> int:
+    """Call `run`, print the problems that it returns; the exit status."""
     try:
-        problems = _run(arguments)
+        problems = run()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -274,6 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, report; returns the exit status."""
+    arguments = _parse(argv)
+    return report_status(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

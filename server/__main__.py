@@ -104,7 +104,7 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -
         max_restarts=options.max_restarts,
         restart_window_s=options.restart_window,
         startup_timeout_s=options.startup_timeout,
-        bitwise=options.profile == "cpu",
+        bitwise=options.profile in ("cpu", "openvino"),
     )
     print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
     started = time.monotonic()

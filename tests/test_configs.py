@@ -69,7 +69,7 @@ def test_mixed_gpus_is_the_default_profile_with_a_plan_for_each_capability(model
     assert not default.cc_model_filenames  # one GPU, one plan: nothing to configure
 
 
-@pytest.mark.parametrize("name", ["mixed_gpus", "onnxruntime_gpu", "torch"])
+@pytest.mark.parametrize("name", ["mixed_gpus", "onnxruntime_gpu", "torch", "openvino"])
 def test_a_profile_that_one_network_has_the_other_has_too(name: str) -> None:
     """Triton takes config.pbtxt without a word where a profile is missing."""
     assert all((REPOSITORY / model / "configs" / f"{name}.pbtxt").is_file() for model in NETWORKS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from export import parity
+from export import candidates, parity
 from export.graphs import UNET, VAE_DECODER
 from export.parity import main
 from training.checkpoint import Snapshot, save_snapshot
@@ -26,8 +26,10 @@ def snapshot(small_snapshot, tmp_path_factory) -> Path:
 def test_a_table_and_a_record(snapshot, small_repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(snapshot), str(small_repository), *SHORT, "--out", str(tmp_path / "parity.json")]) == 0
     record = json.loads((tmp_path / "parity.json").read_text())
-    full, half = record["results"]
-    assert (full["precision"], half["precision"]) == ("fp32", "fp16")
+    full, openvino, half = record["results"]
+    assert (full["precision"], openvino["precision"], half["precision"]) == ("fp32", "fp32", "fp16")
+    assert openvino["runtime"].startswith("OpenVINO 20")
+    assert openvino["images"]["psnr_min"] > 80
     assert full["images"]["psnr_min"] > 80 > half["images"]["psnr_min"] > 30
     assert full["images"]["ssim_min"] > half["images"]["ssim_min"] > 0.99
     assert full["unet"]["relative_l2"] < 5e-5 < half["unet"]["relative_l2"] < 5e-3
@@ -38,7 +40,7 @@ def test_images_are_those_of_the_reference_loop(small_snapshot) -> None:
     modules = [graph.build(small_snapshot).eval() for graph in (UNET, VAE_DECODER)]
     bar = parity_bar()
     with torch.no_grad():
-        images = parity.generate(parity.in_torch(*modules, "fp32"), small_snapshot, [5, 6], 3, 2, bar)
+        images = parity.generate(candidates.in_torch(*modules, "fp32"), small_snapshot, [5, 6], 3, 2, bar)
     expected, _ = generate(small_snapshot, [5, 6], steps=3, batch=2)
     np.testing.assert_allclose(images[:, 0].numpy(), expected, atol=1e-6)
     assert bar.n == 6

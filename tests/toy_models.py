@@ -1,4 +1,4 @@
-"""Toy ONNX models with their configs, for tests of the ONNX Runtime backend."""
+"""Toy ONNX models with their configs, for tests of the backends that serve ONNX."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def write_model(
     (repository / name / "config.pbtxt").write_text(f'backend: "onnxruntime"\n{group}{config}')
 
 
-def write_echo(repository: Path) -> None:
-    names = list(DTYPES)
+def write_echo(repository: Path, names: Sequence[str] = tuple(DTYPES)) -> None:
     write_model(
         repository,
         "echo",

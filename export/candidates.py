@@ -1,0 +1,139 @@
+"""Both networks of a repository in each runtime and precision that can run here, behind one pair of functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from export.graphs import Decoder, Denoiser, Graph
+    from export.precision import Precision
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Both networks in one runtime, on tensors of the CPU."""
+
+    runtime: str
+    precision: Precision
+    denoise: Callable[..., Tensor]
+    """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise."""
+    decode: Callable[..., Tensor]
+    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256]."""
+
+    def network(self, graph: Graph) -> Callable[..., Tensor]:
+        """The one that `graph` describes."""
+        return {"unet": self.denoise, "vae_decoder": self.decode}[graph.name]
+
+
+def in_torch(denoiser: Denoiser, decoder: Decoder, precision: Precision) -> Candidate:
+    """The networks themselves, or reduced copies of them."""
+    from export.precision import DTYPES, reduced_precision
+
+    unet, vae = (reduced_precision(module, DTYPES[precision]).eval() for module in (denoiser, decoder))
+    return Candidate("PyTorch", precision, unet, vae)
+
+
+def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
+    """The ONNX files, on the CPU."""
+    import onnxruntime
+    import torch
+
+    from export.compare import cpu_session, run_onnx
+    from export.graphs import UNET, VAE_DECODER
+    from export.to_onnx import onnx_file
+
+    def network(graph: Graph) -> Callable[..., Tensor]:
+        session = cpu_session(repository / graph.name / "1" / onnx_file(precision))
+        return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
+
+    name = f"ONNX Runtime {onnxruntime.__version__}"
+    return Candidate(name, precision, network(UNET), network(VAE_DECODER))
+
+
+def in_openvino(repository: Path, precision: Precision) -> Candidate:
+    """The ONNX files in OpenVINO on the CPU, in fp32 or bf16, compiled for one row as the profile openvino serves them.
+
+    A CPU without bf16 emulates it: the rounding is the same, the time ten times that of fp32.
+    """
+    import numpy as np
+    import openvino
+    import torch
+
+    from export.graphs import UNET, VAE_DECODER
+    from export.to_onnx import onnx_file
+
+    core, hint = openvino.Core(), {"fp32": "f32", "bf16": "bf16"}[precision]
+
+    def network(graph: Graph) -> Callable[..., Tensor]:
+        model = core.read_model(repository / graph.name / "1" / onnx_file("fp32"))
+        model.reshape({spec.name: [1, *spec.shape] for spec in graph.inputs})
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
+        names = [spec.name for spec in graph.inputs]
+
+        def run(*inputs: Tensor) -> Tensor:
+            rows = zip(*(tensor.numpy()[:, None] for tensor in inputs), strict=True)
+            return torch.from_numpy(np.concatenate([compiled(dict(zip(names, row, strict=True)))[0] for row in rows]))
+
+        return run
+
+    version = openvino.__version__.partition("-")[0]
+    return Candidate(f"OpenVINO {version}", precision, network(UNET), network(VAE_DECODER))
+
+
+def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate:
+    """The plans, one of each network.
+
+    Raises:
+        PlanError: one is missing, or they do not run here.
+    """
+    import torch
+
+    from export.graphs import UNET, VAE_DECODER
+    from export.plans import Engine
+    from export.to_tensorrt import PlanError
+
+    by_model = {stamp["model"]: stamp for stamp in stamps}
+
+    def network(graph: Graph) -> Callable[..., Tensor]:
+        if graph.name not in by_model:
+            raise PlanError(f"{graph.name} has none")
+        stamp = by_model[graph.name]
+        content = (repository / stamp["file"]).read_bytes()
+        engine = Engine(graph, stamp["runtime"], content, bool(stamp["options"].get("version_compatible")))
+        return lambda *inputs: torch.from_numpy(engine(inputs))
+
+    stamp = stamps[0]
+    return Candidate(f"{stamp['runtime']} {stamp['version']}", stamp["precision"], network(UNET), network(VAE_DECODER))
+
+
+def candidates(
+    repository: Path, denoiser: Denoiser, decoder: Decoder, report: Callable[[str], None] = print
+) -> Iterator[Candidate]:
+    """What the repository holds and this machine runs; the rest is reported.
+
+    bf16 is measured in PyTorch: ONNX Runtime's kernels for CPUs refuse it, and what OpenVINO makes of it has a gate of
+    its own (export.openvino_gate).
+    """
+    from export.to_onnx import onnx_file
+    from export.to_tensorrt import PlanError
+
+    unet = repository / "unet" / "1"
+    yield in_onnxruntime(repository, "fp32")
+    if importlib.util.find_spec("openvino"):
+        yield in_openvino(repository, "fp32")
+    if (unet / onnx_file("fp16")).is_file():
+        yield in_onnxruntime(repository, "fp16")
+    if (unet / onnx_file("bf16")).is_file():
+        yield in_torch(denoiser, decoder, "bf16")
+    if stamps := json.loads((repository / "manifest.json").read_text()).get("plans", []):
+        try:
+            yield in_tensorrt(repository, stamps)
+        except PlanError as error:
+            report(f"the plans are not measured: {error}")
