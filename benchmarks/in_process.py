@@ -24,7 +24,9 @@ class Engine:
     def __init__(self, repository: Path) -> None:
         self.settings = read_settings({}, repository / "mri_ldm" / "1")
         files = [str(repository / network / "1" / "model.onnx") for network in ("unet", "vae_decoder")]
-        self._unet, self._decoder = (onnxruntime.InferenceSession(file) for file in files)
+        self._unet, self._decoder = (
+            onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in files
+        )
 
     def unet(self, latents: Array, timesteps: Array) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
@@ -36,7 +38,7 @@ class Engine:
         """Images [n, 1, 240, 240] of scaled latents."""
         crop = self.settings.crop
         images: Array = self._decoder.run(["image"], {"latent": latents})[0]
-        return images[:, :, crop:-crop, crop:-crop]
+        return images[:, :, crop:-crop, crop:-crop] if crop else images
 
     def generate(
         self, rows: Sequence[RowParameters], decode: bool = True, batch: int = 64
@@ -76,4 +78,5 @@ class _Answer:
     def failed(self, error: Exception) -> None:
         raise error
 
-    def cancelled(self, rows: int) -> None: ...
+    def cancelled(self, rows: int) -> None:
+        raise AssertionError("nobody cancels")

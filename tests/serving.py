@@ -81,3 +81,18 @@ def wait_for_rows(server, rows: int) -> None:
     while gauge(server, "mri_ldm_rows_in_flight") < rows:
         assert time.monotonic() < deadline, "the rows have not arrived"
         time.sleep(0.02)
+
+
+def assert_images_of_pytorch_and_of_onnx(served, raw, snapshot) -> None:
+    """Fifty steps of the seeds 3 and 4 in float32, `served` by one runtime and by `raw`'s server with ONNX Runtime.
+
+    Other kernels round otherwise by 1e-7 a call, which the steps add up. Seen: 3e-5.
+    """
+    from training.sample import generate
+
+    ours, onnx = (infer(client, seed=[3, 4]) for client in (served, raw))
+    images, latents = generate(snapshot, [3, 4], steps=50, batch=2)
+    for expected in (latents, onnx.as_numpy("final_latent")):
+        np.testing.assert_allclose(ours.as_numpy("final_latent"), expected, atol=2e-4)
+    for expected in (images[:, None], onnx.as_numpy("image")):
+        np.testing.assert_allclose(ours.as_numpy("image"), expected, atol=2e-4 * max(1, np.abs(images).max()))

@@ -22,9 +22,8 @@ from export.configs import parse_config
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
 from server.errors import ServerError
 from server.process import TritonServer
-from serving import infer
+from serving import assert_images_of_pytorch_and_of_onnx, infer
 from toy_models import DTYPES, ONE_THREAD, declare, write_echo, write_linear
-from training.sample import generate
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 CPU_INSTANCE = {"model_version": "1", "model_instance_kind": "CPU"}
@@ -74,14 +73,7 @@ def ask(client: triton.InferenceServerClient, model: str, feeds: Feeds) -> Feeds
 
 
 def test_the_served_image_is_that_of_pytorch_and_of_the_cpu_profile(openvino, small_snapshot, raw) -> None:
-    """Fifty steps in float32 with other kernels: rounding of 1e-7 a call, which the steps add up. Seen: 3e-5."""
-    served = infer(openvino, seed=[3, 4])
-    images, latents = generate(small_snapshot, [3, 4], steps=50, batch=2)
-    onnx = infer(raw, seed=[3, 4])
-    for expected in (latents, onnx.as_numpy("final_latent")):
-        np.testing.assert_allclose(served.as_numpy("final_latent"), expected, atol=2e-4)
-    for expected in (images[:, None], onnx.as_numpy("image")):
-        np.testing.assert_allclose(served.as_numpy("image"), expected, atol=2e-4 * max(1, np.abs(images).max()))
+    assert_images_of_pytorch_and_of_onnx(openvino, raw, small_snapshot)
 
 
 def test_an_image_does_not_depend_on_its_company_bit_for_bit(openvino) -> None:

@@ -16,7 +16,7 @@ from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER
 from export.to_torch import compare_torch, export_torch
 from server.process import TritonServer
-from serving import infer
+from serving import assert_images_of_pytorch_and_of_onnx, infer
 from training.checkpoint import save_snapshot
 from training.sample import generate
 
@@ -29,15 +29,8 @@ def server(torch_repository: Path) -> Iterator[TritonServer]:
 
 
 def test_the_served_image_is_that_of_pytorch_and_of_the_cpu_profile(server, small_snapshot, raw) -> None:
-    """Fifty steps in float32 with other kernels: rounding of 1e-7 a call, which the steps add up. Seen: 2e-5."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        served = infer(client, seed=[3, 4])
-    images, latents = generate(small_snapshot, [3, 4], steps=50, batch=2)
-    onnx = infer(raw, seed=[3, 4])
-    for expected in (latents, onnx.as_numpy("final_latent")):
-        np.testing.assert_allclose(served.as_numpy("final_latent"), expected, atol=2e-4)
-    for expected in (images[:, None], onnx.as_numpy("image")):
-        np.testing.assert_allclose(served.as_numpy("image"), expected, atol=2e-4 * max(1, np.abs(images).max()))
+        assert_images_of_pytorch_and_of_onnx(client, raw, small_snapshot)
 
 
 def test_without_a_gpu_the_cpu_serves_and_the_log_says_so(server) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from mri_ldm.batcher import Batcher
-from mri_ldm.line import Job
 from mri_ldm.request import RowParameters
-from mri_ldm.settings import Settings, read_settings
+from mri_ldm.settings import Settings
 from onnx import TensorProto, helper
 
+from benchmarks.in_process import Engine
 from common import ROOT
 from toy_models import tensor, write_model
 
@@ -82,14 +80,11 @@ def _write_decoder(repository: Path) -> None:
 
 
 class Reference:
-    """What a server with `write_pipeline` must answer, bit for bit: the real batcher over the same ONNX files."""
+    """What a server with `write_pipeline` must answer, bit for bit: the engine over the same files, row by row."""
 
     def __init__(self, repository: Path) -> None:
-        folder = repository / "mri_ldm" / "1"
-        self.settings: Settings = read_settings({}, folder)
-        session = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
-        self._unet = session(str(repository / "unet" / "1" / "model.onnx"))
-        self._decoder = session(str(repository / "vae_decoder" / "1" / "model.onnx"))
+        self._engine = Engine(repository)
+        self.settings: Settings = self._engine.settings
         self._row = cache(self._compute)
 
     def rows(self, rows: Sequence[RowParameters]) -> tuple[Array, Array]:
@@ -103,42 +98,6 @@ class Reference:
 
     def _compute(self, seed: int, steps: int, sampler: str, eta: float, start: bytes | None) -> tuple[Array, Array]:
         latent = None if start is None else np.frombuffer(start, np.float32).reshape(LATENT)
-        row = RowParameters(seed, steps, sampler, eta, latent)
-        answer = _Answer()
-        batcher = Batcher(
-            self._denoise, self._decode, max_rows_in_flight=1, max_rows_waiting=1, max_row_steps=1000, decode_batch=1
-        )
-        batcher.submit(Job(answer, [seed], [row.table(self.settings)], row.start()[None].copy()))
-        while batcher.tick():
-            pass
-        return answer.latents[0], answer.images[0]
-
-    def _denoise(self, latents: Array, timesteps: Array) -> Array:
-        pred: Array = self._unet.run(["pred"], {"latent": latents, "timesteps": timesteps[:, None]})[0]
-        return pred
-
-    def _decode(self, latents: Array) -> Array:
-        crop = self.settings.crop
-        image: Array = self._decoder.run(["image"], {"latent": latents})[0]
-        return image[:, :, crop:-crop, crop:-crop]
-
-
-class _Answer:
-    latents: Array
-    images: Array
-
-    def wants_out(self) -> bool:
-        return False
-
-    def preview(self, steps: Array, estimates: Array) -> None:
-        pass
-
-    def finished(self, latents: Array, images: Array | None) -> None:
+        latents, images = self._engine.generate([RowParameters(seed, steps, sampler, eta, latent)])
         assert images is not None
-        self.latents, self.images = latents.copy(), images
-
-    def failed(self, error: Exception) -> None:
-        raise error
-
-    def cancelled(self, rows: int) -> None:
-        raise AssertionError("nobody cancels")
+        return latents[0], images[0]

@@ -38,14 +38,11 @@ def simulate(name: str, base: float, row: float, decode: float, load: float, cou
 
 def serve(repository: Path, most: int, load: float, count: int) -> list[dict[str, Any]]:
     """The record of this machine, and those of the simulation with its measured device."""
-    from mri_ldm.samplers import NoiseSchedule
-
-    from benchmarks.mixed_load.served import InProcess, request_level, step_level
+    from benchmarks.mixed_load.served import WholeRequests, request_level, step_level
     from benchmarks.mixed_load.simulated import capacity
     from benchmarks.mixed_load.workload import arrivals, summary
 
-    record = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
-    networks = InProcess(repository, NoiseSchedule(**record["noise_schedule"]))
+    networks = WholeRequests(repository)
     device = networks.measure()
     workload = arrivals(count, load * capacity(device, most), seed=2)
     print(f"serving {count} requests twice, {workload[-1].seconds:.0f} s each ...", file=sys.stderr)

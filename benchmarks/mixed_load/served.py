@@ -8,53 +8,36 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 from mri_ldm.noise import standard_normal
-from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
+from mri_ldm.samplers import advance, sampler_table
 
+from benchmarks.in_process import Array, Engine
 from benchmarks.mixed_load.simulated import Device
-from benchmarks.mixed_load.workload import STEPS, Arrival
+from benchmarks.mixed_load.workload import Arrival
 from brats_ldm_client import AsyncClient
 from server.process import TritonServer
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
+class WholeRequests(Engine):
+    """The engine of the server, driven as request-level batching does."""
 
-class InProcess:
-    """Both networks of a repository in ONNX Runtime, with its default threads, as the served profile `cpu` has them."""
-
-    def __init__(self, repository: Path, schedule: NoiseSchedule) -> None:
-        files = [str(repository / network / "1" / "model.onnx") for network in ("unet", "vae_decoder")]
-        self._unet, self._decoder = (onnxruntime.InferenceSession(file) for file in files)
-        self._tables = {steps: sampler_table(schedule, "ddim", steps, 0.0) for steps in STEPS}
-
-    def generate(self, seeds: Sequence[int], steps: Sequence[int]) -> list[Array]:
+    def run_to_the_longest(self, seeds: Sequence[int], steps: Sequence[int]) -> list[Array]:
         """A batch of whole requests: all its rows go on until the longest is done."""
         x = np.stack([standard_normal(seed, 0) for seed in seeds])
         h, final = np.zeros_like(x), x
+        tables = [sampler_table(self.settings.noise_schedule, "ddim", own, 0.0) for own in steps]
         for step in range(max(steps)):
             at = [min(step, own - 1) for own in steps]
-            tables = [self._tables[own] for own in steps]
-            timesteps = np.array([[table.timesteps[i]] for table, i in zip(tables, at, strict=True)], np.int32)
+            timesteps = np.array([table.timesteps[i] for table, i in zip(tables, at, strict=True)])
             coefficients = np.stack([table.coefficients[i] for table, i in zip(tables, at, strict=True)])
             x, h = advance(coefficients, x, self.unet(x, timesteps), h, np.zeros_like(x))
             done = np.array([step == own - 1 for own in steps])[:, None, None, None]
             final = np.where(done, x, final)
         return [self.decode(latent[None])[0] for latent in final]
-
-    def unet(self, latent: Array, timesteps: Array) -> Array:
-        """One call."""
-        answer: Array = self._unet.run(None, {"latent": latent, "timesteps": timesteps})[0]
-        return answer
-
-    def decode(self, latent: Array) -> Array:
-        """One call."""
-        answer: Array = self._decoder.run(None, {"latent": latent})[0]
-        return answer
 
     def measure(self) -> Device:
         """Base and slope of a UNet call between 1 and 8 rows, seconds of a decoded image; medians of seven."""
@@ -68,13 +51,13 @@ class InProcess:
             return float(np.median(times[1:]))
 
         latents = np.stack([standard_normal(seed, 0) for seed in range(8)])
-        timesteps = np.full((8, 1), 500, np.int32)
-        one, eight = (median(lambda n=n: self.unet(latents[:n], timesteps[:n])) for n in (1, 8))  # type: ignore[misc]
+        timesteps = np.full(8, 500)
+        one, eight = (median(partial(self.unet, latents[:n], timesteps[:n])) for n in (1, 8))
         row = (eight - one) / 7
-        return Device(one - row, row, median(lambda: self.decode(latents[:1])))
+        return Device(one - row, row, median(partial(self.decode, latents[:1])))
 
 
-def request_level(workload: Sequence[Arrival], networks: InProcess, most_rows: int) -> list[float]:
+def request_level(workload: Sequence[Arrival], networks: WholeRequests, most_rows: int) -> list[float]:
     """Latencies in seconds; the device takes all that wait, up to `most_rows`, when it is free."""
     waiting: queue.Queue[int] = queue.Queue()
     latencies = [0.0] * len(workload)
@@ -85,7 +68,7 @@ def request_level(workload: Sequence[Arrival], networks: InProcess, most_rows: i
             batch = [waiting.get()]
             while len(batch) < most_rows and not waiting.empty():
                 batch.append(waiting.get())
-            networks.generate(batch, [workload[i].steps for i in batch])
+            networks.run_to_the_longest(batch, [workload[i].steps for i in batch])
             for i in batch:
                 latencies[i] = time.perf_counter() - begun - workload[i].seconds
             left -= len(batch)

@@ -45,7 +45,7 @@ class Latency:
     def failed(self, error: Exception) -> None:
         raise error
 
-    def cancelled(self) -> None: ...
+    def cancelled(self, rows: int) -> None: ...
 
 
 def step_level(workload: Sequence[Arrival], device: Device, most_rows: int) -> list[float]:

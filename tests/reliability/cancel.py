@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import tritonclient.grpc as triton
 from brats_ldm_client import Client, Progress
 from common import ROOT
 from faulty_networks import order
+from reliability.memory import anonymous_bytes, shared_bytes
 from server.process import TritonServer
-from server.remains import SHARED_MEMORY, children
+from server.remains import children
 from serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle
 
 ROWS, STEPS, LATE = 2, 500, 0.3
@@ -109,12 +111,11 @@ def _leave(url: str, leavers: int, threads: int) -> None:
 
 def _memory(server: TritonServer) -> dict[str, int]:
     """Of the processes of all models: resident bytes and threads; and bytes in /dev/shm."""
-    status = [Path("/proc", str(process), "status").read_text() for process in children(server.pid)]
-    fields = [dict(line.split(":", 1) for line in text.splitlines()) for text in status]
+    processes = list(children(server.pid))
     return {
-        "resident": sum(int(each["RssAnon"].split()[0]) * 1024 for each in fields),
-        "threads": sum(int(each["Threads"]) for each in fields),
-        "shared": sum(path.stat().st_blocks * 512 for path in SHARED_MEMORY.glob(f"{server.shm_prefix}*")),
+        "resident": sum(anonymous_bytes(process) for process in processes),
+        "threads": sum(len(os.listdir(f"/proc/{process}/task")) for process in processes),
+        "shared": shared_bytes(server),
     }
 
 

@@ -18,8 +18,9 @@ from mri_ldm.request import RowParameters
 from tqdm import tqdm
 
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
+from reliability.memory import anonymous_bytes, shared_bytes
 from server.process import TritonServer
-from server.remains import SHARED_MEMORY, children, model_of
+from server.remains import children, model_of
 from serving import infer, start, wait_until_idle
 from toy_pipeline import Reference, write_pipeline
 
@@ -101,18 +102,11 @@ def plot(result: Soak, path: Path) -> Path:
 
 def _sample(server: TritonServer, done: int, result: Soak) -> None:
     names = {server.pid: "tritonserver"} | {child: model_of(child) for child in children(server.pid)}
-    sizes = {name: _anonymous(process) for process, name in names.items()}
-    sizes["/dev/shm"] = sum(region.stat().st_blocks * 512 for region in SHARED_MEMORY.glob(f"{server.shm_prefix}*"))
+    sizes = {name: anonymous_bytes(process) for process, name in names.items()}
+    sizes["/dev/shm"] = shared_bytes(server)
     result.requests.append(done)
     for name, size in sizes.items():
         result.megabytes.setdefault(name, []).append(size / 1e6)
-
-
-def _anonymous(process: int) -> int:
-    """Bytes in memory that belong to the process alone: no file, and none of what /dev/shm holds."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc", str(process), "status").read_text())
-    assert found
-    return int(found[1]) * 1024
 
 
 class _Client:

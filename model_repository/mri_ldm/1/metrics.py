@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class Metrics:
             for value in family.values
         }
         self._published: Values = {}
-        self._events: Counter[tuple[str, str]] = Counter()
+        self._events: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._lock = threading.Lock()
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -123,7 +123,7 @@ class Metrics:
 
     def _count(self, name: str, label: str = "", amount: float = 1) -> None:
         with self._lock:
-            self._events[name, label] += amount  # type: ignore[assignment]  # Counter means int, and adds any number
+            self._events[name, label] += amount
 
     def _run(self) -> None:
         self._publish()
