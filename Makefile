@@ -6,7 +6,7 @@ KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-reliability check demo-weights gpu gpu-kit clean
+.PHONY: help demo serve test test-reliability check bench demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container 
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
 	$(BIN)/promtool test rules tests/data/alerts_test.yml
+
+bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (40 minutes)
+	$(BIN)/python -m benchmarks.serving --weights bundle
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0

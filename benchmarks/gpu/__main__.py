@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,27 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.gpu.setup import machine
     from benchmarks.gpu.table import write_table
+    from benchmarks.sections import run_sections
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    failed = []
     with tempfile.TemporaryDirectory(prefix="brats-ldm-gpu-") as work:
         setup = _setup(arguments, Path(work))
         described = {**machine(setup.device), "precision": arguments.precision}
         print(json.dumps(described), flush=True)
-        for name, section in _sections(arguments, setup):
-            print(f"{name} ...", flush=True)
-            started = time.monotonic()
-            record: dict[str, Any] = {"machine": described}
-            try:
-                record["result"] = section()
-            except Exception as error:  # whatever it is, the other sections are still worth having
-                traceback.print_exc()
-                record["error"] = f"{type(error).__name__}: {error}"
-                failed.append(name)
-            record["seconds"] = round(time.monotonic() - started, 1)
-            (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-            write_table(arguments.out)
-            print(f"{name}: {'FAILED' if name in failed else 'done'} after {record['seconds']} s", flush=True)
+        sections = _sections(arguments, setup)
+        failed = run_sections(sections, arguments.out, {"machine": described}, lambda: write_table(arguments.out))
     print((arguments.out / "table.md").read_text())
     if failed:
         print(f"error: these sections failed: {', '.join(failed)}", file=sys.stderr)

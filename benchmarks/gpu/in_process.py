@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.gpu.setup import Setup, networks
+from benchmarks.gpu.setup import Setup
+from benchmarks.weights import networks
 from export.graphs import GRAPHS, UNET, Graph, random_inputs
 from server.backends.torch_export.torch_program import Program
 from training.sample import sample_latents

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu.setup import Setup, load_weights
+from benchmarks.gpu.setup import Setup
+from benchmarks.weights import load_weights
 from export.repository import Extras, export_repository
 from training.checkpoint import Snapshot, save_snapshot
 

@@ -15,6 +15,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 from benchmarks.gpu.setup import Setup
+from benchmarks.wire import ask
 from export.graphs import GRAPHS, Graph, random_inputs
 from server.process import TritonServer
 from training.sample import generate
@@ -54,15 +55,7 @@ class Served:
 
     def ask(self, model: str, output: str, feeds: dict[str, Array]) -> Array:
         """One request; its output."""
-        inputs = []
-        for name, array in feeds.items():
-            inputs.append(triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype)))
-            inputs[-1].set_data_from_numpy(array)
-        wanted = [triton.InferRequestedOutput(output)]
-        answer = self.client.infer(model, inputs, outputs=wanted, client_timeout=STARTUP_S).as_numpy(output)
-        if answer is None or not np.isfinite(answer).all():
-            raise ValueError(f"{model} answered no finite {output}")
-        return answer
+        return ask(self.client, model, output, feeds, STARTUP_S)
 
     def images(self, seeds: list[int], output: str = "image") -> Array:
         """One request of mri_ldm with a row for each seed."""

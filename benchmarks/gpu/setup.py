@@ -1,4 +1,4 @@
-"""What the sections share: the machine, how much is measured, the weights, and how time is taken."""
+"""What the sections share: the machine, how much is measured, and how time is taken."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from export.precision import Precision
-from training.checkpoint import Snapshot, load_snapshot
-from training.config import load_config
-from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
-
-if TYPE_CHECKING:
-    from torch import nn
-
-SMALL = Path(__file__).resolve().parents[2] / "tests" / "data" / "monai_small.toml"
-WEIGHTS = ("demo", "bundle", "small")
 
 
 class OutOfTime(Exception):
@@ -76,33 +67,6 @@ class Setup:
         """Until the GPU has done what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def load_weights(name: str, demo_snapshot: Path) -> Snapshot:
-    """demo: the trained small networks; bundle: the networks of brats.toml, small: tiny ones, both with random weights.
-
-    No tensor is zero: MONAI starts the last convolution of each block there, and zeros are faster and prove nothing.
-    """
-    if name == "demo":
-        return load_snapshot(demo_snapshot)
-    config = load_config("brats" if name == "bundle" else str(SMALL))
-    torch.manual_seed(0)
-    autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
-    randomize_zero_tensors(autoencoder, seed=1)
-    randomize_zero_tensors(unet, seed=2)
-    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=1.0)
-
-
-def networks(snapshot: Snapshot, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """UNet and autoencoder with their weights, as the bundle builds them: without fused attention."""
-    unet, autoencoder = build_unet(snapshot.config.unet), build_autoencoder(snapshot.config.autoencoder)
-    assert snapshot.unet is not None
-    unet.load_state_dict(snapshot.unet)
-    autoencoder.load_state_dict(snapshot.autoencoder)
-    for module in [*unet.modules(), *autoencoder.modules()]:
-        if hasattr(module, "use_flash_attention"):
-            module.use_flash_attention = False
-    return unet.to(device).eval(), autoencoder.to(device).eval()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

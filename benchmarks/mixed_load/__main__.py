@@ -8,14 +8,12 @@ weights on this machine, against request-level batching of the same graphs in pr
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe
 from benchmarks.serving_code import ROOT
 
 GPU_LIKE = (0.004, 0.0003, 0.002)
@@ -87,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--simulated", action="store_true", help="no server: the GPU-like device alone, in a minute")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args(argv)
+    machine = describe()
     records = simulate("simulated, as a GPU", *GPU_LIKE, options.load, 10 * options.requests)
     if not options.simulated:
         records = serve(options.repository, options.rows, options.load, options.requests) + records
@@ -94,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out is not None:
         from training.files import write_text
 
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "date": date.today().isoformat()}
         write_text(options.out, json.dumps({"machine": machine, "records": records}, indent=2) + "\n")
     return 0
 

@@ -87,10 +87,11 @@ def step_level(workload: Sequence[Arrival], repository: Path) -> list[float]:
     """Latencies in seconds, from the client's call to the array."""
     with TritonServer(repository) as server:
         server.probe()
-        return asyncio.run(_ask(workload, server.grpc_url))
+        return asyncio.run(latencies(workload, server.grpc_url))
 
 
-async def _ask(workload: Sequence[Arrival], url: str) -> list[float]:
+async def latencies(workload: Sequence[Arrival], url: str) -> list[float]:
+    """Seconds from each arrival to its image, asked for on time whatever is still under way."""
     async with AsyncClient(url) as client:
         await client.generate(1, seed=0)  # connects, and warms the server up
         begun = time.perf_counter()

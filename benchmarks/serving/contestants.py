@@ -1,0 +1,128 @@
+"""Who takes part, and the gate before it: only who makes the baseline's images is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.ours import FewSteps, Ours
+from benchmarks.serving.rivals.bls_loop import BlsLoop
+from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
+from benchmarks.serving.rivals.litserve_client import LitServe
+from benchmarks.serving.rivals.monai_loop import monai_loop
+from benchmarks.serving.setup import TOLERANCES, WARM_UP_STEPS, Bench, Contestant, relative_error
+from benchmarks.serving.worker import Array, Worker
+
+BASELINE = "MONAI's loop, fp32"
+OURS = "tritonserver, this repository"
+SEEDS = range(1000, 1064)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who may take part. compares: whether its images are the baseline's; limit_s: of the warm-up of a worker."""
+
+    start: Callable[[], Contestant]
+    precision: str = "fp32"
+    compares: bool = True
+    limit_s: float = 900.0
+
+
+def entries(bench: Bench) -> dict[str, Entry]:
+    """The baseline first."""
+    weights, snapshot, batch = bench.weights, bench.snapshot, bench.amount.batch
+    few = f"{OURS}, {bench.amount.few_steps} steps of DPM-Solver++"
+    listed = {
+        BASELINE: Entry(lambda: Worker(monai_loop, weights, snapshot, "fp32", batch)),
+        "MONAI's loop, bf16 autocast": Entry(lambda: Worker(monai_loop, weights, snapshot, "bf16", batch), "bf16"),
+        "MONAI's loop, torch.compile": Entry(
+            lambda: Worker(monai_loop, weights, snapshot, "fp32", batch, True), limit_s=bench.amount.compile_limit_s
+        ),
+        "diffusers' DDIM, fused attention": Entry(lambda: Worker(diffusers_loop, weights, snapshot, batch)),
+        f"LitServe, max_batch_size {batch}": Entry(
+            lambda: LitServe(weights, snapshot, batch, bench.work / "litserve.log")
+        ),
+        "Triton, loop in execute()": Entry(lambda: BlsLoop(bench.repository(), bench.work / "bls_loop")),
+        OURS: Entry(lambda: ours(bench)),
+        few: Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
+    }
+    if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
+        listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"), "bf16")
+    return listed
+
+
+def ours(bench: Bench) -> Ours:
+    """The server of the profile cpu, started when it is first asked for."""
+    contestant = bench.contestant(OURS, lambda: Ours(bench.repository()))
+    assert isinstance(contestant, Ours)
+    return contestant
+
+
+def _has_profile(repository: Path, name: str) -> bool:
+    return (repository / "unet" / "configs" / f"{name}.pbtxt").is_file()
+
+
+def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any]]:
+    """Those that are warmed up and make the baseline's images with `rows` at once; and what is told of each.
+
+    Raises:
+        RuntimeError: the baseline itself cannot run.
+    """
+    listed = entries(bench)
+    told: dict[str, Any] = {name: {} for name in listed}
+    running: dict[str, Contestant] = {}
+    reference: Array | None = None
+    for name, entry in listed.items():  # all at once: workers import torch meanwhile
+        _try(bench, name, partial(bench.contestant, name, entry.start))
+    for name, entry in listed.items():
+        began = time.perf_counter()
+        images = _try(bench, name, partial(_warm_up, bench, name, entry, rows))
+        told[name]["warm_up_s"] = time.perf_counter() - began
+        if reference is None:
+            reference = images
+        if images is not None and entry.compares:
+            told[name]["relative_error"] = _try(bench, name, partial(gate, images, reference, entry.precision))
+        if (why := bench.failed(name)) is None:
+            running[name] = bench.contestant(name, entry.start)
+        else:
+            told[name] = {"left_out": why}
+        bench.report(f"  {name}: {told[name]}")
+    return running, told
+
+
+def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
+    """What `call` returns; None where the contestant is out, or is so now: the others are still worth having.
+
+    Raises:
+        RuntimeError: the baseline itself does not run.
+    """
+    if bench.failed(name) is not None:
+        return None
+    try:
+        return call()
+    except Exception as error:
+        if name == BASELINE:
+            raise RuntimeError(f"the baseline does not run: {error}") from error
+        bench.failed(name, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        return None
+
+
+def _warm_up(bench: Bench, name: str, entry: Entry, rows: int) -> Array:
+    """Images of WARM_UP_STEPS steps; raises TookTooLong."""
+    contestant, seeds = bench.contestant(name, entry.start), list(SEEDS[:rows])
+    if isinstance(contestant, Worker):
+        return contestant.generate(seeds, WARM_UP_STEPS, entry.limit_s)
+    return contestant.generate(seeds, WARM_UP_STEPS)
+
+
+def gate(images: Array, reference: Array, precision: str) -> float:
+    """The relative error of `images`; raises ValueError where it is larger than the precision explains."""
+    error, allowed = relative_error(images, reference), TOLERANCES[precision]
+    if not error <= allowed:
+        raise ValueError(f"images differ from the baseline's by {error:.1e} (relative L2), allowed are {allowed:.0e}")
+    return error

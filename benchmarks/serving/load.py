@@ -1,0 +1,84 @@
+"""Under load: requests of one image that come at random, at shares of what the server can do; and mixed steps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from mri_ldm.samplers import NoiseSchedule
+
+from benchmarks.mixed_load.served import InProcess, latencies
+from benchmarks.mixed_load.simulated import Device, step_level
+from benchmarks.mixed_load.workload import Arrival, arrivals
+from benchmarks.serving.contestants import SEEDS, ours
+from benchmarks.serving.setup import Bench
+from benchmarks.timing import spread
+
+
+def sweep(bench: Bench) -> dict[str, Any]:
+    """Poisson arrivals on the real server, and many more of the same on a simulated device as fast as this machine.
+
+    What a few real requests say of a 99th percentile is little: it is the largest of them.
+    """
+    amount, server = bench.amount, ours(bench)
+    server.generate(list(SEEDS[: amount.images]), amount.steps)
+    began = time.perf_counter()
+    server.generate(list(SEEDS[: amount.images]), amount.steps)
+    capacity = amount.images / (time.perf_counter() - began)
+    began = time.perf_counter()
+    server.generate([SEEDS[0]], amount.steps)
+    alone = time.perf_counter() - began
+    device = _device(bench)
+    simulated_alone = amount.steps * device.step(1) + device.decode
+    simulated_capacity = 1 / (amount.steps * device.row + device.decode)
+    bench.report(f"  {capacity:.3g} images a second at once, {alone:.3g} s for one alone")
+    points = []
+    for load in amount.loads:
+        real = asyncio.run(
+            latencies(_workload(amount.load_requests, load * capacity, amount.steps), server.server.grpc_url)
+        )
+        many = _workload(amount.simulated_requests, load * simulated_capacity, amount.steps)
+        simulated = step_level(many, device, 64)
+        points.append(
+            {
+                "load": load,
+                "served": _latency(real, alone),
+                "simulated": _latency(simulated, simulated_alone),
+                "seconds": real,
+            }
+        )
+        bench.report(f"  {load:.0%}: {points[-1]['served']}; simulated {points[-1]['simulated']}")
+    return {
+        "capacity_images_per_s": capacity,
+        "alone_s": alone,
+        "device": {"step_base_s": device.base, "step_row_s": device.row, "decode_s": device.decode},
+        "points": points,
+    }
+
+
+def mixed(bench: Bench) -> dict[str, Any]:
+    """10, 25 and 50 steps at 75 % of what batching whole requests can do (benchmarks.mixed_load)."""
+    from benchmarks.mixed_load.__main__ import serve, table
+
+    records = serve(bench.repository(), 8, 0.75, bench.amount.mixed_requests)
+    bench.report(table(records))
+    return {"load": 0.75, "records": records}
+
+
+def _workload(count: int, rate: float, steps: int) -> list[Arrival]:
+    return [replace(arrival, steps=steps) for arrival in arrivals(count, rate, seed=3)]
+
+
+def _latency(seconds: list[float], alone: float) -> dict[str, Any]:
+    """Percentiles, and as multiples of an image on the idle server."""
+    p50, p99 = (float(np.quantile(seconds, share)) for share in (0.5, 0.99))
+    return {**spread(seconds), "p50": p50, "p99": p99, "p50_over_alone": p50 / alone, "p99_over_alone": p99 / alone}
+
+
+def _device(bench: Bench) -> Device:
+    record = json.loads((bench.repository() / "mri_ldm" / "1" / "model.json").read_text())
+    return InProcess(bench.repository(), NoiseSchedule(**record["noise_schedule"])).measure()

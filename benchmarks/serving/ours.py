@@ -1,0 +1,62 @@
+"""Our server as a contestant, by each of the ways to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as triton
+
+from benchmarks.serving.worker import Array
+from benchmarks.wire import ask_http
+from brats_ldm_client import Client, Generation
+from server.process import TritonServer
+
+SIZE = 240
+
+
+class Ours:
+    """A tritonserver on `repository` and the client that users have. Close it."""
+
+    def __init__(self, repository: Path, profile: str = "cpu") -> None:
+        self.server = TritonServer(repository, profile)
+        self.server.start()
+        self.client = Client(self.server.grpc_url, rows_per_request=1, concurrency=64)
+        self.raw = triton.InferenceServerClient(self.server.grpc_url)
+
+    def generate(self, seeds: Sequence[int], steps: int, sampler: str = "ddim") -> Array:
+        """gRPC unary: all seeds at once, each in a request of its own."""
+        return self.client.generate(list(seeds), steps=steps, sampler=sampler).images
+
+    def stream(self, seeds: Sequence[int], steps: int) -> Array:
+        """gRPC stream, one request, told of every step."""
+        *_, result = self.client.stream(list(seeds), steps=steps)
+        assert isinstance(result, Generation)
+        return result.images
+
+    def http(self, seeds: Sequence[int], steps: int) -> Array:
+        """HTTP, one request."""
+        rows = len(seeds)
+        feeds = {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((rows, 1), steps, np.int32)}
+        return ask_http(self.server.http_url, "mri_ldm", "image", feeds, (rows, SIZE, SIZE))
+
+    def close(self) -> None:
+        """Stop the server."""
+        self.client.close()
+        self.raw.close()
+        self.server.stop()
+
+
+class FewSteps:
+    """The same server with DPM-Solver++ in place of DDIM, in fewer steps than are asked for."""
+
+    def __init__(self, ours: Ours, steps: int) -> None:
+        self._ours, self._steps = ours, steps
+
+    def generate(self, seeds: Sequence[int], steps: int) -> Array:
+        """`steps` is what the others do."""
+        return self._ours.generate(seeds, self._steps, "dpmpp_2m")
+
+    def close(self) -> None:
+        """The server is another's."""

@@ -1,0 +1,1 @@
+"""What a user would run instead, each in a file of its own."""

@@ -1,0 +1,56 @@
+"""One request at a time: a Python model that calls `unet` in a loop inside execute(), as public tutorials do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving.worker import Array
+from benchmarks.wire import ask
+from server.process import TritonServer
+
+HERE = Path(__file__).parent
+MODEL = "bls_loop"
+
+
+class BlsLoop:
+    """A tritonserver with this model beside the networks of `repository`. Close it."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        import tritonclient.grpc as triton
+
+        write_repository(repository, folder)
+        self._server = TritonServer(folder)
+        self._server.start()
+        self._client = triton.InferenceServerClient(self._server.grpc_url)
+
+    def generate(self, seeds: Sequence[int], steps: int) -> Array:
+        """All seeds at once, each in a request of its own."""
+        with ThreadPoolExecutor(len(seeds)) as pool:
+            return np.stack(list(pool.map(lambda seed: self._image(seed, steps), seeds)))
+
+    def _image(self, seed: int, steps: int) -> Array:
+        feeds = {"seed": np.array([[seed]], np.int64), "steps": np.array([[steps]], np.int32)}
+        return ask(self._client, MODEL, "image", feeds)[0, 0, 8:-8, 8:-8]
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._client.close()
+        self._server.stop()
+
+
+def write_repository(repository: Path, folder: Path) -> None:
+    """The networks of `repository` and this model; schedule and noise are the files of mri_ldm."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for network in ("unet", "vae_decoder"):
+        shutil.copytree(repository / network, folder / network)
+    version = folder / MODEL / "1"
+    version.mkdir(parents=True)
+    shutil.copy(HERE / "config.pbtxt", folder / MODEL)
+    shutil.copy(HERE / "model.py", version)
+    for name in ("samplers.py", "noise.py", "model.json"):
+        shutil.copy(repository / "mri_ldm" / "1" / name, version)

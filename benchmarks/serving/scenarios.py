@@ -1,0 +1,161 @@
+"""Single image, offline, layers, cost by rows, start and memory: each returns what goes into its JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mri_ldm.request import RowParameters
+
+from benchmarks.in_process import Engine
+from benchmarks.serving.contestants import BASELINE, OURS, SEEDS, ours, ready
+from benchmarks.serving.memory import processes
+from benchmarks.serving.ours import Ours
+from benchmarks.serving.setup import WARM_UP_STEPS, Bench
+from benchmarks.serving.worker import Array
+from benchmarks.timing import compare, in_turns, ratio, spread
+from benchmarks.wire import ask
+
+
+def single(bench: Bench) -> dict[str, Any]:
+    """One image at a time, from the call to the array; ours several times a round, for its 90th percentile."""
+    amount = bench.amount
+    running, told = ready(bench, 1)
+    often = {name: amount.requests if name.startswith(OURS) else 1 for name in running}
+    each: dict[str, list[float]] = {name: [] for name in running}
+
+    def call(name: str) -> Callable[[], None]:
+        def requests() -> None:
+            for number in range(often[name]):
+                began = time.perf_counter()
+                running[name].generate([SEEDS[number]], amount.steps)
+                each[name].append(time.perf_counter() - began)
+
+        return requests
+
+    in_turns({name: call(name) for name in running}, amount.rounds, amount.budget_s, bench.report)
+    # The ratio compares rounds: of several requests in one, their mean.
+    rounds = {name: np.reshape(times, (-1, often[name])).mean(1).tolist() for name, times in each.items()}
+    result = compare(rounds, BASELINE)
+    for name, times in each.items():
+        result[name] |= {"seconds": times, **spread(times)}
+    return {"baseline": BASELINE, "contestants": result, "told": told}
+
+
+def offline(bench: Bench) -> dict[str, Any]:
+    """Images a second when many are wanted: loops and batching servers in full batches, all requests at once."""
+    amount = bench.amount
+    running, told = ready(bench, amount.images)
+    seeds = list(SEEDS[: amount.images])
+    calls = {
+        name: (lambda contestant=contestant: contestant.generate(seeds, amount.steps))
+        for name, contestant in running.items()
+    }
+    times = in_turns(calls, amount.offline_rounds, amount.budget_s, bench.report)
+    result = compare(times, BASELINE)
+    for values in result.values():
+        values["images_per_s"] = amount.images / values["median"]
+    return {"baseline": BASELINE, "images": amount.images, "contestants": result, "told": told}
+
+
+def layers(bench: Bench) -> dict[str, Any]:
+    """The networks alone, the engine in this process, and the same through each way to the server; same bits."""
+    amount, server = bench.amount, ours(bench)
+    engine = Engine(bench.repository())
+    one, many = [SEEDS[0]], list(SEEDS[: amount.concurrent])
+
+    def in_process(seeds: list[int]) -> Array:
+        images = engine.generate([RowParameters(seed, amount.steps, "ddim", 0.0) for seed in seeds])[1]
+        assert images is not None
+        return images[:, 0]
+
+    latent, timestep = np.zeros((1, 1, 64, 64), np.float32), np.array([500], np.int32)
+    latent += np.linspace(-1, 1, 64, dtype=np.float32)
+
+    def networks() -> None:
+        for _ in range(amount.steps):
+            engine.unet(latent, timestep)
+        engine.decode(latent)
+
+    at_one: dict[str, Callable[[], Any]] = {
+        "networks alone": networks,
+        "engine in process": lambda: in_process(one),
+        "gRPC unary": lambda: server.generate(one, amount.steps),
+        "gRPC stream": lambda: server.stream(one, amount.steps),
+        "HTTP": lambda: server.http(one, amount.steps),
+    }
+    at_many: dict[str, Callable[[], Any]] = {
+        "engine in process": lambda: in_process(many),
+        "gRPC unary": lambda: server.generate(many, amount.steps),
+    }
+    checked = same_bits({name: call() for name, call in at_one.items() if call is not networks})  # and a warm-up
+    result = {"1": _taxes(in_turns(at_one, amount.rounds, report=bench.report))}
+    rounds = min(amount.rounds, amount.offline_rounds)
+    result[str(amount.concurrent)] = _taxes(in_turns(at_many, rounds, report=bench.report))
+    return {"same_bits": checked, "concurrent": result}
+
+
+def same_bits(images: dict[str, Array]) -> list[str]:
+    """The names, if all images are equal bit for bit; raises ValueError otherwise."""
+    first, *others = images
+    for name in others:
+        if not np.array_equal(images[first], images[name]):
+            raise ValueError(f"the images by '{first}' and by '{name}' differ")
+    return [first, *others]
+
+
+def _taxes(times: dict[str, list[float]]) -> dict[str, Any]:
+    """tax: seconds of a layer over those of the engine in process."""
+    engine = times["engine in process"]
+    return {name: {**spread(own), "seconds": own, "tax": ratio(engine, own)} for name, own in times.items()}
+
+
+def cost(bench: Bench) -> dict[str, Any]:
+    """Seconds an image by the rows of a request: steps without decoding, and the decoder by the rows of its call."""
+    amount, server = bench.amount, ours(bench)
+
+    def steps(rows: int) -> Array:
+        feeds = {"seed": np.arange(rows)[:, None], "steps": np.full((rows, 1), amount.cost_steps, np.int32)}
+        return ask(server.raw, "mri_ldm", "final_latent", feeds)
+
+    def decode(rows: int) -> Array:
+        return ask(server.raw, "vae_decoder", "image", {"latent": steps_of[:rows]})
+
+    steps_of = steps(2)
+    calls: dict[str, Callable[[], Any]] = {f"{rows} rows": lambda rows=rows: steps(rows) for rows in amount.cost_rows}
+    calls |= {f"decoder, {rows} rows": lambda rows=rows: decode(rows) for rows in (1, 2)}
+    decode(2)
+    times = in_turns(calls, amount.cost_rounds, report=bench.report)
+    decoder = {rows: spread(times[f"decoder, {rows} rows"])["median"] / rows for rows in (1, 2)}
+    by_rows = {}
+    for rows in amount.cost_rows:
+        step = spread([each / amount.cost_steps for each in times[f"{rows} rows"]])
+        image = amount.steps * step["median"] / rows + decoder[min(rows, 2)]
+        by_rows[rows] = {"step_s": step, "image_s": image}
+    middle = float(np.median([values["image_s"] for values in by_rows.values()]))
+    for values in by_rows.values():
+        values["against_median"] = values["image_s"] / middle
+    slope, base = np.polyfit(amount.cost_rows, [by_rows[rows]["step_s"]["median"] for rows in amount.cost_rows], 1)
+    model = {"step_base_s": float(base), "step_row_s": float(slope), "decode_s": decoder}
+    return {"rows": by_rows, "model": model, "seconds": times}
+
+
+def start(bench: Bench) -> dict[str, Any]:
+    """From the command to a ready server, and on to the first image; memory of its processes before and after load."""
+    amount, ready_s, image_s = bench.amount, [], []
+    for _ in range(amount.starts):
+        began = time.perf_counter()
+        server = Ours(bench.repository())
+        try:
+            ready_s.append(time.perf_counter() - began)
+            server.generate([SEEDS[0]], amount.steps)
+            image_s.append(time.perf_counter() - began)
+            bench.report(f"  ready after {ready_s[-1]:.1f} s, first image after {image_s[-1]:.1f} s")
+            idle = processes(server.server)
+            server.generate(list(SEEDS[: amount.concurrent]), WARM_UP_STEPS)
+            loaded = processes(server.server)
+        finally:
+            server.close()
+    return {"ready_s": spread(ready_s), "first_image_s": spread(image_s), "memory_mb": {"idle": idle, "loaded": loaded}}

@@ -1,0 +1,142 @@
+"""How much is measured, and what the scenarios share: the model repository, and the contestants once they run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from benchmarks.serving.worker import Array
+
+
+class Contestant(Protocol):
+    """Something that makes images."""
+
+    def generate(self, seeds: Sequence[int], steps: int) -> Array:
+        """Images [n, 240, 240], all asked for at once."""
+        ...
+
+    def close(self) -> None:
+        """End what it started."""
+        ...
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of everything; the numbers of seconds are for the bundle's networks on two cores."""
+
+    steps: int = 50
+    few_steps: int = 20
+    """Of DPM-Solver++."""
+    rounds: int = 5
+    requests: int = 4
+    """Of one image, of our server, in each round."""
+    batch: int = 8
+    """Rows of a rival's batch."""
+    images: int = 8
+    """At once, offline."""
+    offline_rounds: int = 3
+    concurrent: int = 16
+    """Requests at once, of the serving tax."""
+    budget_s: float = 90.0
+    """Of one contestant in one scenario; then it is left out of further rounds."""
+    compile_limit_s: float = 240.0
+    """Of torch.compile: it is given up then."""
+    loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95)
+    load_requests: int = 10
+    simulated_requests: int = 2000
+    mixed_requests: int = 40
+    cost_rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    cost_steps: int = 10
+    cost_rounds: int = 2
+    starts: int = 3
+    analyzer_concurrency: tuple[int, ...] = (1, 4, 16)
+    analyzer_requests: int = 16
+
+
+AMOUNTS = {
+    "bundle": Amount(),
+    "demo": Amount(rounds=9, load_requests=60, mixed_requests=150, offline_rounds=5, cost_rounds=5,
+                   analyzer_requests=48),
+    "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
+                    offline_rounds=1, concurrent=4, loads=(0.5,), load_requests=6, simulated_requests=50, mixed_requests=12, cost_rows=(1, 2),
+                    cost_steps=2, cost_rounds=1, starts=1, analyzer_concurrency=(2,), analyzer_requests=6),
+}  # fmt: skip
+# Relative L2 of images after WARM_UP_STEPS steps against the baseline's: whoever makes other images is not compared.
+WARM_UP_STEPS = 2
+TOLERANCES = {"fp32": 1e-3, "bf16": 5e-2}
+
+
+@dataclass
+class Bench:
+    """One run. `weights`: bundle, demo or small. `work`: a folder that outlives it, with what can be used again."""
+
+    weights: str
+    amount: Amount
+    work: Path
+    snapshot: Path
+    report: Callable[[str], object] = print
+    _open: dict[str, Contestant] = field(default_factory=dict)
+    _failed: dict[str, str] = field(default_factory=dict)
+
+    def repository(self) -> Path:
+        """Exported once; that of the demo weights is committed."""
+        from benchmarks.serving_code import ROOT
+
+        into = self.work / self.weights
+        if self.weights == "demo":
+            return ROOT / "model_repository"
+        if not into.is_dir():
+            from benchmarks.weights import load_weights
+            from export.repository import export_repository
+
+            self.report(f"  exporting the weights '{self.weights}'")
+            export_repository(load_weights(self.weights, self.snapshot), into, self.weights, report=self.report)
+        else:
+            _renew_code(ROOT / "model_repository", into)
+        return into
+
+    def contestant(self, name: str, start: Callable[[], Contestant]) -> Contestant:
+        """The contestant of that name, started when it is first asked for."""
+        if name not in self._open:
+            self._open[name] = start()
+        return self._open[name]
+
+    def failed(self, name: str, why: str | None = None) -> str | None:
+        """Why a contestant takes no part, or None; `why` says so from now on."""
+        if why is not None:
+            self._failed[name] = why
+            self.drop(name)
+        return self._failed.get(name)
+
+    def drop(self, name: str) -> None:
+        """Close one."""
+        if (contestant := self._open.pop(name, None)) is not None:
+            contestant.close()
+
+    def close(self) -> None:
+        """Close all that were started."""
+        with contextlib.ExitStack() as stack:
+            for contestant in self._open.values():
+                stack.callback(contestant.close)
+            self._open = {}
+
+
+def _renew_code(source: Path, repository: Path) -> None:
+    """Only weights take long: code and configuration of an earlier export are those of now."""
+    for path in (path for kind in ("*.py", "*.pbtxt") for path in source.rglob(kind)):
+        target = repository / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        if path.parts[-3:-1] == ("mri_ldm", "1"):
+            shutil.copy(path, repository / "mri_ldm_stream" / "1")
+
+
+def relative_error(images: Array, reference: Array) -> float:
+    """L2 of the difference over L2 of the reference."""
+    return float(np.linalg.norm(images - reference) / np.linalg.norm(reference))

@@ -1,0 +1,60 @@
+"""Times of several contestants, taken in turns: what else the machine does then hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Times = dict[str, list[float]]
+
+
+def in_turns(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    budget_s: float = float("inf"),
+    report: Callable[[str], object] = lambda line: None,
+) -> Times:
+    """Seconds of each call, round by round; every contestant has been warmed up before.
+
+    One that has used up `budget_s` seconds is left out of further rounds: its list is shorter.
+    """
+    times: Times = {name: [] for name in contestants}
+    for number in range(rounds):
+        order = list(contestants)
+        for name in order[number % len(order) :] + order[: number % len(order)]:  # nobody always follows the same one
+            if sum(times[name]) < budget_s:
+                began = time.perf_counter()
+                contestants[name]()
+                times[name].append(time.perf_counter() - began)
+                report(f"  round {number + 1} of {rounds}: {name} {times[name][-1]:.3g} s")
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, smallest, largest, 90th percentile, and how many; one value has no spread."""
+    array = np.asarray(values)
+    return {
+        "median": float(np.median(array)),
+        "min": float(array.min()),
+        "max": float(array.max()),
+        "p90": float(np.quantile(array, 0.9)),
+        "n": len(array),
+    }
+
+
+def ratio(ours: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    """How many of `ours` go into `baseline`: of the medians, and the range over the rounds that both took part in."""
+    each = [base / own for own, base in zip(ours, baseline, strict=False)]
+    return {"median": float(np.median(baseline) / np.median(ours)), "min": min(each), "max": max(each)}
+
+
+def compare(times: Times, baseline: str) -> dict[str, Any]:
+    """By contestant: its seconds, how it spreads, and how many times faster than `baseline` it is."""
+    return {
+        name: {**spread(own), "seconds": own, "faster_than_baseline": ratio(own, times[baseline])}
+        for name, own in times.items()
+        if own
+    }

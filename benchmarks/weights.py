@@ -1,0 +1,44 @@
+"""The weights that are measured, and MONAI's networks with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from training.checkpoint import Snapshot, load_snapshot
+from training.config import load_config
+from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SMALL = Path(__file__).resolve().parents[1] / "tests" / "data" / "monai_small.toml"
+
+
+def load_weights(name: str, demo_snapshot: Path) -> Snapshot:
+    """demo: the trained small networks; bundle: the networks of brats.toml, small: tiny ones, both with random weights.
+
+    No tensor is zero: MONAI starts the last convolution of each block there, and zeros are faster and prove nothing.
+    """
+    if name == "demo":
+        return load_snapshot(demo_snapshot)
+    config = load_config("brats" if name == "bundle" else str(SMALL))
+    torch.manual_seed(0)
+    autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
+    randomize_zero_tensors(autoencoder, seed=1)
+    randomize_zero_tensors(unet, seed=2)
+    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=1.0)
+
+
+def networks(snapshot: Snapshot, device: torch.device, fused: bool = False) -> tuple[nn.Module, nn.Module]:
+    """UNet and autoencoder with their weights, as the bundle builds them: without fused attention, unless told."""
+    unet, autoencoder = build_unet(snapshot.config.unet), build_autoencoder(snapshot.config.autoencoder)
+    assert snapshot.unet is not None
+    unet.load_state_dict(snapshot.unet)
+    autoencoder.load_state_dict(snapshot.autoencoder)
+    for module in [*unet.modules(), *autoencoder.modules()]:
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = fused
+    return unet.to(device).eval(), autoencoder.to(device).eval()

@@ -1,0 +1,67 @@
+"""Requests below the client library: Triton's own gRPC client, and HTTP with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+Array = np.ndarray[Any, Any]
+TIMEOUT_S = 600.0
+
+
+def ask(
+    client: InferenceServerClient, model: str, output: str, feeds: Mapping[str, Array], timeout_s: float = TIMEOUT_S
+) -> Array:
+    """One output of one gRPC request.
+
+    Raises:
+        ValueError: the answer is not finite.
+    """
+    import tritonclient.grpc as triton
+
+    inputs = []
+    for name, array in feeds.items():
+        inputs.append(triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    wanted = [triton.InferRequestedOutput(output)]
+    answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
+    return _finite(answer, model, output)
+
+
+def ask_http(url: str, model: str, output: str, feeds: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """One float32 output of one HTTP request: JSON there, the extension for binary tensors back.
+
+    Raises:
+        RuntimeError: the server refuses; with its words.
+        ValueError: the answer is not finite.
+    """
+    types = {"int64": "INT64", "int32": "INT32", "float32": "FP32"}
+    inputs = [
+        {"name": name, "datatype": types[array.dtype.name], "shape": array.shape, "data": array.ravel().tolist()}
+        for name, array in feeds.items()
+    ]
+    body = {"inputs": inputs, "outputs": [{"name": output, "parameters": {"binary_data": True}}]}
+    connection = http.client.HTTPConnection(url, timeout=TIMEOUT_S)
+    try:
+        connection.request("POST", f"/v2/models/{model}/infer", json.dumps(body))
+        response = connection.getresponse()
+        content = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"{model} answered {response.status}: {content[:300].decode(errors='replace')}")
+    start = int(response.headers["Inference-Header-Content-Length"])
+    return _finite(np.frombuffer(content, np.float32, offset=start).reshape(shape), model, output)
+
+
+def _finite(answer: Array | None, model: str, output: str) -> Array:
+    if answer is None or not np.isfinite(answer).all():
+        raise ValueError(f"{model} answered no finite {output}")
+    return answer

@@ -1,0 +1,143 @@
+"""`make bench` in small: the whole harness on tiny networks against a real server, and the parts that judge others."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.serving.__main__ import SCENARIOS, main
+from benchmarks.serving.analyzer.drive import input_data
+from benchmarks.serving.analyzer.fetch import FetchError, fetch
+from benchmarks.serving.contestants import BASELINE, OURS, gate
+from benchmarks.serving.scenarios import same_bits
+from benchmarks.serving.worker import Array, Generate, TookTooLong, Worker
+from benchmarks.timing import compare, in_turns
+from common import run_python
+
+
+def test_the_rivals_make_the_same_images_and_are_timed(tmp_path: Path) -> None:
+    """The scenario that starts everybody; compiling is by far the slowest of them."""
+    assert main(["--quick", "--only", "single", "layers", "start", "--out", str(tmp_path)]) == 0
+    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    result = records["small-single"]["result"]
+    timed, told = result["contestants"], result["told"]
+    absent = set() if find_spec("litserve") else {"LitServe, max_batch_size 2"}
+    assert {name for name in told if "left_out" in told[name]} <= absent | {"MONAI's loop, torch.compile"}
+    assert {BASELINE, OURS, "Triton, loop in execute()", "diffusers' DDIM, fused attention"} <= set(timed)
+    assert timed[BASELINE]["faster_than_baseline"]["median"] == 1
+    assert told[OURS]["relative_error"] < 1e-3
+    for name in timed:
+        assert timed[name]["n"] == (2 if name.startswith(OURS) else 1)
+    layers = records["small-layers"]["result"]
+    assert layers["same_bits"] == ["engine in process", "gRPC unary", "gRPC stream", "HTTP"]
+    assert set(layers["concurrent"]) == {"1", "4"}
+    start = records["small-start"]["result"]
+    assert start["first_image_s"]["median"] > start["ready_s"]["median"] > 0
+    assert start["memory_mb"]["loaded"]["tritonserver"]["peak"] > 10
+    assert records["small-start"]["machine"]["load"]
+    table = (tmp_path / "table.md").read_text()
+    assert all(title in table for title in ("### One image", "### Layers", "### Start and memory"))
+    assert (tmp_path / "small.png").stat().st_size > 1000
+
+
+# --- what judges
+
+
+def test_turns_are_taken_in_rounds_and_end_with_the_budget() -> None:
+    order: list[str] = []
+
+    def contestant(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    calls = {name: (lambda name=name, s=s: contestant(name, s)) for name, s in (("a", 0.0), ("b", 0.02), ("c", 0.0))}
+    times = in_turns(calls, 3, budget_s=0.01)
+    assert order == ["a", "b", "c", "c", "a", "c", "a"]  # b has used its budget up; each round another one begins
+    assert [len(times[name]) for name in "abc"] == [3, 1, 3]
+
+
+def test_ratios_are_of_medians_and_show_how_far_rounds_are_apart() -> None:
+    result = compare({"base": [2.0, 4.0, 3.0], "fast": [1.0, 1.0, 1.5]}, "base")
+    assert result["fast"]["faster_than_baseline"] == {"median": 3.0, "min": 2.0, "max": 4.0}
+    assert (result["base"]["median"], result["base"]["min"], result["base"]["n"]) == (3.0, 2.0, 3)
+
+
+def test_who_makes_other_images_is_not_timed() -> None:
+    images = np.ones((2, 240, 240))
+    assert gate(images * 1.0005, images, "fp32") == pytest.approx(5e-4)
+    with pytest.raises(ValueError, match=r"differ from the baseline's by 2\.0e-03"):
+        gate(images * 1.002, images, "fp32")
+    with pytest.raises(ValueError, match="by nan"):
+        gate(images * np.nan, images, "bf16")
+    with pytest.raises(ValueError, match="by 'a' and by 'b' differ"):
+        same_bits({"a": images, "b": images + 1e-9})
+
+
+# --- workers
+
+
+def sleeper(seconds: float) -> Generate:
+    def generate(seeds: Sequence[int], steps: int) -> Array:
+        if steps == 0:
+            raise ValueError("no steps")
+        time.sleep(seconds)
+        return np.array(seeds)
+
+    return generate
+
+
+def test_a_worker_that_takes_too_long_is_ended() -> None:
+    worker = Worker(sleeper, 60.0)
+    began = time.monotonic()
+    with pytest.raises(TookTooLong, match="within 1 s"):
+        worker.generate([1], 1, limit_s=1)
+    assert time.monotonic() - began < 10
+    assert not Path("/proc", str(worker.pid)).exists()
+    with pytest.raises(RuntimeError, match="the worker's process is gone"):
+        worker.generate([1], 1)
+    worker.close()
+
+
+def test_a_worker_answers_after_an_error() -> None:
+    worker = Worker(sleeper, 0.0)
+    with pytest.raises(RuntimeError, match="ValueError: no steps"):
+        worker.generate([1], 0)
+    assert worker.generate([5, 6], 1).tolist() == [5, 6]
+    worker.close()
+
+
+# --- perf_analyzer
+
+
+def test_perf_analyzer_gets_images_exactly() -> None:
+    images = np.random.default_rng(0).standard_normal((2, 240, 240)).astype(np.float32)
+    data = json.loads(json.dumps(input_data([3, 4], 10, images)))
+    assert data["data"] == [{"seed": [3], "steps": [10]}, {"seed": [4], "steps": [10]}]
+    for image, entry in zip(images, data["validation_data"], strict=True):
+        assert np.array_equal(np.array(entry["image"]["content"], np.float32).reshape(240, 240), image)
+        assert entry["image"]["shape"] == [1, 240, 240]
+
+
+def test_what_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(FetchError, match=r"pip download .* failed: .* put the file at .*perf_analyzer by hand"):
+        fetch(tmp_path)
+    (tmp_path / "perf_analyzer").write_text("#!/bin/sh\necho no such library >&2; exit 127\n")
+    (tmp_path / "perf_analyzer").chmod(0o755)
+    for library in ("libb64.so.0d", "libcudart.so.12"):
+        (tmp_path / library).touch()
+    with pytest.raises(FetchError, match="does not run here: no such library"):
+        fetch(tmp_path)
+
+
+def test_help_names_the_scenarios_and_is_quick() -> None:
+    done = run_python("-X", "importtime", "-m", "benchmarks.serving", "--help")
+    assert all(name in done.stdout for name in SCENARIOS)
+    assert "torch" not in done.stderr
+    assert "onnxruntime" not in done.stderr
