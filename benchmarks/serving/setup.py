@@ -64,8 +64,9 @@ AMOUNTS = {
     "demo": Amount(rounds=9, load_requests=60, mixed_requests=150, offline_rounds=5, cost_rounds=5,
                    analyzer_requests=48),
     "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
-                    offline_rounds=1, concurrent=4, loads=(0.5,), load_requests=6, simulated_requests=50, mixed_requests=12, cost_rows=(1, 2),
-                    cost_steps=2, cost_rounds=1, starts=1, analyzer_concurrency=(2,), analyzer_requests=6),
+                    offline_rounds=1, concurrent=4, loads=(0.5,), load_requests=6, simulated_requests=50,
+                    mixed_requests=12, cost_rows=(1, 2), cost_steps=2, cost_rounds=1, starts=1,
+                    analyzer_concurrency=(2,), analyzer_requests=6),
 }  # fmt: skip
 # Relative L2 of images after WARM_UP_STEPS steps against the baseline's: whoever makes other images is not compared.
 WARM_UP_STEPS = 2
