@@ -62,6 +62,6 @@ def ask_http(url: str, model: str, output: str, feeds: Mapping[str, Array], shap
 
 
 def _finite(answer: Array | None, model: str, output: str) -> Array:
-    if answer is None or not np.isfinite(answer).all():
+    if answer is None or (answer.dtype != np.object_ and not np.isfinite(answer).all()):
         raise ValueError(f"{model} answered no finite {output}")
     return answer

@@ -116,12 +116,14 @@ def test_a_worker_answers_after_an_error() -> None:
 
 
 def test_perf_analyzer_gets_images_exactly() -> None:
-    images = np.random.default_rng(0).standard_normal((2, 240, 240)).astype(np.float32)
-    data = json.loads(json.dumps(input_data([3, 4], 10, images)))
+    images = np.random.default_rng(0).standard_normal((2, 1, 240, 240)).astype(np.float32)
+    answers = {"image": images, "provenance": np.array([[b'{"seed": 3}'], [b'{"seed": 4}']], np.object_)}
+    data = json.loads(json.dumps(input_data([3, 4], 10, answers)))
     assert data["data"] == [{"seed": [3], "steps": [10]}, {"seed": [4], "steps": [10]}]
     for image, entry in zip(images, data["validation_data"], strict=True):
-        assert np.array_equal(np.array(entry["image"]["content"], np.float32).reshape(240, 240), image)
+        assert np.array_equal(np.array(entry["image"]["content"], np.float32).reshape(1, 240, 240), image)
         assert entry["image"]["shape"] == [1, 240, 240]
+    assert data["validation_data"][1]["provenance"] == {"content": ['{"seed": 4}'], "shape": [1]}
 
 
 def test_what_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,7 @@ def layers(bench: Bench) -> dict[str, Any]:
     }
     checked = same_bits({name: call() for name, call in at_one.items() if call is not networks})  # and a warm-up
     result = {"1": _taxes(in_turns(at_one, amount.rounds, report=bench.report))}
-    rounds = min(amount.rounds, amount.offline_rounds)
-    result[str(amount.concurrent)] = _taxes(in_turns(at_many, rounds, report=bench.report))
+    result[str(amount.concurrent)] = _taxes(in_turns(at_many, amount.concurrent_rounds, report=bench.report))
     return {"same_bits": checked, "concurrent": result}
 
 
@@ -144,10 +143,10 @@ def cost(bench: Bench) -> dict[str, Any]:
 
 def start(bench: Bench) -> dict[str, Any]:
     """From the command to a ready server, and on to the first image; memory of its processes before and after load."""
-    amount, ready_s, image_s = bench.amount, [], []
+    amount, repository, ready_s, image_s = bench.amount, bench.repository(), [], []
     for _ in range(amount.starts):
         began = time.perf_counter()
-        server = Ours(bench.repository())
+        server = Ours(repository)
         try:
             ready_s.append(time.perf_counter() - began)
             server.generate([SEEDS[0]], amount.steps)

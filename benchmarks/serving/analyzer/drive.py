@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.serving.analyzer.fetch import environment, fetch
 from benchmarks.serving.contestants import SEEDS, ours
 from benchmarks.serving.ours import Ours
 from benchmarks.serving.setup import Bench
 from benchmarks.serving.worker import Array
+from benchmarks.wire import ask
 from training.files import write_text
 
 SEEDS_USED = 16
+OUTPUTS = ("image", "final_latent", "provenance")
 TIMEOUT_S = 900.0
 
 
@@ -30,9 +34,8 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     amount, server = bench.amount, ours(bench)
     program = fetch(bench.work / "perf_analyzer")
     seeds = list(SEEDS[: min(SEEDS_USED, amount.analyzer_requests)])
-    images = server.generate(seeds, amount.steps)
     data = bench.work / "seeds.json"
-    write_text(data, json.dumps(input_data(seeds, amount.steps, images)))
+    write_text(data, json.dumps(input_data(seeds, amount.steps, _answers(server, seeds, amount.steps))))
     points, words = [], []
     for concurrency in amount.analyzer_concurrency:
         requests = max(amount.analyzer_requests, concurrency)
@@ -58,15 +61,28 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     return {"program": "perf_analyzer 2.51.0", "images_checked_bit_by_bit": True, "points": points}
 
 
-def input_data(seeds: Sequence[int], steps: int, images: Array) -> dict[str, Any]:
-    """Its input file: a row each request, and the image that must come back. A float's repr is exact."""
-    shape = [1, *images.shape[1:]]
-    return {
-        "data": [{"seed": [seed], "steps": [steps]} for seed in seeds],
-        "validation_data": [
-            {"image": {"content": [float(value) for value in image.ravel()], "shape": shape}} for image in images
-        ],
-    }
+def _answers(server: Ours, seeds: Sequence[int], steps: int) -> dict[str, Array]:
+    """Every output of mri_ldm by its name, a row a seed, in one request: what is compared comes in requests of one."""
+    feeds = {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((len(seeds), 1), steps, np.int32)}
+    return {name: ask(server.raw, "mri_ldm", name, feeds) for name in OUTPUTS}
+
+
+def input_data(seeds: Sequence[int], steps: int, answers: Mapping[str, Array]) -> dict[str, Any]:
+    """Its input file: a row each request, and what must come back.
+
+    It takes the outputs by their place, so none may be left out. A float's repr is exact.
+    """
+    expected = [
+        {name: {"content": _values(array[row]), "shape": list(array.shape[1:])} for name, array in answers.items()}
+        for row in range(len(seeds))
+    ]
+    return {"data": [{"seed": [seed], "steps": [steps]} for seed in seeds], "validation_data": expected}
+
+
+def _values(array: Array) -> list[float] | list[str]:
+    if array.dtype == np.object_:
+        return [value.decode() for value in array.ravel()]
+    return [float(value) for value in array.ravel()]
 
 
 def _command(server: Ours, data: Path, concurrency: int, requests: int) -> list[str]:
