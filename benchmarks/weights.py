@@ -14,7 +14,7 @@ from training.networks import build_autoencoder, build_unet, randomize_zero_tens
 if TYPE_CHECKING:
     from torch import nn
 
-SMALL = Path(__file__).resolve().parents[1] / "tests" / "data" / "monai_small.toml"
+SMALL = Path(__file__).with_name("tiny.toml")
 
 
 def load_weights(name: str, demo_snapshot: Path) -> Snapshot:

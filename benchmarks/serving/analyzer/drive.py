@@ -40,6 +40,8 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     for concurrency in amount.analyzer_concurrency:
         requests = max(amount.analyzer_requests, concurrency)
         command = _command(server, data, concurrency, requests)
+        profile = bench.work / f"profile-{concurrency}.json"
+        profile.unlink(missing_ok=True)  # it refuses to write over one
         before = _batches(server)
         done = subprocess.run(
             [str(program), *command],
@@ -53,8 +55,8 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
         words.append(f"$ perf_analyzer {shlex.join(command)}\n{done.stdout}{done.stderr}")
         write_text(report, "\n".join(words))
         if done.returncode:
-            raise RuntimeError(f"perf_analyzer ended with exit status {done.returncode}: {report.read_text()[-800:]}")
-        latencies = _latencies(bench.work / f"profile-{concurrency}.json")
+            raise RuntimeError(f"perf_analyzer ended with exit status {done.returncode}: {done.stderr[:800]}")
+        latencies = _latencies(profile)
         point = {"concurrency": concurrency, "requests": len(latencies), "seconds": latencies}
         points.append({**point, "mean_batch": _mean_batches(before, _batches(server))})
         bench.report(f"  concurrency {concurrency}: mean batch {points[-1]['mean_batch']}")
@@ -70,7 +72,7 @@ def _answers(server: Ours, seeds: Sequence[int], steps: int) -> dict[str, Array]
 def input_data(seeds: Sequence[int], steps: int, answers: Mapping[str, Array]) -> dict[str, Any]:
     """Its input file: a row each request, and what must come back.
 
-    It takes the outputs by their place, so none may be left out. A float's repr is exact.
+    perf_analyzer 2.51 compares outputs by their place, so none may be left out. A float's repr is exact.
     """
     expected = [
         {name: {"content": _values(array[row]), "shape": list(array.shape[1:])} for name, array in answers.items()}
