@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from benchmarks.serving.analyzer.drive import input_data
 from benchmarks.serving.analyzer.fetch import FetchError, fetch
 from benchmarks.serving.contestants import BASELINE, OURS, gate
 from benchmarks.serving.scenarios import same_bits
-from benchmarks.serving.worker import Array, Generate, TookTooLong, Worker
 from benchmarks.timing import compare, in_turns
 from common import run_python
 
@@ -77,39 +75,6 @@ def test_who_makes_other_images_is_not_timed() -> None:
         gate(images * np.nan, images, "bf16")
     with pytest.raises(ValueError, match="by 'a' and by 'b' differ"):
         same_bits({"a": images, "b": images + 1e-9})
-
-
-# --- workers
-
-
-def sleeper(seconds: float) -> Generate:
-    def generate(seeds: Sequence[int], steps: int) -> Array:
-        if steps == 0:
-            raise ValueError("no steps")
-        time.sleep(seconds)
-        return np.array(seeds)
-
-    return generate
-
-
-def test_a_worker_that_takes_too_long_is_ended() -> None:
-    worker = Worker(sleeper, 60.0)
-    began = time.monotonic()
-    with pytest.raises(TookTooLong, match="within 1 s"):
-        worker.generate([1], 1, limit_s=1)
-    assert time.monotonic() - began < 10
-    assert not Path("/proc", str(worker.pid)).exists()
-    with pytest.raises(RuntimeError, match="the worker's process is gone"):
-        worker.generate([1], 1)
-    worker.close()
-
-
-def test_a_worker_answers_after_an_error() -> None:
-    worker = Worker(sleeper, 0.0)
-    with pytest.raises(RuntimeError, match="ValueError: no steps"):
-        worker.generate([1], 0)
-    assert worker.generate([5, 6], 1).tolist() == [5, 6]
-    worker.close()
 
 
 # --- perf_analyzer
