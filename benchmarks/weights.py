@@ -29,7 +29,7 @@ def load_weights(name: str, demo_snapshot: Path) -> Snapshot:
     autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
     randomize_zero_tensors(autoencoder, seed=1)
     randomize_zero_tensors(unet, seed=2)
-    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=1.0)
+    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=1.0 if name == "bundle" else 0.8)
 
 
 def networks(snapshot: Snapshot, device: torch.device, fused: bool = False) -> tuple[nn.Module, nn.Module]:

@@ -28,25 +28,9 @@ def small_snapshot():
     Its noise schedule is a mild one: random weights do not denoise, and with the usual schedule latents would grow
     seventyfold on the way, and with them what float32 can hold of an absolute tolerance.
     """
-    import torch
+    from benchmarks.weights import load_weights
 
-    from training.checkpoint import Snapshot
-    from training.config import Autoencoder, Config, NoiseSchedule, UNet
-    from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
-
-    config = Config(
-        autoencoder=Autoencoder(channels=(8, 8, 16), num_res_blocks=1, norm_num_groups=4, nonlocal_attention=False),
-        unet=UNet(
-            channels=(8, 16, 32), attention_levels=(False, False, True), num_head_channels=(0, 0, 16),
-            num_res_blocks=1, norm_num_groups=8,
-        ),
-        noise_schedule=NoiseSchedule(beta_start=0.0001, beta_end=0.002),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
-    randomize_zero_tensors(autoencoder, seed=1)
-    randomize_zero_tensors(unet, seed=2)
-    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=0.8)
+    return load_weights("small", Path())
 
 
 @pytest.fixture

@@ -30,8 +30,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", choices=("bundle", "demo"), default="bundle", help="default: %(default)s")
     parser.add_argument("--snapshot", type=Path, default=ROOT / "runs/demo/diffusion/snapshot", help="of demo")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument(
+        "--without", nargs="+", default=(), metavar="PART", help="contestants with this in their name take no part"
+    )
     parser.add_argument("--again", action="store_true", help="also those that are recorded")
     parser.add_argument("--quick", action="store_true", help="try the benchmark itself: tiny networks, few, once")
+    parser.add_argument("--work", type=Path, help="for exports and fetched programs (default: build/serving-work)")
     parser.add_argument("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
     arguments = parser.parse_args(argv)
     if arguments.quick:
@@ -54,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     machine = describe()
     print(json.dumps(machine), flush=True)
-    with _work_folder(arguments.quick) as work:
-        bench = Bench(arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot)
+    with _work_folder(arguments) as work:
+        bench = Bench(
+            arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot, without=tuple(arguments.without)
+        )
         wanted = [(f"{arguments.weights}-{name}", name) for name in arguments.only or SCENARIOS]
         left = [pair for pair in wanted if arguments.again or not _recorded(arguments.out / f"{pair[0]}.json")]
         for key, _ in set(wanted) - set(left):
@@ -81,15 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _work_folder(quick: bool) -> Iterator[Path]:
-    """For what can be used again; the export of a try-out never is."""
-    if not quick:
-        folder = ROOT / "build" / "serving-work"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
+    """For what can be used again; the export of a try-out is not, unless told."""
+    if arguments.quick and arguments.work is None:
+        with tempfile.TemporaryDirectory(prefix="brats-ldm-serving-") as temporary:
+            yield Path(temporary)
         return
-    with tempfile.TemporaryDirectory(prefix="brats-ldm-serving-") as temporary:
-        yield Path(temporary)
+    folder: Path = (arguments.work or ROOT / "build" / "serving-work").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
 
 
 def _recorded(path: Path) -> bool:

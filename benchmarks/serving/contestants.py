@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -53,7 +53,11 @@ def entries(bench: Bench) -> dict[str, Entry]:
     }
     if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
         listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"), "bf16")
-    return listed
+    return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
+
+
+def _left_out(name: str, without: Sequence[str]) -> bool:
+    return any(part.lower() in name.lower() for part in without)
 
 
 def ours(bench: Bench) -> Ours:

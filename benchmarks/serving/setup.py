@@ -76,13 +76,17 @@ TOLERANCES = {"fp32": 1e-3, "bf16": 5e-2}
 
 @dataclass
 class Bench:
-    """One run. `weights`: bundle, demo or small. `work`: a folder that outlives it, with what can be used again."""
+    """One run. `weights`: bundle, demo or small. `work`: a folder that outlives it, with what can be used again.
+
+    without: parts of the names of contestants that take no part.
+    """
 
     weights: str
     amount: Amount
     work: Path
     snapshot: Path
     report: Callable[[str], object] = print
+    without: tuple[str, ...] = ()
     _open: dict[str, Contestant] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
 
