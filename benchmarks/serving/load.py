@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mri_ldm.samplers import NoiseSchedule
 
-from benchmarks.mixed_load.served import InProcess, latencies
+from benchmarks.mixed_load.served import WholeRequests, latencies
 from benchmarks.mixed_load.simulated import Device, step_level
 from benchmarks.mixed_load.workload import Arrival, arrivals
 from benchmarks.serving.contestants import SEEDS, ours
@@ -80,5 +78,4 @@ def _latency(seconds: list[float], alone: float) -> dict[str, Any]:
 
 
 def _device(bench: Bench) -> Device:
-    record = json.loads((bench.repository() / "mri_ldm" / "1" / "model.json").read_text())
-    return InProcess(bench.repository(), NoiseSchedule(**record["noise_schedule"])).measure()
+    return WholeRequests(bench.repository()).measure()
