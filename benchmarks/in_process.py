@@ -19,13 +19,18 @@ Array = NDArray[Any]
 
 
 class Engine:
-    """Both networks of a repository, with ONNX Runtime's default threads, as the profile `cpu` serves them."""
+    """Both networks of a repository, as the profile `cpu` serves them.
 
-    def __init__(self, repository: Path) -> None:
+    threads: of a network's call; 0 leaves it to ONNX Runtime, as the profile does: one a core.
+    """
+
+    def __init__(self, repository: Path, threads: int = 0) -> None:
         self.settings = read_settings({}, repository / "mri_ldm" / "1")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         files = [str(repository / network / "1" / "model.onnx") for network in ("unet", "vae_decoder")]
         self._unet, self._decoder = (
-            onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]) for file in files
+            onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files
         )
 
     def unet(self, latents: Array, timesteps: Array) -> Array:
