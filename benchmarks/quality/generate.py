@@ -49,8 +49,8 @@ SETTINGS = (
 def generate(repository: Path, images: int, folder: Path, settings: Sequence[Setting] = SETTINGS) -> None:
     """Latents of `images` seeds by each setting: `folder`/<setting>/<first seed>.npz.
 
-    Chunk by chunk through all settings, so that an early end leaves as many images of each. A process for each core, with
-    one thread: two of those make more images than one with two threads.
+    Chunk by chunk through all settings, so that an early end leaves as many images of each. A process for each core,
+    with one thread: two of those make more images than one with two threads.
     """
     pool = ProcessPoolExecutor(
         os.cpu_count(), mp_context=get_context("spawn"), initializer=_start, initargs=(repository, folder)
