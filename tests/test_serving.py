@@ -97,7 +97,7 @@ def test_a_seed_gives_the_same_bytes_in_every_company(client, raw) -> None:
 
 
 def test_mixed_requests_share_unet_calls(client, raw, small_server) -> None:
-    """Twelve clients with different steps and samplers: mean UNet batch above 1, and each answer as if alone."""
+    """Twelve clients with different steps and samplers: fewer UNet calls than steps, and each answer as if alone."""
     cases = [(seed, 5 + 3 * (seed % 5), ("ddim", "ddpm", "dpmpp_2m")[seed % 3]) for seed in range(12)]
 
     def run(case: tuple[int, int, str]) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_mixed_requests_share_unet_calls(client, raw, small_server) -> None:
     rows = after.inference_count - before.inference_count
     calls = after.execution_count - before.execution_count
     assert rows == sum(steps for _, steps, _ in cases)
-    assert rows / calls > 2, f"mean UNet batch {rows / calls:.2f}"
+    assert calls < rows, "no two rows have shared a call"
     assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .line import Array, Job, Line, Row
 from .noise import standard_normal
+from .pace import Pace
 from .samplers import advance
 
 Denoise = Callable[[Array, NDArray[np.int32]], Array]
@@ -43,9 +44,10 @@ class Counters:
 class Batcher:
     """The rows on their way: which are in the step loop, which at the decoder, which wait.
 
-    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`); at most `max_rows_waiting`
-    more may be there. A finished row holds a place until it is decoded, so a slow decoder holds back others instead of
-    piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding never holds the step loop for longer.
+    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`), and no more than pay (`Pace`);
+    at most `max_rows_waiting` more may be there. A finished row holds a place until it is decoded, so a slow decoder
+    holds back others instead of piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding never
+    holds the step loop for longer.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Batcher:
         self._denoise, self._decode, self._clock = denoise, decode, clock
         self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
         self._line = Line(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
+        self._pace = Pace(max_rows_in_flight)
         self._in_step: list[Row] = []
         self._decoding: deque[Row] = deque()
         self._next_queue_check = 0.0
@@ -91,7 +94,8 @@ class Batcher:
     def tick(self) -> bool:
         """One step of as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
         self._drop_cancelled()
-        self._in_step = self._line.next(self._max_rows_in_flight - len(self._decoding))
+        ready = self._line.next(self._max_rows_in_flight - len(self._decoding))
+        self._in_step = ready[: self._pace.rows(len(ready))]
         if self._in_step:
             self._step()
         if self._decoding:
@@ -126,7 +130,9 @@ class Batcher:
         except Exception as error:
             self._fail(_jobs(rows), error)
             return
-        self._line.measured(len(rows), self._clock() - started)
+        took = self._clock() - started
+        self._line.measured(len(rows), took)
+        self._pace.measured(len(rows), took)
         self.counters.unet_calls[min((len(rows) - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
         self.counters.last_unet_batch = len(rows)
         self.counters.steps += len(rows)

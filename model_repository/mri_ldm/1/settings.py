@@ -50,7 +50,7 @@ PARAMETERS = {
     "max_rows_per_request": Parameter(64, 1, 64, "Rows of a request; one with more is answered INVALID_ARGUMENT."),
     "max_steps": Parameter(1000, 1, 1000, "Steps of a row; a request for more is answered INVALID_ARGUMENT."),
     "max_rows_in_flight": Parameter(
-        64, 1, 1024, "Rows in one call of `unet`, those at the decoder included; at most its max_batch_size."
+        64, 1, 1024, "Most rows in one call of `unet`, those at the decoder included; at most its max_batch_size."
     ),
     "max_rows_waiting": Parameter(
         256, 0, 1_000_000, "Rows that may be there beside those in flight; a request beyond it is answered UNAVAILABLE."
