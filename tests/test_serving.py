@@ -12,7 +12,7 @@ import torch
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 
-from brats_ldm_client import AsyncClient, Generation, Progress
+from brats_ldm_client import PRESETS, AsyncClient, Generation, Progress
 from serving import infer, wait_until_idle
 from training.networks import build_autoencoder, build_unet
 from training.sample import decode, sample_latents
@@ -68,6 +68,15 @@ def test_defaults_are_fifty_ddim_steps(raw) -> None:
     assert np.array_equal(plain.as_numpy("image"), spelled.as_numpy("image"))
     record = json.loads(plain.as_numpy("provenance")[0, 0])
     assert (record["seed"], record["steps"], record["sampler"], record["synthetic"]) == (4, 50, "ddim", True)
+
+
+@pytest.mark.parametrize("name", ["fast", "standard"])
+def test_a_preset_is_the_image_of_its_sampler_and_steps(client, name) -> None:
+    """And the record says which they were: the server knows no presets."""
+    preset = PRESETS[name]
+    made = client.generate(seeds=[4], preset=name)
+    assert np.array_equal(made.images, client.generate(seeds=[4], sampler=preset.sampler, steps=preset.steps).images)
+    assert (made.provenance[0]["sampler"], made.provenance[0]["steps"]) == (preset.sampler, preset.steps)
 
 
 # --- the same, whatever else is going on

@@ -1,4 +1,4 @@
-"""Synthetic 2D FLAIR brain MRI slices from a Triton server: `Client`, `AsyncClient`, their results and errors.
+"""Synthetic 2D FLAIR brain MRI slices from a Triton server: `Client`, `AsyncClient`, presets, results, errors.
 
 The names load on first use (PEP 562), so that importing the package, and `brats-ldm --help`, cost nothing.
 """
@@ -6,6 +6,7 @@ The names load on first use (PEP 562), so that importing the package, and `brats
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "PRESETS",
     "TLS",
     "AccessDenied",
     "AsyncClient",
@@ -16,6 +17,7 @@ __all__ = [
     "Generation",
     "InvalidRequest",
     "ModelInfo",
+    "Preset",
     "Progress",
     "ProtocolError",
     "ServerError",
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
         ServerError,
         ServerUnavailable,
     )
+    from ._presets import PRESETS, Preset
     from ._types import Generation, ModelInfo, Progress, ServerInfo, TensorInfo
 else:
-    _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client"}
+    _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client", "PRESETS": "_presets", "Preset": "_presets"}
     _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "TensorInfo"), "_types")
 
     def __getattr__(name):

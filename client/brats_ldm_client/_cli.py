@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._presets import PRESETS
+
 if TYPE_CHECKING:
     from ._client import Client
     from ._writers import FolderWriter
@@ -20,6 +22,7 @@ _BLOCK = 256  # images held in memory at a time
 _EPILOG = """\
 examples:
   brats-ldm generate -n 8 --seed 0 --out slices
+  brats-ldm generate -n 100 --preset fast --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
@@ -106,8 +109,10 @@ def _generate_parser(commands: Any) -> None:
     which.add_argument("--seed", type=int, help="seeds are SEED, SEED+1, ...; a random one when left out")
     which.add_argument("--seeds", type=_seeds, metavar="S,S,...", help="these seeds, instead of -n and --seed")
     how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=int, default=50, help="denoising steps, 1 to 1000 (%(default)s)")
-    how.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
+    names = ", ".join(f"{name}: {preset.sampler} {preset.steps}" for name, preset in PRESETS.items())
+    how.add_argument("--preset", choices=PRESETS, help=f"sampler and steps by name ({names}; docs/quality.md)")
+    how.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (50)")
+    how.add_argument("--sampler", help="ddim, ddpm or dpmpp_2m (ddim)")
     how.add_argument("--eta", type=float, default=0.0, help="noise added in each step, 0 to 1; ddim only (%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", default="slices", metavar="DIR", help="folder; made if it is not there (%(default)s)")
@@ -176,6 +181,8 @@ def _check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--seeds is empty: pass at least one seed")
     if args.n is not None and args.n < 1:
         parser.error("-n must be at least 1")
+    if args.preset and (args.steps is not None or args.sampler is not None or args.eta):
+        parser.error("--preset stands for --sampler and --steps, with an eta of 0: pass one or the other")
     formats = [name.strip().lower() for text in args.format or ["png"] for name in text.split(",")]
     unknown = [name for name in formats if name not in ("png", "nifti", "npz")]
     if unknown:
@@ -241,6 +248,7 @@ def _generate_blocks(client: Client, seeds: Any, args: argparse.Namespace, write
 
             generation = client.generate(
                 seeds=seeds[start : start + _BLOCK],
+                preset=args.preset,
                 steps=args.steps,
                 sampler=args.sampler,
                 eta=args.eta,

@@ -43,8 +43,9 @@ class Client(BaseClient):
         *,
         seeds: Sequence[int] | npt.NDArray[Any] | None = None,
         seed: int | None = None,
-        steps: int = 50,
-        sampler: str = "ddim",
+        preset: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
@@ -52,13 +53,16 @@ class Client(BaseClient):
     ) -> Generation:
         """n images with seeds seed, seed+1, … (a random base without `seed`), or one image for each of the seeds.
 
-        `latents` replace the seeds' start noise. A large n is sent as many requests; Ctrl-C or an error cancels
-        all of them. `on_progress(done, total)` is called in this thread after each answer.
+        `preset` is "fast", "standard" or "reference" (`PRESETS`, docs/quality.md) and stands for sampler and steps;
+        without it they are 50 steps of "ddim" unless given. `latents` replace the seeds' start noise. A large n is
+        sent as many requests; Ctrl-C or an error cancels all of them. `on_progress(done, total)` is called in this
+        thread after each answer.
         """
         request = make_request(
             n,
             seeds=seeds,
             seed=seed,
+            preset=preset,
             steps=steps,
             sampler=sampler,
             eta=eta,
@@ -115,8 +119,9 @@ class Client(BaseClient):
         *,
         seeds: Sequence[int] | npt.NDArray[Any] | None = None,
         seed: int | None = None,
-        steps: int = 50,
-        sampler: str = "ddim",
+        preset: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
@@ -128,6 +133,7 @@ class Client(BaseClient):
             n,
             seeds=seeds,
             seed=seed,
+            preset=preset,
             steps=steps,
             sampler=sampler,
             eta=eta,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest, ProtocolError
+from ._presets import resolve
 from ._types import F32, I32, I64
 
 UNARY, STREAM = "mri_ldm", "mri_ldm_stream"
@@ -69,21 +70,23 @@ def make_request(
     *,
     seeds: Sequence[int] | npt.NDArray[Any] | None = None,
     seed: int | None = None,
-    steps: int = 50,
-    sampler: str = "ddim",
+    preset: str | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
     eta: float = 0.0,
     latents: npt.NDArray[Any] | None = None,
     return_latents: bool = False,
 ) -> Request:
     """The arguments of `generate` and `stream` as a checked request."""
+    how = resolve(preset, steps, sampler, eta)
     start = None if latents is None else _latents(latents)
     rows = _seeds(n_or_seeds, seeds, seed, start)
     if start is not None and len(start) != len(rows):
         raise InvalidRequest(f"{len(start)} latents do not fit {len(rows)} seeds: pass one latent a seed")
-    if not isinstance(sampler, str) or not sampler:
-        raise InvalidRequest(f"sampler must be a name such as 'ddim', not {sampler!r}")
+    if not isinstance(how.sampler, str) or not how.sampler:
+        raise InvalidRequest(f"sampler must be a name such as 'ddim', not {how.sampler!r}")
     return Request(
-        rows, _int32("steps", steps), sampler, _finite("eta", eta), start, return_latents=bool(return_latents)
+        rows, _int32("steps", how.steps), how.sampler, _finite("eta", eta), start, return_latents=bool(return_latents)
     )
 
 

@@ -15,6 +15,7 @@ import grpc
 import pytest
 from fake_triton import DIGEST, Served
 
+from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
 
 
@@ -62,6 +63,13 @@ def test_generate_these_seeds(here: Here, served: Served, tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} >= {"slices.npz", "slice_seed000000009.png"}
     records = json.loads((tmp_path / "provenance.json").read_text())["images"]
     assert {(record["sampler"], record["steps"]) for record in records} == {("ddpm", 20)}
+
+
+def test_generate_by_preset(here: Here, served: Served, tmp_path: Path) -> None:
+    done = here("generate", "--preset", "fast", "--out", tmp_path, "--url", served.url)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "provenance.json").read_text())["images"]
+    assert (record["sampler"], record["steps"]) == (PRESETS["fast"].sampler, PRESETS["fast"].steps)
 
 
 def test_connection_refused_is_one_line_at_once(here: Here, tmp_path: Path) -> None:
@@ -133,6 +141,9 @@ def test_ctrl_c(served: Served, tmp_path: Path) -> None:
         ("generate", "--seeds", "1;2"),
         ("generate", "--seeds", ","),
         ("generate", "--format", "jpeg"),
+        ("generate", "--preset", "quick"),
+        ("generate", "--preset", "fast", "--steps", "20"),
+        ("generate", "--preset", "standard", "--eta", "1"),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -168,7 +179,7 @@ def test_help_is_fast_complete_and_light() -> None:
     began = time.monotonic()
     done = run("generate", "--help")
     elapsed = time.monotonic() - began
-    options = "-n --seed --seeds --steps --sampler --eta --out --format --url --timeout --tls-ca --concurrency"
+    options = "-n --seed --seeds --preset --steps --sampler --eta --out --format --url --timeout --tls-ca --concurrency"
     assert all(option in done.stdout for option in options.split())
     assert elapsed < 1.5, "0.1 s on a quiet machine; the bound allows for a busy one"
     program = (

@@ -17,6 +17,7 @@ import pytest
 from fake_triton import DIGEST, Caller, Served
 
 from brats_ldm_client import (
+    PRESETS,
     AsyncClient,
     Cancelled,
     Client,
@@ -41,6 +42,20 @@ def test_one_request(caller: Caller, served: Served) -> None:
     assert generation.seconds > 0
     assert served.triton.seeds() == [[5, 6, 7]]
     assert served.triton.asked == [["image", "provenance"]]
+
+
+def test_a_preset_is_sent_as_its_sampler_and_steps(caller: Caller, served: Served) -> None:
+    fast = PRESETS["fast"]
+    generation = caller("generate", 2, preset="fast")
+    *_, streamed = caller.stream(2, preset="fast", preview_every=0)
+    for made in (generation, streamed):
+        assert (made.sampler, made.steps, made.eta) == (fast.sampler, fast.steps, 0.0)
+        assert {(record["sampler"], record["steps"]) for record in made.provenance} == {(fast.sampler, fast.steps)}
+    with pytest.raises(InvalidRequest, match="preset 'fast' stands for"):
+        caller("generate", 1, preset="fast", steps=20)
+    with pytest.raises(InvalidRequest, match="preset 'fast' stands for"):
+        caller.stream(1, preset="fast", sampler="ddim")
+    assert len(served.triton.received) == 2
 
 
 def test_a_large_n_is_split_and_put_back_in_order_though_answers_come_in_any(caller: Caller, served: Served) -> None:

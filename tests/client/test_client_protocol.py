@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brats_ldm_client import InvalidRequest, ProtocolError
+from brats_ldm_client import PRESETS, InvalidRequest, ProtocolError
 from brats_ldm_client._options import Options, channel_args, endpoint
 from brats_ldm_client._protocol import infer_inputs, make_request, parse_rows, seeds_for
 
@@ -51,6 +51,10 @@ def test_random_seeds_differ_and_survive_json_readers() -> None:
         ({"n": 1, "eta": "x"}, "number"),
         ({"n": 1, "sampler": ""}, "sampler"),
         ({"n": 1, "sampler": 3}, "sampler"),
+        ({"n": 1, "preset": "quick"}, "'quick' is unknown: choose fast, standard, reference, or"),
+        ({"n": 1, "preset": ["fast"]}, "unknown"),
+        ({"n": 1, "preset": "fast", "steps": 20}, "leave out steps=20, or the preset"),
+        ({"n": 1, "preset": "fast", "sampler": "ddim", "eta": 0.5}, "leave out sampler='ddim' and eta=0.5, or"),
         ({"n": 3, "latents": np.zeros((2, 64, 64))}, "2 latents"),
         ({"n": 1, "latents": np.full((1, 64, 64), np.nan)}, "finite"),
         ({"n": 1, "latents": np.zeros((64, 64))}, "shape"),
@@ -65,6 +69,19 @@ def test_bad_arguments(arguments: dict, word: str) -> None:
 def test_ranges_are_left_to_the_server() -> None:
     request = make_request(1, steps=0, eta=7.0, sampler="of tomorrow")
     assert (request.steps, request.eta, request.sampler) == (0, 7.0, "of tomorrow")
+
+
+def test_ways_to_name_sampler_and_steps() -> None:
+    def named(**arguments: object) -> tuple[str, int, float]:
+        request = make_request(1, **arguments)
+        return request.sampler, request.steps, request.eta
+
+    assert named() == named(preset="standard") == ("ddim", 50, 0.0)
+    assert named(steps=7) == ("ddim", 7, 0.0)
+    assert named(sampler="ddpm") == ("ddpm", 50, 0.0)
+    assert named(preset="reference", eta=0.0) == ("ddim", 1000, 0.0)
+    for name, preset in PRESETS.items():
+        assert named(preset=name) == (preset.sampler, preset.steps, 0.0)
 
 
 def test_ways_to_name_rows() -> None:

@@ -3,6 +3,7 @@ import brats_ldm_client
 
 def test_public_names() -> None:
     names = [
+        "PRESETS",
         "TLS",
         "AccessDenied",
         "AsyncClient",
@@ -13,6 +14,7 @@ def test_public_names() -> None:
         "Generation",
         "InvalidRequest",
         "ModelInfo",
+        "Preset",
         "Progress",
         "ProtocolError",
         "ServerError",
@@ -21,13 +23,13 @@ def test_public_names() -> None:
         "TensorInfo",
     ]
     assert brats_ldm_client.__all__ == names == sorted(names, key=lambda name: (not name.isupper(), name))
-    assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names)
+    assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names if name != "PRESETS")
     assert set(names) <= set(dir(brats_ldm_client))
 
 
 def test_every_error_has_the_one_root() -> None:
     errors = [getattr(brats_ldm_client, name) for name in brats_ldm_client.__all__]
-    errors = [error for error in errors if issubclass(error, Exception)]
+    errors = [error for error in errors if isinstance(error, type) and issubclass(error, Exception)]
     assert len(errors) == 8
     assert all(issubclass(error, brats_ldm_client.BratsLDMError) for error in errors)
 
