@@ -1,0 +1,145 @@
+"""Where a call of the networks goes on this CPU, and what threads, spinning and rows change.
+
+    python -m benchmarks.cpu_path --repository build/serving-work/bundle --out benchmarks/cpu_path-bundle.json
+
+ONNX Runtime alone, as the profile `cpu` uses it. Settings are timed in turns; everything is a ratio against the
+profile's own setting and one row. Operators come from ONNX Runtime's profiler, which slows many small ones down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.serving_code import ROOT
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from benchmarks.timing import Times
+
+BASELINE = "as served"
+SETTINGS: dict[str, tuple[dict[str, str], int, int]] = {
+    BASELINE: ({}, 0, 1),
+    "1 thread": ({}, 1, 1),
+    "threads sleep instead of spinning": ({"session.intra_op.allow_spinning": "0"}, 0, 1),
+    "2 rows": ({}, 0, 2),
+    "4 rows": ({}, 0, 4),
+    "8 rows": ({}, 0, 8),
+}
+"""Name: entries of the session's configuration, threads (0: one a core), rows of a call."""
+CALLS = {"unet": 3, "vae_decoder": 1}
+"""Of each setting in a round, after one that is not counted: each setting has its own threads to wake."""
+PROFILED_CALLS = 5
+
+
+def _session(path: Path, entries: dict[str, str], threads: int, profile: str = "") -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _call(session: onnxruntime.InferenceSession, rows: int) -> Callable[[], Any]:
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    feeds = {"latent": draw.standard_normal((rows, 1, 64, 64), np.float32)}
+    if len(session.get_inputs()) == 2:
+        feeds["timesteps"] = draw.integers(0, 1000, (rows, 1), np.int32)
+    return lambda: session.run(None, feeds)
+
+
+def operators(path: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Milliseconds and number of the operators of each kind in a call with one row, most first."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = _session(path, {}, threads, f"{folder}/calls")
+        for _ in range(PROFILED_CALLS):
+            _call(session, 1)()
+        events = json.loads(Path(session.end_profiling()).read_text())
+    milliseconds, count = Counter[str](), Counter[str]()
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            milliseconds[event["args"]["op_name"]] += event["dur"] / 1e3 / PROFILED_CALLS
+            count[event["args"]["op_name"]] += 1
+    return {
+        name: {"ms": round(took, 3), "n": count[name] // PROFILED_CALLS} for name, took in milliseconds.most_common()
+    }
+
+
+def settings(path: Path, most_rows: int, rounds: int, calls: int) -> dict[str, Any]:
+    """Seconds of a row by setting, and how many times faster than as served with one row."""
+    from benchmarks.timing import compare, in_turns
+
+    timed = {name: setting for name, setting in SETTINGS.items() if setting[2] <= most_rows}
+    runs = {name: _call(_session(path, entries, threads), rows) for name, (entries, threads, rows) in timed.items()}
+    times: Times = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()
+            taken = in_turns({name: run}, calls)[name]
+            times[name] += [seconds / timed[name][2] for seconds in taken]
+    return compare(times, BASELINE)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for network, found in result.items():
+        lines += [f"| {network}: setting | ms a row | range | as fast as served |", "|---|---|---|---|"]
+        for name, values in found["settings"].items():
+            low, middle, high = (1e3 * values[key] for key in ("min", "median", "max"))
+            faster = values["faster_than_baseline"]["median"]
+            lines.append(f"| {name} | {middle:.1f} | {low:.1f} to {high:.1f} | {faster:.2f} |")
+        one, many = found["operators, 1 thread"], found["operators, as served"]
+        whole = sum(each["ms"] for each in many.values())
+        lines += ["", f"| {network}: operator | n | ms, 1 thread | ms, as served | share |", "|---|---|---|---|---|"]
+        for name, values in list(many.items())[:8]:
+            share = values["ms"] / whole
+            lines.append(f"| {name} | {values['n']} | {one[name]['ms']:.1f} | {values['ms']:.1f} | {share:.0%} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, report; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="default: the demo weights")
+    parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
+    arguments = parser.parse_args(argv)
+
+    from benchmarks.machine import describe
+    from training.files import write_text
+
+    machine, result = describe(), {}
+    for network, calls in CALLS.items():
+        path = arguments.repository / network / "1" / "model.onnx"
+        if not path.is_file():
+            parser.error(f"{path} is missing: give a model repository with ONNX files")
+        result[network] = {
+            "settings": settings(path, 8 if network == "unet" else 2, arguments.rounds, calls),
+            "operators, 1 thread": operators(path, 1),
+            "operators, as served": operators(path, 0),
+        }
+        print(table({network: result[network]}))
+    if arguments.out is not None:
+        write_text(arguments.out, json.dumps({"machine": machine, "networks": result}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
