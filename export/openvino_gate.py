@@ -130,13 +130,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> list[str]:
-    from export.repository import RepositoryError
+    from export.repository import exported_name
     from training.checkpoint import load_snapshot
     from training.files import write_text
     from training.slices import read_slices
 
-    if not (arguments.repository / "manifest.json").is_file():
-        raise RepositoryError(f"{arguments.repository} is no exported repository: python -m export writes one")
+    name = exported_name(arguments.repository)
     real = read_slices(arguments.real).images
     if len(real) < FEWEST:
         raise ValueError(f"--real {arguments.real} holds {len(real)} slices: at least {FEWEST} are needed")
@@ -145,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> list[str]:
     print(table(records))
     if arguments.out is not None:
         setting = {
-            "weights": json.loads((arguments.repository / "manifest.json").read_text())["name"],
+            "weights": name,
             **{name: getattr(arguments, name) for name in ("seeds", "steps")},
             "real_slices": len(real),
             "features": distance.origin,

@@ -153,17 +153,15 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 def _run(arguments: argparse.Namespace) -> list[str]:
     import torch
 
-    from export.repository import RepositoryError
+    from export.repository import exported_name
     from training.checkpoint import load_snapshot
     from training.files import write_text
 
-    if not (arguments.repository / "manifest.json").is_file():
-        raise RepositoryError(f"{arguments.repository} is no exported repository: python -m export writes one")
+    name = exported_name(arguments.repository)
     snapshot = load_snapshot(arguments.snapshot)
     records = measure(snapshot, arguments.repository, range(arguments.seeds), arguments.steps, arguments.batch)
     print(table(records))
     if arguments.out is not None:
-        name = json.loads((arguments.repository / "manifest.json").read_text())["name"]
         report = {"weights": name, "seeds": arguments.seeds, "steps": arguments.steps, "torch": torch.__version__}
         write_text(arguments.out, json.dumps(report | {"results": records}, indent=2) + "\n")
     return [f"{record['runtime']} {record['precision']}: {text}" for record in records for text in record["problems"]]

@@ -29,6 +29,15 @@ class RepositoryError(ValueError):
     """A folder that is no exported repository, where one is needed."""
 
 
+def exported_name(repository: Path) -> str:
+    """The name that its weights were exported under. Raises RepositoryError: nothing was exported there."""
+    path = repository / "manifest.json"
+    if not path.is_file():
+        raise RepositoryError(f"{repository} is no exported repository: python -m export writes one")
+    name: str = json.loads(path.read_text())["name"]
+    return name
+
+
 @dataclass(frozen=True)
 class Extras:
     """What a repository gets besides model.onnx, which is float32."""
