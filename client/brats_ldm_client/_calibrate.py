@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ._errors import InvalidRequest
 
 if TYPE_CHECKING:
     from ._client import Client
 
 ROWS, STEPS, REPEATS = (1, 2, 4, 8), (5, 25), 3
+UNSTEADY = 0.3
+"""A spread above which it is said that something else ran."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Seconds: of a request, `step_base` + `step_row` * rows of a step, and `decode` of each image.
 
-    `worst` is the largest relative error of the model on the requests that it was fitted to.
+    `worst` is the largest relative error of the model on the requests that it was fitted to, `spread` how far the
+    repeats of one of them are apart, over their median: what another load on the machine moves.
     """
 
     request: float
@@ -29,9 +35,16 @@ class Calibration:
     step_row: float
     decode: float
     worst: float
+    spread: float = 0.0
 
     def predict(self, images: int, steps: int = 50, rows_in_flight: int = 32) -> float:
-        """Seconds for `images` images of `steps` steps with so many of them on their way at once."""
+        """Seconds for `images` images of `steps` steps with so many of them on their way at once.
+
+        Raises:
+            InvalidRequest: a number below 1.
+        """
+        if min(images, steps, rows_in_flight) < 1:
+            raise InvalidRequest(f"images ({images}), steps ({steps}) and images at once ({rows_in_flight}) start at 1")
         waves = math.ceil(images / min(rows_in_flight, images))
         return self.request + waves * steps * self.step_base + images * (steps * self.step_row + self.decode)
 
@@ -46,22 +59,24 @@ def calibrate(
     """Time requests of `rows` images with `steps` steps, medians of `repeats`, on an otherwise idle server.
 
     The client must send as many rows in a request as `rows` has at most. `report(rows, steps, seconds)` is called after
-    each kind.
+    each request. They are sent round by round: what else the machine does then hits all kinds alike.
 
     Raises:
-        ValueError: fewer than two different numbers of rows or steps: the model has four unknowns.
+        InvalidRequest: fewer than two different numbers of rows or steps: the model has four unknowns.
     """
-    if len(set(rows)) < 2 or len(set(steps)) < 2:
-        raise ValueError("give two different numbers of rows and two of steps, or more")
+    if len(set(rows)) < 2 or len(set(steps)) < 2 or min(*rows, *steps, repeats) < 1:
+        raise InvalidRequest(
+            f"give two different numbers of rows and two of steps, or more, not {list(rows)} and {list(steps)}"
+        )
     client.generate(max(rows), seed=0, steps=min(steps))  # memory is allocated and kernels are chosen
-    measured = []
-    for count in rows:
-        for depth in steps:
-            took = statistics.median(_seconds(client, count, depth) for _ in range(repeats))
-            measured.append((count, depth, took))
+    times: dict[tuple[int, int], list[float]] = {(count, depth): [] for count in rows for depth in steps}
+    for _ in range(repeats):
+        for (count, depth), own in times.items():
+            own.append(_seconds(client, count, depth))
             if report is not None:
-                report(count, depth, took)
-    return fit(measured)
+                report(count, depth, own[-1])
+    found = fit([(*kind, statistics.median(own)) for kind, own in times.items()])
+    return replace(found, spread=max((max(own) - min(own)) / statistics.median(own) for own in times.values()))
 
 
 def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
@@ -86,11 +101,13 @@ def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
 
 def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
     """For people."""
+    unsteady = found.spread > UNSTEADY
     lines = [
         f"step       {1e3 * found.step_base:.1f} ms + {1e3 * found.step_row:.1f} ms a row",
         f"decoding   {1e3 * found.decode:.0f} ms an image",
         f"request    {1e3 * found.request:.0f} ms",
-        f"the model is off by at most {found.worst:.0%} on what was measured",
+        f"off by at most {found.worst:.0%} on what was measured, whose repeats differ by up to {found.spread:.0%}",
+        *(["something else ran on the server or its machine: calibrate again when they are idle"] * unsteady),
         "",
         f"{steps} steps, {rows_in_flight} images at once:",
     ]
@@ -98,6 +115,13 @@ def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequen
         took = _duration(found.predict(count, steps, rows_in_flight))
         lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")
     return "\n".join(lines)
+
+
+def as_json(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
+    """For programs: the model's parts and the predictions, all times in seconds."""
+    predictions = [{"images": count, "seconds": found.predict(count, steps, rows_in_flight)} for count in images]
+    asked = {"steps": steps, "rows_in_flight": rows_in_flight, "predictions": predictions}
+    return json.dumps({"model": asdict(found), **asked}, indent=2)
 
 
 def _seconds(client: Client, rows: int, steps: int) -> float:

@@ -147,8 +147,19 @@ def _calibrate_parser(commands: Any) -> None:
         description="Time a few small requests on an otherwise idle server, fit a model to them, and predict the time "
         "of any number of images. docs/cost.md explains the model.",
     )
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps to predict for (%(default)s)")
-    parser.add_argument("-n", type=int, metavar="N", help="images to predict for; 1 to 1,000,000 when left out")
+    parser.add_argument("--steps", type=_positive, default=50, help="denoising steps to predict for (%(default)s)")
+    parser.add_argument("-n", type=_positive, metavar="N", help="images to predict for; 1 to 1,000,000 when left out")
+    parser.add_argument(
+        "--at-once", type=_positive, default=32, metavar="N", help="of them on their way at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="images in the timed requests, 1 to 64 (1 2 4 8); on a GPU add 32",
+    )
+    parser.add_argument("--json", action="store_true", help="print the model and the predictions as JSON")
     _connection(parser, timeout=600.0)
     parser.set_defaults(run=_calibrate)
 
@@ -165,6 +176,12 @@ def _connection(parser: argparse.ArgumentParser, timeout: float) -> None:
     group.add_argument("--tls-key", metavar="PEM", help="its key")
     group.add_argument("--tls-server-name", metavar="NAME", help="in the server's certificate, if the url has another")
     group.add_argument("--header-file", metavar="FILE", help="headers to send, `name: value` a line")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _seeds(text: str) -> list[int]:
@@ -278,17 +295,16 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    from ._calibrate import ROWS, STEPS, calibrate, describe
+    from ._calibrate import ROWS, as_json, calibrate, describe
 
+    rows, images = args.rows or ROWS, [1, 10, 100, 10_000, 1_000_000] if args.n is None else [args.n]
     print("rows steps  seconds", file=sys.stderr)
-    with _connect(args, timeout=args.timeout, rows_per_request=max(ROWS), concurrency=1) as client:
-        found = calibrate(client, ROWS, STEPS, report=_timed)
-    print(describe(found, args.steps, 32, [args.n] if args.n else [1, 10, 100, 10_000, 1_000_000]))
+    with _connect(args, timeout=args.timeout, rows_per_request=max(rows), concurrency=1) as client:
+        found = calibrate(
+            client, rows, report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr)
+        )
+    print((as_json if args.json else describe)(found, args.steps, args.at_once, images))
     return 0
-
-
-def _timed(rows: int, steps: int, seconds: float) -> None:
-    print(f"{rows:4} {steps:5} {seconds:8.3f}", file=sys.stderr, flush=True)
 
 
 def _ready(args: argparse.Namespace) -> int:

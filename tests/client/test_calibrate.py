@@ -1,10 +1,13 @@
 """The model of time: recovered from times that follow it, and fitted to a real server."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from brats_ldm_client import Client
-from brats_ldm_client._calibrate import ROWS, STEPS, Calibration, calibrate, describe, fit
+from brats_ldm_client import Client, InvalidRequest
+from brats_ldm_client._calibrate import REPEATS, ROWS, STEPS, Calibration, as_json, calibrate, describe, fit
 from brats_ldm_client._cli import main
 
 TRUE = Calibration(request=0.01, step_base=0.004, step_row=0.013, decode=0.05, worst=0.0)
@@ -39,21 +42,55 @@ def test_a_prediction_counts_waves_of_rows() -> None:
     assert TRUE.predict(10, 50, 4) == pytest.approx(0.01 + 3 * 50 * 0.004 + 10 * (50 * 0.013 + 0.05))
 
 
+@pytest.mark.parametrize("numbers", [(0, 50, 32), (1, 0, 32), (1, 50, 0)])
+def test_nothing_is_predicted_for_no_images(numbers) -> None:
+    with pytest.raises(InvalidRequest, match="start at 1"):
+        TRUE.predict(*numbers)
+
+
 def test_what_is_shown() -> None:
     text = describe(TRUE, 50, 32, [1, 1_000_000])
     assert "step       4.0 ms + 13.0 ms a row" in text
     assert "1 image " in text
     assert "days" in text.splitlines()[-1]
+    assert "calibrate again" not in text
+    assert "calibrate again" in describe(replace(TRUE, spread=0.5), 50, 32, [1])
+    told = json.loads(as_json(TRUE, 50, 32, [1, 100]))
+    assert Calibration(**told["model"]) == TRUE
+    assert told["predictions"][1] == {"images": 100, "seconds": pytest.approx(TRUE.predict(100, 50, 32))}
 
 
-def test_a_model_with_four_unknowns_needs_two_of_each() -> None:
-    with pytest.raises(ValueError, match="two different numbers of rows"):
-        calibrate(Client("127.0.0.1:1"), rows=(1,), steps=(1, 2))
+@pytest.mark.parametrize(("rows", "steps"), [((1,), (1, 2)), ((1, 2), (5, 5)), ((0, 1), (1, 2))])
+def test_a_model_with_four_unknowns_needs_two_of_each(rows, steps) -> None:
+    with pytest.raises(InvalidRequest, match="two different numbers of rows"):
+        calibrate(Client("127.0.0.1:1"), rows=rows, steps=steps)
+
+
+def test_requests_are_sent_round_by_round_and_the_spread_is_told(client) -> None:
+    order = []
+    found = calibrate(client, (1, 2), (1, 3), 2, lambda rows, steps, seconds: order.append((rows, steps, seconds)))
+    assert [each[:2] for each in order] == 2 * [(1, 1), (1, 3), (2, 1), (2, 3)]
+    first, second = ([each[2] for each in order][:4], [each[2] for each in order][4:])
+    apart = [2 * abs(a - b) / (a + b) for a, b in zip(first, second, strict=True)]
+    assert found.spread == pytest.approx(max(apart))
 
 
 def test_the_command_on_a_real_server(small_server, capsys) -> None:
-    assert main(["calibrate", "--url", small_server.grpc_url, "-n", "1000", "--steps", "20"]) == 0
+    assert main(["calibrate", "--url", small_server.grpc_url, "-n", "1000", "--steps", "20", "--rows", "1", "3"]) == 0
     shown = capsys.readouterr()
-    assert len(shown.err.splitlines()) == 1 + len(ROWS) * len(STEPS)
+    assert len(shown.err.splitlines()) == 1 + 2 * len(STEPS) * REPEATS
     assert "20 steps, 32 images at once:" in shown.out
     assert "1,000 images" in shown.out
+
+
+def test_the_command_prints_json_and_refuses_in_a_line(small_server, capsys) -> None:
+    command = ["calibrate", "--url", small_server.grpc_url, "--json", "--rows", "1", "2", "--at-once", "8"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["images"] for each in told["predictions"]] == [1, 10, 100, 10_000, 1_000_000]
+    assert told["rows_in_flight"] == 8
+    assert main(["calibrate", "--url", small_server.grpc_url, "--rows", "1", "65"]) == 1
+    assert "rows_per_request must be from 1 to 64" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["calibrate", "-n", "0"])
+    assert "argument -n: '0' is not a whole number from 1 on" in capsys.readouterr().err
