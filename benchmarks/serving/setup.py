@@ -54,6 +54,7 @@ class Amount:
     mixed_requests: int = 30
     cost_rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     cost_steps: int = 10
+    cost_rows_a_turn: int = 16
     cost_rounds: int = 2
     starts: int = 3
     analyzer_concurrency: tuple[int, ...] = (1, 16)
