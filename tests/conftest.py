@@ -110,6 +110,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_torch_profile",
         "test_gpu_benchmark",
         "test_serving_benchmark",
+        "test_quality",
         "test_monai_weights",
         "test_from_monai",
         "test_onnxruntime_backend",

@@ -57,7 +57,8 @@ def extract(extractor: Extractor, images: np.ndarray, device: torch.device, name
         FloatingPointError: a feature is not finite.
     """
     parts = torch.from_numpy(images)[:, None].split(16)
-    found = [extractor(part.to(device)).double().cpu() for part in tqdm(parts, desc=f"features, {name}", leave=False)]
+    bar = tqdm(parts, desc=f"features, {name}", leave=False, disable=None)
+    found = [extractor(part.to(device)).double().cpu() for part in bar]
     features = torch.cat(found)
     if not features.isfinite().all():
         raise FloatingPointError(f"features of the {name} slices are not finite: the weights of --features are damaged")

@@ -1,9 +1,7 @@
 """Final latents of the same seeds by every sampler and number of steps. Goes on where it was stopped."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,51 +10,29 @@ from mri_ldm.request import RowParameters
 from tqdm import tqdm
 
 from benchmarks.in_process import Array, Engine
+from benchmarks.quality.plan import Plan, Setting
 
 CHUNK = 8
 FIRST_SEED = 10_000
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A way to make images."""
-
-    sampler: str
-    steps: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder, and in the table."""
-        return f"{self.sampler}-{self.steps}"
-
-    def row(self, seed: int) -> RowParameters:
-        """The parameters of one image."""
-        return RowParameters(seed, self.steps, self.sampler, 0.0)
-
-
-REFERENCE = Setting("ddim", 1000)
-"""The end of the same trajectory: what a deterministic sampler with fewer steps is paired with."""
-ANCESTRAL = Setting("ddpm", 1000)
-"""The original sampler: other images of the same seeds, to compare distributions with."""
-SETTINGS = (
-    *(Setting("ddim", steps) for steps in (10, 20, 50, 100, 250)),
-    *(Setting("dpmpp_2m", steps) for steps in (10, 15, 20, 25)),
-    REFERENCE,
-    ANCESTRAL,
-)
-
-
-def generate(repository: Path, images: int, folder: Path, settings: Sequence[Setting] = SETTINGS) -> None:
-    """Latents of `images` seeds by each setting: `folder`/<setting>/<first seed>.npz.
+def generate(repository: Path, images: int, folder: Path, plan: Plan) -> None:
+    """Latents of `images` seeds, rounded up to whole chunks, by each setting: `folder`/<setting>/<first seed>.npz.
 
     Chunk by chunk through all settings, so that an early end leaves as many images of each. A process for each core,
     with one thread: two of those make more images than one with two threads.
     """
+    work = [
+        (setting, first)
+        for first in range(0, images, CHUNK)
+        for setting in plan.all
+        if not latents_file(folder, setting, first).is_file()
+    ]
     pool = ProcessPoolExecutor(
         os.cpu_count(), mp_context=get_context("spawn"), initializer=_start, initargs=(repository, folder)
     )
-    work = [(setting, first) for first in range(0, images, CHUNK) for setting in settings]
-    with pool, tqdm(total=sum(setting.steps for setting, _ in work) * CHUNK, unit="step", unit_scale=True) as bar:
+    total = sum(setting.steps for setting, _ in work) * CHUNK
+    with pool, tqdm(total=total, unit="step", unit_scale=True, disable=None) as bar:
         done = {pool.submit(_chunk, *item): item for item in work}
         for future in as_completed(done):
             future.result()
@@ -72,18 +48,35 @@ def _start(repository: Path, folder: Path) -> None:
 def _chunk(setting: Setting, first: int) -> None:
     from training.files import whole_file
 
-    path = _folder / setting.name / f"{first}.npz"
-    if path.is_file():
-        return
-    rows = [setting.row(FIRST_SEED + seed) for seed in range(first, first + CHUNK)]
+    rows = [
+        RowParameters(FIRST_SEED + seed, setting.steps, setting.sampler, 0.0) for seed in range(first, first + CHUNK)
+    ]
     latents, _ = _engine.generate(rows, decode=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_file(latents_file(_folder, setting, first)) as temporary, temporary.open("wb") as file:
         np.savez(file, latents=latents, digest=_engine.settings.digest)
 
 
-def load(folder: Path, setting: Setting, images: int) -> Array:
-    """Latents [images, 1, 64, 64]."""
-    chunks = [np.load(folder / setting.name / f"{first}.npz") for first in range(0, images, CHUNK)]
-    latents: Array = np.concatenate([chunk["latents"] for chunk in chunks])
+def latents_file(folder: Path, setting: Setting, first: int) -> Path:
+    """Of the chunk whose first image has this number, and this seed above FIRST_SEED."""
+    return folder / setting.name / f"{first}.npz"
+
+
+def chunks(folder: Path, setting: Setting, images: int) -> set[int]:
+    """The first images of the chunks that are there, of the first `images` images."""
+    return {first for first in range(0, images, CHUNK) if latents_file(folder, setting, first).is_file()}
+
+
+def load(folder: Path, setting: Setting, first: int, digest: str) -> Array:
+    """Latents float32 [CHUNK, 1, 64, 64] of a chunk.
+
+    Raises:
+        ValueError: weights other than those of `digest` made it.
+    """
+    with np.load(latents_file(folder, setting, first)) as chunk:
+        if str(chunk["digest"]) != digest:
+            raise ValueError(
+                f"{latents_file(folder, setting, first)} was made by the weights {chunk['digest']}, not by {digest}: "
+                "give another --latents"
+            )
+        latents: Array = chunk["latents"]
     return latents

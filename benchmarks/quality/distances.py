@@ -1,0 +1,119 @@
+"""Figures of images to distances: a record for each setting. Arrays only: no files, no networks.
+
+Two measures, for they answer two questions. Paired: is it the image that all 1000 steps would have made of this seed?
+Distributions: are they as good a sample, be they other images or not?
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.in_process import Array
+from benchmarks.quality.measure import Figures
+from benchmarks.quality.plan import Plan, Setting
+from training.evaluate import FEWEST, distribution_metrics
+
+GROUPS = 10  # that the jackknife leaves out in turn
+Distances = dict[str, float]
+
+
+def distance(one: Array, other: Array) -> Distances:
+    """Frechet and kernel distance of two sets of features, float64 [n, d] and [m, d]."""
+    found = distribution_metrics(torch.from_numpy(one), torch.from_numpy(other), seed=0)
+    return {"frechet": found["FID"], "kid": found["KID"]}
+
+
+def crossed(own: Array, reference: Array) -> Distances:
+    """Of features [n, d] of the same seeds: those of one half of them to the reference's of the other half, the mean of
+    both ways. Other seeds, for images of the same seed are no independent draws, which a distance between samples
+    takes them for."""
+    half = len(own) // 2
+    ways = distance(reference[half:], own[:half]), distance(reference[:half], own[half:])
+    return {name: float(np.mean([way[name] for way in ways])) for name in ways[0]}
+
+
+def jackknife(without: list[float]) -> float:
+    """Standard error of a figure from its values with each of the groups left out (Efron 1982)."""
+    values = np.array(without)
+    return float(np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()))
+
+
+class Real:
+    """Distances to real slices, whose features are [m, d]."""
+
+    def __init__(self, features: Array) -> None:
+        self._features = features
+        self._known: dict[bytes, tuple[Distances, list[Distances]]] = {}
+
+    def halves(self) -> Distances:
+        """Of one half of them to the other, in the order of files, so that a volume lies in one half."""
+        half = len(self._features) // 2
+        return distance(self._features[:half], self._features[half:])
+
+    def _measured(self, features: Array) -> tuple[Distances, list[Distances]]:
+        """Of all, and with each group left out."""
+        key = features.tobytes()
+        if key not in self._known:
+            groups = np.arange(len(features)) % GROUPS
+            parts = [features[groups != group] for group in range(GROUPS)]
+            self._known[key] = distance(self._features, features), [distance(self._features, part) for part in parts]
+        return self._known[key]
+
+    def change(self, own: Array, reference: Array) -> Distances:
+        """Of `own` features [n, d] to the real ones, and how much more than the reference's of the same seeds.
+
+        As the seeds are the same, their draw cancels for the most part: `_error` is the standard error of the change.
+        """
+        (all_own, parts_own), (all_reference, parts) = self._measured(own), self._measured(reference)
+        result: Distances = {}
+        for name, value in all_own.items():
+            without = [mine[name] - its[name] for mine, its in zip(parts_own, parts, strict=True)]
+            result |= {name: value, f"{name}_change": value - all_reference[name]}
+            result[f"{name}_change_error"] = jackknife(without)
+        return result
+
+
+def compare(measured: dict[Setting, Figures], plan: Plan, real: Array | None) -> dict[str, Any]:
+    """A record of each setting that has FEWEST images or more; `real`: features of real slices.
+
+    Raises:
+        ValueError: the paired settings share too few.
+    """
+    shared = len(measured[plan.reference]["image"]) if plan.reference in measured else 0
+    if shared < FEWEST:
+        raise ValueError(
+            f"all of {', '.join(setting.name for setting in plan.paired)} have latents of {shared} images: at least "
+            f"{FEWEST} are needed; --generate makes what is missing"
+        )
+    held_out = None if real is None else Real(real)
+    enough = [setting for setting in plan.all if setting in measured and len(measured[setting]["image"]) >= FEWEST]
+    return {
+        "settings": [_record(setting, measured, plan, held_out) for setting in enough],
+        "real": None if held_out is None or real is None else {"slices": len(real), "halves": held_out.halves()},
+    }
+
+
+def _record(setting: Setting, measured: dict[Setting, Figures], plan: Plan, real: Real | None) -> dict[str, Any]:
+    own, reference = measured[setting], measured[plan.reference]
+    features, among = own["features"], reference["features"][np.isin(reference["image"], own["image"])]
+    paired = setting in plan.fewer
+    return {
+        "setting": setting.name,
+        "sampler": setting.sampler,
+        "steps": setting.steps,
+        "images": len(features),
+        "paired": _paired(own) | {"frechet": distance(among, features)["frechet"]} if paired else None,
+        "to_reference": None if setting == plan.reference else crossed(features, among),
+        "reference_to_itself": crossed(among, among),
+        "to_real": None if real is None else real.change(features, among),
+    }
+
+
+def _paired(own: Figures) -> Distances:
+    """Of images of the same seeds."""
+    return {
+        f"{name}_{kind}": float(getattr(own[name], kind)()) for name in ("psnr", "ssim") for kind in ("mean", "min")
+    }
