@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ def describe() -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def elsewhere(processes: Iterable[int]) -> float:
+    """CPU seconds since the start of the machine that went to others than `processes`: other work, or the hypervisor.
+
+    Two readings around a measurement, over its seconds and the cores, say how much it was disturbed.
+    """
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    stats = [Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split() for pid in processes]
+    own = sum(int(stat[11]) + int(stat[12]) for stat in stats)
+    return (user + nice + system + irq + softirq + steal - own) / os.sysconf("SC_CLK_TCK")
 
 
 def _first_processor() -> dict[str, str]:

@@ -14,6 +14,11 @@ from training.files import write_text
 Section = tuple[str, Callable[[], Any]]
 
 
+def recorded(path: Path) -> bool:
+    """Whether a section has left its result there."""
+    return path.is_file() and "result" in json.loads(path.read_text())
+
+
 def run_sections(
     sections: Sequence[Section], out: Path, facts: Mapping[str, Any], after_each: Callable[[], object]
 ) -> list[str]:

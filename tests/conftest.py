@@ -111,6 +111,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_gpu_benchmark",
         "test_serving_benchmark",
         "test_quality",
+        "test_cost_benchmark",
         "test_monai_weights",
         "test_from_monai",
         "test_onnxruntime_backend",

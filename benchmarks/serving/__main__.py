@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
 
     from benchmarks.machine import describe
-    from benchmarks.sections import run_sections
+    from benchmarks.sections import recorded, run_sections
     from benchmarks.serving.plot import draw
     from benchmarks.serving.setup import AMOUNTS, Bench
     from benchmarks.serving.table import write_table
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot, without=tuple(arguments.without)
         )
         wanted = [(f"{arguments.weights}-{name}", name) for name in arguments.only or SCENARIOS]
-        left = [pair for pair in wanted if arguments.again or not _recorded(arguments.out / f"{pair[0]}.json")]
+        left = [pair for pair in wanted if arguments.again or not recorded(arguments.out / f"{pair[0]}.json")]
         for key, _ in set(wanted) - set(left):
             print(f"{key}: recorded; --again measures it anew", flush=True)
         facts = {
@@ -96,10 +96,6 @@ def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
     folder: Path = (arguments.work or ROOT / "build" / "serving-work").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-
-
-def _recorded(path: Path) -> bool:
-    return path.is_file() and "result" in json.loads(path.read_text())
 
 
 def _functions(bench: Bench, out: Path) -> dict[str, Callable[[], Any]]:

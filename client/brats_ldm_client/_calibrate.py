@@ -68,7 +68,8 @@ def calibrate(
         raise InvalidRequest(
             f"give two different numbers of rows and two of steps, or more, not {list(rows)} and {list(steps)}"
         )
-    client.generate(max(rows), seed=0, steps=min(steps))  # memory is allocated and kernels are chosen
+    # Memory is allocated, kernels are chosen, and the server learns how many rows of a step pay.
+    client.generate(max(rows), seed=0, steps=max(steps))
     times: dict[tuple[int, int], list[float]] = {(count, depth): [] for count in rows for depth in steps}
     for _ in range(repeats):
         for (count, depth), own in times.items():

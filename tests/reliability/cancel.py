@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tritonclient.grpc as triton
 
+from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Progress
 from common import ROOT
 from faulty_networks import order
-from reliability.memory import anonymous_bytes, shared_bytes
+from reliability.memory import anonymous_bytes
 from server.process import TritonServer
 from server.remains import children
 from serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle

@@ -5,17 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from server.process import TritonServer
-from server.remains import SHARED_MEMORY
-
 
 def anonymous_bytes(process: int) -> int:
     """Bytes in memory that belong to the process alone: no file, and none of what /dev/shm holds."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc", str(process), "status").read_text())
     assert found
     return int(found[1]) * 1024
-
-
-def shared_bytes(server: TritonServer) -> int:
-    """Bytes in /dev/shm of this server; others may run on this machine."""
-    return sum(region.stat().st_blocks * 512 for region in SHARED_MEMORY.glob(f"{server.shm_prefix}*"))

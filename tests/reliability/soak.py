@@ -17,8 +17,9 @@ import tritonclient.grpc as triton
 from mri_ldm.request import RowParameters
 from tqdm import tqdm
 
+from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
-from reliability.memory import anonymous_bytes, shared_bytes
+from reliability.memory import anonymous_bytes
 from server.process import TritonServer
 from server.remains import children, model_of
 from serving import infer, start, wait_until_idle

@@ -1,0 +1,1 @@
+"""How time and memory grow, beside what one calibration predicts; `python -m benchmarks.cost`."""

@@ -1,0 +1,132 @@
+"""python -m benchmarks.cost: how time and memory grow, beside what one `brats-ldm calibrate` on the same server says.
+
+Seconds against steps, images of a request, clients, images of a call; memory against rows in flight and the decoder's
+batch. Each part is kept in a file of --work when it is done, and a run that was stopped goes on where it was; --again
+measures all anew. Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving_code import ROOT
+
+COMMITTED = ROOT / "model_repository"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=COMMITTED, help="default: the demo weights")
+    parser.add_argument("--profile", default="cpu", help="of the server (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark itself: few points, once")
+    parser.add_argument("--again", action="store_true", help="also what is recorded in --work")
+    parser.add_argument("--work", type=Path, help="for the parts (default: a folder of these weights in build/cost)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: benchmarks/cost.json; in --work with --repository or --quick"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="default: docs/cost.png; or in --work, as --out")
+    arguments = parser.parse_args(argv)
+    if not (arguments.repository / "mri_ldm" / "1" / "model.json").is_file():
+        parser.error(f"--repository: no mri_ldm/1/model.json in {arguments.repository}: give an exported repository")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, report; returns the exit status."""
+    arguments = _parse(argv)
+
+    from benchmarks.cost.plot import draw
+    from benchmarks.cost.record import assemble, tables
+    from benchmarks.machine import describe
+    from benchmarks.sections import recorded, run_sections
+    from training.files import write_text
+
+    model = json.loads((arguments.repository / "mri_ldm" / "1" / "model.json").read_text())
+    work = arguments.work or _work_folder(arguments, model["digest"])
+    recorded_run = arguments.repository == COMMITTED and not arguments.quick
+    out = arguments.out or (ROOT / "benchmarks" if recorded_run else work) / "cost.json"
+    picture = arguments.picture or (ROOT / "docs" if recorded_run else work) / "cost.png"
+    facts = {
+        "machine": describe(),
+        "command": shlex.join(["python", "-m", "benchmarks.cost", *(sys.argv[1:] if argv is None else argv)]),
+        "model": model["name"],
+        "profile": arguments.profile,
+    }
+    with ExitStack() as stack:
+        sections = _sections(arguments, stack)
+        left = [
+            (name, call) for name, call in sections.items() if arguments.again or not recorded(work / f"{name}.json")
+        ]
+        for name in sections.keys() - dict(left).keys():
+            print(f"{name}: recorded; --again measures it anew", flush=True)
+        failed = run_sections(left, work, facts, lambda: None)
+    if failed:
+        print(f"error: these parts failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    record = assemble({name: json.loads((work / f"{name}.json").read_text()) for name in sections})
+    write_text(out, json.dumps(record, indent=2) + "\n")
+    draw(record, picture)
+    print(tables(record))
+    print(f"{out}, {picture}", file=sys.stderr)
+    return 0
+
+
+def _work_folder(arguments: argparse.Namespace, digest: str) -> Path:
+    kind = "quick" if arguments.quick else "full"
+    return ROOT / "build" / "cost" / f"{digest.removeprefix('sha256:')[:12]}-{arguments.profile}-{kind}"
+
+
+def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, Callable[[], Any]]:
+    """By name, in order. The times share one server, started for the first of them; `stack` stops it."""
+    from benchmarks.cost import measure, memory
+    from server.process import TritonServer
+
+    amount, profile = measure.QUICK if arguments.quick else measure.FULL, arguments.profile
+    running: list[measure.Bench] = []
+
+    def bench() -> measure.Bench:
+        if not running:
+            server = stack.enter_context(TritonServer(arguments.repository, profile))
+            server.probe()
+            running.append(measure.Bench(server, amount, print))
+        return running[0]
+
+    def measure_times(part: Callable[[measure.Bench], Any]) -> Any:
+        return part(bench())
+
+    def measure_memory(part: Callable[..., Any]) -> Any:
+        stack.close()  # each starts a server of its own
+        return part(arguments.repository, profile, amount, print)
+
+    times = {
+        "calibration": measure.calibration,
+        "steps": measure.by_steps,
+        "rows": measure.by_rows,
+        "clients": measure.by_clients,
+        "images": measure.by_images,
+    }
+    memories = {"memory": memory.by_rows, "decoder": memory.by_decode_batch}
+    return {
+        **{name: partial(measure_times, part) for name, part in times.items()},
+        **{name: partial(measure_memory, part) for name, part in memories.items()},
+    }
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)  # in order: the server must not outlive this
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(main())
