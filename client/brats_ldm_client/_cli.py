@@ -6,11 +6,11 @@ Imports the standard library only, so that --help is immediate; a command import
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._cli_connection import connect, connection_options
 from ._presets import PRESETS
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _generate_parser(commands)
     info = commands.add_parser("info", help="what the server is: versions, models, limits, model digest")
-    _connection(info, timeout=30.0)
+    connection_options(info, timeout=30.0)
     info.set_defaults(run=_info)
     ready = commands.add_parser("ready", help="wait until the server and its models are ready")
     ready.add_argument("--deep", action="store_true", help="also make an image in one step and print its checksum")
     ready.add_argument("--checksum", metavar="SHA256", help="with --deep: what it must be (the same on a CPU only)")
-    _connection(ready, timeout=60.0)
+    connection_options(ready, timeout=60.0)
     ready.set_defaults(run=_ready)
     _calibrate_parser(commands)
     return parser
@@ -124,7 +124,7 @@ def _generate_parser(commands: Any) -> None:
         "kept in memory until the end); repeatable (png)",
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="write no contact_sheet.png")
-    _connection(parser, timeout=600.0)
+    connection_options(parser, timeout=600.0)
     load = parser.add_argument_group("load on the server")
     load.add_argument(
         "--rows-per-request", type=int, default=8, metavar="N", help="images in a request, 1 to 64 (%(default)s)"
@@ -160,22 +160,8 @@ def _calibrate_parser(commands: Any) -> None:
         help="images in the timed requests, 1 to 64 (1 2 4 8); on a GPU add 32",
     )
     parser.add_argument("--json", action="store_true", help="print the model and the predictions as JSON")
-    _connection(parser, timeout=600.0)
+    connection_options(parser, timeout=600.0)
     parser.set_defaults(run=_calibrate)
-
-
-def _connection(parser: argparse.ArgumentParser, timeout: float) -> None:
-    group = parser.add_argument_group("connection")
-    group.add_argument("--url", default="127.0.0.1:8001", help="host:port of Triton's gRPC endpoint (%(default)s)")
-    group.add_argument(
-        "--timeout", type=float, default=timeout, metavar="S", help="seconds for an answer (%(default)s)"
-    )
-    group.add_argument("--tls", action="store_true", help="encrypt, and trust the public authorities")
-    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust these authorities")
-    group.add_argument("--tls-cert", metavar="PEM", help="this client's certificate, where the server asks for one")
-    group.add_argument("--tls-key", metavar="PEM", help="its key")
-    group.add_argument("--tls-server-name", metavar="NAME", help="in the server's certificate, if the url has another")
-    group.add_argument("--header-file", metavar="FILE", help="headers to send, `name: value` a line")
 
 
 def _positive(text: str) -> int:
@@ -207,21 +193,6 @@ def _check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     args.format = formats
 
 
-def _connect(args: argparse.Namespace, **more: Any) -> Client:
-    from ._access import TLS, read_headers
-    from ._client import Client
-
-    files = {"ca": args.tls_ca, "cert": args.tls_cert, "key": args.tls_key, "server_name": args.tls_server_name}
-    return Client(
-        args.url,
-        tls=TLS(**files) if any(files.values()) else args.tls,
-        # Not as an option: everybody on a machine can read the command lines of everybody.
-        secret=os.environ.get("BRATS_LDM_SECRET") or None,
-        headers=read_headers(args.header_file) if args.header_file else None,
-        **more,
-    )
-
-
 def _generate(args: argparse.Namespace) -> int:
     from ._protocol import make_request
     from ._writers import FolderWriter
@@ -236,7 +207,7 @@ def _generate(args: argparse.Namespace) -> int:
         "retry_seconds": args.retry,
     }
     try:
-        with _connect(args, **load) as client:
+        with connect(args, **load) as client:
             seconds = _generate_blocks(client, seeds, args, writer)
     except BaseException:
         if writer.count:  # what is done is good: record it before the error goes on
@@ -289,7 +260,7 @@ def _named(writer: FolderWriter) -> str:
 
 
 def _info(args: argparse.Namespace) -> int:
-    with _connect(args, timeout=args.timeout) as client:
+    with connect(args, timeout=args.timeout) as client:
         print(client.info())
     return 0
 
@@ -299,7 +270,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
     rows, images = args.rows or ROWS, [1, 10, 100, 10_000, 1_000_000] if args.n is None else [args.n]
     print("rows steps  seconds", file=sys.stderr)
-    with _connect(args, timeout=args.timeout, rows_per_request=max(rows), concurrency=1) as client:
+    with connect(args, timeout=args.timeout, rows_per_request=max(rows), concurrency=1) as client:
         found = calibrate(
             client, rows, report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr)
         )
@@ -308,7 +279,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _ready(args: argparse.Namespace) -> int:
-    with _connect(args, timeout=args.timeout) as client:
+    with connect(args, timeout=args.timeout) as client:
         checksum = client.wait_until_ready(args.timeout, args.deep, args.checksum)
     print(f"ready: {args.url}" + (f", image {checksum}" if checksum else ""))
     return 0
