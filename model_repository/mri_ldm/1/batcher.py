@@ -44,10 +44,10 @@ class Counters:
 class Batcher:
     """The rows on their way: which are in the step loop, which at the decoder, which wait.
 
-    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`), and no more than pay (`Pace`);
-    at most `max_rows_waiting` more may be there. A finished row holds a place until it is decoded, so a slow decoder
-    holds back others instead of piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding never
-    holds the step loop for longer.
+    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`), as many as suit the device
+    (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until it is decoded, so a slow
+    decoder holds back others instead of piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding
+    never holds the step loop for longer.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Batcher:
         """One step of as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
         self._drop_cancelled()
         ready = self._line.next(self._max_rows_in_flight - len(self._decoding))
-        self._in_step = ready[: self._pace.rows(len(ready))]
+        self._in_step = ready[: self._pace.rows(len(ready), self._line.rows)]
         if self._in_step:
             self._step()
         if self._decoding:

@@ -4,14 +4,16 @@ from collections import deque
 
 TRIES = 3
 RECHECK_CALLS = 256
-WORTH = 1.05
+FOLLOWERS = 2
 
 
 class Pace:
-    """No more rows than pay: the fewest whose time per row is within WORTH of the best that any number of rows has.
+    """The rows that are there, in calls of n rows: whatever n has their results soonest.
 
-    On a GPU rows in a call are nearly free up to some number. On a CPU a row costs about the same alone and in a batch,
-    so that rows taking turns would all be late: there, few go first and the others wait.
+    On average over w rows, all alike, that is the n with the least (time per row) * (w + n). More rows are to come,
+    which wait for all of these, so w counts FOLLOWERS times. On a GPU rows in a call are nearly free, so n is large, the
+    larger the more rows wait. On a CPU a row costs about as much in a batch as alone, so that rows taking turns would all
+    be late: there, one or two go first and the others wait.
 
     Numbers of rows are told apart by powers of two. Each is tried TRIES times when enough rows are there (the first
     calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
@@ -23,20 +25,22 @@ class Pace:
         self._seconds_per_row = [deque[float](maxlen=TRIES) for _ in range(most.bit_length())]
         self._calls = 0
 
-    def rows(self, ready: int) -> int:
-        """How many of `ready` rows should take the next step together."""
-        possible = self._seconds_per_row[: ready.bit_length()]
-        for size, tries in enumerate(possible):
+    def rows(self, ready: int, there: int) -> int:
+        """How many of `ready` rows should take the next step together; `there`: they and all that wait for a place."""
+        sizes = [1 << power for power in range(ready.bit_length())]
+        for size, tries in zip(sizes, self._seconds_per_row, strict=False):
             if len(tries) < TRIES:
-                return 1 << size
+                return size
         recheck, rest = divmod(self._calls, RECHECK_CALLS)
-        if rest == 0 and possible:
-            return 1 << recheck % len(possible)
-        best = min((min(tries) for tries in self._seconds_per_row if tries), default=0.0)
-        for size, tries in enumerate(possible[:-1]):
-            if min(tries) < WORTH * best:
-                return 1 << size
-        return ready
+        if rest == 0 and sizes:
+            return sizes[recheck % len(sizes)]
+        if sizes:
+            sizes[-1] = ready
+
+        def cost(size: int) -> float:
+            return min(self._seconds_per_row[size.bit_length() - 1]) * (FOLLOWERS * there + size)
+
+        return min(sizes, key=cost, default=0)
 
     def measured(self, rows: int, seconds: float) -> None:
         """A call with `rows` rows took `seconds`."""
