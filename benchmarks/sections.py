@@ -19,6 +19,17 @@ def recorded(path: Path) -> bool:
     return path.is_file() and "result" in json.loads(path.read_text())
 
 
+def left(sections: Mapping[str, Callable[[], Any]], out: Path, again: bool) -> list[Section]:
+    """Those to measure: all of them where `again`, else those without a result in `out`; says which are left out."""
+    found = []
+    for name, section in sections.items():
+        if again or not recorded(out / f"{name}.json"):
+            found.append((name, section))
+        else:
+            print(f"{name}: recorded; --again measures it anew", flush=True)
+    return found
+
+
 def run_sections(
     sections: Sequence[Section], out: Path, facts: Mapping[str, Any], after_each: Callable[[], object]
 ) -> list[str]:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.cost.plot import draw
     from benchmarks.cost.record import assemble, tables
     from benchmarks.machine import describe
-    from benchmarks.sections import recorded, run_sections
+    from benchmarks.sections import left, run_sections
     from training.files import write_text
 
     model = json.loads((arguments.repository / "mri_ldm" / "1" / "model.json").read_text())
@@ -65,12 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     with ExitStack() as stack:
         sections = _sections(arguments, stack)
-        left = [
-            (name, call) for name, call in sections.items() if arguments.again or not recorded(work / f"{name}.json")
-        ]
-        for name in sections.keys() - dict(left).keys():
-            print(f"{name}: recorded; --again measures it anew", flush=True)
-        failed = run_sections(left, work, facts, lambda: None)
+        failed = run_sections(left(sections, work, arguments.again), work, facts, lambda: None)
     if failed:
         print(f"error: these parts failed: {', '.join(failed)}", file=sys.stderr)
         return 1

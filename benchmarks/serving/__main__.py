@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
 
     from benchmarks.machine import describe
-    from benchmarks.sections import recorded, run_sections
+    from benchmarks.sections import left, run_sections
     from benchmarks.serving.plot import draw
     from benchmarks.serving.setup import AMOUNTS, Bench
     from benchmarks.serving.table import write_table
@@ -62,19 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench = Bench(
             arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot, without=tuple(arguments.without)
         )
-        wanted = [(f"{arguments.weights}-{name}", name) for name in arguments.only or SCENARIOS]
-        left = [pair for pair in wanted if arguments.again or not recorded(arguments.out / f"{pair[0]}.json")]
-        for key, _ in set(wanted) - set(left):
-            print(f"{key}: recorded; --again measures it anew", flush=True)
         facts = {
             "machine": machine,
             "command": f"python -m benchmarks.serving --weights {arguments.weights}",
             "steps": bench.amount.steps,
         }
         functions = _functions(bench, arguments.out)
+        wanted = {f"{arguments.weights}-{name}": functions[name] for name in arguments.only or SCENARIOS}
         with closing(bench):
             failed = run_sections(
-                [(key, functions[name]) for key, name in left],
+                left(wanted, arguments.out, arguments.again),
                 arguments.out,
                 facts,
                 lambda: (write_table(arguments.out), draw(arguments.out)),

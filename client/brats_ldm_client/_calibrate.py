@@ -102,16 +102,15 @@ def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
 
 def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
     """For people."""
-    unsteady = found.spread > UNSTEADY
     lines = [
         f"step       {1e3 * found.step_base:.1f} ms + {1e3 * found.step_row:.1f} ms a row",
         f"decoding   {1e3 * found.decode:.0f} ms an image",
         f"request    {1e3 * found.request:.0f} ms",
         f"off by at most {found.worst:.0%} on what was measured, whose repeats differ by up to {found.spread:.0%}",
-        *(["something else ran on the server or its machine: calibrate again when they are idle"] * unsteady),
-        "",
-        f"{steps} steps, {rows_in_flight} images at once:",
     ]
+    if found.spread > UNSTEADY:
+        lines.append("something else ran on the server or its machine: calibrate again when they are idle")
+    lines += ["", f"{steps} steps, {rows_in_flight} images at once:"]
     for count in images:
         took = _duration(found.predict(count, steps, rows_in_flight))
         lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")
