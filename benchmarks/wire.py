@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Mapping
+from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,17 +49,27 @@ def ask_http(url: str, model: str, output: str, feeds: Mapping[str, Array], shap
         for name, array in feeds.items()
     ]
     body = {"inputs": inputs, "outputs": [{"name": output, "parameters": {"binary_data": True}}]}
-    connection = http.client.HTTPConnection(url, timeout=TIMEOUT_S)
+    headers, content = post_json(url, f"/v2/models/{model}/infer", body)
+    start = int(headers["Inference-Header-Content-Length"])
+    return _finite(np.frombuffer(content, np.float32, offset=start).reshape(shape), model, output)
+
+
+def post_json(url: str, path: str, body: Mapping[str, Any], timeout_s: float = TIMEOUT_S) -> tuple[Message, bytes]:
+    """Headers and content of the answer of `url` (host:port) to one POST, over a connection of its own.
+
+    Raises:
+        RuntimeError: the status is not 200; with the server's words.
+    """
+    connection = http.client.HTTPConnection(url, timeout=timeout_s)
     try:
-        connection.request("POST", f"/v2/models/{model}/infer", json.dumps(body))
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         content = response.read()
     finally:
         connection.close()
     if response.status != 200:
-        raise RuntimeError(f"{model} answered {response.status}: {content[:300].decode(errors='replace')}")
-    start = int(response.headers["Inference-Header-Content-Length"])
-    return _finite(np.frombuffer(content, np.float32, offset=start).reshape(shape), model, output)
+        raise RuntimeError(f"{path} answered {response.status}: {content[:300].decode(errors='replace')}")
+    return response.headers, content
 
 
 def _finite(answer: Array | None, model: str, output: str) -> Array:

@@ -104,6 +104,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_training_processes",
         "test_export",
         "test_parity",
+        "test_cpu_path",
         "test_openvino_gate",
         "test_tensorrt",
         "test_torch_program",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from benchmarks.serving.worker import Array
+from benchmarks.wire import post_json
 from server.health import listening
 from server.ports import choose_ports
 
@@ -58,16 +58,7 @@ class LitServe:
             return np.stack(list(pool.map(lambda seed: self._image(seed, steps), seeds)))
 
     def _image(self, seed: int, steps: int) -> Array:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
-        try:
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/predict", json.dumps({"seed": seed, "steps": steps}), headers)
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise RuntimeError(f"LitServe answered {response.status}: {body[:300].decode(errors='replace')}")
+        _, body = post_json(f"127.0.0.1:{self._port}", "/predict", {"seed": seed, "steps": steps}, TIMEOUT_S)
         return np.frombuffer(base64.b64decode(json.loads(body)["image"]), np.float32).reshape(240, 240)
 
     def close(self) -> None:
