@@ -1,6 +1,6 @@
 """Where a call of the networks goes on this CPU, and what threads, spinning and rows change.
 
-    python -m benchmarks.cpu_path --repository build/serving-work/bundle --out benchmarks/cpu_path-bundle.json
+    python -m benchmarks.cpu_path --repository build/serving-work/bundle --out benchmarks/cpu_path.json
 
 ONNX Runtime alone, as the profile `cpu` uses it. Settings are timed in turns; everything is a ratio against the
 profile's own setting and one row. Operators come from ONNX Runtime's profiler, which slows many small ones down.
@@ -137,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         print(table({network: result[network]}))
     if arguments.out is not None:
-        write_text(arguments.out, json.dumps({"machine": machine, "networks": result}, indent=2) + "\n")
+        command = f"python -m benchmarks.cpu_path --rounds {arguments.rounds}"
+        figures = {"machine": machine, "command": command, "repository": arguments.repository.name, "networks": result}
+        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

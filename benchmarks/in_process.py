@@ -32,6 +32,7 @@ class Engine:
         self._unet, self._decoder = (
             onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files
         )
+        self._batchers: dict[int, Batcher] = {}
 
     def unet(self, latents: Array, timesteps: Array) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
@@ -50,8 +51,7 @@ class Engine:
     ) -> tuple[Array, Array | None]:
         """Final latents [n, 1, 64, 64] and, if asked for, images [n, 1, 240, 240]: what the server answers."""
         answer = _Answer()
-        batcher = Batcher(self.unet, self.decode, max_rows_in_flight=batch, max_rows_waiting=len(rows),
-                          max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
+        batcher = self._batcher(batch)
         batcher.submit(
             Job(
                 answer,
@@ -64,6 +64,13 @@ class Engine:
         while batcher.tick():
             pass
         return answer.latents, answer.images
+
+    def _batcher(self, rows: int) -> Batcher:
+        """Kept, as the server's is: it learns how many rows go together."""
+        if rows not in self._batchers:
+            self._batchers[rows] = Batcher(self.unet, self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
+                                           max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
+        return self._batchers[rows]
 
 
 class _Answer:

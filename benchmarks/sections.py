@@ -31,14 +31,17 @@ def left(sections: Mapping[str, Callable[[], Any]], out: Path, again: bool) -> l
 
 
 def run_sections(
-    sections: Sequence[Section], out: Path, facts: Mapping[str, Any], after_each: Callable[[], object]
+    sections: Sequence[Section], out: Path, facts: Callable[[], Mapping[str, Any]], after_each: Callable[[], object]
 ) -> list[str]:
-    """`out`/<name>.json of each section: `facts`, its result or its error, its seconds. Returns those that failed."""
+    """`out`/<name>.json of each section: `facts` when it begins, its result or its error, its seconds.
+
+    Returns those that failed.
+    """
     failed = []
     for name, section in sections:
         print(f"{name} ...", flush=True)
         started = time.monotonic()
-        record: dict[str, Any] = dict(facts)
+        record: dict[str, Any] = dict(facts())
         try:
             record["result"] = section()
         except Exception as error:  # whatever it is, the other sections are still worth having

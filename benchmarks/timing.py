@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,14 +18,15 @@ def in_turns(
     budget_s: float = float("inf"),
     report: Callable[[str], object] = lambda line: None,
 ) -> Times:
-    """Seconds of each call, round by round; every contestant has been warmed up before.
+    """Seconds of each call, by rounds; their order is drawn anew in each, so that nobody always follows the same one.
 
-    One that has used up `budget_s` seconds is left out of further rounds: its list is shorter.
+    Every contestant has been warmed up before. One that has used up `budget_s` seconds is left out of further rounds:
+    its list is shorter.
     """
     times: Times = {name: [] for name in contestants}
+    draw = random.Random(0)
     for number in range(rounds):
-        order = list(contestants)
-        for name in order[number % len(order) :] + order[: number % len(order)]:  # nobody always follows the same one
+        for name in draw.sample(list(contestants), len(contestants)):
             if sum(times[name]) < budget_s:
                 began = time.perf_counter()
                 contestants[name]()
@@ -46,9 +48,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(ours: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
-    """How many of `ours` go into `baseline`: of the medians, and the range over the rounds that both took part in."""
+    """How many of `ours` go into `baseline`, round by round where both took part: median, smallest, largest."""
     each = [base / own for own, base in zip(ours, baseline, strict=False)]
-    return {"median": float(np.median(baseline) / np.median(ours)), "min": min(each), "max": max(each)}
+    return {"median": float(np.median(each)), "min": min(each), "max": max(each)}
 
 
 def compare(times: Times, baseline: str) -> dict[str, Any]:

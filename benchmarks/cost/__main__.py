@@ -57,15 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     recorded_run = arguments.repository == COMMITTED and not arguments.quick
     out = arguments.out or (ROOT / "benchmarks" if recorded_run else work) / "cost.json"
     picture = arguments.picture or (ROOT / "docs" if recorded_run else work) / "cost.png"
-    facts = {
-        "machine": describe(),
-        "command": shlex.join(["python", "-m", "benchmarks.cost", *(sys.argv[1:] if argv is None else argv)]),
-        "model": model["name"],
-        "profile": arguments.profile,
-    }
+    command = shlex.join(["python", "-m", "benchmarks.cost", *(sys.argv[1:] if argv is None else argv)])
+    facts = {"command": command, "model": model["name"], "profile": arguments.profile}
     with ExitStack() as stack:
         sections = _sections(arguments, stack)
-        failed = run_sections(left(sections, work, arguments.again), work, facts, lambda: None)
+        failed = run_sections(
+            left(sections, work, arguments.again), work, lambda: {"machine": describe(), **facts}, lambda: None
+        )
     if failed:
         print(f"error: these parts failed: {', '.join(failed)}", file=sys.stderr)
         return 1

@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         described = {**machine(setup.device), "precision": arguments.precision}
         print(json.dumps(described), flush=True)
         sections = _sections(arguments, setup)
-        failed = run_sections(sections, arguments.out, {"machine": described}, lambda: write_table(arguments.out))
+        failed = run_sections(
+            sections, arguments.out, lambda: {"machine": described}, lambda: write_table(arguments.out)
+        )
     print((arguments.out / "table.md").read_text())
     if failed:
         print(f"error: these sections failed: {', '.join(failed)}", file=sys.stderr)

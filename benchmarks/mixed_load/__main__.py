@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out is not None:
         from training.files import write_text
 
-        write_text(options.out, json.dumps({"machine": machine, "records": records}, indent=2) + "\n")
+        command = f"python -m benchmarks.mixed_load --requests {options.requests} --load {options.load}"
+        figures = {"machine": machine, "command": command, "records": records}
+        write_text(options.out, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

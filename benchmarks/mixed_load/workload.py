@@ -19,12 +19,15 @@ class Arrival:
 
 
 def arrivals(count: int, rate: float, seed: int) -> list[Arrival]:
-    """A Poisson process of `rate` requests a second; how many steps each asks for is drawn too."""
-    draw, seconds, made = random.Random(seed), 0.0, []
-    for _ in range(count):
-        seconds += draw.expovariate(rate)
-        made.append(Arrival(seconds, draw.choices(STEPS, SHARES)[0]))
-    return made
+    """A Poisson process of `rate` requests a second, given that it makes `count` in count / rate seconds.
+
+    Then the rate is what it is called even of few requests. So is the mix: shares of steps are SHARES but for rounding.
+    """
+    draw = random.Random(seed)
+    seconds = sorted(draw.uniform(0, count / rate) for _ in range(count))
+    steps = [STEPS[int(np.searchsorted(np.cumsum(SHARES), (i + 0.5) / count))] for i in range(count)]
+    draw.shuffle(steps)
+    return [Arrival(*each) for each in zip(seconds, steps, strict=True)]
 
 
 def summary(workload: Sequence[Arrival], latencies: Sequence[float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ there is left out, so a run that was stopped goes on where it was; --again measu
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -56,24 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.serving.setup import AMOUNTS, Bench
     from benchmarks.serving.table import write_table
 
-    machine = describe()
-    print(json.dumps(machine), flush=True)
     with _work_folder(arguments) as work:
         bench = Bench(
             arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot, without=tuple(arguments.without)
         )
-        facts = {
-            "machine": machine,
-            "command": f"python -m benchmarks.serving --weights {arguments.weights}",
-            "steps": bench.amount.steps,
-        }
+        without = f" --without {shlex.join(arguments.without)}" if arguments.without else ""
+        command = f"python -m benchmarks.serving --weights {arguments.weights}{without}"
         functions = _functions(bench, arguments.out)
         wanted = {f"{arguments.weights}-{name}": functions[name] for name in arguments.only or SCENARIOS}
         with closing(bench):
             failed = run_sections(
                 left(wanted, arguments.out, arguments.again),
                 arguments.out,
-                facts,
+                lambda: {"machine": describe(), "command": command, "steps": bench.amount.steps},
                 lambda: (write_table(arguments.out), draw(arguments.out)),
             )
     if (arguments.out / "table.md").is_file():

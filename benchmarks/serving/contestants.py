@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe
 from benchmarks.serving.ours import FewSteps, Ours
 from benchmarks.serving.rivals.bls_loop import BlsLoop
 from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
@@ -21,6 +23,8 @@ from benchmarks.serving.worker import Array, Worker
 BASELINE = "MONAI's loop, fp32"
 OURS = "tritonserver, this repository"
 SEEDS = range(1000, 1064)
+BF16 = {"avx512_bf16", "amx_bf16"}
+"""Instructions; a CPU without any would emulate it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,11 @@ def entries(bench: Bench) -> dict[str, Entry]:
         few: Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
     }
     if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
-        listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"), "bf16")
+        listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"))
+        if BF16 & set(describe()["instructions"]):
+            listed[f"{OURS}, profile openvino in bf16"] = Entry(
+                lambda: Ours(openvino_in_bf16(bench.repository(), bench.work / "bf16"), "openvino"), "bf16"
+            )
     return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
 
 
@@ -69,6 +77,15 @@ def ours(bench: Bench) -> Ours:
 
 def _has_profile(repository: Path, name: str) -> bool:
     return (repository / "unet" / "configs" / f"{name}.pbtxt").is_file()
+
+
+def openvino_in_bf16(repository: Path, into: Path) -> Path:
+    """A copy of `repository` whose profile openvino computes in bf16."""
+    shutil.copytree(repository, into, dirs_exist_ok=True)
+    for path in into.glob("*/configs/openvino.pbtxt"):
+        hint = 'parameters [\n  { key: "HINT_BF16" value: { string_value: "YES" } },\n'
+        path.write_text(path.read_text().replace("parameters [\n", hint))
+    return into
 
 
 def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any]]:

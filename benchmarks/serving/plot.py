@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving.table import NAMES, Record, read_records
+from benchmarks.serving.table import KINDS, NAMES, Record, read_records
 from training.files import whole_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _speed(axes: Axes, result: Record) -> None:
 
 def _load(axes: Axes, result: Record) -> None:
     loads = [100 * point["load"] for point in result["points"]]
-    for kind, line in (("served", "o-"), ("simulated", "--")):
+    for kind, line in zip(KINDS, ("o-", "--", ":"), strict=True):
         for percentile, colour in (("p50", SERVER), ("p99", "#c0392b")):
             values = [point[kind][f"{percentile}_over_alone"] for point in result["points"]]
             axes.plot(loads, values, line, color=colour, label=f"{percentile}, {kind}")
@@ -69,10 +69,14 @@ def _load(axes: Axes, result: Record) -> None:
 
 def _cost(axes: Axes, result: Record) -> None:
     rows = [int(count) for count in result["rows"]]
-    axes.plot(rows, [values["image_s"] for values in result["rows"].values()], "o-", color=SERVER)
+    axes.plot(rows, [values["image_s"] for values in result["rows"].values()], "o", color=SERVER, label="measured")
+    axes.plot(
+        rows, [values["fitted_image_s"] for values in result["rows"].values()], color=SERVER, label="a + b·rows a step"
+    )
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
     axes.set(title="Cost by rows of a request", xlabel="rows", ylabel="seconds an image")
+    axes.legend()
 
 
 def _layers(axes: Axes, result: Record) -> None:

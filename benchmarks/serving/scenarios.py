@@ -13,10 +13,13 @@ from benchmarks.in_process import Engine
 from benchmarks.serving.contestants import BASELINE, OURS, SEEDS, ours, ready
 from benchmarks.serving.memory import processes
 from benchmarks.serving.ours import Ours
-from benchmarks.serving.setup import WARM_UP_STEPS, Bench
+from benchmarks.serving.setup import Bench
 from benchmarks.serving.worker import Array
 from benchmarks.timing import compare, in_turns, ratio, spread
 from benchmarks.wire import ask
+
+LOADED_STEPS = 10
+"""The server tries each number of rows three times before it settles; with fewer it would not come to the largest."""
 
 
 def single(bench: Bench) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def layers(bench: Bench) -> dict[str, Any]:
         "gRPC unary": lambda: server.generate(many, amount.steps),
     }
     checked = same_bits({name: call() for name, call in at_one.items() if call is not networks})  # and a warm-up
+    same_bits({name: call() for name, call in at_many.items()})
     result = {"1": _taxes(in_turns(at_one, amount.rounds, report=bench.report))}
     result[str(amount.concurrent)] = _taxes(in_turns(at_many, amount.concurrent_rounds, report=bench.report))
     return {"same_bits": checked, "concurrent": result}
@@ -144,6 +148,9 @@ def cost(bench: Bench) -> dict[str, Any]:
     for values in by_rows.values():
         values["against_median"] = values["image_s"] / middle
     slope, base = np.polyfit(amount.cost_rows, [by_rows[rows]["step_s"]["median"] for rows in amount.cost_rows], 1)
+    for rows, values in by_rows.items():
+        values["fitted_step_s"] = float(base + slope * rows)
+        values["fitted_image_s"] = amount.steps * values["fitted_step_s"] / rows + decoder[min(rows, 2)]
     model = {"step_base_s": float(base), "step_row_s": float(slope), "decode_s": decoder}
     return {"rows": by_rows, "model": model, "requests_a_turn": requests, "seconds_of_turns": times}
 
@@ -160,7 +167,7 @@ def start(bench: Bench) -> dict[str, Any]:
             image_s.append(time.perf_counter() - began)
             bench.report(f"  ready after {ready_s[-1]:.1f} s, first image after {image_s[-1]:.1f} s")
             idle = processes(server.server)
-            server.generate(list(SEEDS[: amount.concurrent]), WARM_UP_STEPS)
+            server.generate(list(SEEDS[: amount.concurrent]), LOADED_STEPS)
             loaded = processes(server.server)
         finally:
             server.close()

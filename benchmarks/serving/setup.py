@@ -33,14 +33,14 @@ class Amount:
     steps: int = 50
     few_steps: int = 20
     """Of DPM-Solver++."""
-    rounds: int = 5
+    rounds: int = 7
     requests: int = 3
     """Of one image, of our server, in each round."""
     batch: int = 8
     """Rows of a rival's batch."""
     images: int = 8
     """At once, offline."""
-    offline_rounds: int = 2
+    offline_rounds: int = 3
     concurrent: int = 16
     """Requests at once, of the serving tax."""
     concurrent_rounds: int = 3
@@ -48,8 +48,8 @@ class Amount:
     """Of one contestant in one scenario; then it is left out of further rounds."""
     compile_limit_s: float = 150.0
     """Of torch.compile: it is given up then."""
-    loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95)
-    load_requests: int = 8
+    loads: tuple[float, ...] = (0.2, 0.5, 0.8, 0.95)
+    load_requests: int = 12
     simulated_requests: int = 2000
     mixed_requests: int = 30
     cost_rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -58,12 +58,12 @@ class Amount:
     cost_rounds: int = 2
     starts: int = 3
     analyzer_concurrency: tuple[int, ...] = (1, 16)
-    analyzer_requests: int = 16
+    analyzer_requests: int = 32
 
 
 AMOUNTS = {
     "bundle": Amount(),
-    "demo": Amount(rounds=9, load_requests=60, mixed_requests=150, offline_rounds=5, concurrent_rounds=5, cost_rounds=5,
+    "demo": Amount(rounds=9, load_requests=40, mixed_requests=150, offline_rounds=5, concurrent_rounds=5, cost_rounds=5,
                    analyzer_concurrency=(1, 4, 16), analyzer_requests=48),
     "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
                     offline_rounds=1, concurrent=4, concurrent_rounds=1, loads=(0.5,), load_requests=6,

@@ -18,6 +18,8 @@ NAMES = {
     "small": "Tiny networks, to try the benchmark: the figures mean nothing",
 }
 
+KINDS = ("served", "simulated", "whole requests")
+
 
 def read_records(folder: Path) -> dict[str, dict[str, Record]]:
     """weights -> scenario -> record."""
@@ -117,18 +119,24 @@ def _cost(result: Record) -> Iterator[str]:
         [
             count,
             f"{1e3 * values['step_s']['median']:.1f}",
+            f"{1e3 * values['fitted_step_s']:.1f}",
             _number(values["image_s"]),
             f"{values['against_median']:.3f}",
         ]
         for count, values in result["rows"].items()
     ]
-    yield from markdown(["rows", "a step, ms", "an image, s", "against the median"], rows)
+    yield from markdown(
+        ["rows", "all rows one step on, ms", "a + b·rows, ms", "an image, s", "against the median"], rows
+    )
     model = result["model"]
     decode = ", ".join(
         f"{1e3 * seconds:.0f} ms an image in calls of {rows}" for rows, seconds in model["decode_s"].items()
     )
     yield ""
-    yield f"A step: {1e3 * model['step_base_s']:.1f} ms + {1e3 * model['step_row_s']:.1f} ms a row; decoder: {decode}."
+    yield (
+        f"Fitted: {1e3 * model['step_base_s']:.1f} ms + {1e3 * model['step_row_s']:.1f} ms a row; decoder: {decode}. "
+        "The server chooses how many rows go together in a call, so a step of many rows is several calls."
+    )
 
 
 def _load(result: Record) -> Iterator[str]:
@@ -137,17 +145,18 @@ def _load(result: Record) -> Iterator[str]:
     rows = []
     for point in result["points"]:
         row: list[Any] = [f"{point['load']:.0%}"]
-        for kind in ("served", "simulated"):
+        for kind in KINDS:
             values = point[kind]
             row += [f"{_number(values[p])} ({values[f'{p}_over_alone']:.1f}x)" for p in ("p50", "p99")] + [values["n"]]
         rows.append(row)
-    heads = [f"{name}, {kind}" for kind in ("served", "simulated") for name in ("p50, s", "p99, s", "n")]
+    heads = [f"{name}, {kind}" for kind in KINDS for name in ("p50, s", "p99, s", "n")]
     yield from markdown(["load", *heads], rows)
     yield ""
     yield (
         f"Capacity {result['capacity_images_per_s']:.3g} images a second; in brackets multiples of an image on the "
-        f"idle server ({_number(result['alone_s'])} s). The p99 of few requests is the slowest of them; the simulation "
-        "runs the same batcher on a device with this machine's times."
+        f"idle server ({_number(result['alone_s'])} s). The p99 of few requests is the slowest of them; simulated is "
+        "the same batcher on a device with this machine's times, and whole requests in batches of "
+        f"{result['rival_rows']} on the same."
     )
 
 
