@@ -33,7 +33,7 @@ class Amount:
     steps: int = 50
     few_steps: int = 20
     """Of DPM-Solver++."""
-    rounds: int = 7
+    rounds: int = 5
     requests: int = 3
     """Of one image, of our server, in each round."""
     batch: int = 8
@@ -49,21 +49,21 @@ class Amount:
     compile_limit_s: float = 150.0
     """Of torch.compile: it is given up then."""
     loads: tuple[float, ...] = (0.2, 0.5, 0.8, 0.95)
-    load_requests: int = 12
+    load_requests: int = 10
     simulated_requests: int = 2000
-    mixed_requests: int = 30
+    mixed_requests: int = 40
     cost_rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     cost_steps: int = 10
     cost_rows_a_turn: int = 16
     cost_rounds: int = 2
     starts: int = 3
     analyzer_concurrency: tuple[int, ...] = (1, 16)
-    analyzer_requests: int = 32
+    analyzer_requests: int = 24
 
 
 AMOUNTS = {
     "bundle": Amount(),
-    "demo": Amount(rounds=9, load_requests=40, mixed_requests=150, offline_rounds=5, concurrent_rounds=5, cost_rounds=5,
+    "demo": Amount(rounds=7, load_requests=40, mixed_requests=120, offline_rounds=3, concurrent_rounds=3, cost_rounds=5,
                    analyzer_concurrency=(1, 4, 16), analyzer_requests=48),
     "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
                     offline_rounds=1, concurrent=4, concurrent_rounds=1, loads=(0.5,), load_requests=6,
