@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class Engine:
     """Both networks of a repository, as the profile `cpu` serves them.
 
     threads: of a network's call; 0 leaves it to ONNX Runtime, as the profile does: one a core.
+    Threads may share an engine; `generate` serves one at a time, as a batcher belongs to one loop.
     """
 
     def __init__(self, repository: Path, threads: int = 0) -> None:
@@ -33,6 +35,7 @@ class Engine:
             onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files
         )
         self._batchers: dict[int, Batcher] = {}
+        self._one_at_a_time = Lock()
 
     def unet(self, latents: Array, timesteps: Array) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
@@ -51,18 +54,13 @@ class Engine:
     ) -> tuple[Array, Array | None]:
         """Final latents [n, 1, 64, 64] and, if asked for, images [n, 1, 240, 240]: what the server answers."""
         answer = _Answer()
-        batcher = self._batcher(batch)
-        batcher.submit(
-            Job(
-                answer,
-                [row.seed for row in rows],
-                [row.table(self.settings) for row in rows],
-                np.stack([row.start() for row in rows]),
-                decode=decode,
-            )
-        )
-        while batcher.tick():
-            pass
+        seeds, tables = [row.seed for row in rows], [row.table(self.settings) for row in rows]
+        job = Job(answer, seeds, tables, np.stack([row.start() for row in rows]), decode=decode)
+        with self._one_at_a_time:
+            batcher = self._batcher(batch)
+            batcher.submit(job)
+            while batcher.tick():
+                pass
         return answer.latents, answer.images
 
     def _batcher(self, rows: int) -> Batcher:
