@@ -16,10 +16,10 @@ def settle(pace: Pace, base: float, row: float, calls: int = 7 * TRIES, there: i
     ("base", "row", "there", "rows"),
     [
         (1.0, 0.0, 64, 64),  # rows are free
-        (4.0, 0.3, 64, 32),  # nearly so: two calls, half of the rows are done early
-        (4.0, 0.3, 500, 64),  # many wait: throughput counts
+        (1.0, 0.3, 64, 32),  # nearly so: two calls, half of the rows are done early
+        (1.0, 0.3, 500, 64),  # many wait: throughput counts
         (0.0, 1.0, 500, 1),  # rows cost the same alone
-        (0.2, 1.0, 64, 4),  # a little less together
+        (0.2, 1.0, 64, 8),  # a little less together
     ],
 )
 def test_the_rows_that_are_there_are_done_soonest(base: float, row: float, there: int, rows: int) -> None:

@@ -18,6 +18,7 @@ from mri_ldm.samplers import advance, sampler_table
 from benchmarks.in_process import Array, Engine
 from benchmarks.mixed_load.simulated import Device
 from benchmarks.mixed_load.workload import Arrival
+from benchmarks.timing import in_turns
 from brats_ldm_client import AsyncClient
 from server.process import TritonServer
 
@@ -40,21 +41,19 @@ class WholeRequests(Engine):
         return [self.decode(latent[None])[0] for latent in final]
 
     def measure(self) -> Device:
-        """Base and slope of a UNet call between 1 and 8 rows, seconds of a decoded image; medians of seven."""
-
-        def median(call: Callable[[], object]) -> float:
-            times = []
-            for _ in range(8):
-                started = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - started)
-            return float(np.median(times[1:]))
-
+        """Base and slope of a UNet call between 1 and 8 rows, seconds of a decoded image; medians of turns."""
         latents = np.stack([standard_normal(seed, 0) for seed in range(8)])
         timesteps = np.full(8, 500)
-        one, eight = (median(partial(self.unet, latents[:n], timesteps[:n])) for n in (1, 8))
-        row = (eight - one) / 7
-        return Device(one - row, row, median(partial(self.decode, latents[:1])))
+        calls: dict[str, Callable[[], object]] = {
+            "one": partial(self.unet, latents[:1], timesteps[:1]),
+            "eight": partial(self.unet, latents, timesteps),
+            "decode": partial(self.decode, latents[:1]),
+        }
+        for call in calls.values():  # memory is allocated
+            call()
+        one, eight, decode = (float(np.median(times)) for times in in_turns(calls, 9).values())
+        row = min(eight / 8, (eight - one) / 7)  # no device has a negative base
+        return Device(eight - 8 * row, row, decode)
 
 
 def request_level(workload: Sequence[Arrival], networks: WholeRequests, most_rows: int) -> list[float]:

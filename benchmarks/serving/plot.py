@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.serving.table import KINDS, NAMES, Record, read_records
@@ -51,7 +52,7 @@ def _speed(axes: Axes, result: Record) -> None:
         [max(0.0, ratio["max"] - ratio["median"]) for ratio in ratios],
     ]
     colours = [SERVER if name.startswith("tritonserver") else RIVAL for name, _ in found]
-    axes.barh([name for name, _ in found], middle, xerr=around, color=colours)
+    axes.barh([fill(name, 30) for name, _ in found], middle, xerr=around, color=colours)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(title="One image", xlabel="times as fast as the bundle's loop")
 
@@ -63,18 +64,19 @@ def _load(axes: Axes, result: Record) -> None:
             values = [point[kind][f"{percentile}_over_alone"] for point in result["points"]]
             axes.plot(loads, values, line, color=colour, label=f"{percentile}, {kind}")
     axes.set(title="Requests that come at random", xlabel="load, % of capacity", ylabel="times one image alone")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
     axes.legend()
 
 
 def _cost(axes: Axes, result: Record) -> None:
     rows = [int(count) for count in result["rows"]]
-    axes.plot(rows, [values["image_s"] for values in result["rows"].values()], "o", color=SERVER, label="measured")
+    measured = [values["image_s"] for values in result["rows"].values()]
+    axes.plot(rows, measured, "o", color=SERVER, label="measured")
     axes.plot(
         rows, [values["fitted_image_s"] for values in result["rows"].values()], color=SERVER, label="a + b·rows a step"
     )
     axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * max(measured))
     axes.set(title="Cost by rows of a request", xlabel="rows", ylabel="seconds an image")
     axes.legend()
 

@@ -147,7 +147,8 @@ def cost(bench: Bench) -> dict[str, Any]:
     middle = float(np.median([values["image_s"] for values in by_rows.values()]))
     for values in by_rows.values():
         values["against_median"] = values["image_s"] / middle
-    slope, base = np.polyfit(amount.cost_rows, [by_rows[rows]["step_s"]["median"] for rows in amount.cost_rows], 1)
+    medians = [by_rows[rows]["step_s"]["median"] for rows in amount.cost_rows]
+    slope, base = np.polyfit(amount.cost_rows, medians, 1, w=np.reciprocal(medians))  # relative errors count
     for rows, values in by_rows.items():
         values["fitted_step_s"] = float(base + slope * rows)
         values["fitted_image_s"] = amount.steps * values["fitted_step_s"] / rows + decoder[min(rows, 2)]

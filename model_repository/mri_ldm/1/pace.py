@@ -4,16 +4,17 @@ from collections import deque
 
 TRIES = 3
 RECHECK_CALLS = 256
-FOLLOWERS = 2
+FOLLOWERS = 8
 
 
 class Pace:
     """The rows that are there, in calls of n rows: whatever n has their results soonest.
 
     On average over w rows, all alike, that is the n with the least (time per row) * (w + n). More rows are to come,
-    which wait for all of these, so w counts FOLLOWERS times. On a GPU rows in a call are nearly free, so n is large,
-    the larger the more rows wait. On a CPU a row costs about as much in a batch as alone, so that rows taking turns
-    would all be late: there, one or two go first and the others wait.
+    which wait for all of these: until w rows are cleared at load r, w / (1 - r) have come. So w counts FOLLOWERS times,
+    as at 7/8 of capacity, where it matters; at less, w is small and every n does. On a GPU rows in a call are nearly
+    free, so n is large, the larger the more rows wait. On a CPU a row costs about as much in a batch as alone, so that
+    rows taking turns would all be late: there, a few go first and the others wait.
 
     Numbers of rows are told apart by powers of two. Each is tried TRIES times when enough rows are there (the first
     calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
