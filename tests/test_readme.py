@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from benchmarks.serving.contestants import OURS
 from common import ROOT, run_python
 
 TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]
@@ -52,3 +53,29 @@ def test_the_table_of_training_times_is_the_recorded_run() -> None:
     assert "edian of three iterations" in text
     shown = " ".join(run_python("-m", "benchmarks.training_speed", "--help").stdout.split())
     assert "timed iterations a case (default: 3)" in shown
+
+
+def recorded(scenario: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "serving" / f"bundle-{scenario}.json").read_text())["result"]
+
+
+def test_how_fast_tells_what_was_measured() -> None:
+    """The first number that a row's second column has, beside the record of its run."""
+    section = (ROOT / "README.md").read_text().split("## How fast")[1].split("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in section.splitlines() if row.startswith("| ")]
+    told = {target: re.search(r"\d+\.\d+", reached) for target, reached, _ in rows}
+
+    single, offline = recorded("single")["contestants"], recorded("offline")["contestants"]
+    one, many = (recorded("layers")["concurrent"][count]["gRPC unary"]["tax"]["median"] for count in ("1", "16"))
+    wanted = {
+        "2.2 times": single[OURS]["faster_than_baseline"]["median"],
+        "gRPC at most 1.03": one,
+        "at most 1.05": many,
+        "20 steps": single[OURS]["median"] / single[f"{OURS}, 20 steps of DPM-Solver++"]["median"],
+        "eight images": offline[OURS]["faster_than_baseline"]["median"],
+        "start": recorded("start")["ready_s"]["median"],
+    }
+    for start, value in wanted.items():
+        (figure,) = (figure for target, figure in told.items() if target.startswith(start))
+        assert figure is not None, start
+        assert float(figure[0]) == pytest.approx(value, abs=0.051 if start == "start" else 0.0051), start
