@@ -14,6 +14,7 @@ from export.configs import check_configs, check_image_size
 from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph
 from export.plans import add_plans
 from export.precision import DTYPES, Precision, reduced_precision
+from export.rewrite import rewritten
 from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
 from export.to_torch import add_programs
@@ -151,7 +152,7 @@ def _write_weights(
 def _write_network(graph: Graph, module: Denoiser | Decoder, folder: Path, report: Callable[[str], None]) -> Parity:
     report(f"{graph.name}: exporting")
     path = folder / graph.name / "1" / "model.onnx"
-    export_onnx(graph, module, path)
+    export_onnx(graph, rewritten(module), path)
     parity = compare(graph, module, path)
     megabytes = path.stat().st_size / 1e6
     report(f"{graph.name}: {megabytes:.1f} MB, differs from PyTorch by {parity.relative_l2:.1e} (relative L2)")
