@@ -88,15 +88,23 @@ class ChannelwiseGroupNorm(nn.Module):
         return of_group.expand(-1, -1, channels).reshape(-1, x.shape[1], 1, 1)
 
 
-def rewritten(module: Denoiser | Decoder) -> Denoiser | Decoder:
-    """A copy of `module` in the cheaper operations; float32, as `module`."""
+REWRITTEN = (Upsample, SABlock, nn.GroupNorm)
+
+
+def rewritten(module: Denoiser | Decoder, layers: tuple[type[nn.Module], ...] = REWRITTEN) -> Denoiser | Decoder:
+    """A copy of `module` whose layers of these classes are the cheaper operations; float32, as `module`."""
     copied = copy.deepcopy(module).eval()
     for name, layer in list(copied.named_modules()):
-        if isinstance(layer, Upsample):
-            (convolution,) = (inner for inner in layer.modules() if isinstance(inner, nn.Conv2d))
-            copied.set_submodule(name, TransposedUpsample(convolution))
-        elif isinstance(layer, SABlock):
-            copied.set_submodule(name, JointAttention(layer))
-        elif isinstance(layer, nn.GroupNorm):
-            copied.set_submodule(name, ChannelwiseGroupNorm(layer))
+        if isinstance(layer, layers):
+            copied.set_submodule(name, _cheaper(layer))
     return copied
+
+
+def _cheaper(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, Upsample):
+        (convolution,) = (inner for inner in layer.modules() if isinstance(inner, nn.Conv2d))
+        return TransposedUpsample(convolution)
+    if isinstance(layer, SABlock):
+        return JointAttention(layer)
+    assert isinstance(layer, nn.GroupNorm)
+    return ChannelwiseGroupNorm(layer)

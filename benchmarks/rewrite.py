@@ -1,0 +1,135 @@
+"""What the operations that export writes for a CPU are worth, one kind at a time, beside MONAI's layers as they are.
+
+    python -m benchmarks.rewrite --weights bundle --out benchmarks/rewrite-bundle.json
+
+One row, in turns, by ONNX Runtime and by OpenVINO in float32 and, where the CPU has it, bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.serving_code import ROOT
+
+if TYPE_CHECKING:
+    from benchmarks.timing import Times
+    from export.graphs import Graph
+
+BASELINE = "MONAI's layers"
+CALLS = {"unet": 8, "vae_decoder": 2}
+"""In a round, after one that is not counted: the threads of each runtime have to wake."""
+
+
+def _variants() -> dict[str, tuple[Any, ...]]:
+    from export.rewrite import REWRITTEN
+
+    names = ("transposed convolution", "one projection", "normalisation by channel")
+    return {BASELINE: (), **{name: (layer,) for name, layer in zip(names, REWRITTEN, strict=True)}, "all": REWRITTEN}
+
+
+def _runtimes() -> dict[str, Callable[[Path, dict[str, Any]], Callable[[], Any]]]:
+    import onnxruntime
+    import openvino
+
+    core = openvino.Core()
+
+    def in_onnxruntime(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, feeds)
+
+    def in_openvino(precision: str) -> Callable[[Path, dict[str, Any]], Callable[[], Any]]:
+        def compiled(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
+            model = core.read_model(path)
+            model.reshape({name: list(array.shape) for name, array in feeds.items()})
+            hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+            request = core.compile_model(model, "CPU", hints).create_infer_request()
+            return lambda: request.infer(feeds)
+
+        return compiled
+
+    runtimes = {"ONNX Runtime": in_onnxruntime, "OpenVINO": in_openvino("f32")}
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        runtimes["OpenVINO, bf16"] = in_openvino("bf16")
+    return runtimes
+
+
+def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]:
+    """By runtime and variant: seconds of a call, and how many times faster than MONAI's layers."""
+    import numpy as np
+
+    from benchmarks.timing import compare, in_turns
+
+    draw = np.random.default_rng(0)
+    feeds: dict[str, Any] = {"latent": draw.standard_normal((1, 1, 64, 64), np.float32)}
+    if len(graph.inputs) == 2:
+        feeds["timesteps"] = draw.integers(0, 1000, (1, 1), np.int32)
+    result = {}
+    for runtime, load in _runtimes().items():
+        runs = {name: load(path, feeds) for name, path in files.items()}
+        times: Times = {name: [] for name in runs}
+        for run in runs.values():
+            run()
+        for _ in range(rounds):
+            for name, run in runs.items():
+                run()
+                time.sleep(0.05)  # the threads of the one before spin no longer
+                times[name].append(min(in_turns({name: run}, CALLS[graph.name])[name]))
+        result[runtime] = compare(times, BASELINE)
+    return result
+
+
+def table(networks: dict[str, Any]) -> str:
+    """Markdown: milliseconds of a call, and how many times faster."""
+    runtimes = list(next(iter(networks.values())))
+    lines = [f"| network | operations | {' | '.join(runtimes)} |", "|---|---|" + "---|" * len(runtimes)]
+    for network, found in networks.items():
+        for name in found[runtimes[0]]:
+            each = [found[runtime][name] for runtime in runtimes]
+            cells = (f"{1e3 * own['median']:.1f} ms ({own['faster_than_baseline']['median']:.2f}x)" for own in each)
+            lines.append(f"| {network} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure, report; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", choices=("bundle", "demo", "small"), default="bundle", help="default: %(default)s")
+    parser.add_argument("--snapshot", type=Path, default=ROOT / "runs/demo/diffusion/snapshot", help="of demo")
+    parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
+    arguments = parser.parse_args(argv)
+
+    from benchmarks.machine import describe
+    from benchmarks.weights import load_weights
+    from export.graphs import GRAPHS
+    from export.rewrite import rewritten
+    from export.to_onnx import export_onnx
+    from training.files import write_text
+
+    machine, networks = describe(), {}
+    snapshot = load_weights(arguments.weights, arguments.snapshot)
+    with tempfile.TemporaryDirectory() as folder:
+        for graph in GRAPHS:
+            module, files = graph.build(snapshot), {}
+            for name, layers in _variants().items():
+                files[name] = Path(folder, f"{graph.name}-{len(files)}.onnx")
+                export_onnx(graph, rewritten(module, layers), files[name])
+            networks[graph.name] = measure(graph, files, arguments.rounds)
+            print(table({graph.name: networks[graph.name]}))
+    if arguments.out is not None:
+        command = f"python -m benchmarks.rewrite --weights {arguments.weights} --rounds {arguments.rounds}"
+        write_text(
+            arguments.out, json.dumps({"machine": machine, "command": command, "networks": networks}, indent=2) + "\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
