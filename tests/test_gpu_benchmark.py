@@ -27,7 +27,7 @@ def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     for values in (served["network_ms"]["vae_decoder"], served["image_ms"], served["throughput"]):
         assert all(value > 0 for value in values.values())
     step = served["step"]["2"]
-    assert step["calls"] == 2  # one request of two steps
+    assert 2 <= step["calls"] <= 4  # two rows, two steps: the batcher takes both at once, or what it finds quicker
     assert min(step["step_ms"], step["network_ms"]) > 0
     assert step["overhead_ms"] == pytest.approx(step["step_ms"] - step["network_ms"])
     assert served["parity"]["latent_relative_l2"] < 1e-3
