@@ -2,7 +2,8 @@
 
     python -m benchmarks.rewrite --weights bundle --out benchmarks/rewrite-bundle.json
 
-One row, in turns, by ONNX Runtime and by OpenVINO in float32 and, where the CPU has it, bf16.
+One row, in turns, by ONNX Runtime and by OpenVINO in float32 and, where the CPU has it, bf16. Beside it how many
+operations a row takes, and how many a second this machine does in one large matrix product: what no runtime can beat.
 """
 
 from __future__ import annotations
@@ -60,6 +61,32 @@ def _runtimes() -> dict[str, Callable[[Path, dict[str, Any]], Callable[[], Any]]
     return runtimes
 
 
+def gflop(graph: Graph, module: Any) -> float:
+    """Billions of multiplications and additions of one row: convolutions, matrix products, attention."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from export.graphs import random_inputs
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*random_inputs(graph, rows=1, seed=0))
+    return float(counter.get_total_flops() / 1e9)
+
+
+def peaks(rounds: int, size: int = 2048) -> dict[str, float]:
+    """The most GFLOP a second of a product of two square matrices in PyTorch, by type."""
+    import torch
+
+    from benchmarks.timing import in_turns
+
+    found = {}
+    for name, dtype in {"float32": torch.float32, "bf16": torch.bfloat16}.items():
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        times = in_turns({name: lambda a=a, b=b: a @ b}, 2 * rounds)[name]
+        found[name] = 2 * size**3 / min(times) / 1e9
+    return found
+
+
 def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]:
     """By runtime and variant: seconds of a call, and how many times faster than MONAI's layers."""
     import numpy as np
@@ -113,21 +140,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.to_onnx import export_onnx
     from training.files import write_text
 
-    machine, networks = describe(), {}
+    machine, networks, operations = describe(), {}, {}
     snapshot = load_weights(arguments.weights, arguments.snapshot)
     with tempfile.TemporaryDirectory() as folder:
         for graph in GRAPHS:
-            module, files = graph.build(snapshot), {}
+            original, files, operations[graph.name] = graph.build(snapshot), {}, {}
             for name, layers in _variants().items():
-                files[name] = Path(folder, f"{graph.name}-{len(files)}.onnx")
-                export_onnx(graph, rewritten(module, layers), files[name])
+                module, files[name] = rewritten(original, layers), Path(folder, f"{graph.name}-{len(files)}.onnx")
+                operations[graph.name][name] = gflop(graph, module)
+                export_onnx(graph, module, files[name])
             networks[graph.name] = measure(graph, files, arguments.rounds)
             print(table({graph.name: networks[graph.name]}))
+    figures = {"gflop": operations, "gflop_a_second": peaks(arguments.rounds), "networks": networks}
+    print(json.dumps({name: figures[name] for name in ("gflop", "gflop_a_second")}, indent=2))
     if arguments.out is not None:
         command = f"python -m benchmarks.rewrite --weights {arguments.weights} --rounds {arguments.rounds}"
-        write_text(
-            arguments.out, json.dumps({"machine": machine, "command": command, "networks": networks}, indent=2) + "\n"
-        )
+        write_text(arguments.out, json.dumps({"machine": machine, "command": command} | figures, indent=2) + "\n")
     return 0
 
 
