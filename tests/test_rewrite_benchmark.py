@@ -1,26 +1,50 @@
-"""The benchmark of the rewritten operations: the whole command on tiny networks."""
+"""The benchmark of the rewritten operations, on tiny networks: what it counts, what it times, what it prints."""
 
-import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.rewrite import BASELINE, main
+from benchmarks.rewrite import BASELINE, _variants, gflop, main, measure, peaks, table
+from benchmarks.weights import load_weights
+from export.graphs import GRAPHS, VAE_DECODER, Graph
+from export.rewrite import rewritten
 
 
-def test_every_variant_in_every_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "rewrite.json"
-    assert main(["--weights", "small", "--rounds", "1", "--out", str(out)]) == 0
-    record = json.loads(out.read_text())
-    networks = record["networks"]
-    assert set(networks) == {"unet", "vae_decoder"}
-    for found in networks.values():
-        assert {"ONNX Runtime", "OpenVINO"} <= set(found)
-        for variants in found.values():
-            assert len(variants) == 5
-            assert variants[BASELINE]["faster_than_baseline"]["median"] == 1
-    # 16 products of a transposed convolution stand for 36; the other two kinds compute as much as before.
-    for counted in record["gflop"].values():
-        assert counted["all"] == counted["transposed convolution"] < counted[BASELINE] == counted["one projection"]
-    assert record["gflop_a_second"]["float32"] > 0
-    assert "| vae_decoder | all |" in capsys.readouterr().out
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
+def test_a_transposed_convolution_takes_fewer_operations_and_the_rest_as_many(graph: Graph, tmp_path: Path) -> None:
+    module = graph.build(load_weights("small", tmp_path))
+    counted = {name: gflop(graph, rewritten(module, layers)) for name, layers in _variants().items()}
+    assert counted["all"] == counted["transposed convolution"] < counted[BASELINE] == counted["one projection"]
+    assert counted["normalisation by channel"] == counted[BASELINE]
+
+
+def test_operations_are_multiplications_and_additions() -> None:
+    """Two for each weight and pixel of a convolution."""
+
+    class OneConvolution(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(1, 4, 3, padding=1)
+
+        def forward(self, latent: torch.Tensor) -> torch.Tensor:
+            return self.convolution(latent)
+
+    assert gflop(VAE_DECODER, OneConvolution()) == pytest.approx(2 * 64 * 64 * 9 * 4 / 1e9)
+
+
+def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
+    path = small_repository / "vae_decoder" / "1" / "model.onnx"
+    found = measure(VAE_DECODER, {BASELINE: path, "all": path}, rounds=2)
+    assert {"ONNX Runtime", "OpenVINO"} <= set(found)
+    for variants in found.values():
+        assert variants[BASELINE]["faster_than_baseline"]["median"] == 1
+        assert len(variants["all"]["seconds"]) == 2
+    assert "| vae_decoder | all |" in table({"vae_decoder": found})
+    assert set(peaks(1, size=64)) == {"float32", "bf16"}
+
+
+def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--weights" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.serving.setup import AMOUNTS, Bench
 from benchmarks.serving.worker import Array, Generate, TookTooLong, Worker
 
 
@@ -40,3 +41,27 @@ def test_a_worker_answers_after_an_error() -> None:
         worker.generate([1], 0)
     assert worker.generate([5, 6], 1).tolist() == [5, 6]
     worker.close()
+
+
+def test_who_has_no_turn_rests() -> None:
+    """A server that waits looks for requests all the time, which slows down whoever is timed."""
+    bench = Bench("small", AMOUNTS["small"], Path(), Path())
+    names = ("one", "other")
+    workers = {name: bench.contestant(name, lambda: Worker(sleeper, 0.0)) for name in names}
+    try:
+        for worker in workers.values():
+            worker.generate([1], 1)
+        bench.rest()
+        with bench.turn("one") as awake:
+            assert awake is workers["one"]
+            assert list(awake.generate([1], 1)) == [1]
+            assert state(workers["other"].pid) == "T"
+        assert state(workers["one"].pid) == "T"
+        assert bench.contestant("other", lambda: workers["other"]).generate([2], 1) == [2]
+    finally:
+        bench.close()
+
+
+def state(pid: int) -> str:
+    """T: halted."""
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]

@@ -25,6 +25,11 @@ class Ours:
         self.client = Client(self.server.grpc_url, rows_per_request=1, concurrency=64)
         self.raw = triton.InferenceServerClient(self.server.grpc_url)
 
+    @property
+    def pid(self) -> int:
+        """The leader of its processes."""
+        return self.server.pid
+
     def generate(self, seeds: Sequence[int], steps: int, sampler: str = "ddim") -> Array:
         """gRPC unary: all seeds at once, each in a request of its own."""
         return self.client.generate(list(seeds), steps=steps, sampler=sampler).images
@@ -53,6 +58,11 @@ class FewSteps:
 
     def __init__(self, ours: Ours, steps: int) -> None:
         self._ours, self._steps = ours, steps
+
+    @property
+    def pid(self) -> int:
+        """The server's."""
+        return self._ours.pid
 
     def generate(self, seeds: Sequence[int], steps: int) -> Array:
         """`steps` is what the others do."""

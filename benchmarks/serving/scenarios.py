@@ -26,15 +26,17 @@ def single(bench: Bench) -> dict[str, Any]:
     """One image at a time, from the call to the array; ours several times a round, for its 90th percentile."""
     amount = bench.amount
     running, told = ready(bench, 1)
+    bench.rest()
     often = {name: amount.requests if name.startswith(OURS) else 1 for name in running}
     each: dict[str, list[float]] = {name: [] for name in running}
 
     def call(name: str) -> Callable[[], None]:
         def requests() -> None:
-            for number in range(often[name]):
-                began = time.perf_counter()
-                running[name].generate([SEEDS[number]], amount.steps)
-                each[name].append(time.perf_counter() - began)
+            with bench.turn(name) as contestant:
+                for number in range(often[name]):
+                    began = time.perf_counter()
+                    contestant.generate([SEEDS[number]], amount.steps)
+                    each[name].append(time.perf_counter() - began)
 
         return requests
 
@@ -51,11 +53,14 @@ def offline(bench: Bench) -> dict[str, Any]:
     """Images a second when many are wanted: loops and batching servers in full batches, all requests at once."""
     amount = bench.amount
     running, told = ready(bench, amount.images)
+    bench.rest()
     seeds = list(SEEDS[: amount.images])
-    calls = {
-        name: (lambda contestant=contestant: contestant.generate(seeds, amount.steps))
-        for name, contestant in running.items()
-    }
+
+    def call(name: str) -> None:
+        with bench.turn(name) as contestant:
+            contestant.generate(seeds, amount.steps)
+
+    calls = {name: (lambda name=name: call(name)) for name in running}
     times = in_turns(calls, amount.offline_rounds, amount.budget_s, bench.report)
     result = compare(times, BASELINE)
     for values in result.values():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +17,12 @@ from benchmarks.serving.worker import Array
 
 
 class Contestant(Protocol):
-    """Something that makes images."""
+    """Something that makes images, in a group of processes of its own."""
+
+    @property
+    def pid(self) -> int:
+        """The leader of its group."""
+        ...
 
     def generate(self, seeds: Sequence[int], steps: int) -> Array:
         """Images [n, 240, 240], all asked for at once."""
@@ -109,10 +116,30 @@ class Bench:
         return into
 
     def contestant(self, name: str, start: Callable[[], Contestant]) -> Contestant:
-        """The contestant of that name, started when it is first asked for."""
+        """The contestant of that name, started when it is first asked for, and awake."""
         if name not in self._open:
             self._open[name] = start()
+        _signal(self._open[name], signal.SIGCONT)
         return self._open[name]
+
+    def rest(self) -> None:
+        """Halt the processes of all contestants, each until it is asked for.
+
+        A server that waits for requests looks for them all the time, some with a tenth of a core, and on two cores the
+        threads of a network then wait for each other: whoever is quick is hit most.
+        """
+        for contestant in self._open.values():
+            _signal(contestant, signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def turn(self, name: str) -> Iterator[Contestant]:
+        """The contestant of that name, awake while the others rest."""
+        contestant = self._open[name]
+        _signal(contestant, signal.SIGCONT)
+        try:
+            yield contestant
+        finally:
+            _signal(contestant, signal.SIGSTOP)
 
     def failed(self, name: str, why: str | None = None) -> str | None:
         """Why a contestant takes no part, or None; `why` says so from now on."""
@@ -124,14 +151,21 @@ class Bench:
     def drop(self, name: str) -> None:
         """Close one."""
         if (contestant := self._open.pop(name, None)) is not None:
+            _signal(contestant, signal.SIGCONT)
             contestant.close()
 
     def close(self) -> None:
         """Close all that were started."""
         with contextlib.ExitStack() as stack:
             for contestant in self._open.values():
+                _signal(contestant, signal.SIGCONT)
                 stack.callback(contestant.close)
             self._open = {}
+
+
+def _signal(contestant: Contestant, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # one that has failed
+        os.killpg(contestant.pid, number)
 
 
 def _renew_code(source: Path, repository: Path) -> None:

@@ -34,6 +34,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
+        """The leader of its processes."""
         return self._process.pid or 0
 
     def generate(self, seeds: Sequence[int], steps: int, limit_s: float = 900.0) -> Array:

@@ -47,6 +47,11 @@ class LitServe:
                 raise RuntimeError(f"LitServe has not started: {log.read_text(errors='replace')[-1500:]}")
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        """The leader of its processes."""
+        return self._process.pid
+
     @staticmethod
     def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         root = Path(__file__).resolve().parents[3]

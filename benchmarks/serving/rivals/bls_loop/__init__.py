@@ -28,6 +28,11 @@ class BlsLoop:
         self._server.start()
         self._client = triton.InferenceServerClient(self._server.grpc_url)
 
+    @property
+    def pid(self) -> int:
+        """The leader of its processes."""
+        return self._server.pid
+
     def generate(self, seeds: Sequence[int], steps: int) -> Array:
         """All seeds at once, each in a request of its own."""
         with ThreadPoolExecutor(len(seeds)) as pool:
