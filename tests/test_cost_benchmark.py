@@ -85,7 +85,8 @@ def test_the_whole_of_it_in_small_goes_on_where_it_was(small_repository: Path, t
     record = json.loads((tmp_path / "cost.json").read_text())
     model = Calibration(**record["calibration"]["model"])
     for name in AXES:
-        assert -0.05 < record[name]["others"] < 1
+        # The difference of two counters in ticks of 10 ms, over a second or two: it can be a little below nothing.
+        assert -0.2 < record[name]["others"] < 1
         assert record[name]["reference_s"]["n"] == len(record[name]["points"])
         for point in record[name]["points"]:
             assert point["predicted"] == model.predict(point["images"], point["steps"], point["in_flight"])
