@@ -57,8 +57,10 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
     return Candidate(name, precision, network(UNET), network(VAE_DECODER))
 
 
-def in_openvino(repository: Path, precision: Precision) -> Candidate:
+def in_openvino(repository: Path, precision: Precision, decoder: Precision | None = None) -> Candidate:
     """The ONNX files in OpenVINO on the CPU, in fp32 or bf16, compiled for one row as the profile openvino serves them.
+
+    decoder: its precision where it is another than the UNet's.
 
     A CPU without bf16 emulates it: the rounding is the same, the time ten times that of fp32.
     """
@@ -69,9 +71,10 @@ def in_openvino(repository: Path, precision: Precision) -> Candidate:
     from export.graphs import UNET, VAE_DECODER
     from export.to_onnx import onnx_file
 
-    core, hint = openvino.Core(), {"fp32": "f32", "bf16": "bf16"}[precision]
+    core = openvino.Core()
 
-    def network(graph: Graph) -> Callable[..., Tensor]:
+    def network(graph: Graph, precision: Precision) -> Callable[..., Tensor]:
+        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
         model = core.read_model(repository / graph.name / "1" / onnx_file("fp32"))
         model.reshape({spec.name: [1, *spec.shape] for spec in graph.inputs})
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
@@ -84,7 +87,8 @@ def in_openvino(repository: Path, precision: Precision) -> Candidate:
         return run
 
     version = openvino.__version__.partition("-")[0]
-    return Candidate(f"OpenVINO {version}", precision, network(UNET), network(VAE_DECODER))
+    unet, vae_decoder = network(UNET, precision), network(VAE_DECODER, decoder or precision)
+    return Candidate(f"OpenVINO {version}", precision, unet, vae_decoder)
 
 
 def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate:

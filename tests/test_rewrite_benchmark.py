@@ -20,17 +20,18 @@ def test_a_transposed_convolution_takes_fewer_operations_and_the_rest_as_many(gr
 
 
 def test_operations_are_multiplications_and_additions() -> None:
-    """Two for each weight and pixel of a convolution."""
+    """Two for each weight and pixel of a convolution, and for each two of 64 tokens of 64 numbers, twice."""
 
-    class OneConvolution(torch.nn.Module):
+    class Both(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.convolution = torch.nn.Conv2d(1, 4, 3, padding=1)
 
         def forward(self, latent: torch.Tensor) -> torch.Tensor:
-            return self.convolution(latent)
+            attended = torch.nn.functional.scaled_dot_product_attention(latent, latent, latent)
+            return self.convolution(attended)
 
-    assert gflop(VAE_DECODER, OneConvolution()) == pytest.approx(2 * 64 * 64 * 9 * 4 / 1e9)
+    assert gflop(VAE_DECODER, Both()) == pytest.approx((2 * 64 * 64 * 9 * 4 + 2 * 2 * 64 * 64 * 64) / 1e9)
 
 
 def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
@@ -41,7 +42,7 @@ def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
         assert variants[BASELINE]["faster_than_baseline"]["median"] == 1
         assert len(variants["all"]["seconds"]) == 2
     assert "| vae_decoder | all |" in table({"vae_decoder": found})
-    assert set(peaks(1, size=64)) == {"float32", "bf16"}
+    assert set(peaks(1, channels=4, side=16)) == {"float32", "bf16"}
 
 
 def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

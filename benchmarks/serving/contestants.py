@@ -58,9 +58,8 @@ def entries(bench: Bench) -> dict[str, Entry]:
     if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
         listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if BF16 & set(describe()["instructions"]):
-            listed[f"{OURS}, profile openvino in bf16"] = Entry(
-                lambda: Ours(openvino_in_bf16(bench.repository(), bench.work / "bf16"), "openvino"), "bf16"
-            )
+            for networks, what in ((("vae_decoder",), ", decoder in bf16"), (("unet", "vae_decoder"), " in bf16")):
+                listed[f"{OURS}, profile openvino{what}"] = Entry(partial(_in_bf16, bench, networks), "bf16")
     return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
 
 
@@ -79,10 +78,16 @@ def _has_profile(repository: Path, name: str) -> bool:
     return (repository / "unet" / "configs" / f"{name}.pbtxt").is_file()
 
 
-def openvino_in_bf16(repository: Path, into: Path) -> Path:
-    """A copy of `repository` whose profile openvino computes in bf16."""
+def _in_bf16(bench: Bench, networks: Sequence[str]) -> Ours:
+    copy = openvino_in_bf16(bench.repository(), bench.work / f"bf16-{'-'.join(networks)}", networks)
+    return Ours(copy, "openvino")
+
+
+def openvino_in_bf16(repository: Path, into: Path, networks: Sequence[str]) -> Path:
+    """A copy of `repository` whose profile openvino computes these networks in bf16."""
     shutil.copytree(repository, into, dirs_exist_ok=True)
-    for path in into.glob("*/configs/openvino.pbtxt"):
+    for network in networks:
+        path = into / network / "configs" / "openvino.pbtxt"
         hint = 'parameters [\n  { key: "HINT_BF16" value: { string_value: "YES" } },\n'
         path.write_text(path.read_text().replace("parameters [\n", hint))
     return into
