@@ -35,7 +35,7 @@ check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container 
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
 	$(BIN)/promtool test rules tests/data/alerts_test.yml
 
-bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (40 minutes)
+bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (an hour)
 	$(BIN)/python -m benchmarks.serving --weights bundle
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.openvino_gate import limits, main
+from common import ROOT
+from export.openvino_gate import PRECISIONS, limits, main, table
 from training.checkpoint import Snapshot, save_snapshot
 
 GOOD = {"psnr_min": 45.0, "ssim_min": 0.995}
@@ -69,6 +70,13 @@ def test_each_limit_is_held(images, change, message) -> None:
     problems = limits(images, change)
     assert len(problems) == (message is not None)
     assert not message or problems[0].startswith(message)
+
+
+def test_the_page_shows_the_recorded_run() -> None:
+    record = json.loads((ROOT / "benchmarks" / "openvino_gate.json").read_text())
+    assert (record["seeds"], record["steps"]) == (200, 50)
+    assert [result["precision"] for result in record["results"]] == list(PRECISIONS)
+    assert table(record["results"]) in (ROOT / "docs" / "openvino.md").read_text()
 
 
 def test_what_cannot_be_gated_is_told(snapshot, small_repository, real, tmp_path, capsys) -> None:

@@ -1,5 +1,6 @@
 """The benchmark of the rewritten operations, on tiny networks: what it counts, what it times, what it prints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from benchmarks.rewrite import BASELINE, _variants, gflop, main, measure, peaks, table
 from benchmarks.weights import load_weights
+from common import ROOT
 from export.graphs import GRAPHS, VAE_DECODER, Graph
 from export.rewrite import rewritten
 
@@ -43,6 +45,17 @@ def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
         assert len(variants["all"]["seconds"]) == 2
     assert "| vae_decoder | all |" in table({"vae_decoder": found})
     assert set(peaks(1, channels=4, side=16)) == {"float32", "bf16"}
+
+
+def test_the_page_shows_the_recorded_run() -> None:
+    record = json.loads((ROOT / "benchmarks" / "rewrite-bundle.json").read_text())
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert table(record["networks"]) in page
+    for name, speed in record["gflop_a_second"].items():
+        assert f"{speed:.0f}" in page, name
+    for variant in (BASELINE, "all"):
+        unet, decoder = (record["gflop"][graph.name][variant] for graph in GRAPHS)
+        assert f"{50 * unet + decoder:.0f}" in page
 
 
 def test_help_says_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

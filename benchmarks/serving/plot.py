@@ -52,7 +52,8 @@ def _speed(axes: Axes, result: Record) -> None:
         [max(0.0, ratio["max"] - ratio["median"]) for ratio in ratios],
     ]
     colours = [SERVER if name.startswith("tritonserver") else RIVAL for name, _ in found]
-    axes.barh([fill(name, 30) for name, _ in found], middle, xerr=around, color=colours)
+    labels = [fill(name.replace("tritonserver, this repository", "ours"), 40) for name, _ in found]
+    axes.barh(labels, middle, xerr=around, color=colours)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(title="One image", xlabel="times as fast as the bundle's loop")
 

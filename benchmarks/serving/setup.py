@@ -40,7 +40,7 @@ class Amount:
     steps: int = 50
     few_steps: int = 20
     """Of DPM-Solver++."""
-    rounds: int = 5
+    rounds: int = 10
     requests: int = 3
     """Of one image, of our server, in each round."""
     batch: int = 8
@@ -51,7 +51,7 @@ class Amount:
     concurrent: int = 16
     """Requests at once, of the serving tax."""
     concurrent_rounds: int = 3
-    budget_s: float = 90.0
+    budget_s: float = 150.0
     """Of one contestant in one scenario; then it is left out of further rounds."""
     compile_limit_s: float = 150.0
     """Of torch.compile: it is given up then."""
