@@ -22,8 +22,6 @@ from benchmarks.serving_code import ROOT
 if TYPE_CHECKING:
     import onnxruntime
 
-    from benchmarks.timing import Times
-
 BASELINE = "as served"
 SETTINGS: dict[str, tuple[dict[str, str], int, int]] = {
     BASELINE: ({}, 0, 1),
@@ -80,18 +78,12 @@ def operators(path: Path, threads: int) -> dict[str, dict[str, float]]:
 
 def settings(path: Path, most_rows: int, rounds: int, calls: int) -> dict[str, Any]:
     """Seconds of a row by setting, and how many times faster than as served with one row."""
-    from benchmarks.timing import compare, in_turns
+    from benchmarks.timing import compare, woken
 
     timed = {name: setting for name, setting in SETTINGS.items() if setting[2] <= most_rows}
     runs = {name: _call(_session(path, entries, threads), rows) for name, (entries, threads, rows) in timed.items()}
-    times: Times = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            run()
-            taken = in_turns({name: run}, calls)[name]
-            times[name] += [seconds / timed[name][2] for seconds in taken]
+    found = woken(runs, rounds, calls)
+    times = {name: [taken / timed[name][2] for each in found[name] for taken in each] for name in runs}
     return compare(times, BASELINE)
 
 

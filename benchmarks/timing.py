@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 Times = dict[str, list[float]]
+PAUSE_S = 0.05
 
 
 def in_turns(
@@ -32,6 +33,22 @@ def in_turns(
                 contestants[name]()
                 times[name].append(time.perf_counter() - began)
                 report(f"  round {number + 1} of {rounds}: {name} {times[name][-1]:.3g} s")
+    return times
+
+
+def woken(runs: Mapping[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, list[list[float]]]:
+    """Seconds of each call [rounds, calls], in turns, after one a round that is not counted.
+
+    For runtimes in this process: in that call the threads of one wake, and those of the one before cease to spin.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()
+            time.sleep(PAUSE_S)
+            times[name].append(in_turns({name: run}, calls)[name])
     return times
 
 
