@@ -167,7 +167,11 @@ def test_stream_reports_steps_and_previews_and_then_the_images(client) -> None:
     *progress, result = client.stream([1, 2], steps=9, preview_every=3)
     assert all(isinstance(event, Progress) for event in progress)
     assert isinstance(result, Generation)
-    assert [event.step.tolist() for event in progress] == [[3, 3], [6, 6], [9, 9]]
+    # Whether rows take their steps together is the server's choice: an event is due when one of them has done three.
+    steps = np.array([event.step for event in progress])
+    assert ((steps % 3 == 0).any(1) & (np.diff(steps, axis=0, prepend=0) >= 0).all(1)).all()
+    assert all({3, 6, 9} <= set(row) for row in steps.T)
+    assert steps[-1].tolist() == [9, 9]
     unary = client.generate([1, 2], steps=9, return_latents=True)
     assert np.array_equal(result.images, unary.images)
     # After the last step no noise is left: the estimate is the result.
