@@ -127,8 +127,9 @@ class Client(BaseClient):
         return_latents: bool = False,
         preview_every: int = 1,
     ) -> Generator[Progress | Generation, None, None]:
-        """Like `generate` for at most 64 images: yields `Progress` every `preview_every` steps (0 = never), then
-        the `Generation`. Leaving the loop, or `close()` of the iterator, cancels the work on the server."""
+        """Like `generate` for at most 64 images: yields `Progress` whenever one of them has done another
+        `preview_every` steps (0 = never), then the `Generation`. Images need not be at the same step. Leaving the
+        loop, or `close()` of the iterator, cancels the work on the server."""
         request = make_request(
             n,
             seeds=seeds,
