@@ -5,6 +5,7 @@ Standard library only, so that the stock image needs nothing else. Plans are sta
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -30,15 +31,12 @@ ONNX = {"fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "tf32": "model.onn
 PLAN, CACHE = "model.plan", "timing.cache"
 # The network ports are published by whoever runs the container; inside it all addresses are its own.
 SAFE_FLAGS = (
-    "--model-control-mode=none",
-    "--disable-auto-complete-config",
-    "--exit-on-error=true",
-    "--strict-readiness=true",
-    "--exit-timeout-secs=30",
-    "--log-format=ISO8601",
+    *("--model-control-mode=none", "--disable-auto-complete-config", "--exit-on-error=true"),
+    *("--strict-readiness=true", "--exit-timeout-secs=5", "--log-format=ISO8601"),
 )
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 DRAIN = Path(os.environ.get(DRAIN_VARIABLE, "/tmp/brats-ldm-drain"))
+REFUSE_S, KILL_AFTER_S = 2.0, 8.0  # after the grace period: to refuse what is left, and for Triton's own end
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 Json = dict[str, Any]
 
@@ -123,8 +121,8 @@ def build_command(source: Path, plan: Path, network: str, precision: str, versio
 
 def profile(source: Path, network: str) -> dict[str, int]:
     """Rows that the plan takes: 1, those it is best at, and the most that Triton sends."""
-    record = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())
-    return {"min": 1, "opt": BEST_ROWS[network], "max": record["max_batch_size"][network]}
+    most = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())["max_batch_size"]
+    return {"min": 1, "opt": BEST_ROWS[network], "max": most[network]}
 
 
 def stamp(source: Path, network: str, precision: str, version: str, gpu: Json) -> Json:
@@ -169,29 +167,33 @@ def check(repository: Path) -> None:
 
 
 def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
-    """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first:
-    Triton itself refuses inner calls from the first moment of its own exit, which ends every generation."""
+    """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first: Triton
+    24.10 breaks off every generation when it stops, and from 25.05 on lets each go on for --exit-timeout-secs."""
     check(repository)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in (DRAIN / "drain", *DRAIN.glob("*.serving")):  # of a container that was started again
+    for old in (DRAIN / "drain", DRAIN / "over", *DRAIN.glob("*.serving")):  # of a container that was started again
         old.unlink(missing_ok=True)
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: asked.append(number))
-    env = {**os.environ, DRAIN_VARIABLE: str(DRAIN)}
-    server = subprocess.Popen(server_command(repository, extra), env=env, start_new_session=True)
+    os.environ[DRAIN_VARIABLE] = str(DRAIN)
+    server = subprocess.Popen(server_command(repository, extra), start_new_session=True)
     while server.poll() is None and not asked:
         time.sleep(0.1)
     if asked:
-        drain(repository, grace)
+        if not drain(repository, grace):
+            drain(repository, REFUSE_S, "--refuse")
         server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return server.wait(KILL_AFTER_S)
+        os.killpg(server.pid, signal.SIGKILL)
     return server.wait()
 
 
-def drain(repository: Path, grace: float) -> bool:
+def drain(repository: Path, grace: float, *more: str) -> bool:
     """Let requests finish and refuse new ones; whether all have within `grace` seconds."""
     program = repository / "mri_ldm" / "1" / "drain.py"
-    return subprocess.run([sys.executable, program, DRAIN, f"--grace={grace}"], check=False).returncode == 0
+    return subprocess.run([sys.executable, program, DRAIN, f"--grace={grace}", *more], check=False).returncode == 0
 
 
 def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
@@ -209,10 +211,8 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
 
 def health(url: str) -> None:
     """Raise where no slice comes back: Triton calls models ready that call dead ones. To be busy is no fault."""
-    inputs = [
-        {"name": name, "datatype": kind, "shape": [1, 1], "data": [1]}
-        for name, kind in (("seed", "INT64"), ("steps", "INT32"))
-    ]
+    tensors = {"seed": "INT64", "steps": "INT32"}
+    inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [1]} for name, kind in tensors.items()]
     outputs = [{"name": "image", "parameters": {"binary_data": True}}]
     body = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     request = urllib.request.Request(f"{url}/v2/models/mri_ldm/infer", body, {"Content-Type": "application/json"})

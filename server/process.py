@@ -21,16 +21,18 @@ from server.assemble import backends_folder, environment, python_based
 from server.errors import ServerError
 from server.find import Installation, find
 from server.health import Health, listening, probe, ready_name
+from server.log import TAIL_LINES, has_read_its_command, last_lines, reasons
 from server.ports import choose_ports, reachable
 from server.remains import children, group_alive, model_of, region_prefix, remove_orphaned_regions, remove_regions
-from server.security import Security, conceal, has_read_its_command, known_flags
+from server.security import Security, conceal, known_flags
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 EXIT_TIMEOUT_S = 5
 KILL_AFTER_S = 15.0
 # Triton looks once a second whether its models are gone: with nothing in flight there is no use in waiting for that.
 KILL_AFTER_DRAIN_S = 1.0
-TAIL_LINES = 50
+# For what is refused: a step, and the answers on their way. A network that hangs is not waited for longer.
+REFUSE_S = 2.0
 
 
 class TritonServer:
@@ -147,13 +149,16 @@ class TritonServer:
         """The living processes of Python models: process id to model instance."""
         return {pid: name for pid, alive in children(self.pid).items() if alive and (name := model_of(pid))}
 
-    def drain(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
-        """Have the models refuse new requests and finish; whether they have within `grace_s`. `hurry` ends the wait."""
+    def drain(self, grace_s: float, hurry: Callable[[], bool] = lambda: False, *, refuse: bool = False) -> bool:
+        """Have the models refuse new requests and finish; whether they have within `grace_s`.
+
+        hurry: ends the wait. refuse: what is running is refused too, at its next step.
+        """
         command = self.repository / "mri_ldm" / "1" / "drain.py"
         if not command.is_file() or self.drain_folder is None or self._process is None:
             return False
         waiting = subprocess.Popen(
-            [sys.executable, "-I", str(command), str(self.drain_folder), f"--grace={grace_s}"],
+            [sys.executable, "-I", str(command), str(self.drain_folder), f"--grace={grace_s}", *["--refuse"] * refuse],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -171,9 +176,9 @@ class TritonServer:
         """End the server and every process it started. Safe to call twice. `quick`: nothing in flight matters."""
         try:
             if self._process and self._process.poll() is None:
+                # Before Triton stops: 24.10 would break off what is left, and newer ones would let it finish.
+                drained = quick or self.drain(REFUSE_S, refuse=True)
                 self._process.terminate()
-                # What is left is refused now, and that takes no longer than a step.
-                drained = quick or self.drain(KILL_AFTER_S)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(KILL_AFTER_DRAIN_S if drained else KILL_AFTER_S)
         finally:
@@ -190,13 +195,11 @@ class TritonServer:
         """The last lines of what the server printed; the last thousand outlive it."""
         if self.log_path is None or not self.log_path.is_file():
             return self._last_lines[-lines:]
-        return self.log_path.read_text(errors="replace").splitlines()[-lines:]
+        return last_lines(self.log_path, lines)
 
     def failure(self, what: str) -> ServerError:
         """A ServerError that says what happened, after how long, and shows the log's tail."""
-        # Without Triton's tables: wide, and after its reasons, which they would push out of the tail.
-        lines = [line for line in self.log_tail(1000) if line.strip() and not line.startswith(("+", "|"))]
-        shown = [f"  {line}" for line in lines[-TAIL_LINES:]]
+        shown = [f"  {line}" for line in reasons(self.log_tail(1000))]
         took = time.monotonic() - self._started
         return ServerError("\n".join([f"{what} after {took:.1f} s. The end of its log:", *shown]))
 
@@ -233,7 +236,7 @@ class TritonServer:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.drain_folder = self.drain_folder or folder / "drain"
         self.drain_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in (self.drain_folder / "drain", *self.drain_folder.glob("*.serving")):
+        for old in (self.drain_folder / "drain", self.drain_folder / "over", *self.drain_folder.glob("*.serving")):
             old.unlink(missing_ok=True)
         remove_orphaned_regions()
         self._started = time.monotonic()

@@ -19,7 +19,6 @@ from typing import Any
 from server.errors import ServerError
 
 LOOPBACK = "127.0.0.1"
-LOG_LINE = re.compile(rb"^([IWE]\d{4} |\d{4}-\d\d-\d\dT)", re.MULTILINE)
 PLACES = ("host", "loopback", "off")
 # The groups and the header of deploy/container.py.
 ADMIN_GROUPS = ("shared-memory", "model-repository", "trace", "logging")
@@ -30,12 +29,17 @@ GRPC_PREFIX = "triton-grpc-protocol-"
 SECRET = re.compile(r"[A-Za-z0-9._~-]{16,256}")
 MAX_REQUEST_BYTES = 8 * 2**20
 """Room for 64 start latents in JSON, the largest request that a model takes (1 MB in binary)."""
-NEWER_FLAGS = {
+KNOWN_FLAGS = {
+    "allow-sagemaker": "false",  # where the server was built with that endpoint
+    "allow-vertex-ai": "false",
     "http-max-input-size": str(MAX_REQUEST_BYTES),  # 25.06
     "allow-client-shm": "false",  # 26.04
-    "grpc-max-response-pool-size": "16",  # 25.03; a stream may have a thousand responses
 }
-"""Flags that are given to a server that knows them."""
+"""Flags that are given to a server that knows them; one that does not would not start.
+
+Not --grpc-max-response-pool-size (25.03): with it, Triton lets whoever sends wait for a client that does not read, in
+threads that all calls of the networks share. `max_preview_mb` bounds what such a client holds.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Security:
     def flags(self, known: frozenset[str]) -> list[str]:
         """For tritonserver; `known` are the names of its own flags."""
         off = [f"--allow-{name}=false" for name in ("http", "metrics") if getattr(self, name) == "off"]
-        newer = [f"--{name}={value}" for name, value in NEWER_FLAGS.items() if name in known]
+        known_ones = [f"--{name}={value}" for name, value in KNOWN_FLAGS.items() if name in known]
         restricted = []
         for groups, header, secret in self._restricted():
             names = ",".join(groups)
@@ -131,7 +135,7 @@ class Security:
                 f"--grpc-restricted-protocol={names}:{header}={secret}",
             ]
         tls = self.tls.flags() if self.tls else []
-        return ["--allow-sagemaker=false", "--allow-vertex-ai=false", *off, *newer, *restricted, *tls]
+        return [*known_ones, *off, *restricted, *tls]
 
     def access(self) -> Access:
         """For the one who started the server. Raises ServerError for unusable certificates and keys."""
@@ -199,13 +203,6 @@ def _trust(context: ssl.SSLContext, authorities: Path) -> None:
         context.load_verify_locations(authorities)
     except OSError as error:
         raise ServerError(f"{authorities} holds no certificate to trust: {error}") from error
-
-
-def has_read_its_command(log: Path, start: int) -> bool:
-    """Whether a tritonserver that logs from byte `start` on has read its command line: it starts to log after that."""
-    with log.open("rb") as file:
-        file.seek(start)  # what an earlier server wrote says nothing of this one
-        return LOG_LINE.search(file.read()) is not None
 
 
 def conceal(pid: int, hidden: Sequence[str]) -> bool:

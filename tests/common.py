@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -22,6 +23,15 @@ def run_python(*arguments: str, timeout: float = 120, threads: int | None = None
     env = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def heed_signals() -> None:
+    """For `preexec_fn`: a child that is to be interrupted must be, also where this process was told to ignore that.
+
+    A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP; children inherit both.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def write_toml(config: Config, path: Path) -> str:

@@ -265,4 +265,6 @@ def test_commands_of_the_container_are_those_of_the_script(container: ModuleType
     assert "USER 1000:1000" in lines
     assert any(line.startswith("COPY container.py /opt/brats-ldm/container.py") for line in lines)
     timeout = next(flag for flag in container.SAFE_FLAGS if "exit-timeout" in flag).split("=")[1]
-    assert int(services["server"]["stop_grace_period"].removesuffix("s")) > int(timeout)
+    assert int(timeout) < container.KILL_AFTER_S
+    grace, most = 30, int(services["server"]["stop_grace_period"].removesuffix("s"))
+    assert most > grace + container.REFUSE_S + container.KILL_AFTER_S, "docker must not kill what ends in order"

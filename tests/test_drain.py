@@ -73,6 +73,14 @@ def test_the_command_names_who_has_not_finished_in_time(model: Drain, tmp_path: 
     assert capsys.readouterr().err == "error: not drained within 0.1 s: mri_ldm_0_0\n"
 
 
+def test_the_command_can_have_what_runs_refused_too(model: Drain, tmp_path: Path) -> None:
+    assert drain.main([str(tmp_path), "--grace=0.1"]) == 1
+    assert not model.time_is_over()
+    assert drain.main([str(tmp_path), "--grace=0.1", "--refuse"]) == 1
+    assert model.asked()
+    assert model.time_is_over()
+
+
 def test_a_model_that_died_is_not_waited_for(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     (tmp_path / f"mri_ldm_0_0.{dead.pid}.serving").touch()
@@ -113,6 +121,7 @@ def test_a_stop_lets_running_requests_finish_refuses_others_and_leaves_nothing(t
 def test_a_request_that_outlives_the_grace_period_is_told_to_try_again(tmp_path: Path) -> None:
     counts = grace_over(write_faulty(tmp_path / "repository"), grace=0.5)
     assert counts["answer after SIGTERM, s"] < 3
+    assert counts["other answers"] == 0, "refused by the loop itself: Triton from 25.05 on would let it go on"
     assert counts["exit after the answer, s"] < 3
     assert counts["processes left"] == counts["regions left"] == counts["ports left"] == 0
 

@@ -12,7 +12,7 @@ from common import ROOT, run_python
 from server import security_options
 from server.errors import ServerError
 from server.find import find
-from server.security import ADMIN_GROUPS, ADMIN_HEADER, NEWER_FLAGS, Security, Tls, known_flags, new_secret, read_secret
+from server.security import ADMIN_GROUPS, ADMIN_HEADER, KNOWN_FLAGS, Security, Tls, known_flags, new_secret, read_secret
 from throwaway_ca import Authority
 
 
@@ -29,7 +29,7 @@ def options(*words: str) -> argparse.Namespace:
 
 def test_by_default_nobody_administers_and_only_the_machine_has_http() -> None:
     security = security_options.security(options())
-    flags = security.flags(frozenset())
+    flags = security.flags(frozenset({"allow-vertex-ai"}))
     assert security.inference_secret is None
     assert security.admin_secret is not None
     assert len(security.admin_secret) >= 43
@@ -96,7 +96,7 @@ def test_newer_limits_are_asked_of_a_server_that_has_them(tmp_path: Path) -> Non
     found = known_flags(find().binary, {})
     assert {"http-port", "grpc-restricted-protocol", "model-control-mode"} <= found
     given = Security().flags(found)
-    assert {name for name, value in NEWER_FLAGS.items() if f"--{name}={value}" in given} == found & NEWER_FLAGS.keys()
+    assert {name for name, value in KNOWN_FLAGS.items() if f"--{name}={value}" in given} == found & KNOWN_FLAGS.keys()
     newer = tmp_path / "tritonserver"
     shown = "  --http-max-input-size <integer>\n\tBytes.\n  --allow-client-shm <boolean>"
     newer.write_text(f"#!/bin/sh\necho '{shown}' >&2; exit 1\n")
@@ -104,7 +104,17 @@ def test_newer_limits_are_asked_of_a_server_that_has_them(tmp_path: Path) -> Non
     flags = Security().flags(known_flags(newer, {"PATH": "/bin"}))
     assert "--http-max-input-size=8388608" in flags
     assert "--allow-client-shm=false" in flags
-    assert not any("response-pool" in flag for flag in flags)
+    assert not [flag for flag in flags if "sagemaker" in flag or "vertex" in flag], "such a server would not start"
+
+
+def test_triton_is_never_told_to_wait_for_a_client_that_does_not_read(tmp_path: Path) -> None:
+    """Given to a server of 25.03 or newer, that flag lets one such client stop the sampling loop, and so all others."""
+    newer = tmp_path / "tritonserver"
+    newer.write_text("#!/bin/sh\necho '  --grpc-max-response-pool-size <integer>'\n")
+    newer.chmod(newer.stat().st_mode | stat.S_IXUSR)
+    known = known_flags(newer, {"PATH": "/bin"})
+    assert known == {"grpc-max-response-pool-size"}
+    assert not [flag for flag in Security().flags(known) if "response-pool" in flag]
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
@@ -134,5 +144,5 @@ def test_the_page_names_every_option_and_flag() -> None:
     security_options.add_arguments(parser)
     for action in parser._actions:
         assert action.option_strings[0] in page
-    for flag in (*NEWER_FLAGS, "model-control-mode", "exit-on-error", "strict-readiness", "grpc-restricted-protocol"):
+    for flag in (*KNOWN_FLAGS, "model-control-mode", "exit-on-error", "strict-readiness", "grpc-restricted-protocol"):
         assert f"--{flag}" in page

@@ -21,6 +21,8 @@ class BratsLDMError(Exception):
 class ServerUnavailable(BratsLDMError):
     """No server answers at the address, or it has no room for the request now: a later try may succeed."""
 
+    #: Whether the server answers, and lacks the model.
+    not_loaded = False
     #: Whether trying the same request again is of use; false when the model is not loaded.
     retryable = True
     #: Seconds after which the server expects to have room; 0 where it does not say.
@@ -68,7 +70,8 @@ _BY_WORDS: list[tuple[str, type[BratsLDMError]]] = [
     (r"deadline|timed out|timeout expired", DeadlineExceeded),
     (r"cancel", Cancelled),
     (
-        r"unavailable|overload|too many|try (again|later)|stopping|failed to connect|connection refused",
+        r"unavailable|overload|too many|try (again|later)|stopping|shutting down|stopped accepting"
+        r"|failed to connect|connection refused",
         ServerUnavailable,
     ),
     (
@@ -115,7 +118,8 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> 
     kind = _kind(code, text)
     mapped = kind(_message(kind, code, text, url, model, timeout))
     if isinstance(mapped, ServerUnavailable):
-        mapped.retryable = _UNLOADING.search(text) is not None or not _NOT_LOADED.search(text)
+        mapped.not_loaded = _NOT_LOADED.search(text) is not None
+        mapped.retryable = _UNLOADING.search(text) is not None or not mapped.not_loaded
         hint = _RETRY_AFTER.search(text)
         mapped.retry_after = float(hint[1]) if hint else 0.0
     mapped.__cause__ = error

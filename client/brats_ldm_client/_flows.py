@@ -37,6 +37,11 @@ class Call:
     method: str
     kwargs: dict[str, Any]
 
+    @property
+    def model(self) -> str:
+        """The model that it is about."""
+        return str(self.kwargs.get("model_name", UNARY))
+
 
 @dataclass(frozen=True)
 class Sleep:
@@ -74,9 +79,19 @@ def _not_ready(options: Options) -> Flow[str | None]:
     if not (yield Call("is_server_live", options.control())):
         return "the server is not live yet"
     for model in (UNARY, STREAM):
-        if not (yield Call("is_model_ready", {"model_name": model, **options.control()})):
+        if not (yield from _is_model_ready(options, model)):
             return f"model {model} is not ready"
     return None
+
+
+def _is_model_ready(options: Options, name: str) -> Flow[bool]:
+    """Whether the server has the model and it is ready. Newer servers call one that they lack an error (NOT_FOUND)."""
+    try:
+        return bool((yield Call("is_model_ready", {"model_name": name, **options.control()})))
+    except ServerUnavailable as error:
+        if error.not_loaded:
+            return False
+        raise
 
 
 def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str | None) -> Flow[str | None]:
@@ -140,9 +155,9 @@ def _probe_provenance(options: Options) -> Flow[dict[str, Any]]:
 
 
 def _model(options: Options, name: str) -> Flow[ModelInfo]:
-    named = {"model_name": name, **options.control()}
-    if not (yield Call("is_model_ready", named)):
+    if not (yield from _is_model_ready(options, name)):
         return ModelInfo(name, ready=False)
+    named = {"model_name": name, **options.control()}
     config = (yield Call("get_model_config", named)).config
     return ModelInfo(
         name,

@@ -55,6 +55,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.stream_behave: Callable[[int, grpc.ServicerContext], None] = lambda step, context: None
         self.stream_ends_early = False
         self.models = {"mri_ldm", "mri_ldm_stream"}
+        self.failing: set[str] = set()
+        self.names_missing_models = False  # as Triton 26.07 does; 2.51 says that they are not ready
         self.received: list[dict[str, np.ndarray]] = []
         self.asked: list[list[str]] = []
         self.metadata: list[dict[str, Any]] = []
@@ -121,6 +123,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerLiveResponse(live=True)
 
     def ModelReady(self, request: Any, context: Any) -> Any:
+        if request.name in self.failing:
+            context.abort(grpc.StatusCode.INTERNAL, "out of order")
+        if self.names_missing_models and request.name not in self.models:
+            words = f"Request for unknown model: '{request.name}' is not found"
+            context.abort(grpc.StatusCode.NOT_FOUND, words)
         return service_pb2.ModelReadyResponse(ready=request.name in self.models)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:

@@ -17,6 +17,7 @@ from fake_triton import DIGEST, Served
 
 from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
+from common import heed_signals
 
 
 def command_line(*args: object) -> list[str]:
@@ -118,7 +119,7 @@ def test_what_is_done_before_an_error_is_kept(here: Here, served: Served, tmp_pa
 def test_ctrl_c(served: Served, tmp_path: Path) -> None:
     served.triton.behave = served.triton.stall
     arguments = command_line("generate", "-n", 16, "--out", tmp_path, "--url", served.url)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
     deadline = time.monotonic() + 10
     while len(served.triton.received) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

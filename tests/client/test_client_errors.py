@@ -60,6 +60,7 @@ def test_codes(status: str, kind: type[BratsLDMError]) -> None:
         ("[INTERNAL] model 'unet' has failed: invalid: expected another shape", ServerError),
         ("input byte size mismatch for input 'seed' for model 'mri_ldm_stream'. Expected 8, got 5", InvalidRequest),
         ("Server is stopping, scheduler for model has stopped accepting new inference requests", ServerUnavailable),
+        ("GRPC server is shutting down and has stopped accepting new requests.", ServerUnavailable),
     ],
 )
 def test_messages_of_a_stream_without_a_code(text: str, kind: type[BratsLDMError]) -> None:

@@ -27,6 +27,7 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
+from common import heed_signals
 
 
 def test_one_request(caller: Caller, served: Served) -> None:
@@ -234,7 +235,7 @@ def test_ctrl_c_cancels_the_work(served: Served) -> None:
         "try: Client(sys.argv[1], rows_per_request=1).generate(3)\n"
         "except KeyboardInterrupt: sys.exit(42)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, served.url])
+    process = subprocess.Popen([sys.executable, "-c", program, served.url], preexec_fn=heed_signals)
     try:
         deadline = time.monotonic() + 10
         while len(served.triton.received) < 3 and time.monotonic() < deadline:

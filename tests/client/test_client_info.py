@@ -9,7 +9,7 @@ import grpc
 import pytest
 from fake_triton import DIGEST, Caller, Served
 
-from brats_ldm_client import ServerUnavailable, TensorInfo
+from brats_ldm_client import ServerError, ServerUnavailable, TensorInfo
 
 
 def test_info(caller: Caller, served: Served) -> None:
@@ -30,14 +30,22 @@ def test_info(caller: Caller, served: Served) -> None:
     assert served.triton.received[0]["steps"].tolist() == [[1]]
 
 
-def test_info_without_the_model(caller: Caller, served: Served) -> None:
+@pytest.mark.parametrize("newer", [False, True], ids=["2.51", "26.07"])
+def test_info_without_a_model(caller: Caller, served: Served, newer: bool) -> None:
+    served.triton.names_missing_models = newer
+    served.triton.models = {"mri_ldm"}
+    info = caller("info")
+    assert [(model.name, model.ready) for model in info.models] == [("mri_ldm", True), ("mri_ldm_stream", False)]
+    assert info.model_digest == DIGEST
     served.triton.models = set()
     info = caller("info")
     assert not any(model.ready for model in info.models)
     assert info.model_digest is None
 
 
-def test_readiness(caller: Caller, served: Served) -> None:
+@pytest.mark.parametrize("newer", [False, True], ids=["2.51", "26.07"])
+def test_readiness(caller: Caller, served: Served, newer: bool) -> None:
+    served.triton.names_missing_models = newer
     assert caller("is_ready") is True
     served.triton.models = {"mri_ldm"}
     assert caller("is_ready") is False
@@ -45,6 +53,12 @@ def test_readiness(caller: Caller, served: Served) -> None:
         caller("wait_until_ready", 0.3)
     threading.Timer(0.3, lambda: served.triton.models.add("mri_ldm_stream")).start()
     caller("wait_until_ready", 5)
+
+
+def test_an_error_names_the_model_that_was_asked_for(caller: Caller, served: Served) -> None:
+    served.triton.failing = {"mri_ldm_stream"}
+    with pytest.raises(ServerError, match=r"^mri_ldm_stream at .* failed \(INTERNAL\): out of order"):
+        caller("info")
 
 
 def test_nobody_there(caller: Caller) -> None:

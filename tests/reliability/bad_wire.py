@@ -19,7 +19,10 @@ PROTOCOLS = ("raw", "typed", "json", "binary")
 CONTENTS = {"BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
             "FP16": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}  # fmt: skip
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
-JSON_PARSER = ("failed to parse the request JSON", "Unable to parse", "Unable to set", "failed to get request params")
+JSON_PARSER = (
+    *("failed to parse the request JSON", "Unable to parse", "Unable to set", "failed to get request params"),
+    "Failed to parse 'data' field",  # 26.07
+)
 """How Triton's JSON reader begins what it answers with status 500, where 400 would be right."""
 PROTOBUF_PARSER = "Unable to parse request"
 """What gRPC says with code INTERNAL of bytes that are no message."""

@@ -19,7 +19,7 @@ import tritonclient.grpc as triton
 
 from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Progress
-from common import ROOT
+from common import ROOT, heed_signals
 from faulty_networks import order
 from reliability.memory import anonymous_bytes
 from server.process import TritonServer
@@ -169,7 +169,9 @@ def killed_clients(server: TritonServer) -> dict[str, int]:
     status = []
     for number in (signal.SIGINT, signal.SIGKILL):
         with TemporaryDirectory() as folder:
-            client = subprocess.Popen([*command, "--out", folder], cwd=ROOT / "client", stderr=subprocess.DEVNULL)
+            client = subprocess.Popen(
+                [*command, "--out", folder], cwd=ROOT / "client", stderr=subprocess.DEVNULL, preexec_fn=heed_signals
+            )
             wait_for_rows(server, 4)
             client.send_signal(number)
             status.append(client.wait(10))

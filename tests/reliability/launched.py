@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from common import ROOT
+from common import ROOT, heed_signals
 from server.health import listening
 from server.ports import free_port
 from server.remains import SHARED_MEMORY, alive, children, model_of
@@ -33,7 +33,7 @@ class Launched:
 
     def __enter__(self) -> Launched:
         self.process = subprocess.Popen(
-            self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

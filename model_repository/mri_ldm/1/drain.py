@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
-ASKED = "drain"
+ASKED, OVER = "drain", "over"
 SERVING = ".serving"
 POLL_SECONDS = 0.05
 
@@ -24,6 +24,7 @@ class Drain:
     def __init__(self, instance: str) -> None:
         folder = os.environ.get(VARIABLE)
         self._asked = Path(folder, ASKED) if folder else None
+        self._over = Path(folder, OVER) if folder else None
         # The process id, so that an instance that died serving is not waited for.
         self._serving = Path(folder, f"{instance}.{os.getpid()}{SERVING}") if folder else None
         self.poll_seconds = POLL_SECONDS if folder else None
@@ -34,14 +35,23 @@ class Drain:
         """Whether no more requests are to be taken."""
         return self._asked is not None and self._asked.exists()
 
+    def time_is_over(self) -> bool:
+        """Whether what is left is to be refused too."""
+        return self._over is not None and self._over.exists()
+
     def done(self) -> None:
         """Nothing is left of what was taken."""
         if self._serving:
             self._serving.unlink(missing_ok=True)
 
 
-def drain(folder: Path, grace: float) -> list[str]:
-    """Let the models in `folder` finish; those that have not within `grace` seconds. Safe to call again."""
+def drain(folder: Path, grace: float, refuse: bool = False) -> list[str]:
+    """Let the models in `folder` finish; those that have not within `grace` seconds. Safe to call again.
+
+    refuse: also what runs already is refused, at its next step.
+    """
+    if refuse:
+        (folder / OVER).touch()
     (folder / ASKED).touch()
     until = time.monotonic() + grace
     while (busy := _serving(folder)) and time.monotonic() < until:
@@ -74,11 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folder", type=Path, nargs="?", default=folder, help=f"where they listen (${VARIABLE}: {folder or 'not set'})"
     )
     parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
+    parser.add_argument("--refuse", action="store_true", help="also refuse what is running, with a hint to try again")
     options = parser.parse_args(argv)
     if options.folder is None or not options.folder.is_dir():
         print(f"error: no folder {options.folder}: pass the {VARIABLE} of the server", file=sys.stderr)
         return 1
-    if busy := drain(options.folder, options.grace):
+    if busy := drain(options.folder, options.grace, options.refuse):
         print(f"error: not drained within {options.grace:g} s: {', '.join(busy)}", file=sys.stderr)
         return 1
     print("drained")

@@ -14,15 +14,19 @@ import triton_python_backend_utils as pb_utils
 
 from .batcher import Batcher
 from .drain import Drain
+from .failures import RESTART_HINT
 from .line import Closed, Job
 from .metrics import Metrics
-from .networks import RESTART_HINT, Networks
+from .networks import Networks
+from .outbox import Outboxes
 from .request import RowParameters, parse_rows
 from .responder import Responder
 from .settings import read_settings
 from .tracing import Tracer, trace_of
 
 INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
+FLUSH_SECONDS = 1.0
+"""For the last answers of streams, when the server is to stop: a client that does not read is not waited for longer."""
 
 
 class TritonPythonModel:
@@ -34,7 +38,8 @@ class TritonPythonModel:
         self._settings = read_settings(config, Path(__file__).parent)
         self._tracer = Tracer(lambda: self._batcher.calling)
         self._networks = Networks(self._settings.crop, self._settings.network_timeout, self._tracer)
-        self._streams = pb_utils.using_decoupled_model_transaction_policy(config)
+        streams = pb_utils.using_decoupled_model_transaction_policy(config)
+        self._outboxes = Outboxes() if streams else None
         self._batcher = Batcher(
             self._networks.denoise,
             self._networks.decode,
@@ -57,6 +62,13 @@ class TritonPythonModel:
             self._work.set()
             self._metrics.changed()
 
+    def is_ready(self) -> bool:
+        """Triton from 26.03 on asks, others do not: false while draining, so that nothing new is sent here.
+
+        The networks have no such method: each call of them would ask.
+        """
+        return not self._drain.asked()
+
     def finalize(self) -> None:
         """Stop the loop; whoever still waits is told so. A thread left running would hold the server's exit."""
         self._stopping.set()
@@ -66,7 +78,7 @@ class TritonPythonModel:
 
     def _admit(self, request: Any) -> None:
         rows: list[RowParameters] = []
-        responder = Responder(request, rows, self._settings, self._metrics, self._streams)
+        responder = Responder(request, rows, self._settings, self._metrics, self._outboxes)
         try:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
@@ -104,15 +116,25 @@ class TritonPythonModel:
                 self._look_for_drain()
                 self._metrics.changed()
         finally:
-            self._batcher.fail_all(Closed(f"the server is shutting down: {RESTART_HINT}"))
+            self._refuse_what_is_left()
+            self._drained()
             self._networks.close()
-            self._drain.done()
 
     def _look_for_drain(self) -> None:
         if self._drain.asked():
             self._batcher.close(f"the server is stopping and takes no more requests: {RESTART_HINT}")
+            if self._drain.time_is_over():
+                self._refuse_what_is_left()
             if not any(self._batcher.rows):
-                self._drain.done()
+                self._drained()
+
+    def _refuse_what_is_left(self) -> None:
+        self._batcher.fail_all(Closed(f"the server is shutting down: {RESTART_HINT}"))
+
+    def _drained(self) -> None:
+        if self._outboxes:
+            self._outboxes.flush(FLUSH_SECONDS)
+        self._drain.done()
 
     def _tick(self) -> bool:
         try:

@@ -1,7 +1,6 @@
 """The two networks as functions: NumPy arrays in and out, one BLS call each, each bounded in time."""
 
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,23 +11,17 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .failures import RESTART_HINT, NetworkGone, failure
 from .line import Array
 from .tracing import Tracer
 
-RESTART_HINT = "try again in about 5 s"
-"""Longer than most restarts of a server take on a CPU; a GPU's takes some tries."""
 
+class _Refused(Exception):
+    """What Triton said of a call, and whether its code was UNAVAILABLE."""
 
-class NetworkError(Exception):
-    """A call of `unet` or `vae_decoder` has failed; the message names the model."""
-
-
-class NetworkGone(NetworkError):
-    """The model's process has died or does not answer: a watched server is restarted, so a later try may work."""
-
-
-class ServerStopping(NetworkGone):
-    """The server refuses inner calls because it is shutting down; another server may answer the same request."""
+    def __init__(self, words: str, unavailable: bool = False) -> None:
+        super().__init__(words)
+        self.unavailable = unavailable
 
 
 class Networks:
@@ -71,10 +64,11 @@ class Caller:
         self._calls: queue.SimpleQueue[tuple[Future[Array], Callable[[], Array]] | None] = queue.SimpleQueue()
         self._last: Future[Array] | None = None
         self._began = 0.0
+        self._answered = False
         threading.Thread(target=self._work, name=f"calls of {model}", daemon=True).start()
 
     def run(self, call: Callable[[], Array]) -> Array:
-        """What `call` returns or raises. Raises NetworkGone: it takes too long, or an earlier one still does."""
+        """What `call` returns. Raises NetworkError, NetworkGone also where it takes too long or an earlier one does."""
         future = self._last
         if future is None or future.done():
             future = self._last = Future()
@@ -84,7 +78,13 @@ class Caller:
         if not future.done():
             seconds = time.monotonic() - self._began
             raise NetworkGone(f"model {self._model!r} has not answered for {seconds:.0f} s: {RESTART_HINT}")
-        return future.result()
+        try:
+            answer = future.result()
+        except _Refused as refused:
+            words, known = str(refused), self._answered
+            raise failure(self._model, words, unavailable=refused.unavailable, answered=known) from refused
+        self._answered = True
+        return answer
 
     def close(self) -> None:
         """End the thread, unless it hangs."""
@@ -111,17 +111,14 @@ def _call(model: str, inputs: dict[str, NDArray[Any]], output: str, trace: Any |
     try:
         response = request.exec()
     except pb_utils.TritonModelException as error:
-        raise _failure(model, str(error)) from error
+        raise _Refused(str(error)) from error
     if response.has_error():
-        raise _failure(model, response.error().message())
+        raise _Refused(response.error().message(), _is_unavailable(response.error()))
     # A copy: the tensor's memory goes back to the pool with the response.
     return np.array(pb_utils.get_output_tensor_by_name(response, output).as_numpy())
 
 
-def _failure(model: str, message: str) -> NetworkError:
-    # The Python backend's words for every inner call between SIGTERM and the end, and for one to a dead process.
-    if "Server not ready" in message:
-        return ServerStopping(f"the server is shutting down: {RESTART_HINT}")
-    if re.search(r"Stub process '.*' is not healthy", message):
-        return NetworkGone(f"model {model!r} has failed: {message.rstrip('.')}: {RESTART_HINT}")
-    return NetworkError(f"model {model!r} has failed: {message}")
+def _is_unavailable(error: Any) -> bool:
+    """Whether Triton itself says that trying again makes sense. Before 25.04 it passes no code on."""
+    code = getattr(error, "code", None)
+    return code is not None and code() == pb_utils.TritonError.UNAVAILABLE

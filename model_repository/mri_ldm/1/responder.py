@@ -2,15 +2,17 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .failures import NetworkError, NetworkGone, ServerStopping
 from .line import Array, Closed, Overloaded
 from .metrics import Metrics
-from .networks import NetworkError, NetworkGone, ServerStopping
+from .outbox import Outbox, Outboxes
 from .request import InvalidRequest, RowParameters
 from .settings import Settings
 
@@ -30,16 +32,22 @@ ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
 
 
 class Responder:
-    """Answers one request: the batcher's `Listener`, and the only place that sends. Its methods do not raise."""
+    """Answers one request: the batcher's `Listener`, and the only place that sends. Its methods do not raise.
+
+    Those that the loop calls do not wait for the client either: a stream is answered through an `Outbox`, and for the
+    one answer of another request Triton does not wait.
+    """
 
     def __init__(
-        self, request: Any, rows: list[RowParameters], settings: Settings, metrics: Metrics, streams: bool
+        self, request: Any, rows: list[RowParameters], settings: Settings, metrics: Metrics, outboxes: Outboxes | None
     ) -> None:
-        """streams: Triton sends errors as text without a code."""
+        """outboxes: those of the model's streams, None where it does not stream. Errors on streams have no code."""
         self._arrived = time.monotonic()
         self._sender = request.get_response_sender()
         self._wanted = set(request.requested_output_names())
-        self._rows, self._settings, self._metrics, self._streams = rows, settings, metrics, streams
+        self._rows, self._settings, self._metrics = rows, settings, metrics
+        self._outbox = Outbox(outboxes) if outboxes is not None else None
+        self._preview_bytes = 0
         self._name = f"{metrics.model}, request {_printable_id(request)}"
         microseconds = request.timeout()
         self._deadline = self._arrived + microseconds / 1e6 if microseconds else None
@@ -59,9 +67,20 @@ class Responder:
         return self._late or bool(self._sender.is_cancelled())
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
-        """One response before the image: steps done and x0 estimates."""
-        if self._wanted & {"step", "preview"}:
-            self._send({"step": steps[:, None], "preview": estimates}, flags=0)
+        """One response before the image: steps done and x0 estimates, these as far as `max_preview_mb` reaches."""
+        tensors: dict[str, NDArray[Any]] = {"step": steps[:, None]}
+        if "preview" in self._wanted and self._has_room(steps, estimates):
+            tensors["preview"] = estimates
+            self._preview_bytes += estimates.nbytes
+        if self._outbox and self._wanted & tensors.keys():
+            self._outbox.preview(lambda: self._send(tensors, flags=0))
+
+    def _has_room(self, steps: NDArray[np.int32], estimates: Array) -> bool:
+        """Triton keeps what a client does not read. Previews are spread over the steps, so that the last come too."""
+        most, total = self._settings.max_preview_mb * 2**20, sum(row.steps for row in self._rows)
+        wanted = sum(row.steps // row.preview_every for row in self._rows if row.preview_every) * estimates.nbytes
+        share = 1.0 if wanted <= most else float(steps.sum()) / total
+        return self._preview_bytes + estimates.nbytes <= share * most
 
     def finished(self, latents: Array, images: Array | None) -> None:
         """The last response: what was asked for of image, final latent and provenance."""
@@ -71,11 +90,7 @@ class Responder:
         if "provenance" in self._wanted:
             records = [[row.provenance(self._settings).encode()] for row in self._rows]
             tensors["provenance"] = np.array(records, dtype=np.object_)
-        if self._send(tensors, flags=FINAL):
-            seconds = time.monotonic() - self._arrived
-            self._metrics.finished(seconds)
-            pb_utils.Logger.log_verbose(f"{self._name}: {len(self._rows)} rows finished in {seconds:.3f} s")
-        self.ended.set()
+        self._send_last(lambda: self._finish(tensors))
 
     def failed(self, error: Exception) -> None:
         """The last response: an error whose code tells whether trying again makes sense."""
@@ -84,8 +99,7 @@ class Responder:
         # What clients bring about must not fill the log.
         log = pb_utils.Logger.log_error if reason in ("network", "internal") else pb_utils.Logger.log_verbose
         log(f"{self._name}: {reason}: {_printable(str(error))}")
-        self._send_error(str(error), getattr(pb_utils.TritonError, code))
-        self.ended.set()
+        self._send_last(lambda: self._send_error(str(error), getattr(pb_utils.TritonError, code)))
 
     def cancelled(self, rows: int) -> None:
         """The last response: nobody is expected to read it.
@@ -98,8 +112,28 @@ class Responder:
         pb_utils.Logger.log_verbose(f"{self._name}: {reason} with {rows} of {len(self._rows)} rows unfinished")
         message = "the request was cancelled or its deadline has passed"
         arguments = (message, pb_utils.TritonError.CANCELLED)
-        threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, arguments).start()
+        if self._outbox:
+            self._outbox.last(lambda: self._send_error(*arguments), instead=True, pause=CANCELLED_ANSWER_SECONDS)
+        else:
+            threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, arguments).start()
         self.ended.set()
+
+    def _send_last(self, send: Callable[[], None]) -> None:
+        def send_and_end() -> None:
+            send()
+            self.ended.set()
+
+        if self._outbox:
+            self._outbox.last(send_and_end)
+        else:
+            send_and_end()
+
+    def _finish(self, tensors: dict[str, NDArray[Any]]) -> None:
+        if self._send(tensors, flags=FINAL):
+            seconds = time.monotonic() - self._arrived
+            self._metrics.finished(seconds)
+            self._metrics.changed()  # the loop, which says so otherwise, may have gone idle before
+            pb_utils.Logger.log_verbose(f"{self._name}: {len(self._rows)} rows finished in {seconds:.3f} s")
 
     def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> bool:
         try:
@@ -115,7 +149,7 @@ class Responder:
             return False
 
     def _send_error(self, message: str, code: int) -> None:
-        error = pb_utils.TritonError(f"[{_name(code)}] {message}" if self._streams else message, code)
+        error = pb_utils.TritonError(f"[{_name(code)}] {message}" if self._outbox else message, code)
         try:
             self._sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=FINAL)
         except Exception as failure:

@@ -29,6 +29,7 @@ class Settings:
     max_row_steps: int
     decode_batch: int
     network_timeout: int
+    max_preview_mb: int
     trace_hold: int
     noise_schedule: NoiseSchedule
     crop: int
@@ -72,6 +73,13 @@ PARAMETERS = {
         1,
         86_400,
         "Seconds that a call of `unet` or `vae_decoder` may take; its requests are answered UNAVAILABLE then.",
+    ),
+    "max_preview_mb": Parameter(
+        64,
+        0,
+        100_000,
+        "MiB of previews of a stream, which the server keeps for a client that does not read; "
+        "beyond it some responses have `step` alone.",
     ),
     "trace_hold": Parameter(
         10,
