@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.serving_code import ROOT
+from export.executed import profiled_kernels
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,6 +51,20 @@ def _session(path: Path, entries: dict[str, str], threads: int, profile: str = "
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def _counted_session(path: Path, entries: dict[str, str], threads: int) -> tuple[onnxruntime.InferenceSession, int]:
+    """A session and the threads that its calls run in, the caller's among them, as the kernel counts them.
+
+    Raises:
+        RuntimeError: they are not as many as asked for.
+    """
+    before = len(os.listdir("/proc/self/task"))
+    session = _session(path, entries, threads)
+    found = 1 + len(os.listdir("/proc/self/task")) - before
+    if threads and found != threads:
+        raise RuntimeError(f"ONNX Runtime was told to take {threads} threads and has {found}")
+    return session, found
+
+
 def _call(session: onnxruntime.InferenceSession, rows: int) -> Callable[[], Any]:
     import numpy as np
 
@@ -65,12 +81,11 @@ def operators(path: Path, threads: int) -> dict[str, dict[str, float]]:
         session = _session(path, {}, threads, f"{folder}/calls")
         for _ in range(PROFILED_CALLS):
             _call(session, 1)()
-        events = json.loads(Path(session.end_profiling()).read_text())
+        kernels = profiled_kernels(session)
     milliseconds, count = Counter[str](), Counter[str]()
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            milliseconds[event["args"]["op_name"]] += event["dur"] / 1e3 / PROFILED_CALLS
-            count[event["args"]["op_name"]] += 1
+    for kernel in kernels:
+        milliseconds[kernel["op_name"]] += kernel["ms"] / PROFILED_CALLS
+        count[kernel["op_name"]] += 1
     return {
         name: {"ms": round(took, 3), "n": count[name] // PROFILED_CALLS} for name, took in milliseconds.most_common()
     }
@@ -81,10 +96,11 @@ def settings(path: Path, most_rows: int, rounds: int, calls: int) -> dict[str, A
     from benchmarks.timing import compare, woken
 
     timed = {name: setting for name, setting in SETTINGS.items() if setting[2] <= most_rows}
-    runs = {name: _call(_session(path, entries, threads), rows) for name, (entries, threads, rows) in timed.items()}
+    sessions = {name: _counted_session(path, entries, threads) for name, (entries, threads, _) in timed.items()}
+    runs = {name: _call(session, timed[name][2]) for name, (session, _) in sessions.items()}
     found = woken(runs, rounds, calls)
     times = {name: [taken / timed[name][2] for each in found[name] for taken in each] for name in runs}
-    return compare(times, BASELINE)
+    return {name: values | {"threads": sessions[name][1]} for name, values in compare(times, BASELINE).items()}
 
 
 def table(result: dict[str, Any]) -> str:

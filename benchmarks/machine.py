@@ -32,6 +32,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO finds bf16 in this CPU, so that it is not emulated."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def elsewhere(processes: Iterable[int]) -> float:
     """CPU seconds since the start of the machine that went to others than `processes`: other work, or the hypervisor.
 

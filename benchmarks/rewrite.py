@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.machine import has_bf16
 from benchmarks.serving_code import ROOT
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def _variants() -> dict[str, tuple[Any, ...]]:
 
 
 def _runtimes() -> dict[str, Callable[[Path, dict[str, Any]], Callable[[], Any]]]:
+    """Those of this machine; bf16 where it need not be emulated."""
     import onnxruntime
-    import openvino
 
-    core = openvino.Core()
+    from export.executed import compile_for_openvino
 
     def in_onnxruntime(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -45,16 +46,14 @@ def _runtimes() -> dict[str, Callable[[Path, dict[str, Any]], Callable[[], Any]]
 
     def in_openvino(precision: str) -> Callable[[Path, dict[str, Any]], Callable[[], Any]]:
         def compiled(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
-            model = core.read_model(path)
-            model.reshape({name: list(array.shape) for name, array in feeds.items()})
-            hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-            request = core.compile_model(model, "CPU", hints).create_infer_request()
+            shapes = {name: list(array.shape) for name, array in feeds.items()}
+            request = compile_for_openvino(path, shapes, precision).create_infer_request()
             return lambda: request.infer(feeds)
 
         return compiled
 
-    runtimes = {"ONNX Runtime": in_onnxruntime, "OpenVINO": in_openvino("f32")}
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    runtimes = {"ONNX Runtime": in_onnxruntime, "OpenVINO": in_openvino("fp32")}
+    if has_bf16():
         runtimes["OpenVINO, bf16"] = in_openvino("bf16")
     return runtimes
 
@@ -74,13 +73,16 @@ def gflop(graph: Graph, module: Any) -> float:
 
 
 def peaks(rounds: int, channels: int = 256, side: int = 64) -> dict[str, float]:
-    """The most GFLOP a second of a large 3x3 convolution in PyTorch (oneDNN), by type; matrix products have less."""
+    """The most GFLOP a second of a large 3x3 convolution in PyTorch (oneDNN), by type; matrix products have less.
+
+    bf16 only where the CPU has it: elsewhere it would be the speed of something else.
+    """
     import torch
 
     from benchmarks.timing import in_turns
 
     found = {}
-    for name, dtype in {"float32": torch.float32, "bf16": torch.bfloat16}.items():
+    for name, dtype in {"float32": torch.float32, **({"bf16": torch.bfloat16} if has_bf16() else {})}.items():
         convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(dtype)
         x = torch.randn(1, channels, side, side, dtype=dtype)
         with torch.no_grad():
@@ -132,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.files import write_text
 
     machine, networks, operations = describe(), {}, {}
+    if not has_bf16():
+        print("bf16: not run here: this CPU has neither AVX512_BF16 nor AMX")
     snapshot = load_weights(arguments.weights, arguments.snapshot)
     with tempfile.TemporaryDirectory() as folder:
         for graph in GRAPHS:

@@ -41,16 +41,26 @@ def in_torch(denoiser: Denoiser, decoder: Decoder, precision: Precision) -> Cand
 
 
 def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
-    """The ONNX files, on the CPU."""
+    """The ONNX files, on the CPU.
+
+    Raises:
+        NotRunHere: ONNX Runtime's kernels for this CPU compute them in another precision.
+    """
     import onnxruntime
     import torch
 
-    from export.compare import cpu_session, run_onnx
-    from export.graphs import UNET, VAE_DECODER
+    from export.compare import cpu_session, feeds_of, run_onnx
+    from export.executed import NotRunHere, in_onnxruntime
+    from export.graphs import UNET, VAE_DECODER, random_inputs
     from export.to_onnx import onnx_file
 
     def network(graph: Graph) -> Callable[..., Tensor]:
-        session = cpu_session(repository / graph.name / "1" / onnx_file(precision))
+        path = repository / graph.name / "1" / onnx_file(precision)
+        # Reduced files keep some layers in float32, so others may be there too.
+        found = in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
+        if precision not in found:
+            raise NotRunHere(f"ONNX Runtime computes {path.name} in {' and '.join(sorted(found))} on this CPU")
+        session = cpu_session(path)
         return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
 
     name = f"ONNX Runtime {onnxruntime.__version__}"
@@ -60,24 +70,23 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
 def in_openvino(repository: Path, precision: Precision, decoder: Precision | None = None) -> Candidate:
     """The ONNX files in OpenVINO on the CPU, in fp32 or bf16, compiled for one row as the profile openvino serves them.
 
-    decoder: its precision where it is another than the UNet's.
+    decoder: its precision where it is another than the UNet's. A CPU with AVX-512 and without bf16 emulates it: the
+    rounding is the same, the time ten times that of fp32.
 
-    A CPU without bf16 emulates it: the rounding is the same, the time ten times that of fp32.
+    Raises:
+        NotRunHere: a CPU that does neither.
     """
     import numpy as np
     import openvino
     import torch
 
+    from export.executed import compile_for_openvino
     from export.graphs import UNET, VAE_DECODER
     from export.to_onnx import onnx_file
 
-    core = openvino.Core()
-
     def network(graph: Graph, precision: Precision) -> Callable[..., Tensor]:
-        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        model = core.read_model(repository / graph.name / "1" / onnx_file("fp32"))
-        model.reshape({spec.name: [1, *spec.shape] for spec in graph.inputs})
-        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
+        shapes = {spec.name: [1, *spec.shape] for spec in graph.inputs}
+        compiled = compile_for_openvino(repository / graph.name / "1" / onnx_file("fp32"), shapes, precision)
         names = [spec.name for spec in graph.inputs]
 
         def run(*inputs: Tensor) -> Tensor:
@@ -122,9 +131,10 @@ def candidates(
 ) -> Iterator[Candidate]:
     """What the repository holds and this machine runs; the rest is reported.
 
-    bf16 is measured in PyTorch: ONNX Runtime's kernels for CPUs refuse it, and what OpenVINO makes of it has a gate of
-    its own (export.openvino_gate).
+    fp16 and bf16 are measured in PyTorch where ONNX Runtime computes in another precision, as on most CPUs. What
+    OpenVINO makes of bf16 has a gate of its own (export.openvino_gate).
     """
+    from export.executed import NotRunHere
     from export.to_onnx import onnx_file
     from export.to_tensorrt import PlanError
 
@@ -132,10 +142,14 @@ def candidates(
     yield in_onnxruntime(repository, "fp32")
     if importlib.util.find_spec("openvino"):
         yield in_openvino(repository, "fp32")
-    if (unet / onnx_file("fp16")).is_file():
-        yield in_onnxruntime(repository, "fp16")
-    if (unet / onnx_file("bf16")).is_file():
-        yield in_torch(denoiser, decoder, "bf16")
+    reduced: tuple[Precision, ...] = ("fp16", "bf16")
+    for precision in reduced:
+        if (unet / onnx_file(precision)).is_file():
+            try:
+                yield in_onnxruntime(repository, precision)
+            except NotRunHere as error:
+                report(f"{precision} in ONNX Runtime: not run here: {error}; measured in PyTorch instead")
+                yield in_torch(denoiser, decoder, precision)
     if stamps := json.loads((repository / "manifest.json").read_text()).get("plans", []):
         try:
             yield in_tensorrt(repository, stamps)

@@ -90,10 +90,14 @@ def cpu_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def feeds_of(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> dict[str, NDArray[Any]]:
+    """Tensors in the order of the record, by name."""
+    return {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, inputs, strict=True)}
+
+
 def run_onnx(graph: Graph, session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> Array:
     """The output for `inputs`, which are in the order of the record."""
-    feeds = {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, inputs, strict=True)}
-    output: Array = session.run([graph.output.name], feeds)[0]
+    output: Array = session.run([graph.output.name], feeds_of(graph, inputs))[0]
     return output
 
 

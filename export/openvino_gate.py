@@ -2,7 +2,8 @@
 
     python -m export.openvino_gate RUN/snapshot build/model_repository --real REAL --out gate.json
 
-REAL holds real slices (`python -m training.slices`). The exit status is 1 where a precision misses one of the limits.
+REAL holds real slices (`python -m training.slices`). The exit status is 1 where a precision misses one of the limits,
+or does not run on this machine, so that nothing is known of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from export.candidates import Candidate
     from export.precision import Precision
     from training.checkpoint import Snapshot
 
@@ -90,24 +92,39 @@ class Frechet:
         return distribution_metrics(self._real, found, seed=0)["FID"]
 
 
-def gate(snapshot: Snapshot, arguments: argparse.Namespace, distance: Frechet) -> tuple[float, list[dict[str, Any]]]:
+def candidates(repository: Path, precisions: Sequence[str]) -> tuple[dict[str, Candidate], list[str]]:
+    """Those of the precisions that OpenVINO computes on this machine, and why it does not compute the others."""
+    from export.candidates import in_openvino
+    from export.executed import NotRunHere
+
+    found, missing = {}, []
+    for precision in precisions:
+        try:
+            found[precision] = in_openvino(repository, *PRECISIONS[precision])
+        except NotRunHere as error:
+            missing.append(f"{precision}: not run here: {error}")
+    return found, missing
+
+
+def gate(
+    snapshot: Snapshot, found: dict[str, Candidate], arguments: argparse.Namespace, distance: Frechet
+) -> tuple[float, list[dict[str, Any]]]:
     """How far float32 in PyTorch is from the real slices; a record for each precision."""
     import torch
     from tqdm import tqdm
 
-    from export.candidates import in_openvino, in_torch
+    from export.candidates import in_torch
     from export.graphs import UNET, VAE_DECODER
     from export.parity import compare_images, generate
 
     denoiser, decoder = (graph.build(snapshot).eval() for graph in (UNET, VAE_DECODER))
     seeds, steps = range(arguments.seeds), arguments.steps
     records: list[dict[str, Any]] = []
-    calls = (1 + len(arguments.precision)) * len(seeds) * steps
+    calls = (1 + len(found)) * len(seeds) * steps
     with torch.no_grad(), tqdm(total=calls, unit="step", disable=None, desc="PyTorch fp32") as bar:
         expected = generate(in_torch(denoiser, decoder, "fp32"), snapshot, seeds, steps, arguments.batch, bar)
         reference = distance(expected)
-        for precision in arguments.precision:
-            candidate = in_openvino(arguments.repository, *PRECISIONS[precision])
+        for precision, candidate in found.items():
             bar.set_description(f"{candidate.runtime} {precision}")
             images = generate(candidate, snapshot, seeds, steps, arguments.batch, bar)
             frechet = distance(images)
@@ -147,8 +164,9 @@ def _run(arguments: argparse.Namespace) -> list[str]:
     real = read_slices(arguments.real).images
     if len(real) < FEWEST:
         raise ValueError(f"--real {arguments.real} holds {len(real)} slices: at least {FEWEST} are needed")
+    found, missing = candidates(arguments.repository, arguments.precision)
     distance = Frechet(real, arguments.features)
-    reference, records = gate(load_snapshot(arguments.snapshot), arguments, distance)
+    reference, records = gate(load_snapshot(arguments.snapshot), found, arguments, distance)
     print(table(records))
     if arguments.out is not None:
         setting = {
@@ -160,7 +178,8 @@ def _run(arguments: argparse.Namespace) -> list[str]:
             "reference": {"runtime": "PyTorch", "precision": "fp32", "frechet": reference},
         }
         write_text(arguments.out, json.dumps(setting | {"results": records}, indent=2) + "\n")
-    return [f"{record['runtime']} {record['precision']}: {text}" for record in records for text in record["problems"]]
+    missed = [f"{each['runtime']} {each['precision']}: {text}" for each in records for text in each["problems"]]
+    return missed + missing
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,6 +123,10 @@ def _record(candidate: Candidate, reference: Candidate, images: dict[str, float]
         expected, answer = (side.network(graph)(*inputs).numpy() for side in (reference, candidate))
         parity = measure_network(expected, answer, candidate.precision)
         record[graph.name] = parity.record()
+        if candidate.precision != "fp32" and parity.max_abs == 0:
+            problems.append(
+                f"{graph.name}: not a bit differs from fp32, so it was not computed in {candidate.precision}"
+            )
         if not parity.passed:
             problems.append(
                 f"{graph.name}: relative L2 {parity.relative_l2:.1e}, not {parity.tolerance_relative_l2:.0e}"

@@ -135,3 +135,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_demo",
     )
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a green run means depends on the processor."""
+    from capabilities import closing_lines
+
+    for line in closing_lines():
+        terminalreporter.write_line(line)

@@ -22,6 +22,8 @@ def test_settings_and_operators_of_both_networks(
         found = record["networks"][network]
         assert found["settings"][BASELINE]["faster_than_baseline"]["median"] == 1
         assert all(len(values["seconds"]) == calls for values in found["settings"].values())
+        assert found["settings"]["1 thread"]["threads"] == 1
+        assert found["settings"][BASELINE]["threads"] >= 1
         graph = onnx.load(small_repository / network / "1" / "model.onnx").graph
         # No optimisation of ONNX Runtime's removes a convolution.
         convolutions = sum(node.op_type == "Conv" for node in graph.node)

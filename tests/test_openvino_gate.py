@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from capabilities import openvino_bf16
 from common import ROOT
 from export.openvino_gate import PRECISIONS, limits, main, table
 from training.checkpoint import Snapshot, save_snapshot
@@ -32,21 +33,34 @@ def run(snapshot: Path, repository: Path, real: Path, features: Path, *more: str
     return main([str(snapshot), str(repository), "--real", str(real), *short, *more])
 
 
-def test_a_record_and_a_verdict_for_each_precision(snapshot, small_repository, real, tmp_path, capsys) -> None:
-    """Random weights miss the limits in bf16 or not, as they please; float32 does not. The decoder alone is nearer."""
+def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
+    snapshot, small_repository, real, tmp_path, capsys
+) -> None:
+    """Random weights miss the limits in bf16 or not, as they please; float32 does not. The decoder alone is nearer.
+
+    A processor without AVX-512 computes float32 whatever the hint: bf16 was once reported there as passed, at 100 dB.
+    """
     status = run(snapshot, small_repository, real, snapshot, "--out", str(tmp_path / "gate.json"))
-    record = json.loads((tmp_path / "gate.json").read_text())
-    full, decoder, half = record["results"]
-    assert [result["precision"] for result in record["results"]] == ["fp32", "bf16-decoder", "bf16"]
+    record, output = json.loads((tmp_path / "gate.json").read_text()), capsys.readouterr()
+    full, *reduced = record["results"]
     assert (record["seeds"], record["steps"], record["real_slices"]) == (20, 2, 20)
+    assert full["precision"] == "fp32"
     assert full["problems"] == []
+    assert full["images"]["psnr_min"] > 80
+    assert full["frechet"] == pytest.approx(record["reference"]["frechet"] * (1 + full["frechet_change"]))
+    assert f"| {full['runtime']} | fp32 | {full['images']['psnr_min']:.1f} " in output.out
+    if openvino_bf16() == "absent":
+        assert status == 1, "nothing is known of what did not run"
+        assert not reduced
+        for precision in ("bf16-decoder", "bf16"):
+            assert f"error: {precision}: not run here: OpenVINO computes in fp32 on this CPU" in output.err
+        return
+    decoder, half = reduced
+    assert [decoder["precision"], half["precision"]] == ["bf16-decoder", "bf16"]
     assert status == bool(half["problems"] + decoder["problems"])
-    assert full["images"]["psnr_min"] > 80 > half["images"]["psnr_min"] > 25
+    assert 80 > half["images"]["psnr_min"] > 25
     assert 80 > decoder["images"]["psnr_mean"] > half["images"]["psnr_mean"]
     assert abs(full["frechet_change"]) < 1e-3 < abs(half["frechet_change"]) + 1e-2
-    assert full["frechet"] == pytest.approx(record["reference"]["frechet"] * (1 + full["frechet_change"]))
-    output = capsys.readouterr()
-    assert f"| {full['runtime']} | fp32 | {full['images']['psnr_min']:.1f} " in output.out
     assert output.err.count("error: OpenVINO") == len(half["problems"] + decoder["problems"])
 
 

@@ -109,6 +109,8 @@ def test_who_makes_other_images_is_not_timed() -> None:
     assert gate(images * 1.0005, images, "fp32") == pytest.approx(5e-4)
     with pytest.raises(ValueError, match=r"differ from the baseline's by 2\.0e-03"):
         gate(images * 1.002, images, "fp32")
+    with pytest.raises(ValueError, match=r"by 1\.0e-06 .* alone: they were not made in bf16"):
+        gate(images * 1.000001, images, "bf16")
     with pytest.raises(ValueError, match="by nan"):
         gate(images * np.nan, images, "bf16")
     with pytest.raises(ValueError, match="by 'a' and by 'b' differ"):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks.serving.worker import Array, Generate
 from benchmarks.weights import load_weights, networks
@@ -17,7 +18,10 @@ from training.sample import decode, sample_latents, start_noise
 def monai_loop(
     weights: str, snapshot: Path, precision: Literal["fp32", "bf16"], batch: int, compiled: bool = False
 ) -> Generate:
-    """DDIM in batches of at most `batch`; bf16 is autocast. `compiled`: both networks by Inductor."""
+    """DDIM in batches of at most `batch`; bf16 is autocast. `compiled`: both networks by Inductor.
+
+    What it returns raises RuntimeError where Inductor has compiled less than both.
+    """
     loaded = load_weights(weights, snapshot)
     unet, autoencoder = networks(loaded, torch.device("cpu"))
     if compiled:
@@ -31,6 +35,10 @@ def monai_loop(
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
                 latents = sample_latents(unet, loaded.config.noise_schedule, noise, steps)
                 images.append(decode(autoencoder, latents, loaded.scale_factor).float().numpy()[:, 0])
+        if compiled and counters["stats"]["unique_graphs"] < 2:
+            raise RuntimeError(
+                f"torch.compile has compiled {counters['stats']['unique_graphs']} graphs, not both networks"
+            )
         return np.concatenate(images)
 
     return generate

@@ -36,7 +36,8 @@ class Network:
     """The network of a config, on the CPU; called with arrays by name, the first axis the rows if it is batched.
 
     Raises:
-        ValueError: the file, a tensor, a parameter or the kind of instance does not fit; says what is allowed.
+        ValueError: the file, a tensor, a parameter or the kind of instance does not fit, or the CPU does not compute in
+            the precision asked for; says what is allowed.
     """
 
     def __init__(self, config: Json, instance: Mapping[str, str]) -> None:
@@ -53,11 +54,12 @@ class Network:
         if self.batched:
             model.reshape({tensor.any_name: one_row(tensor.partial_shape) for tensor in model.inputs})
         compiled = core.compile_model(model, "CPU", properties)
+        self.precision = executed(compiled, properties["INFERENCE_PRECISION_HINT"])
         self.inputs = {tensor.any_name: tensor.partial_shape for tensor in compiled.inputs}
         streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if self.batched else 1
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
         self.description = (
-            f"{properties['INFERENCE_PRECISION_HINT']}, OpenVINO {ov.__version__.partition('-')[0]}, "
+            f"{self.precision}, OpenVINO {ov.__version__.partition('-')[0]}, "
             f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads, {streams} rows at a time"
         )
 
@@ -146,6 +148,20 @@ def compile_properties(config: Json, capabilities: Sequence[str]) -> dict[str, s
             f"'{EMULATION}' to YES"
         )
     return properties | {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+
+
+def executed(compiled: ov.CompiledModel, asked: str) -> str:
+    """The precision that OpenVINO has settled on. Raises ValueError where it is not the one that was asked for.
+
+    A CPU without AVX-512 cannot even emulate bf16: OpenVINO takes the hint there, and computes float32.
+    """
+    found = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+    if found != asked:
+        raise ValueError(
+            f"parameter '{PRECISION}' asks for {asked}, but OpenVINO computes {found} on this CPU all the same: "
+            "take it out"
+        )
+    return found
 
 
 def _check_value(key: str, text: str) -> None:

@@ -1,0 +1,90 @@
+"""What a runtime really computes in, asked of the runtime: a hint is a wish, and so is the name of a file.
+
+OpenVINO takes the hint bf16 on every CPU and computes float32 on those without AVX-512. ONNX Runtime's kernels for
+CPUs run a float16 graph, most of them in float32 between casts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+    import openvino
+
+WORK = re.compile("(Conv|ConvTranspose|Convolution|Deconvolution|FullyConnected|MatMul|Gemm)$")
+"""How the names of the operations end that do the work, in both runtimes; the others follow them."""
+PRECISIONS = {
+    "f32": "fp32",
+    "f16": "fp16",
+    "bf16": "bf16",  # OpenVINO's names
+    "float": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",  # ONNX Runtime's
+}
+
+
+class NotRunHere(ValueError):
+    """What was asked for does not run on this machine; the message says why."""
+
+
+def in_openvino(compiled: openvino.CompiledModel) -> set[str]:
+    """The precisions in which OpenVINO runs the operations that do the work of a compiled network."""
+    infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
+    return {PRECISIONS[precision] for kind, precision in kinds if WORK.search(kind)}
+
+
+def compile_for_openvino(path: Path, shapes: dict[str, list[int]], precision: str) -> openvino.CompiledModel:
+    """The ONNX file compiled for the CPU, for inputs of these shapes, in fp32 or bf16.
+
+    Raises:
+        NotRunHere: OpenVINO would compute in another precision.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape(shapes)
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
+    if (found := in_openvino(compiled)) != {precision}:
+        raise NotRunHere(
+            f"OpenVINO computes in {' and '.join(sorted(found))} on this CPU, whatever it is asked for: "
+            "bf16 needs AVX512_BF16 or AMX, or AVX-512, which emulates it"
+        )
+    return compiled
+
+
+def in_onnxruntime(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> set[str]:
+    """The precisions of the numbers that ONNX Runtime's kernels for CPUs work on, in one profiled call of the file.
+
+    Raises:
+        NotRunHere: it lacks the kernels.
+    """
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    options = onnxruntime.SessionOptions()
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/call"
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except NoKernel as error:
+            raise NotRunHere(f"ONNX Runtime has no kernels for {path.name} on this CPU") from error
+        session.run(None, feeds)
+        kernels = profiled_kernels(session)
+    tensors = [tensor for kernel in kernels if WORK.search(kernel["op_name"]) for tensor in kernel["input_type_shape"]]
+    return {PRECISIONS[kind] for tensor in tensors for kind in tensor if kind in PRECISIONS}
+
+
+def profiled_kernels(session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:
+    """End the profiling of a session: what it tells of each kernel that ran, and as `ms` how long that took."""
+    events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+    return [kernel["args"] | {"ms": kernel["dur"] / 1e3} for kernel in kernels]
