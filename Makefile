@@ -6,7 +6,7 @@ KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-reliability check bench demo-weights gpu gpu-kit clean
+.PHONY: help demo serve test test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container 
 
 bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (an hour)
 	$(BIN)/python -m benchmarks.serving --weights bundle
+
+perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurrency 4 --steps 10", ARGS=--help
+	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0

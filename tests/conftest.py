@@ -1,5 +1,8 @@
 """What the tests share: the serving code as an importable package, a small exported repository, a real server."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +11,9 @@ import pytest
 import tritonclient.grpc as triton
 
 import benchmarks.serving_code  # noqa: F401 - the tests import mri_ldm
+from benchmarks.serving.analyzer import fetch
 from brats_ldm_client import Client
-from common import PHANTOM_SEED
+from common import PHANTOM_SEED, ROOT
 from server.process import TritonServer
 
 
@@ -78,6 +82,18 @@ def small_server(small_repository) -> Iterator[TritonServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def perf_analyzer(tmp_path_factory) -> Path:
+    """The folder of a fetched perf_analyzer: the default one, which is relative, as typed in some other folder."""
+    here = tmp_path_factory.mktemp("fetch")
+    command = [sys.executable, "-m", "benchmarks.serving.analyzer.fetch"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{here / fetch.FOLDER / fetch.BINARY}\n"
+    return here / fetch.FOLDER
+
+
 @pytest.fixture
 def client(small_server) -> Iterator[Client]:
     """Our client, connected to `small_server`."""
@@ -120,6 +136,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_bad_input",
         "test_secrets",
         "test_security",
+        "test_perf_analyzer",
         "test_drain",
         "test_faults",
         "test_soak",

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.mixed_load.workload import arrivals
 from benchmarks.serving.__main__ import SCENARIOS, main
-from benchmarks.serving.analyzer.drive import another_image, input_data
+from benchmarks.serving.analyzer.drive import another_image, expecting
 from benchmarks.serving.analyzer.fetch import FetchError, fetch
 from benchmarks.serving.contestants import BASELINE, OURS, gate, openvino_in_bf16
 from benchmarks.serving.scenarios import same_bits
@@ -123,7 +123,7 @@ def test_who_makes_other_images_is_not_timed() -> None:
 def test_perf_analyzer_gets_images_exactly() -> None:
     images = np.random.default_rng(0).standard_normal((2, 1, 240, 240)).astype(np.float32)
     answers = {"image": images, "provenance": np.array([[b'{"seed": 3}'], [b'{"seed": 4}']], np.object_)}
-    data = json.loads(json.dumps(input_data([3, 4], 10, answers)))
+    data = json.loads(json.dumps(expecting([3, 4], 10, answers)))
     assert data["data"] == [{"seed": [3], "steps": [10]}, {"seed": [4], "steps": [10]}]
     for image, entry in zip(images, data["validation_data"], strict=True):
         assert np.array_equal(np.array(entry["image"]["content"], np.float32).reshape(1, 240, 240), image)
@@ -133,6 +133,19 @@ def test_perf_analyzer_gets_images_exactly() -> None:
     assert (other["image"] != images).sum(axis=(1, 2, 3)).tolist() == [1, 1]
     assert np.abs(other["image"] - images).max() < 1e-6
     assert other["provenance"] is answers["provenance"]
+
+
+def test_perf_analyzer_compares_bits(small_repository: Path, perf_analyzer: Path, tmp_path: Path) -> None:
+    """It has to refuse an image with one other bit before its figures count; those are of every request."""
+    shutil.copytree(small_repository, tmp_path / "work" / "small")
+    shutil.copytree(perf_analyzer, tmp_path / "work" / "perf_analyzer")
+    folders = ["--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert main(["--quick", *folders, "--only", "perf_analyzer"]) == 0
+    (point,) = json.loads((tmp_path / "small-perf_analyzer.json").read_text())["result"]["points"]
+    assert point["requests"] == len(point["seconds"]) == 6
+    assert point["mean_batch"].keys() == {"unet", "vae_decoder"}
+    assert "Request count: 6\n" in (tmp_path / "small-perf_analyzer.txt").read_text()
+    assert "### perf_analyzer" in (tmp_path / "table.md").read_text()
 
 
 def test_what_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Triton's perf_analyzer against the real server."""
+"""Triton's perf_analyzer: fetched, run and read by one command; and as a scenario of the benchmark (`drive`)."""

@@ -1,7 +1,5 @@
 """Gets perf_analyzer and the two libraries that it needs, by their package names.
 
-    python -m benchmarks.serving.analyzer.fetch [FOLDER]
-
 perf_analyzer comes with the wheel of tritonclient 2.51.0, the last that runs on glibc 2.36, and is of the server's
 version. Its libb64.so.0d is Debian's (and Ubuntu's) libb64-0d, its libcudart.so.12 the wheel nvidia-cuda-runtime-cu12;
 where the machine has them, nothing is fetched. Nothing is installed.
@@ -9,6 +7,7 @@ where the machine has them, nothing is fetched. Nothing is installed.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import shutil
@@ -16,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+FOLDER = Path("build/perf_analyzer")
 WHEEL, BINARY = "tritonclient==2.51.0", "perf_analyzer"
 LIBRARIES = {"libb64.so.0d": "libb64-0d", "libcudart.so.12": "nvidia-cuda-runtime-cu12"}
 
@@ -27,7 +28,8 @@ class FetchError(RuntimeError):
 
 
 def fetch(folder: Path) -> Path:
-    """The program in `folder`, ready to run with `environment`. Raises FetchError."""
+    """The program in `folder`, ready to run from anywhere with `environment`. Raises FetchError."""
+    folder = folder.resolve()  # downloads and runs have working folders of their own
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         if not (folder / BINARY).is_file():
@@ -91,11 +93,12 @@ def _run(command: list[str], folder: Path, target: Path) -> None:
         raise FetchError(f"`{' '.join(command)}` failed: {' '.join(words)}; put the file at {target} by hand")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Fetch; print where it is."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/perf_analyzer")
+    parser = argparse.ArgumentParser("python -m benchmarks.serving.analyzer.fetch", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="default: %(default)s")
     try:
-        print(fetch(folder))
+        print(fetch(parser.parse_args(argv).folder))
     except FetchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,177 @@
+"""`python -m benchmarks.serving.analyzer`: perf_analyzer against a server that runs, or one started for it.
+
+Argument parsing and the server only; `measure` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.serving.analyzer import fetch, tool
+from benchmarks.serving.analyzer.measure import SECRET, Target, measure
+from benchmarks.serving_code import ROOT
+from server.errors import ServerError
+from server.health import probe
+from server.process import TritonServer
+from server.security import GRPC_PREFIX, INFERENCE_HEADER, Access
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, measure each load, report; returns the exit status."""
+    options = _parse(argv)
+    try:
+        program = _program(options.tool)
+        fields = {"steps": options.steps, "sampler": options.sampler}
+        if options.preview_every:
+            fields["preview_every"] = options.preview_every
+        with _target(options) as target:
+            measure(program, target, options.loads, options.seed, fields, options.out, options.more)
+        return 0
+    except tool.AnalyzerError as error:
+        print(f"error: {error}; what there is, is in {options.out}", file=sys.stderr)
+        return 1
+    except (ServerError, fetch.FetchError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments[:split])
+    options.more = arguments[split + 1 :]
+    kind = "request-rate" if options.request_rate else "concurrency"
+    values = options.request_rate or options.concurrency
+    options.loads = [tool.Load(kind, value, options.requests or max(16, math.ceil(4 * value))) for value in values]
+    if any(load.requests < load.value for load in options.loads):
+        parser.error(f"--requests {options.requests} is less than --{kind} {max(values):g}: perf_analyzer wants more")
+    if options.preview_every and options.model != tool.STREAM:
+        parser.error(f"--preview-every is for --model {tool.STREAM}: {tool.UNARY} answers once")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        parser.error("give both --tls-cert and --tls-key, or neither")
+    if options.tls_cert and not options.tls_ca:
+        parser.error("--tls-cert needs --tls-ca, the authority of the server's certificate")
+    if options.url is None and options.tls_ca:
+        parser.error("--tls-ca is for a server that runs: give its --url")
+    options.out = (options.out or Path("out/perf_analyzer") / time.strftime("%Y%m%d-%H%M%S")).resolve()
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving.analyzer",
+        description="Measure with Triton's perf_analyzer, which is fetched where it is missing. "
+        "docs/perf_analyzer.md says what its lines mean, and has the plain command.",
+        epilog="What follows -- goes to perf_analyzer as it is, e.g. -- --request-distribution poisson",
+    )
+    load = parser.add_argument_group("load").add_mutually_exclusive_group()
+    load.add_argument(
+        "--concurrency",
+        type=_positive,
+        nargs="+",
+        default=[1, 4],
+        metavar="N",
+        help="requests in flight all the time (1 4)",
+    )
+    load.add_argument("--request-rate", type=_rate, nargs="+", metavar="R", help="or requests a second")
+    what = parser.add_argument_group("requests: one image each, no two with the same seed")
+    what.add_argument(
+        "--requests", type=_positive, metavar="N", help="at each load (4 for each in flight or a second, at least 16)"
+    )
+    what.add_argument(
+        "--model", choices=tool.MODELS, default=tool.UNARY, help="one response, or a stream (%(default)s)"
+    )
+    what.add_argument("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
+    what.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
+    what.add_argument("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
+    what.add_argument(
+        "--preview-every", type=_positive, metavar="N", help="of a stream: a preview every N steps (none)"
+    )
+    server = parser.add_argument_group("server: one of its own, unless --url is given")
+    server.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="what its own serves")
+    server.add_argument("--profile", default="cpu", help="configs/PROFILE.pbtxt of its own (%(default)s)")
+    server.add_argument("--url", metavar="HOST:PORT", help=f"gRPC of a server that runs; ${SECRET} is sent to it")
+    server.add_argument("--tls-ca", type=Path, metavar="PEM", help="encrypt, and trust these authorities")
+    server.add_argument("--tls-cert", type=Path, metavar="PEM", help="this client's certificate, for mutual TLS")
+    server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", type=Path, metavar="DIR", help="for what is kept (out/perf_analyzer/DATE-TIME)")
+    files.add_argument(
+        "--tool", type=Path, default=ROOT / fetch.FOLDER, metavar="DIR", help="where perf_analyzer is or will be"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate
+
+
+def _program(folder: Path) -> Path:
+    if not (folder / fetch.BINARY).is_file():
+        print(f"Fetching perf_analyzer into {folder} ...", flush=True)
+    return fetch.fetch(folder)
+
+
+@contextmanager
+def _target(options: argparse.Namespace) -> Iterator[Target]:
+    """What is measured, once it has generated something."""
+    if options.url is not None:
+        access = _access(options)
+        _look_for_model(options.url, options.model, access)
+        probe(options.url, access=access)
+        yield Target(options.url, options.model, access)
+        return
+    print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
+    profile = None if options.profile == "default" else options.profile
+    with TritonServer(options.repository, profile, log_path=options.out / "tritonserver.log") as server:
+        server.probe()
+        _look_for_model(server.grpc_url, options.model, server.access)
+        yield Target(server.grpc_url, options.model, server.access)
+
+
+def _access(options: argparse.Namespace) -> Access:
+    files = {"root_certificates": options.tls_ca, "certificate_chain": options.tls_cert, "private_key": options.tls_key}
+    channel = {name: str(path.resolve(strict=True)) for name, path in files.items() if path is not None}
+    secret = os.environ.get(SECRET)
+    headers = {GRPC_PREFIX + INFERENCE_HEADER: secret} if secret else {}
+    return Access({"ssl": True, **channel} if channel else {}, headers)
+
+
+def _look_for_model(url: str, model: str, access: Access) -> None:
+    """Raise ServerError where no server answers, or not with that model."""
+    import tritonclient.grpc as triton
+
+    try:
+        with triton.InferenceServerClient(url, **access.channel) as client:
+            ready = client.is_model_ready(model, headers=dict(access.headers), client_timeout=tool.TIMEOUT_S)
+    except triton.InferenceServerException as error:
+        raise ServerError(f"no server answers at {url} ({error}): see --url, or leave it out") from error
+    if not ready:
+        raise ServerError(f"the server at {url} has no model {model}, or it is not ready")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""One run of perf_analyzer: its input file, command line and record of the requests; and Triton's counts beside it.
+
+Knows perf_analyzer 2.51. Starts no server and looks at no image. docs/perf_analyzer.md says what each flag is for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.serving.analyzer.fetch import environment
+from server.security import Access
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+UNARY, STREAM = MODELS = ("mri_ldm", "mri_ldm_stream")
+EVERYBODY = Access()
+NETWORKS = ("unet", "vae_decoder")
+TLS_FLAGS = {
+    "root_certificates": "--ssl-grpc-root-certifications-file",
+    "certificate_chain": "--ssl-grpc-certificate-chain-file",
+    "private_key": "--ssl-grpc-private-key-file",
+}
+TIMEOUT_S = 20.0
+Counts = dict[str, tuple[int, int]]
+
+
+class AnalyzerError(RuntimeError):
+    """perf_analyzer has failed; says how, in one line."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """`requests` in all: `value` in flight all the time (kind "concurrency"), or `value` a second ("request-rate")."""
+
+    kind: str
+    value: float
+    requests: int
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.kind}-{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model behind the gRPC address `url`, and what lets a client in."""
+
+    url: str
+    model: str = UNARY
+    access: Access = EVERYBODY
+
+
+@dataclass(frozen=True)
+class Request:
+    """When it was sent, and when each of its responses came; nanoseconds of one clock."""
+
+    sent: int
+    answers: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Until the last response, which has the image."""
+        return (self.answers[-1] - self.sent) / 1e9
+
+    @property
+    def first_seconds(self) -> float:
+        """Until the first response: of a stream with previews, the first of them."""
+        return (self.answers[0] - self.sent) / 1e9
+
+
+def input_data(seeds: Iterable[int], **fields: int | str) -> dict[str, Any]:
+    """The content of its input file: an entry a request, with a seed of its own and the same `fields` (steps=50)."""
+    same = {name: [value] for name, value in fields.items()}
+    return {"data": [{"seed": [seed], **same} for seed in seeds]}
+
+
+def command(target: Target, load: Load, data: Path, profile: Path) -> list[str]:
+    """Its arguments, for a run in the folder of `data` and `profile`."""
+    # A stream wants it; and at a rate, four threads would each wait for an answer before they send again.
+    asynchronous = target.model == STREAM or load.kind == "request-rate"
+    return [
+        "-m", target.model, "-i", "grpc", "-u", target.url,
+        "--input-data", data.name,
+        f"--{load.kind}-range", f"{load.value:g}",
+        "--request-count", str(load.requests),
+        *(["--async"] if asynchronous else []),
+        *(["--streaming"] if target.model == STREAM else []),
+        "--bls-composing-models", ",".join(NETWORKS),
+        "--percentile", "90",
+        "--profile-export-file", profile.name,
+        *_access_flags(target.access),
+    ]  # fmt: skip
+
+
+def _access_flags(access: Access) -> list[str]:
+    flags = ["--ssl-grpc-use-ssl", "true"] if access.channel.get("ssl") else []
+    for name, flag in TLS_FLAGS.items():
+        if access.channel.get(name):
+            flags += [flag, str(access.channel[name])]
+    for name, value in access.headers.items():
+        flags += ["-H", f"{name}:{value}"]
+    return flags
+
+
+def run(
+    program: Path, arguments: Sequence[str], profile: Path, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run it in the folder of `profile`, the file that its arguments name."""
+    profile.unlink(missing_ok=True)  # it refuses to write over one
+    return subprocess.run(
+        [str(program), *arguments],
+        cwd=profile.parent,
+        env=environment(program.parent),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    """Raise AnalyzerError for a run that has failed."""
+    if done.returncode:
+        reason = done.stderr.partition("Usage:")[0]  # all of its options follow
+        lines = (re.sub(r"^Thread \[\d+\] had error: ", "", line.strip()) for line in reason.splitlines())
+        words = " ".join(dict.fromkeys(filter(None, lines)))  # many threads have the same to say
+        raise AnalyzerError(f"perf_analyzer ended with exit status {done.returncode}: {words[:800]}")
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """Its record of one load, without the outputs: every pixel is in there as text, 1.3 MB a request.
+
+    Raises:
+        AnalyzerError: it has written none, or one that is no JSON, as with batches (-b).
+    """
+
+    def without_outputs(found: dict[str, Any]) -> dict[str, Any]:
+        found.pop("response_outputs", None)
+        return found
+
+    try:
+        profile: dict[str, Any] = json.loads(path.read_text(), object_hook=without_outputs)
+    except (OSError, ValueError) as error:
+        raise AnalyzerError(f"perf_analyzer's record of the requests cannot be read: {error}") from error
+    return profile
+
+
+def requests(profile: dict[str, Any]) -> list[Request]:
+    """Those that were answered."""
+    return [
+        Request(request["timestamp"], tuple(request["response_timestamps"]))
+        for experiment in profile["experiments"]
+        for request in experiment["requests"]
+        if request["response_timestamps"]
+    ]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """One of the values, the one that perf_analyzer would take."""
+    return sorted(values)[math.floor(share * (len(values) - 1) + 0.5)]
+
+
+def counts(client: InferenceServerClient, access: Access) -> Counts:
+    """Rows and calls so far, by network, in Triton's own statistics. Raises AnalyzerError where it has none."""
+    from tritonclient.utils import InferenceServerException
+
+    headers, found = dict(access.headers), {}
+    for network in NETWORKS:
+        try:
+            answer = client.get_inference_statistics(network, headers=headers, client_timeout=TIMEOUT_S)
+        except InferenceServerException as error:
+            raise AnalyzerError(f"the server's statistics of {network} cannot be had: {error}") from error
+        found[network] = answer.model_stats[0].inference_count, answer.model_stats[0].execution_count
+    return found
+
+
+def mean_rows(before: Counts, after: Counts) -> dict[str, float]:
+    """Rows in a call of each network, between two counts."""
+    return {name: (rows - before[name][0]) / max(1, calls - before[name][1]) for name, (rows, calls) in after.items()}
