@@ -9,6 +9,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks.serving.analyzer.tool import input_data
 from common import ROOT, run_python
 from server.ports import free_port
 from server.process import TritonServer
+from server.remains import children
 from server.security import Security
 from throwaway_ca import Authority
 
@@ -141,6 +144,32 @@ def test_what_is_wrong_is_said_in_one_line(perf_analyzer: Path, small_server: Tr
         assert re.fullmatch(rf"error: .*{words}.*\n", done.stderr), done.stderr
 
 
+def test_a_server_of_its_own_ends_with_it(perf_analyzer: Path, small_repository: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving.analyzer",
+        "--tool",
+        str(perf_analyzer),
+        "--out",
+        str(tmp_path),
+    ]
+    options = ["--repository", str(small_repository), "--steps", "1000"]
+    with subprocess.Popen(
+        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ours:
+        assert ours.stdout is not None
+        assert any("requests to mri_ldm, concurrency 1" in line for line in ours.stdout)
+        deadline = time.monotonic() + 20
+        while len(started := children(ours.pid)) < 2:  # tritonserver and perf_analyzer
+            assert time.monotonic() < deadline, started
+            time.sleep(0.02)
+        ours.terminate()
+        _, words = ours.communicate(timeout=60)
+    assert (ours.returncode, words) == (130, "error: interrupted\n")
+    assert not any(Path("/proc", str(process)).exists() for process in started)
+
+
 def test_a_server_without_the_model(perf_analyzer: Path, small_repository: Path, tmp_path: Path) -> None:
     ignore = shutil.ignore_patterns("mri_ldm_stream")
     shutil.copytree(small_repository, tmp_path / "repository", ignore=ignore)
@@ -184,14 +213,15 @@ def test_the_plain_commands_of_the_docs_run(perf_analyzer: Path, small_server: T
     """Those of the first section, against another server; what is for its owner's files or a container is left out."""
     commands = re.findall(r"^\$ (perf_analyzer .*(?:\n    .*)*)", DOC.read_text(), re.MULTILINE)
     plain = [command.replace("\\\n", " ") for command in commands if "--ssl" not in command]
+    assert all("--request-count 16" in command for command in plain)
     assert {"mri_ldm", "mri_ldm_stream"} <= {word for command in plain for word in shlex.split(command)}
     for command in plain:
-        words = shlex.split(command.replace("gpu-box:8001", small_server.grpc_url))
+        words = shlex.split(command.replace("gpu-box:8001", small_server.grpc_url).replace("-count 16", "-count 4"))
         words[0] = str(perf_analyzer / BINARY)
         done = subprocess.run(
             words, cwd=ROOT, env=environment(perf_analyzer), capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
-        assert re.search(r"Request count: \d\d", done.stdout), done.stdout
+        assert "Request count: 4\n" in done.stdout, done.stdout
         assert "  unet, version: 1\n" in done.stdout
     assert os.fspath(EXAMPLE.relative_to(ROOT)) in DOC.read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.serving.analyzer import fetch, tool
-from benchmarks.serving.analyzer.measure import SECRET, Target, measure
+from benchmarks.serving.analyzer.measure import SECRET, measure
+from benchmarks.serving.analyzer.tool import Target
 from benchmarks.serving_code import ROOT
 from server.errors import ServerError
 from server.health import probe
@@ -26,6 +28,7 @@ from server.security import GRPC_PREFIX, INFERENCE_HEADER, Access
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure each load, report; returns the exit status."""
     options = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server of its own must not outlive it
     try:
         program = _program(options.tool)
         fields = {"steps": options.steps, "sampler": options.sampler}
