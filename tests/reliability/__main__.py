@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import conftest  # noqa: F401 - the serving code as a package
+import benchmarks.serving_code  # noqa: F401 - the serving code as a package
 from faulty_networks import write_faulty
 from reliability.bad_input import fuzz
+from reliability.bounds import OutOfBounds, bounded
 from reliability.cancel import killed_clients, places, storm
 from reliability.drain import drains, grace_over
 from reliability.faults import kills, network_faults
@@ -28,6 +30,7 @@ from toy_pipeline import Reference, write_pipeline
 Counts = Mapping[str, int | float]
 VICTIMS = ("tritonserver", "mri_ldm_0_0", "unet_0_0", "mri_ldm_stream_0_0", "vae_decoder_0_0")
 NONE_OF_THEM = (
+    "failed",
     "hangs",
     "hung",
     "wrong",
@@ -40,6 +43,8 @@ NONE_OF_THEM = (
     "other answers",
 )
 """Words in the names of counts that must be 0."""
+LONGEST_MINUTES, MOST_MEGABYTES = 20.0, 4000.0
+"""Of one scenario: it takes four minutes at most, and this process 0.5 GB, where nothing else runs."""
 
 
 def held(amount: float, folder: Path, out: Path) -> Counts:
@@ -130,7 +135,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{scenario} ...", file=sys.stderr, flush=True)
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            results[scenario] = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
+            try:
+                with bounded(60 * LONGEST_MINUTES * max(1.0, options.amount), MOST_MEGABYTES):
+                    results[scenario] = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
+            except (OutOfBounds, AssertionError) as error:  # the others are still worth having
+                print(f"{scenario}: {error}", file=sys.stderr, flush=True)
+                results[scenario] = {f"failed: {str(error).splitlines()[0]}": 1}
         seconds[scenario] = time.monotonic() - began
     (options.out / "table.md").write_text(table(results, seconds) + "\n")
     (options.out / "counts.json").write_text(json.dumps(results, indent=2) + "\n")

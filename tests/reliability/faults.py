@@ -100,7 +100,7 @@ def kills(repository: Path, victims: Sequence[str]) -> dict[str, int | float]:
         "slowest restart, s": round(slowest, 1),
         "images": load.images,
         "images wrong": load.wrong,
-        "requests lost": len(load.errors),
+        "requests lost": load.lost,
         **launched.left(),
     }
 

@@ -11,23 +11,32 @@ import numpy as np
 from brats_ldm_client import BratsLDMError, Client, Generation
 
 STEPS = 20
+KEPT_ERRORS = 20
+STOP_SECONDS = 30.0
+"""For what has been begun when the load ends; then it is cancelled."""
 
 
 class Load:
     """Threads that generate the same seeds again and again, half of them by streams, until `stop`.
 
-    `known` are the images that each must be, bit for bit; `retry` seconds bridge what is done to the server.
+    `known` are the images that each must be, bit for bit; `retry` seconds bridge what is done to the server. Of errors
+    all are counted and the words of the first few kept: an exception would hold on to its request and all its images.
     """
 
     def __init__(
         self, url: str, seeds: Sequence[int], known: np.ndarray, *, threads: int = 4, retry: float = 60
     ) -> None:
         self.url, self.seeds, self.known, self.retry = url, list(seeds), known, retry
-        self.images = self.wrong = 0
-        self.errors: list[BaseException] = []
+        self.images = self.wrong = self.lost = 0
+        self.errors: list[str] = []
         self._ending = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(index % 2 == 1,)) for index in range(threads)]
+        options = {"retry_seconds": self.retry, "timeout": 120, "rows_per_request": 2}
+        self._clients = [Client(self.url, **options) for _ in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(client, index % 2 == 1), daemon=True)
+            for index, client in enumerate(self._clients)
+        ]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -38,23 +47,27 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """Let each thread finish what it has begun."""
+        """Let each thread finish what it has begun, within STOP_SECONDS."""
         self._ending.set()
+        until = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        for client in self._clients:
+            client.close()
 
-    def _run(self, stream: bool) -> None:
-        with Client(self.url, retry_seconds=self.retry, timeout=120, rows_per_request=2) as client:
-            while not self._ending.is_set():
-                try:
-                    generation = self._generate(client, stream)
-                except BratsLDMError as error:
-                    self.errors.append(error)
-                    time.sleep(0.05)
-                else:
-                    with self._lock:
-                        self.images += len(generation)
-                        self.wrong += count_wrong(generation.images, self.known)
+    def _run(self, client: Client, stream: bool) -> None:
+        while not self._ending.is_set():
+            try:
+                generation = self._generate(client, stream)
+            except BratsLDMError as error:
+                with self._lock:
+                    self.lost += 1
+                    self.errors += [str(error)] if self.lost <= KEPT_ERRORS else []
+                time.sleep(0.05)
+            else:
+                with self._lock:
+                    self.images += len(generation)
+                    self.wrong += count_wrong(generation.images, self.known)
 
     def _generate(self, client: Client, stream: bool) -> Generation:
         if not stream:

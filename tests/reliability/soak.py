@@ -71,7 +71,7 @@ def soak(repository: Path, requests: int, seed: int = 0) -> Soak:
         clients = [_Client(server, reference, random.Random(f"{seed} {index}")) for index in range(THREADS)]
         shares = [requests // THREADS + (index < requests % THREADS) for index in range(THREADS)]
         threads = [
-            threading.Thread(target=client.run, args=(share, result, bar))
+            threading.Thread(target=client.run, args=(share, result, bar), daemon=True)
             for client, share in zip(clients, shares, strict=True)
         ]
         for thread in threads:

@@ -86,4 +86,5 @@ class Outbox:
                 if is_last:
                     return
         finally:
+            self._last = None  # it refers to who has this outbox: the tensors in between would wait for the collector
             self._outboxes.closed()
