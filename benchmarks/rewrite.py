@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.machine import has_bf16
-from benchmarks.serving_code import ROOT
+from benchmarks.serving_code import DEMO_SNAPSHOT
 
 if TYPE_CHECKING:
     from export.graphs import Graph
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", choices=("bundle", "demo", "small"), default="bundle", help="default: %(default)s")
-    parser.add_argument("--snapshot", type=Path, default=ROOT / "runs/demo/diffusion/snapshot", help="of demo")
+    parser.add_argument("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo")
     parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     arguments = parser.parse_args(argv)

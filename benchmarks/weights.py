@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from export.from_onnx import snapshot_from_onnx
 from training.checkpoint import Snapshot, load_snapshot
 from training.config import load_config
 from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
 SMALL = Path(__file__).with_name("tiny.toml")
 
 
-def load_weights(name: str, demo_snapshot: Path) -> Snapshot:
+def load_weights(name: str, demo_snapshot: Path = DEMO_SNAPSHOT) -> Snapshot:
     """demo: the trained small networks; bundle: the networks of brats.toml, small: tiny ones, both with random weights.
 
-    No tensor is zero: MONAI starts the last convolution of each block there, and zeros are faster and prove nothing.
+    A checkout that has not trained the demo takes it from the committed model.onnx: all but the encoder. No random
+    tensor is zero: MONAI starts the last convolution of each block there, and zeros are faster and prove nothing.
+
+    Raises:
+        CheckpointError: another `demo_snapshot` is given, and cannot be used.
     """
     if name == "demo":
+        if demo_snapshot == DEMO_SNAPSHOT and not demo_snapshot.exists():
+            return snapshot_from_onnx(ROOT / "model_repository")
         return load_snapshot(demo_snapshot)
     config = load_config("brats" if name == "bundle" else str(SMALL))
     torch.manual_seed(0)

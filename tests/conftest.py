@@ -34,7 +34,7 @@ def small_snapshot():
     """
     from benchmarks.weights import load_weights
 
-    return load_weights("small", Path())
+    return load_weights("small")
 
 
 @pytest.fixture

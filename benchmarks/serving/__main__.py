@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving_code import ROOT
+from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
 
 if TYPE_CHECKING:
     from benchmarks.serving.setup import Bench
@@ -28,7 +28,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", choices=("bundle", "demo"), default="bundle", help="default: %(default)s")
-    parser.add_argument("--snapshot", type=Path, default=ROOT / "runs/demo/diffusion/snapshot", help="of demo")
+    parser.add_argument("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument(
         "--without", nargs="+", default=(), metavar="PART", help="contestants with this in their name take no part"
