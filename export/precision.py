@@ -34,13 +34,17 @@ class Float32(nn.Module):
         return self.layer(x.float()).to(self.dtype)
 
 
-def reduced_precision(module: Denoiser | Decoder, dtype: torch.dtype) -> Denoiser | Decoder:
+def reduced_precision(
+    module: Denoiser | Decoder, dtype: torch.dtype, *, float32_norms: bool = True
+) -> Denoiser | Decoder:
     """A copy of `module` that computes in `dtype` (float16 or bfloat16) and takes and returns float32 as before.
 
     Convolutions, linear layers and attention compute in `dtype`, with weights of `dtype`. Float32 remain: the sinusoids
     of the timestep, the division by the scale factor, normalisations with their weights, and the last normalisation,
     activation and convolution together. Attention stays one call, whose kernels keep the softmax in float32; where an
     exporter takes it apart, the exporter has to (export.to_onnx does). For float32 the result is `module` itself.
+
+    Without `float32_norms` all normalisations but the last are in `dtype` too: to measure what their casts cost.
     """
     if dtype == torch.float32:
         return module
@@ -49,10 +53,11 @@ def reduced_precision(module: Denoiser | Decoder, dtype: torch.dtype) -> Denoise
     for name, layer in list(reduced.named_modules()):
         if layer in kept:
             continue
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.to(dtype)
-        elif isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+        is_norm = isinstance(layer, nn.GroupNorm | nn.LayerNorm)
+        if is_norm and float32_norms:
             reduced.set_submodule(name, Float32(layer, dtype))
+        elif is_norm or isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(dtype)
     last_norm = next(name for name, layer in reduced.named_modules() if layer is reduced.last_layers()[0])
     reduced.set_submodule(last_norm, Float32(reduced.last_layers()[0], torch.float32))
     reduced.dtype = dtype

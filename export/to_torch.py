@@ -22,12 +22,16 @@ from training.files import whole_file
 RECORD = "record.json"
 
 
-def export_torch(graph: Graph, module: Denoiser | Decoder, path: Path, precision: Precision) -> None:
+def export_torch(
+    graph: Graph, module: Denoiser | Decoder, path: Path, precision: Precision, *, float32_norms: bool = True
+) -> None:
     """Write `module` in `precision` to `path`; tensors named as in the record, float32 in and out.
+
+    `float32_norms` as in `reduced_precision`.
 
     An older torch than the one that wrote a file is not promised to load it: the record says which one it was.
     """
-    network = reduced_precision(module.eval(), DTYPES[precision])
+    network = reduced_precision(module.eval(), DTYPES[precision], float32_norms=float32_norms)
     batch = torch.export.Dim("batch", min=1)
     inputs = random_inputs(graph, rows=2, seed=0)
     with torch.no_grad(), warnings.catch_warnings():

@@ -52,6 +52,25 @@ def test_what_is_reduced(graph, dtype: torch.dtype, small_snapshot) -> None:
     assert len(seen[nn.GroupNorm]) > 5
 
 
+@graphs
+@dtypes
+@torch.no_grad()
+def test_norms_can_be_reduced_too_without_their_casts(graph, dtype: torch.dtype, small_snapshot) -> None:
+    module, inputs = graph.build(small_snapshot).eval(), random_inputs(graph, rows=2, seed=0)
+
+    def program(float32_norms: bool) -> torch.export.ExportedProgram:
+        return torch.export.export(reduced_precision(module, dtype, float32_norms=float32_norms), inputs)
+
+    def count(program: torch.export.ExportedProgram, operation: str) -> int:
+        return sum(str(node.target) == operation for node in program.graph.nodes)
+
+    kept, reduced = program(True), program(False)
+    casts = count(kept, "aten.to.dtype") - count(reduced, "aten.to.dtype")
+    assert casts == 2 * (count(kept, "aten.group_norm.default") - 1)  # the last stays as it is
+    reference, answer = module(*inputs), reduced.module()(*inputs)
+    assert TOLERANCES[dtype] / 100 < (answer - reference).norm() / reference.norm() < TOLERANCES[dtype]
+
+
 def test_full_precision_is_the_module_itself(small_snapshot) -> None:
     module = UNET.build(small_snapshot)
     assert reduced_precision(module, DTYPES["fp32"]) is module
