@@ -1,11 +1,15 @@
-"""Runs the parts of a benchmark one after the other; each writes its JSON as soon as it is done."""
+"""Runs the parts of a benchmark one after the other; each writes its JSON as soon as it is done.
+
+A section is a function: its result is recorded whole or, where it returns an iterator of names and figures, each figure
+as soon as it is there.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,8 @@ Section = tuple[str, Callable[[], Any]]
 
 
 def recorded(path: Path) -> bool:
-    """Whether a section has left its result there."""
-    return path.is_file() and "result" in json.loads(path.read_text())
+    """Whether a section has left its whole result there."""
+    return path.is_file() and "error" not in json.loads(path.read_text())
 
 
 def left(sections: Mapping[str, Callable[[], Any]], out: Path, again: bool) -> list[Section]:
@@ -33,23 +37,42 @@ def left(sections: Mapping[str, Callable[[], Any]], out: Path, again: bool) -> l
 def run_sections(
     sections: Sequence[Section], out: Path, facts: Callable[[], Mapping[str, Any]], after_each: Callable[[], object]
 ) -> list[str]:
-    """`out`/<name>.json of each section: `facts` when it begins, its result or its error, its seconds.
+    """`out`/<name>.json of each section: `facts` when it begins, its result, its error if it has one, its seconds.
 
-    Returns those that failed.
+    `after_each` is called whenever a file has been written. Returns the sections that failed.
     """
     failed = []
     for name, section in sections:
         print(f"{name} ...", flush=True)
-        started = time.monotonic()
         record: dict[str, Any] = dict(facts())
-        try:
-            record["result"] = section()
-        except Exception as error:  # whatever it is, the other sections are still worth having
-            traceback.print_exc()
-            record["error"] = f"{type(error).__name__}: {error}"
+        for _ in _steps(section, record):
+            write_text(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
+            after_each()
+        if "error" in record:
             failed.append(name)
-        record["seconds"] = round(time.monotonic() - started, 1)
-        write_text(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
-        after_each()
         print(f"{name}: {'FAILED' if name in failed else 'done'} after {record['seconds']} s", flush=True)
     return failed
+
+
+def _steps(section: Callable[[], Any], record: dict[str, Any]) -> Iterator[None]:
+    """Fill `record`; stops whenever it is worth writing."""
+    started = time.monotonic()
+    try:
+        result = section()
+        if isinstance(result, Iterator):
+            record |= {"error": "stopped before its end", "result": {}, "seconds_each": {}}
+            before = started
+            for part, value in result:
+                now = time.monotonic()
+                record["result"][part], record["seconds_each"][part] = value, round(now - before, 1)
+                record["seconds"], before = round(now - started, 1), now
+                print(f"  {part}: {json.dumps(value)} ({record['seconds_each'][part]} s)", flush=True)
+                yield
+            del record["error"]
+        else:
+            record["result"] = result
+    except Exception as error:  # whatever it is, the other sections are still worth having
+        traceback.print_exc()
+        record["error"] = f"{type(error).__name__}: {error}"
+    record["seconds"] = round(time.monotonic() - started, 1)
+    yield

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.gpu.setup import Setup
+from benchmarks.gpu.setup import Setup, random_feeds
 from benchmarks.weights import networks
+from export.compare import measure
 from export.graphs import GRAPHS, UNET, Graph, random_inputs
+from export.to_torch import export_torch
 from server.backends.torch_export.torch_program import Program
 from training.sample import sample_latents
 
@@ -33,7 +37,7 @@ def arithmetic(mode: str) -> Iterator[AbstractContextManager[Any]]:
 
 
 @torch.no_grad()
-def bundle_loop(setup: Setup, snapshot: Snapshot) -> dict[str, Any]:
+def bundle_loop(setup: Setup, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
     """The bundle's inference with MONAI's networks and scheduler, eager, by arithmetic.
 
     unet_ms: a call by batch; autoencoder_ms: its forward on one 240x240 slice; image_ms: the steps and the decoding of
@@ -41,7 +45,8 @@ def bundle_loop(setup: Setup, snapshot: Snapshot) -> dict[str, Any]:
     """
     unet, autoencoder = networks(snapshot, setup.device)
     modes = ("tf32", "amp", "fp32") if setup.device.type == "cuda" else ("fp32",)
-    return {mode: _bundle_loop_in(mode, setup, snapshot, unet, autoencoder) for mode in modes}
+    for mode in modes:
+        yield mode, _bundle_loop_in(mode, setup, snapshot, unet, autoencoder)
 
 
 def _bundle_loop_in(mode: str, setup: Setup, snapshot: Snapshot, unet: Any, autoencoder: Any) -> dict[str, Any]:
@@ -59,44 +64,46 @@ def _bundle_loop_in(mode: str, setup: Setup, snapshot: Snapshot, unet: Any, auto
             return autoencoder.decode(latents / snapshot.scale_factor).cpu()
 
     with arithmetic(mode) as running, running:
-        times = {
+        return {
             "unet_ms": {batch: unet_call(batch) for batch in setup.batches},
             "autoencoder_ms": setup.median_ms(lambda: autoencoder(picture)),
-            "image_ms": setup.median_ms(image),
+            "image_ms": statistics.median(setup.times_ms(image, min(3, setup.repeats))),  # of a second and more each
         }
-    print(f"  eager {mode}: {_brief(times)}", flush=True)
-    return times
 
 
-def programs(setup: Setup, repository: Path) -> dict[str, Any]:
-    """Milliseconds of a call by batch, NumPy arrays in and out, of the files in `repository`.
+def programs(setup: Setup, snapshot: Snapshot, export: Callable[[], Path]) -> Iterator[tuple[str, Any]]:
+    """Programs of the repository that `export` makes, by the layout of their convolutions.
 
-    Once with channels_last and once without; load_s is the time until all graphs are captured.
+    call_ms: a call by batch, NumPy arrays in and out; load_s: until all graphs are captured; relative_l2: against the
+    network in float32. `reduced_norms`: the UNet with its normalisations in the precision of the rest, without casts.
     """
-    result: dict[str, Any] = {}
-    for layout, channels_last in (("channels_last", True), ("contiguous", False)):
-        result[layout] = {graph.name: _program(setup, graph, repository, channels_last) for graph in GRAPHS}
-        print(f"  {layout}: {_brief(result[layout])}", flush=True)
-    return result
+    setup.check_time()
+    paths = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
+    yield from _in_both_layouts(setup, snapshot, paths, "")
+    path = setup.work / "reduced_norms.pt2"
+    export_torch(UNET, UNET.build(snapshot), path, setup.precision, float32_norms=False)
+    yield from _in_both_layouts(setup, snapshot, {UNET: path}, "-reduced_norms")
 
 
-def _program(setup: Setup, graph: Graph, repository: Path, channels_last: bool) -> dict[str, Any]:
-    # A decoder of 64 rows takes tens of gigabytes on a CPU.
-    batches = [batch for batch in setup.batches if setup.device.type == "cuda" or batch <= graph.max_batch_size]
-    path = repository / graph.name / "1" / "model.pt2"
-    started = time.perf_counter()
-    program = Program(path, setup.device, batches, channels_last=channels_last)
-    load_s, times = time.perf_counter() - started, {}
-    for batch in batches:
-        feeds = {
-            spec.name: tensor.numpy()
-            for spec, tensor in zip(graph.inputs, random_inputs(graph, batch, seed=0), strict=True)
+def _in_both_layouts(
+    setup: Setup, snapshot: Snapshot, paths: Mapping[Graph, Path], suffix: str
+) -> Iterator[tuple[str, Any]]:
+    for layout in ("channels_last", "contiguous"):
+        measured = {
+            graph.name: _program(setup, graph, snapshot, path, layout == "channels_last")
+            for graph, path in paths.items()
         }
-        times[batch] = setup.median_ms(lambda feeds=feeds: program(feeds))
-    return {"call_ms": times, "load_s": load_s}
+        yield layout + suffix, measured
 
 
-def _brief(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _brief(each) for key, each in value.items()}
-    return round(value, 2)
+@torch.no_grad()
+def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, channels_last: bool) -> dict[str, Any]:
+    started = time.perf_counter()
+    program = Program(path, setup.device, setup.rows(graph), channels_last=channels_last)
+    load_s, few = time.perf_counter() - started, random_feeds(graph, 1)
+    reference = graph.build(snapshot).eval()(*map(torch.from_numpy, few.values())).numpy()
+    return {
+        "call_ms": {rows: setup.median_ms(partial(program, random_feeds(graph, rows))) for rows in setup.rows(graph)},
+        "load_s": load_s,
+        "relative_l2": measure(reference, program(few), setup.precision).relative_l2,
+    }

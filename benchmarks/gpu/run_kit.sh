@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs the benchmark from an unpacked kit (benchmarks/gpu/kit.py) with the PyTorch of this machine's python3; arguments go
-# to `python -m benchmarks.gpu`. TORCH_SITE names the folder that holds torch/ where python3 does not find it.
+# Runs the benchmark of the checkout that it is called in, with the kit around it (benchmarks/gpu/kit.py) and the PyTorch
+# of this machine's python3; arguments go to `python -m benchmarks.gpu`. TORCH_SITE names the folder that holds torch/
+# where python3 does not find it.
 set -euo pipefail
+[ -f benchmarks/gpu/__main__.py ] || { echo "error: $PWD is no checkout of this project: call $0 in one" >&2; exit 1; }
 kit=$(cd "$(dirname "$0")" && pwd)
 lib=$(echo "$kit"/python/lib/python3.*)
 torch=${TORCH_SITE:-$(python3 -c 'from importlib.util import find_spec; print(find_spec("torch").origin.rsplit("/", 2)[0])')}
@@ -9,6 +11,5 @@ torch=${TORCH_SITE:-$(python3 -c 'from importlib.util import find_spec; print(fi
 # After the kit's own packages: its NumPy 1 is the one that the server's models can use.
 echo "$torch" > "$lib/site-packages/machine.pth"
 unset PYTHONHOME PYTHONPATH VIRTUAL_ENV
-export LD_LIBRARY_PATH="$kit/python/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-cd "$kit/checkout"
-exec "$kit/python/bin/python3" -m benchmarks.gpu --out "$kit/gpu" "$@"
+export LD_LIBRARY_PATH="$kit/python/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" PYTHONUNBUFFERED=1
+exec "$kit/python/bin/python3" -m benchmarks.gpu "$@"

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.gpu.setup import Setup
+from benchmarks.gpu.setup import Array, Setup, random_feeds
 from benchmarks.wire import ask
-from export.graphs import GRAPHS, Graph, random_inputs
+from export.graphs import GRAPHS, Graph
 from server.process import TritonServer
 from training.sample import generate
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
 
-Array = np.ndarray[Any, Any]
 ROWS = 8  # of one request of the throughput, as the client library cuts them
 STARTUP_S = 240.0
 # Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
@@ -64,13 +65,10 @@ class Served:
 
     def network_ms(self, graph: Graph) -> dict[int, float]:
         """Milliseconds of a request by its rows."""
-        times = {}
-        for batch in self.setup.batches:
-            if batch <= graph.max_batch_size:
-                tensors = random_inputs(graph, batch, seed=0)
-                feeds = {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, tensors, strict=True)}
-                times[batch] = self.setup.median_ms(lambda feeds=feeds: self.ask(graph.name, graph.output.name, feeds))
-        return times
+        return {
+            rows: self.setup.median_ms(partial(self.ask, graph.name, graph.output.name, random_feeds(graph, rows)))
+            for rows in self.setup.rows(graph)
+        }
 
     def image_ms(self) -> dict[str, float]:
         """One image at a time."""
@@ -108,7 +106,7 @@ class Served:
         seconds, after = time.perf_counter() - started, self._unet_ns()
         calls = after[1] - before[1]
         step, network = 1000 * seconds / calls, (after[0] - before[0]) / calls / 1e6
-        return {"step_ms": step, "network_ms": network, "overhead_ms": step - network, "calls": calls}
+        return {"rows": rows, "step_ms": step, "network_ms": network, "overhead_ms": step - network, "calls": calls}
 
     def _unet_ns(self) -> tuple[int, int]:
         statistics_ = self.client.get_inference_statistics("unet", client_timeout=20).model_stats[0]
@@ -116,46 +114,48 @@ class Served:
         return of.compute_infer.ns + of.compute_input.ns + of.compute_output.ns, statistics_.execution_count
 
 
-def served(setup: Setup, snapshot: Snapshot, repository: Path, profile: str | None, trained: bool) -> dict[str, Any]:
-    """All figures of one server."""
+def served(
+    setup: Setup, snapshot: Snapshot, export: Callable[[], Path], profile: str | None, trained: bool
+) -> Iterator[tuple[str, Any]]:
+    """All figures of one server of the repository that `export` makes of `snapshot`, the most wanted first.
+
+    Raises:
+        ValueError: trained weights that differ by more than the tolerance of the precision; after everything else.
+    """
+    setup.check_time()
+    started = time.monotonic()
+    repository = export()
+    yield "export_s", time.monotonic() - started
     with Served(setup, repository, profile) as server:
-        result: dict[str, Any] = {"start_s": server.start_s}
-        print(f"  server up after {server.start_s:.1f} s", flush=True)
-        for name, measure in (
-            ("network_ms", lambda: {graph.name: server.network_ms(graph) for graph in GRAPHS}),
-            ("image_ms", server.image_ms),
-            ("throughput", server.throughput),
-            ("step", lambda: {rows: server.step_ms(rows) for rows in sorted({1, max(setup.batches)})}),
-            ("parity", lambda: parity(setup, snapshot, server, trained)),
-        ):
-            result[name] = measure()
-            print(f"  {name}: {result[name]}", flush=True)
-    return result
+        yield "start_s", server.start_s
+        yield "image_ms", server.image_ms()
+        yield "throughput", server.throughput()
+        yield "step_one", server.step_ms(1)
+        yield "step_many", server.step_ms(max(setup.batches))
+        found = parity(setup, snapshot, server, trained)
+        yield "parity", found
+        yield "network_ms", {graph.name: server.network_ms(graph) for graph in GRAPHS}
+    if trained and not found["latent_relative_l2"] <= found["tolerance_latent_relative_l2"]:
+        raise ValueError(f"served latents differ from fp32 by more than they may: {found}")
 
 
 def parity(setup: Setup, snapshot: Snapshot, server: Served, trained: bool) -> dict[str, Any]:
     """Served images against PyTorch in float32 on the same seeds, on this machine.
 
     Random weights do not denoise, and so amplify rounding: of them the figures are told, and hold nobody to anything.
-
-    Raises:
-        ValueError: trained weights that differ by more than the tolerance of the precision.
     """
+    setup.check_time()
     seeds = list(range(100, 100 + min(8, setup.images)))
     images, latents = generate(snapshot, seeds, setup.steps, batch=len(seeds))
     answer = server.images(seeds)[:, 0]
     error = answer - images
-    tolerance = TOLERANCES[setup.precision]
     relative = np.linalg.norm(server.images(seeds, "final_latent") - latents) / np.linalg.norm(latents)
     alone = np.concatenate([server.images([seed]) for seed in seeds])[:, 0]
-    result = {
+    return {
         "seeds": len(seeds),
         "latent_relative_l2": float(relative),
         "image_max_abs": float(np.abs(error).max()),
         "image_psnr_db": float(20 * np.log10(np.ptp(images)) - 10 * np.log10(np.mean(error**2))),
         "alone_against_batch_max_abs": float(np.abs(alone - answer).max()),
-        "tolerance_latent_relative_l2": tolerance if trained else None,
+        "tolerance_latent_relative_l2": TOLERANCES[setup.precision] if trained else None,
     }
-    if trained and not relative <= tolerance:
-        raise ValueError(f"served latents differ from fp32 by {relative:.1e}, allowed are {tolerance:.0e}: {result}")
-    return result

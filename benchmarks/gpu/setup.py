@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from export.graphs import Graph, random_inputs
 from export.precision import Precision
+
+Array = np.ndarray[Any, Any]
 
 
 class OutOfTime(Exception):
@@ -45,6 +50,10 @@ class Setup:
         if time.monotonic() > self.deadline:
             raise OutOfTime("the time is used up: give more with --minutes")
 
+    def rows(self, graph: Graph) -> list[int]:
+        """The batches, none larger than those that `graph` is served in."""
+        return sorted({min(batch, graph.max_batch_size) for batch in self.batches})
+
     def median_ms(self, run: Callable[[], Any]) -> float:
         """Milliseconds of `run`, until the GPU has finished; three runs before are not counted."""
         return statistics.median(self.times_ms(run, self.repeats))
@@ -69,6 +78,12 @@ class Setup:
             torch.cuda.synchronize(self.device)
 
 
+def random_feeds(graph: Graph, rows: int) -> dict[str, Array]:
+    """Arrays of `rows` rows by the names of the inputs, in their order."""
+    tensors = random_inputs(graph, rows, seed=0)
+    return {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, tensors, strict=True)}
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were taken on."""
     gpu: dict[str, Any] = {}
@@ -91,6 +106,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         **gpu,
         "device": device.type,
         "cores": os.cpu_count(),
+        "shared_memory_gb": round(shutil.disk_usage("/dev/shm").total / 1e9, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = {
-    "demo": "Demo weights (small networks)",
     "bundle": "The bundle's networks, random weights",
+    "demo": "Demo weights (small networks)",
     "small": "Tiny networks, to try the benchmark",
 }
 
@@ -78,19 +78,30 @@ def _batches(own: dict[str, Any]) -> Iterable[str]:
 
 
 def _details(own: dict[str, Any]) -> Iterable[str]:
+    """What there is of each server, a line for each figure."""
     for profile in ("torch", "tensorrt"):
         served = _result(own, f"served-{profile}")
-        if not served:
-            continue
-        image, parity = served["image_ms"], served["parity"]
-        yield f"Profile {profile}: one image over gRPC p50 {image['p50']:.1f} ms, p90 {image['p90']:.1f} ms;"
-        yield f"{served['throughput']['images_per_s']:.1f} images a second; a step of the loop beside its network"
-        steps = (f"{values['overhead_ms']:.2f} ms at {rows} rows" for rows, values in served["step"].items())
-        yield f"{', '.join(steps)}; final latents within {parity['latent_relative_l2']:.1e} of fp32 (relative L2),"
-        yield f"images alone and in a batch within {parity['alone_against_batch_max_abs']:.1e}."
+        told = []
+        if image := served.get("image_ms"):
+            told.append(f"one image over gRPC p50 {image['p50']:.1f} ms, p90 {image['p90']:.1f} ms")
+        if throughput := served.get("throughput"):
+            told.append(f"{throughput['images_per_s']:.1f} images a second")
+        for step in (served[name] for name in ("step_one", "step_many") if name in served):
+            told.append(f"beside its network a step takes {step['overhead_ms']:.2f} ms at {step['rows']} rows")
+        if parity := served.get("parity"):
+            told.append(f"final latents within {parity['latent_relative_l2']:.1e} of fp32 (relative L2)")
+            told.append(f"images alone and in a batch within {parity['alone_against_batch_max_abs']:.1e}")
+        if told:
+            yield f"Profile {profile}: {'; '.join(told)}."
+    if differences := [
+        f"{name}, {layout}, {values['relative_l2']:.1e}"
+        for layout, networks in _result(own, "programs").items()
+        for name, values in networks.items()
+    ]:
+        yield f"Programs against fp32 (relative L2 of a call): {'; '.join(differences)}."
     failures = [f"{name} ({record['error'].splitlines()[0]})" for name, record in own.items() if "error" in record]
     if failures:
-        yield f"Not measured: {', '.join(failures)}."
+        yield f"Not measured to the end: {', '.join(failures)}."
 
 
 def _result(own: dict[str, Any], section: str) -> dict[str, Any]:
