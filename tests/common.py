@@ -8,7 +8,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from training.config import Config, Data, load_config
@@ -47,6 +46,8 @@ def write_toml(config: Config, path: Path) -> str:
 
 def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) -> Path:
     """A Task01_BrainTumour of six sound volumes, [32, 32, 4, 2], of which one is held out, and the given ones."""
+    import nibabel as nib  # which a bare GPU machine lacks
+
     from training.data import TASK
 
     (folder / TASK / "imagesTr").mkdir(parents=True)

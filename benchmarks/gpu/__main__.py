@@ -144,7 +144,8 @@ def _tests(setup: Setup) -> Iterator[tuple[str, Any]]:
     files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
     if not (find_spec("tensorrt") or find_spec("tensorrt_rtx")):
         files = [path for path in files if "tensorrt" not in path.name]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=. client"]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
     left = setup.deadline - time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left, check=False)
     print(done.stdout[-4000:], done.stderr[-2000:], flush=True)

@@ -40,7 +40,7 @@ UNUSED_STDLIB = (
 UNUSED_PACKAGES = (
     *("pytriton/[!t_]*", "pytriton/tritonserver/caches", "nvidia_pytriton.libs/libpython*"),
     *("bin", "*.dist-info/RECORD", "*.dist-info/licenses"),
-    *("numpy/**/tests", "numpy/core/_simd*", "numpy/distutils", "numpy/f2py", "numpy/typing"),
+    *("numpy/**/tests", "numpy/core/_simd*", "numpy/distutils", "numpy/f2py"),
     *("onnx/backend/test", "onnx/defs/**/*.cc", "onnx/defs/**/*.h", "**/*.pyi"),
     *("pygments/lexers/[!_dp]*", "pygments/lexers/_*_builtins.py"),
 )
