@@ -209,6 +209,8 @@ def test_run_measures_the_checkout_it_is_called_in(bare_kit: Path, tmp_path: Pat
     failed = run(ROOT, "--cpu", "--minutes", "0", "--out", str(tmp_path / "figures"))
     assert "these sections failed" in failed.stderr
     assert (tmp_path / "figures" / "gpu.tar.gz").is_file()
+    environment["TORCH_SITE"] = str(tmp_path)
+    assert "no torch for Python 3." in run(ROOT, "--dry-run").stderr
     elsewhere = run(tmp_path, "--dry-run")
     assert (elsewhere.returncode, elsewhere.stdout) == (1, "")
     assert elsewhere.stderr == f"error: {tmp_path} is no checkout of this project: call {bare_kit}/run in one\n"

@@ -7,7 +7,9 @@ set -euo pipefail
 kit=$(cd "$(dirname "$0")" && pwd)
 lib=$(echo "$kit"/python/lib/python3.*)
 torch=${TORCH_SITE:-$(python3 -c 'from importlib.util import find_spec; print(find_spec("torch").origin.rsplit("/", 2)[0])')}
-[ -d "$torch/torch" ] || { echo "error: no torch in $torch; set TORCH_SITE" >&2; exit 1; }
+minor=${lib##*python3.}
+compgen -G "$torch/torch/_C.cpython-3$minor-*" > /dev/null ||
+  { echo "error: no torch for Python 3.$minor, the kit's, in $torch: set TORCH_SITE, or pack another kit" >&2; exit 1; }
 # After the kit's own packages: its NumPy 1 is the one that the server's models can use.
 echo "$torch" > "$lib/site-packages/machine.pth"
 unset PYTHONHOME PYTHONPATH VIRTUAL_ENV
