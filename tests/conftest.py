@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 import benchmarks.serving_code  # noqa: F401 - the tests import mri_ldm
 from benchmarks.serving.analyzer import fetch
 from brats_ldm_client import Client
-from common import PHANTOM_SEED, ROOT
+from common import PHANTOM_SEED, ROOT, run_python
 from server.process import TritonServer
 
 
@@ -56,12 +56,15 @@ def tiny(small_snapshot):
 
 @pytest.fixture(scope="session")
 def small_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot`, exported, in fp16 too."""
-    from export.repository import Extras, export_repository
+    """`small_snapshot`, exported, in fp16 too, by the command that users type."""
+    from training.checkpoint import save_snapshot
 
-    into = tmp_path_factory.mktemp("export") / "model_repository"
-    export_repository(small_snapshot, into, name="small", extras=Extras(onnx=("fp16",)))
-    return into
+    folder = tmp_path_factory.mktemp("export")
+    save_snapshot(small_snapshot, folder / "snapshot")
+    options = ["--into", str(folder / "model_repository"), "--name", "small", "--onnx", "fp16"]
+    done = run_python("-m", "export", str(folder / "snapshot"), *options, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder / "model_repository"
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +153,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_serving_limits",
         "test_training_verbs",
         "test_demo",
+        "test_documented_commands",
     )
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)
 
