@@ -1,8 +1,8 @@
 """Every command that README, docs and the Makefile show, by its program: what runs it, or why nothing does.
 
-A program is what stands before the arguments: a module, a subcommand, a target. `test_documented_commands.py` holds that
-none is missing here and none left over, runs what stands in IN_SMALL from a copy of the checkout, as a user would, and
-holds that every option shown exists.
+A program is what stands before the arguments: a module, a subcommand, a target. `test_documented_commands.py` holds
+that none is missing here and none left over, runs what stands in IN_SMALL from a copy of the checkout, as a user would,
+and holds that every option shown exists.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.gpu.setup import Setup, random_feeds
+from benchmarks.serving.setup import relative_error
 from benchmarks.weights import networks
 from export.compare import measure
 from export.graphs import GRAPHS, UNET, Graph, random_inputs
@@ -40,13 +41,24 @@ def arithmetic(mode: str) -> Iterator[AbstractContextManager[Any]]:
 def bundle_loop(setup: Setup, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
     """The bundle's inference with MONAI's networks and scheduler, eager, by arithmetic.
 
-    unet_ms: a call by batch; autoencoder_ms: its forward on one 240x240 slice; image_ms: the steps and the decoding of
-    one image, from noise on the CPU to the picture there, without loading, PNG or the start of Python.
+    relative_l2: of a UNet call against fp32, which shows that the arithmetic is another. unet_ms: a call by batch;
+    autoencoder_ms: its forward on one 240x240 slice; image_ms: the steps and the decoding of one image, from noise on
+    the CPU to the picture there, without loading, PNG or the start of Python.
+
+    Raises:
+        RuntimeError: a mode computes what fp32 does, bit for bit.
     """
     unet, autoencoder = networks(snapshot, setup.device)
     modes = ("tf32", "amp", "fp32") if setup.device.type == "cuda" else ("fp32",)
+    latent, timesteps = (tensor.to(setup.device) for tensor in random_inputs(UNET, 1, seed=0))
+    with arithmetic("fp32"):
+        reference = unet(latent, timesteps[:, 0])
     for mode in modes:
-        yield mode, _bundle_loop_in(mode, setup, snapshot, unet, autoencoder)
+        with arithmetic(mode) as running, running:
+            error = relative_error(unet(latent, timesteps[:, 0]).float().cpu().numpy(), reference.cpu().numpy())
+        if mode != "fp32" and error == 0:
+            raise RuntimeError(f"not a bit differs from fp32, so {mode} was not computed here")
+        yield mode, {"relative_l2": error, **_bundle_loop_in(mode, setup, snapshot, unet, autoencoder)}
 
 
 def _bundle_loop_in(mode: str, setup: Setup, snapshot: Snapshot, unet: Any, autoencoder: Any) -> dict[str, Any]:
@@ -74,8 +86,9 @@ def _bundle_loop_in(mode: str, setup: Setup, snapshot: Snapshot, unet: Any, auto
 def programs(setup: Setup, snapshot: Snapshot, export: Callable[[], Path]) -> Iterator[tuple[str, Any]]:
     """Programs of the repository that `export` makes, by the layout of their convolutions.
 
-    call_ms: a call by batch, NumPy arrays in and out; load_s: until all graphs are captured; relative_l2: against the
-    network in float32. `reduced_norms`: the UNet with its normalisations in the precision of the rest, without casts.
+    call_ms: a call by batch, NumPy arrays in and out; load_s: until all graphs are captured; graphs: batches that have
+    a CUDA graph; relative_l2: against the network in float32. `reduced_norms`: the UNet with its normalisations in the
+    precision of the rest, without casts.
     """
     setup.check_time()
     paths = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
@@ -105,5 +118,6 @@ def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, channel
     return {
         "call_ms": {rows: setup.median_ms(partial(program, random_feeds(graph, rows))) for rows in setup.rows(graph)},
         "load_s": load_s,
+        "graphs": program.buckets,
         "relative_l2": measure(reference, program(few), setup.precision).relative_l2,
     }

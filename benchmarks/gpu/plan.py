@@ -9,6 +9,7 @@ SERVED = {
     "start_s": 40,
     "image_ms": 8,
     "throughput": 15,
+    "computes": 0,
     "step_one": 3,
     "step_many": 15,
     "parity": 15,

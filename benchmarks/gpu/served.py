@@ -63,6 +63,20 @@ class Served:
         steps = np.full((len(seeds), 1), self.setup.steps, np.int32)
         return self.ask("mri_ldm", output, {"seed": np.array(seeds, np.int64)[:, None], "steps": steps})
 
+    def computes(self) -> list[str]:
+        """What the backends have logged of each network: precision, device, and which batches have a CUDA graph.
+
+        Raises:
+            RuntimeError: a network is not on the device that is measured.
+        """
+        lines = [
+            line for line in self.server.log_tail(1000) if " model 'unet'" in line or " model 'vae_decoder'" in line
+        ]
+        told = [line.partition("] ")[2].strip('"') for line in lines]
+        if self.setup.device.type == "cuda" and not all("cuda" in line or "TensorRT" in line for line in told):
+            raise RuntimeError(f"these are not figures of a GPU: {told}")
+        return told
+
     def network_ms(self, graph: Graph) -> dict[int, float]:
         """Milliseconds of a request by its rows."""
         return {
@@ -130,6 +144,7 @@ def served(
         yield "start_s", server.start_s
         yield "image_ms", server.image_ms()
         yield "throughput", server.throughput()
+        yield "computes", server.computes()
         yield "step_one", server.step_ms(1)
         yield "step_many", server.step_ms(max(setup.batches))
         found = parity(setup, snapshot, server, trained)
