@@ -149,13 +149,30 @@ def check_profile(folder: Path, configs: Configs, profile: str | None, machine: 
     if missing:
         known = sorted(set.intersection(*(set(configs[network]) for network in networks)))
         return [f"{', '.join(missing)}: no profile {profile!r}, and Triton would take config.pbtxt: choose of {known}"]
-    return [
+    absent = [
         f"{network}/1/{name}: missing, and profile {profile!r} serves it: "
         + ("build it with `python -m export --tensorrt` or deploy/" if name.endswith(".plan") else "export again")
         for network in networks
         for name in served_files(configs[network][profile], machine)
         if not (folder / network / "1" / name).is_file()
     ]
+    return absent + [problem for network in networks for problem in check_bf16(configs[network][profile], profile)]
+
+
+def check_bf16(config: ModelConfig, profile: str) -> list[str]:
+    """Whether this machine's CPU computes in the bf16 that a config for OpenVINO asks for, as OpenVINO tells."""
+    told = {key: value.string_value.strip().lower() for key, value in config.parameters.items()}
+    if config.backend != "openvino" or "HINT_BF16" not in told or told.get("ALLOW_EMULATED_BF16") == "yes":
+        return []
+    asks = f"{config.name}: profile {profile!r} asks for bf16 (HINT_BF16)"
+    try:
+        import openvino
+    except ImportError:
+        return [
+            f"{asks}, and without openvino it is not known whether this CPU has it: pip install '.[server-openvino]'"
+        ]
+    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [] if "BF16" in found else [f"{asks}, which this CPU has not ({', '.join(found)}): take it out"]
 
 
 def served_files(config: ModelConfig, machine: Machine) -> list[str]:
@@ -181,7 +198,8 @@ def report(folder: Path, manifest: dict[str, Any], configs: Configs, machine: Ma
             f"{rows['min']} to {rows['max']} rows, for {gpu}; {parity}"
         )
     for program in manifest.get("programs", ()):
-        lines.append(f"  {program['file']}: torch {program['torch']}, {program['precision']}; parity measured")
+        measured = "measured" if program.get("parity") else "not measured"
+        lines.append(f"  {program['file']}: torch {program['torch']}, {program['precision']}; parity {measured}")
     if not _stamps(manifest):
         there = [name for name in configs["unet"] if not check_profile(folder, configs, name, machine)]
         return [*lines, f"No plans; there are the files of these profiles: {', '.join(there) or 'none'}."]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from capabilities import openvino_bf16
 from common import ROOT, run_python
 from export import check
 from light_repository import NETWORKS, Manifest, copy_light, write_manifest
@@ -91,6 +92,24 @@ def test_tampered_files(repository: Path, capsys: pytest.CaptureFixture[str], fi
         changed.write(" ")
     (error,) = problems(repository, capsys)
     assert what in error
+
+
+def test_bf16_is_held_against_this_cpu(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The backend refuses to load where it is missing; better to hear of it before."""
+    hint = '{ key: "HINT_BF16" value: { string_value: "YES" } },'
+    replace(repository / "vae_decoder" / "configs" / "openvino.pbtxt", "parameters [", f"parameters [\n  {hint}")
+    write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
+    found = problems(repository, capsys, *SERVER, "--profile", "openvino")
+    if openvino_bf16() == "native":
+        assert not found
+    else:
+        (error,) = found
+        assert "vae_decoder: profile 'openvino' asks for bf16 (HINT_BF16), which this CPU has not (FP32" in error
+    replace(
+        repository / "vae_decoder" / "configs" / "openvino.pbtxt", hint, hint + hint.replace("HINT", "ALLOW_EMULATED")
+    )
+    write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
+    assert not problems(repository, capsys, *SERVER, "--profile", "openvino")
 
 
 def test_missing_and_unknown_files(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequen
     ]
     if found.spread > UNSTEADY:
         lines.append("something else ran on the server or its machine: calibrate again when they are idle")
-    lines += ["", f"{steps} steps, {rows_in_flight} images at once:"]
+    lines += ["", f"predicted, not run: {steps} steps, {rows_in_flight} images at once"]
     for count in images:
         took = _duration(found.predict(count, steps, rows_in_flight))
         lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")

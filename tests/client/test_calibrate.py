@@ -79,7 +79,7 @@ def test_the_command_on_a_real_server(small_server, capsys) -> None:
     assert main(["calibrate", "--url", small_server.grpc_url, "-n", "1000", "--steps", "20", "--rows", "1", "3"]) == 0
     shown = capsys.readouterr()
     assert len(shown.err.splitlines()) == 1 + 2 * len(STEPS) * REPEATS
-    assert "20 steps, 32 images at once:" in shown.out
+    assert "predicted, not run: 20 steps, 32 images at once" in shown.out
     assert "1,000 images" in shown.out
 
 
