@@ -1,17 +1,20 @@
 """Draining: the models' side and the command, which meet in a folder; and `python -m server` at its end."""
 
+import importlib
 import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from mri_ldm import drain
 from mri_ldm.drain import Drain
 from mri_ldm.line import Line, Overloaded
 
+from common import ROOT
 from faulty_networks import write_faulty
 from reliability.drain import drains, grace_over
 from test_batcher import Recorder, make_job
@@ -79,6 +82,22 @@ def test_the_command_can_have_what_runs_refused_too(model: Drain, tmp_path: Path
     assert drain.main([str(tmp_path), "--grace=0.1", "--refuse"]) == 1
     assert model.asked()
     assert model.time_is_over()
+
+
+def test_a_front_model_is_not_ready_while_it_drains(model: Drain, tmp_path: Path, monkeypatch) -> None:
+    """Triton from 26.03 on asks `is_ready`; 24.10 does not, so it is asked here. No network has one."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", MagicMock())
+    kind = importlib.import_module("mri_ldm.model").TritonPythonModel
+    front = kind.__new__(kind)
+    front._drain = model
+    assert front.is_ready() is True
+    (tmp_path / "drain").touch()
+    assert front.is_ready() is False
+    for name in ("model", "responder", "networks", "metrics"):
+        sys.modules.pop(f"mri_ldm.{name}", None)
+    backends = list((ROOT / "server" / "backends").glob("*/model.py"))
+    assert len(backends) == 4
+    assert not [path for path in backends if "def is_ready" in path.read_text()], "every call of it would ask"
 
 
 def test_a_model_that_died_is_not_waited_for(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def as_client(error: NetworkError, code: str) -> BratsLDMError:
     ],
 )
 def test_what_passes_is_tried_again(words: str, unavailable: bool, kind: type[NetworkError]) -> None:
-    error = failure("unet", words, unavailable=unavailable, answered=True)
+    error = failure("unet", words, unavailable=unavailable, there=True)
     assert type(error) is kind
     mapped = as_client(error, "UNAVAILABLE")
     assert isinstance(mapped, ServerUnavailable)
@@ -38,13 +38,13 @@ def test_what_passes_is_tried_again(words: str, unavailable: bool, kind: type[Ne
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory", NOT_READY, UNLOADED, "Model unet - unknown model"])
-def test_a_network_that_never_answered_may_be_missing_and_is_not_worth_a_retry(words: str) -> None:
-    error = failure("unet", words, unavailable=False, answered=False)
+def test_a_network_that_may_be_missing_is_not_worth_a_retry(words: str) -> None:
+    error = failure("unet", words, unavailable=False, there=False)
     assert type(error) is NetworkError
     assert str(error) == f"model 'unet' has failed: {words}"
 
 
 def test_other_errors_are_faults_also_of_a_network_that_worked() -> None:
-    error = failure("unet", "CUDA out of memory", unavailable=False, answered=True)
+    error = failure("unet", "CUDA out of memory", unavailable=False, there=True)
     assert type(error) is NetworkError
     assert isinstance(as_client(error, "INTERNAL"), ServerError)

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
@@ -36,6 +38,28 @@ def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) 
         "requests hung": 0,
         "images wrong": 0,
     }
+
+
+WORDS_OF_26_07 = {
+    "Failed for execute the inference request. Model 'unet' is not ready.": "the process of model 'unet' has died",
+    "Request for unknown model: 'unet' has no available versions": "the server is shutting down",
+}
+
+
+def test_what_triton_26_07_says_of_a_network_that_died_is_tried_again(tmp_path: Path) -> None:
+    """Its words through the real path: INTERNAL, and "is not ready", which the client took for "was never loaded"."""
+    repository = write_faulty(tmp_path / "repository")
+    with TritonServer(repository) as server, Client(server.grpc_url, retry_seconds=0) as impatient:
+        known = impatient.generate([1], steps=4).images
+        for words, ours in WORDS_OF_26_07.items():
+            order(repository, "unet", error=words)
+            for ask in (lambda: impatient.generate([1], steps=4), lambda: list(impatient.stream([1], steps=4))):
+                with pytest.raises(ServerUnavailable, match=f"{ours}: try again in about 5 s") as told:
+                    ask()
+                assert told.value.retryable
+            threading.Timer(1, order, (repository, "unet")).start()
+            with Client(server.grpc_url, retry_seconds=30) as patient:
+                assert np.array_equal(patient.generate([1], steps=4).images, known)
 
 
 @pytest.mark.parametrize("missing", ["unet", "vae_decoder"])
@@ -83,6 +107,7 @@ def test_to_be_busy_is_no_fault(tmp_path: Path) -> None:
     repository = write_faulty(tmp_path / "repository", max_rows_in_flight=1, max_rows_waiting=0)
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
         server.probe()
+        wait_until_idle(server)  # or its row, in metrics of a moment ago, would be taken for the next one's
         order(repository, "unet", seconds=0.1)
         call, done, _ = start(raw, seed=[1], steps=[1000])
         wait_for_rows(server, 1)

@@ -21,17 +21,17 @@ class ServerStopping(NetworkGone):
     """The server refuses inner calls because it is shutting down; another server may answer the same request."""
 
 
-def failure(model: str, words: str, *, unavailable: bool, answered: bool) -> NetworkError:
+def failure(model: str, words: str, *, unavailable: bool, there: bool) -> NetworkError:
     """What it means that Triton has refused a call with `words`, and perhaps the code UNAVAILABLE.
 
-    answered: whether the model has ever answered. Models are neither loaded nor unloaded while a server runs, so one
-    that has is there, and has died or goes with the server; one that never has may be missing.
+    there: whether the model is in the repository, or has answered. Models are neither loaded nor unloaded while a
+    server runs, so such a one has died or goes with the server; any other may never have been there.
     """
-    if re.search(STOPPING, words) or (answered and re.search(UNLOADED, words)):
+    if re.search(STOPPING, words) or (there and re.search(UNLOADED, words)):
         return ServerStopping(f"the server is shutting down: {RESTART_HINT}")
     if unavailable:
         return NetworkGone(f"model {model!r} has failed: {words.rstrip('.')}: {RESTART_HINT}")
-    if re.search(DIED, words) or (answered and re.search(NOT_READY, words)):
+    if re.search(DIED, words) or (there and re.search(NOT_READY, words)):
         # Not in Triton's words: "is not ready" sounds as if the model had never been loaded.
         return NetworkGone(f"the process of model {model!r} has died: {RESTART_HINT}")
     return NetworkError(f"model {model!r} has failed: {words}")

@@ -37,7 +37,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
         self._tracer = Tracer(lambda: self._batcher.calling)
-        self._networks = Networks(self._settings.crop, self._settings.network_timeout, self._tracer)
+        # Of a repository that is no folder, Triton copies this model alone: networks are known once they answer, then.
+        repository = Path(args["model_repository"]).parent
+        self._networks = Networks(self._settings.crop, self._settings.network_timeout, self._tracer, repository)
         streams = pb_utils.using_decoupled_model_transaction_policy(config)
         self._outboxes = Outboxes() if streams else None
         self._batcher = Batcher(

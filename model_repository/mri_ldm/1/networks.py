@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,15 @@ class _Refused(Exception):
 class Networks:
     """Calls of `unet` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
 
-    crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to.
+    crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to. repository: where the
+    models lie, the networks beside this one.
     """
 
-    def __init__(self, crop: int, timeout: float, tracer: Tracer) -> None:
+    def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path) -> None:
         self._crop, self._tracer = crop, tracer
-        self._unet, self._decoder = Caller("unet", timeout), Caller("vae_decoder", timeout)
+        self._unet, self._decoder = (
+            Caller(model, timeout, there=(repository / model).is_dir()) for model in ("unet", "vae_decoder")
+        )
 
     def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
@@ -56,15 +60,16 @@ class Networks:
 class Caller:
     """Runs the calls of one network in a thread of its own: a call that hangs holds nothing up beyond its timeout.
 
-    While it hangs, further calls fail at once; when it has come back, they work again.
+    While it hangs, further calls fail at once; when it has come back, they work again. there: whether the model is
+    known to be there; it is, too, once it has answered.
     """
 
-    def __init__(self, model: str, timeout: float) -> None:
+    def __init__(self, model: str, timeout: float, there: bool) -> None:
         self._model, self._timeout = model, timeout
         self._calls: queue.SimpleQueue[tuple[Future[Array], Callable[[], Array]] | None] = queue.SimpleQueue()
         self._last: Future[Array] | None = None
         self._began = 0.0
-        self._answered = False
+        self._there = there
         threading.Thread(target=self._work, name=f"calls of {model}", daemon=True).start()
 
     def run(self, call: Callable[[], Array]) -> Array:
@@ -81,9 +86,9 @@ class Caller:
         try:
             answer = future.result()
         except _Refused as refused:
-            words, known = str(refused), self._answered
-            raise failure(self._model, words, unavailable=refused.unavailable, answered=known) from refused
-        self._answered = True
+            words, there = str(refused), self._there
+            raise failure(self._model, words, unavailable=refused.unavailable, there=there) from refused
+        self._there = True
         return answer
 
     def close(self) -> None:
