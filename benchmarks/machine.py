@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from export.executed import openvino_core
+
 PACKAGES = (
     "torch", "monai", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "diffusers", "litserve", "numpy",
 )  # fmt: skip
@@ -34,9 +36,7 @@ def describe() -> dict[str, Any]:
 
 def has_bf16() -> bool:
     """Whether OpenVINO finds bf16 in this CPU, so that it is not emulated."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def elsewhere(processes: Iterable[int]) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.configs import ConfigMismatch, declared, parse_config, profiles
+from export.executed import openvino_core
 from export.machine import Gpu, Machine, this_machine
 from export.plans_check import check_plan
 from training.files import sha256
@@ -166,12 +167,11 @@ def check_bf16(config: ModelConfig, profile: str) -> list[str]:
         return []
     asks = f"{config.name}: profile {profile!r} asks for bf16 (HINT_BF16)"
     try:
-        import openvino
+        found = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except ImportError:
         return [
             f"{asks}, and without openvino it is not known whether this CPU has it: pip install '.[server-openvino]'"
         ]
-    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [] if "BF16" in found else [f"{asks}, which this CPU has not ({', '.join(found)}): take it out"]
 
 

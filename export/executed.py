@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,18 @@ class NotRunHere(ValueError):
     """What was asked for does not run on this machine; the message says why."""
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """The only one of this process, never destroyed.
+
+    On a CPU with AMX each gives the thread a stack for signals, and takes it away when it goes: of several, one that is
+    gone may be left in place, and the next signal (Ctrl-C, say) ends the process. Seen with OpenVINO 2026.4.1.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def in_openvino(compiled: openvino.CompiledModel) -> set[str]:
     """The precisions in which OpenVINO runs the operations that do the work of a compiled network."""
     infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
@@ -46,9 +59,7 @@ def compile_for_openvino(path: Path, shapes: dict[str, list[int]], precision: st
     Raises:
         NotRunHere: OpenVINO would compute in another precision.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     model.reshape(shapes)
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -48,19 +49,28 @@ def closing_lines() -> list[str]:
     """Which precisions this run could hold to anything, and which it could not."""
     import torch
 
-    bf16, fp16 = openvino_bf16(), " and ".join(sorted(onnxruntime_fp16()))
-    ran, not_run = ["fp32 in ONNX Runtime, OpenVINO and PyTorch", "fp16 and bf16 in PyTorch"], []
-    (not_run if bf16 == "absent" else ran).append(
-        {
-            "native": "bf16 in OpenVINO",
-            "emulated": "bf16 in OpenVINO, emulated",
-            "absent": "bf16 in OpenVINO, which computes fp32 on this CPU: it has no AVX-512",
-        }[bf16]
-    )
-    if fp16 == "fp16":
-        ran.append("fp16 in ONNX Runtime")
-    else:
-        not_run.append(f"fp16 in ONNX Runtime, which computes such files in {fp16} on this CPU")
-    if not torch.cuda.is_available():
-        not_run.append("tf32, plans and CUDA graphs: no GPU (pytest -m gpu runs what needs one)")
-    return [f"precisions that ran: {'; '.join(ran)}", f"precisions that could not: {'; '.join(not_run) or 'none'}"]
+    could, could_not = ["fp32, fp16 and bf16 in PyTorch"], []
+    for name, runs, why_not in (_onnxruntime(), _openvino(), _gpu(torch.cuda.is_available())):
+        could += [f"{runs} in {name}"] if runs else []
+        could_not += [f"{why_not} in {name}"] if why_not else []
+    return [f"precisions that ran here: {'; '.join(could)}", f"and that could not: {'; '.join(could_not) or 'none'}"]
+
+
+def _onnxruntime() -> tuple[str, str, str]:
+    if not find_spec("onnxruntime"):
+        return "ONNX Runtime", "", "all, for it is not installed,"
+    found = " and ".join(sorted(onnxruntime_fp16()))
+    both = found == "fp16"
+    return "ONNX Runtime", "fp32 and fp16" if both else "fp32", "" if both else f"fp16 (computed as {found})"
+
+
+def _openvino() -> tuple[str, str, str]:
+    if not find_spec("openvino"):
+        return "OpenVINO", "", "all, for it is not installed,"
+    runs = {"native": "fp32 and bf16", "emulated": "fp32 and bf16 (emulated)", "absent": "fp32"}[openvino_bf16()]
+    return "OpenVINO", runs, "bf16 (computed as fp32, for want of AVX-512)" if openvino_bf16() == "absent" else ""
+
+
+def _gpu(there: bool) -> tuple[str, str, str]:
+    wanted = "tf32, TensorRT plans and CUDA graphs"
+    return "a GPU", wanted if there else "", "" if there else wanted

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from capabilities import onnxruntime_fp16, openvino_bf16
+from common import run_python
 from export.candidates import in_onnxruntime as candidate_in_onnxruntime
 from export.compare import feeds_of
-from export.executed import NotRunHere, compile_for_openvino, in_onnxruntime, in_openvino
+from export.executed import NotRunHere, compile_for_openvino, in_onnxruntime, in_openvino, openvino_core
 from export.graphs import VAE_DECODER, random_inputs
 
 INPUTS = random_inputs(VAE_DECODER, rows=1, seed=1)
@@ -24,13 +25,12 @@ def decoder(small_repository: Path) -> Path:
 
 def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
     """The hint is taken on every processor; on some, not a bit of the output changes by it."""
-    import openvino
-
-    model = openvino.Core().read_model(decoder / "model.onnx")
+    core = openvino_core()
+    model = core.read_model(decoder / "model.onnx")
     model.reshape(SHAPES)
     answers, told, property_of = {}, {}, {}
     for hint in ("f32", "bf16"):
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         answers[hint] = compiled(feeds_of(VAE_DECODER, INPUTS))[0].copy()
         told[hint] = in_openvino(compiled)
         property_of[hint] = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -45,6 +45,21 @@ def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
         assert 1e-4 < error < 4e-2
         assert told["bf16"] == {"bf16"}
         assert property_of["bf16"] == "bf16"
+
+
+def test_a_signal_still_finds_its_handler_when_networks_have_come_and_gone(decoder: Path) -> None:
+    """On a CPU with AMX, Ctrl-C once ended the process: its stack for signals was that of an OpenVINO core long gone."""
+    code = f"""import os, pathlib, signal
+from export.executed import compile_for_openvino
+compiled = []
+for _ in range(4):
+    compiled.append(compile_for_openvino(pathlib.Path({str(decoder / "model.onnx")!r}), {SHAPES!r}, "fp32"))
+    compiled = compiled[-2:]
+del compiled
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)"""
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_bf16_is_compiled_or_refused_and_nothing_between(decoder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ TYPES = {
 }
 
 
+@cache
+def shared_core() -> ov.Core:
+    """One for all networks of a process: of several, the last to go can leave it without a stack for signals."""
+    return ov.Core()
+
+
 class Network:
     """The network of a config, on the CPU; called with arrays by name, the first axis the rows if it is batched.
 
@@ -44,7 +51,7 @@ class Network:
         if instance["model_instance_kind"] == "GPU":
             raise ValueError("it runs on CPUs only: write kind: KIND_CPU in instance_group")
         self.batched = int(config["max_batch_size"]) > 0
-        core = ov.Core()
+        core = shared_core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         properties = compile_properties(config, capabilities)
         self.emulated = properties["INFERENCE_PRECISION_HINT"] == "bf16" and "BF16" not in capabilities
