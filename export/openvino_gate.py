@@ -165,6 +165,8 @@ def _run(arguments: argparse.Namespace) -> list[str]:
     if len(real) < FEWEST:
         raise ValueError(f"--real {arguments.real} holds {len(real)} slices: at least {FEWEST} are needed")
     found, missing = candidates(arguments.repository, arguments.precision)
+    if not found:
+        return missing
     distance = Frechet(real, arguments.features)
     reference, records = gate(load_snapshot(arguments.snapshot), found, arguments, distance)
     print(table(records))

@@ -48,7 +48,7 @@ def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
 
 
 def test_a_signal_still_finds_its_handler_when_networks_have_come_and_gone(decoder: Path) -> None:
-    """On a CPU with AMX, Ctrl-C once ended the process: its stack for signals was that of an OpenVINO core long gone."""
+    """On a CPU with AMX, Ctrl-C once ended the process: its stack for signals was that of an OpenVINO core now gone."""
     code = f"""import os, pathlib, signal
 from export.executed import compile_for_openvino
 compiled = []

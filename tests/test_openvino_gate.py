@@ -64,6 +64,17 @@ def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     assert output.err.count("error: OpenVINO") == len(half["problems"] + decoder["problems"])
 
 
+def test_nothing_is_recorded_of_what_does_not_run(
+    snapshot, small_repository, real, tmp_path, capsys, monkeypatch
+) -> None:
+    if openvino_bf16() != "absent":  # then answer as a CPU without AVX-512 does
+        monkeypatch.setattr("export.executed.in_openvino", lambda compiled: {"fp32"})
+    out = tmp_path / "gate.json"
+    assert run(snapshot, small_repository, real, snapshot, "--precision", "bf16", "--out", str(out)) == 1
+    assert "error: bf16: not run here" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_other_weights_miss_it(small_snapshot, snapshot, small_repository, real, tmp_path, capsys) -> None:
     unet = {name: weight * 1.2 for name, weight in small_snapshot.unet.items()}
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder, unet, 0.8), tmp_path / "snapshot")
