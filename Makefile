@@ -17,7 +17,7 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests (about ten minutes on two cores)
+test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests (twenty minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table (about twenty minutes)

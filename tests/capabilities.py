@@ -51,26 +51,26 @@ def closing_lines() -> list[str]:
 
     could, could_not = ["fp32, fp16 and bf16 in PyTorch"], []
     for name, runs, why_not in (_onnxruntime(), _openvino(), _gpu(torch.cuda.is_available())):
-        could += [f"{runs} in {name}"] if runs else []
-        could_not += [f"{why_not} in {name}"] if why_not else []
+        could += [f"{runs} {name}"] if runs else []
+        could_not += [f"{why_not} {name}"] if why_not else []
     return [f"precisions that ran here: {'; '.join(could)}", f"and that could not: {'; '.join(could_not) or 'none'}"]
 
 
 def _onnxruntime() -> tuple[str, str, str]:
     if not find_spec("onnxruntime"):
-        return "ONNX Runtime", "", "all, for it is not installed,"
+        return "in ONNX Runtime", "", "all, for it is not installed,"
     found = " and ".join(sorted(onnxruntime_fp16()))
     both = found == "fp16"
-    return "ONNX Runtime", "fp32 and fp16" if both else "fp32", "" if both else f"fp16 (computed as {found})"
+    return "in ONNX Runtime", "fp32 and fp16" if both else "fp32", "" if both else f"fp16 (computed as {found})"
 
 
 def _openvino() -> tuple[str, str, str]:
     if not find_spec("openvino"):
-        return "OpenVINO", "", "all, for it is not installed,"
+        return "in OpenVINO", "", "all, for it is not installed,"
     runs = {"native": "fp32 and bf16", "emulated": "fp32 and bf16 (emulated)", "absent": "fp32"}[openvino_bf16()]
-    return "OpenVINO", runs, "bf16 (computed as fp32, for want of AVX-512)" if openvino_bf16() == "absent" else ""
+    return "in OpenVINO", runs, "bf16 (computed as fp32, for want of AVX-512)" if openvino_bf16() == "absent" else ""
 
 
 def _gpu(there: bool) -> tuple[str, str, str]:
     wanted = "tf32, TensorRT plans and CUDA graphs"
-    return "a GPU", wanted if there else "", "" if there else wanted
+    return "on a GPU", wanted if there else "", "" if there else wanted
