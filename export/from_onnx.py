@@ -1,7 +1,7 @@
 """The snapshot of an exported repository, from its ONNX files: for a checkout that has the served files alone.
 
 The exporter keeps the names of a state dict, but for tensors that it reshapes: scales and shifts of group
-normalisations, and the transposed matrices of queries, keys and values. Those are told by the order of their use.
+normalisations, and the transposed matrices of queries, keys and values. The order of their use tells which is which.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_what_is_kept_for_it_is_bounded(server: TritonServer) -> None:
     assert growth < 3 * BUDGET_MB + images + 10, "the previews as tensors, as messages, and what gRPC takes in"
     steps = [int(np.frombuffer(r["step"], np.int32).sum()) for r in answers if "step" in r]
     assert steps == sorted(steps)
-    assert steps[-1] == ROWS * STEPS, "every step is told"
+    assert steps[-1] == ROWS * STEPS, "each step has a response"
     late = [int(np.frombuffer(r["step"], np.int32).sum()) for r in previews]
     assert late[-1] > 0.9 * ROWS * STEPS, "spread over the steps: the last are not missed"
     assert "image" in answers[-1]

@@ -1,4 +1,4 @@
-"""What it means when a call of a network fails: errors, and Triton's words that they are told by. Knows no Triton."""
+"""Errors of a call of a network, and the words of Triton by which they are told apart. Imports nothing of Triton."""
 
 import re
 
