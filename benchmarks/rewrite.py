@@ -94,10 +94,10 @@ def peaks(rounds: int, channels: int = 256, side: int = 64) -> dict[str, float]:
 def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]:
     """By runtime and variant: seconds of a call, and how many times faster than MONAI's layers."""
     from benchmarks.timing import compare, woken
+    from export.compare import feeds_of
     from export.graphs import random_inputs
 
-    inputs = zip(graph.inputs, random_inputs(graph, rows=1, seed=0), strict=True)
-    feeds = {spec.name: tensor.numpy() for spec, tensor in inputs}
+    feeds = feeds_of(graph, random_inputs(graph, rows=1, seed=0))
     result = {}
     for runtime, load in _runtimes().items():
         found = woken({name: load(path, feeds) for name, path in files.items()}, rounds, CALLS[graph.name])

@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 
 WORK = re.compile("(Conv|ConvTranspose|Convolution|Deconvolution|FullyConnected|MatMul|Gemm)$")
 """How the names of the operations end that do the work, in both runtimes; the others follow them."""
-PRECISIONS = {
-    "f32": "fp32",
-    "f16": "fp16",
-    "bf16": "bf16",  # OpenVINO's names
-    "float": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",  # ONNX Runtime's
-}
+OPENVINO_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+ONNXRUNTIME_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""A runtime's name of a precision to ours."""
 
 
 class NotRunHere(ValueError):
@@ -50,7 +45,7 @@ def in_openvino(compiled: openvino.CompiledModel) -> set[str]:
     """The precisions in which OpenVINO runs the operations that do the work of a compiled network."""
     infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
     kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
-    return {PRECISIONS[precision] for kind, precision in kinds if WORK.search(kind)}
+    return {OPENVINO_NAMES[precision] for kind, precision in kinds if WORK.search(kind)}
 
 
 def compile_for_openvino(path: Path, shapes: dict[str, list[int]], precision: str) -> openvino.CompiledModel:
@@ -91,7 +86,7 @@ def in_onnxruntime(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> set[st
         session.run(None, feeds)
         kernels = profiled_kernels(session)
     tensors = [tensor for kernel in kernels if WORK.search(kernel["op_name"]) for tensor in kernel["input_type_shape"]]
-    return {PRECISIONS[kind] for tensor in tensors for kind in tensor if kind in PRECISIONS}
+    return {ONNXRUNTIME_NAMES[kind] for tensor in tensors for kind in tensor if kind in ONNXRUNTIME_NAMES}
 
 
 def profiled_kernels(session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:

@@ -24,6 +24,13 @@ def run_python(*arguments: str, timeout: float = 120, threads: int | None = None
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def tracked(suffix: str = "") -> list[Path]:
+    """Files and links of the repository, tracked or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in names if name.endswith(suffix) and (ROOT / name).exists()]
+
+
 def heed_signals() -> None:
     """For `preexec_fn`: a child that is to be interrupted must be, also where this process was told to ignore that.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from common import ROOT, write_toml
+from common import ROOT, tracked, write_toml
 from documented_commands import BY_TESTS, IN_SMALL, NOT_RUN
 from reliability.launched import Launched
 from training.checkpoint import save_snapshot
@@ -29,17 +29,11 @@ PROGRAMS = (
 OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/", "torchrun training.")
 
 
-def tracked(pattern: str) -> list[Path]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", pattern]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    return [ROOT / name for name in names if name and (ROOT / name).exists()]
-
-
 @cache
 def documented() -> set[str]:
     """Commands as they are shown: after the `$` of a console, between backquotes in the text, targets of make."""
     found = {"make", *(f"make {target}" for target in targets())}
-    for page in tracked("*.md"):
+    for page in tracked(".md"):
         text = page.read_text()
         blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
         lines = re.sub(r"\\\n\s*", "", blocks).splitlines()
@@ -151,7 +145,7 @@ def test_a_command_starts_and_has_the_options_that_are_shown(command: str) -> No
 def workspace(small_snapshot, small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, in which tiny networks have been trained and exported."""
     folder = tmp_path_factory.mktemp("checkout")
-    for path in tracked("*"):
+    for path in tracked():
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target, follow_symlinks=False)

@@ -18,7 +18,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from capabilities import openvino_bf16
 from common import ROOT
-from export.compare import cpu_session, run_onnx
+from export.compare import cpu_session, feeds_of, run_onnx
 from export.configs import parse_config
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
 from server.errors import ServerError
@@ -143,14 +143,13 @@ def load(backend: ModuleType, repository: Path, model: str, **parameters: str) -
     return backend.Network(triton_config(model, **parameters), instance)
 
 
-def feeds_of(graph, rows: int) -> Feeds:
-    inputs = random_inputs(graph, rows, seed=1)
-    return {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, inputs, strict=True)}
+def random_feeds(graph, rows: int) -> Feeds:
+    return feeds_of(graph, random_inputs(graph, rows, seed=1))
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 def test_rows_are_those_of_onnxruntime_whatever_the_number_of_streams(graph, backend, small_repository) -> None:
-    feeds = feeds_of(graph, rows=3)
+    feeds = random_feeds(graph, rows=3)
     one, two = (load(backend, small_repository, graph.name, NUM_STREAMS=streams) for streams in ("1", "2"))
     assert "1 rows at a time" in one.description
     assert "2 rows at a time" in two.description
@@ -173,7 +172,7 @@ def test_bf16_is_refused_where_it_would_be_emulated(backend) -> None:
 
 
 def test_bf16_computes_in_bf16_or_is_refused(backend, small_repository) -> None:
-    feeds, asked = feeds_of(VAE_DECODER, rows=1), {"HINT_BF16": "YES", "ALLOW_EMULATED_BF16": "YES"}
+    feeds, asked = random_feeds(VAE_DECODER, rows=1), {"HINT_BF16": "YES", "ALLOW_EMULATED_BF16": "YES"}
     full = load(backend, small_repository, "vae_decoder")
     assert full.description.startswith("f32")
     assert not full.emulated
@@ -215,4 +214,4 @@ def test_a_wrong_parameter_is_named(parameters, message, backend) -> None:
 def test_inputs_that_do_not_fit_are_told(change, message, backend, small_repository) -> None:
     network = load(backend, small_repository, "unet")
     with pytest.raises(ValueError, match=message):
-        network({**feeds_of(UNET, 2), **change}, ["pred"])
+        network({**random_feeds(UNET, 2), **change}, ["pred"])

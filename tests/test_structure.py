@@ -1,25 +1,17 @@
 """The shape of the repository, held by the files themselves: who imports whom, what is shipped, what is not said."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from common import ROOT
+from common import ROOT, tracked
 from export.configs import parse_config
 
 FOLDERS = ("client", "export", "model_repository", "server", "training")
 ALLOWED = {"export": {"training"}, "training": set(), "model_repository": set(), "client": set(), "server": set()}
 SERVING = ROOT / "model_repository" / "mri_ldm" / "1"
-
-
-def tracked(suffix: str = "") -> list[Path]:
-    """Files of the repository, tracked or about to be."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [ROOT / name for name in names if name.endswith(suffix) and (ROOT / name).is_file()]
 
 
 def imported(path: Path) -> set[str]:

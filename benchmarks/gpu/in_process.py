@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.gpu.setup import Setup, random_feeds
-from benchmarks.serving.setup import relative_error
 from benchmarks.weights import networks
 from export.compare import measure
 from export.graphs import GRAPHS, UNET, Graph, random_inputs
@@ -55,7 +54,8 @@ def bundle_loop(setup: Setup, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
         reference = unet(latent, timesteps[:, 0])
     for mode in modes:
         with arithmetic(mode) as running, running:
-            error = relative_error(unet(latent, timesteps[:, 0]).float().cpu().numpy(), reference.cpu().numpy())
+            answer = unet(latent, timesteps[:, 0]).float()
+        error = measure(reference.cpu().numpy(), answer.cpu().numpy(), setup.precision).relative_l2
         if mode != "fp32" and error == 0:
             raise RuntimeError(f"not a bit differs from fp32, so {mode} was not computed here")
         yield mode, {"relative_l2": error, **_bundle_loop_in(mode, setup, snapshot, unet, autoencoder)}

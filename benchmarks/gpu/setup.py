@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from export.compare import feeds_of
 from export.graphs import Graph, random_inputs
 from export.precision import Precision
 
@@ -80,8 +81,7 @@ class Setup:
 
 def random_feeds(graph: Graph, rows: int) -> dict[str, Array]:
     """Arrays of `rows` rows by the names of the inputs, in their order."""
-    tensors = random_inputs(graph, rows, seed=0)
-    return {spec.name: tensor.numpy() for spec, tensor in zip(graph.inputs, tensors, strict=True)}
+    return feeds_of(graph, random_inputs(graph, rows, seed=0))
 
 
 def machine(device: torch.device) -> dict[str, Any]:

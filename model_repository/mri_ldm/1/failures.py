@@ -1,4 +1,4 @@
-"""Errors of a call of a network, and the words of Triton by which they are told apart. Imports nothing of Triton."""
+"""The errors of a call of a network, and which of Triton's messages means which. Imports nothing of Triton."""
 
 import re
 

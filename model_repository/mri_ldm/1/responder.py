@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,19 @@ class Responder:
 
     def _has_room(self, steps: NDArray[np.int32], estimates: Array) -> bool:
         """Triton keeps what a client does not read. Previews are spread over the steps, so that the last come too."""
-        most, total = self._settings.max_preview_mb * 2**20, sum(row.steps for row in self._rows)
-        wanted = sum(row.steps // row.preview_every for row in self._rows if row.preview_every) * estimates.nbytes
-        share = 1.0 if wanted <= most else float(steps.sum()) / total
-        return self._preview_bytes + estimates.nbytes <= share * most
+        most = self._settings.max_preview_mb * 2**20
+        if self._previews_due * estimates.nbytes > most:
+            most = int(most * steps.sum() / self._steps)
+        return self._preview_bytes + estimates.nbytes <= most
+
+    @cached_property
+    def _previews_due(self) -> int:
+        """How often a row is due: as many responses with previews at most, since one may be for several rows."""
+        return sum(row.steps // row.preview_every for row in self._rows if row.preview_every)
+
+    @cached_property
+    def _steps(self) -> int:
+        return sum(row.steps for row in self._rows)
 
     def finished(self, latents: Array, images: Array | None) -> None:
         """The last response: what was asked for of image, final latent and provenance."""
