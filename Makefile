@@ -1,5 +1,6 @@
 # A virtual environment is made and filled as each target needs it.
-PYTHON ?= python3
+# PYTHON= makes it; without, one that server/find_python.sh finds or fetches into it.
+PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 KIT_PYTHON ?= $(BIN)/python
@@ -59,7 +60,7 @@ clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
 
 $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@python="$(or $(PYTHON),$$(server/find_python.sh $(VENV)/cpython))" && "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.prometheus: | $(BIN)/python
 	@# PyPI has no promtool: what is installed, or else Debian's package, unpacked without root and without installing it.

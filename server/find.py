@@ -18,7 +18,7 @@ from pathlib import Path
 from server.errors import NoServerError
 
 WHEEL_GLIBC = (2, 35)
-# The wheel has stubs up to 3.13, but they need NumPy 1, which has no wheels beyond 3.12.
+# Its stub for 3.13 too fails with NumPy 2, on every string, and NumPy 1 has no wheels beyond 3.12.
 WHEEL_PYTHONS = ((3, 10), (3, 12))
 CONTAINER_BACKENDS = Path("/opt/tritonserver/backends")
 
@@ -104,8 +104,8 @@ def check_wheel_runs(host: Host) -> None:
     if not WHEEL_PYTHONS[0] <= host.python <= WHEEL_PYTHONS[1]:
         raise NoServerError(
             f"The tritonserver of the nvidia-pytriton wheel runs models with Python {low} to {high}, "
-            f"and {host.executable} is Python {version}: make the environment with one of those "
-            f"(`make demo PYTHON=python{high}`)."
+            f"and {host.executable} is Python {version}: make the environment anew with one of those "
+            "(`rm -r .venv`, then `make demo` finds or fetches one). The client alone runs with newer ones."
         )
     if host.libpython is None:
         raise NoServerError(
