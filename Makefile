@@ -18,11 +18,11 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests (twenty minutes on two cores)
+test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests; README says how long they take
 	$(BIN)/python -m pytest
 
-test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table (about twenty minutes)
-	$(BIN)/python tests/reliability
+test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
+	$(BIN)/python tests/reliability $(ARGS)
 
 check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; 
 perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurrency 4 --steps 10", ARGS=--help
 	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
-demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (three to four hours on two cores)
+demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \

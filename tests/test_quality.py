@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
+from benchmarks.blocks import END, begin
 from benchmarks.in_process import Engine
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.distances import Real, compare, crossed, distance, jackknife
 from benchmarks.quality.generate import CHUNK, FIRST_SEED, latents_file, load
 from benchmarks.quality.measure import Measurer, measure_all
 from benchmarks.quality.plan import FULL, QUICK
-from benchmarks.quality.table import BEGIN, END, lines, write_table
+from benchmarks.quality.table import COMMAND, lines, write_table
 from brats_ldm_client import PRESETS
 from common import ROOT, run_python
 from training.checkpoint import save_snapshot
@@ -193,7 +194,7 @@ def test_settings_with_too_few_images_are_left_out() -> None:
 
 def test_the_table_goes_between_its_marks(tmp_path: Path, record) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{begin(COMMAND)}\nold\n{END}\nafter\n")
     for _ in range(2):
         write_table(page, record)
     text = page.read_text()

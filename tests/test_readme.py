@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks.serving.contestants import OURS
+from benchmarks.serving.names import OURS
 from common import ROOT, run_python
 
 TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]

@@ -1,5 +1,6 @@
 """A short soak, and the table of `make test-reliability`, which has the long one."""
 
+import json
 from pathlib import Path
 
 from reliability.__main__ import main, must_be_none, table
@@ -34,7 +35,7 @@ def test_a_leak_is_seen_and_a_warm_up_is_none() -> None:
 def test_the_table_says_what_must_not_be() -> None:
     counts = {"images": 12, "images wrong": 1, "requests lost: hung": 2, "slowest exit after the last row, s": 1}
     assert [must_be_none(name) for name in counts] == [False, True, True, False]
-    assert table({"load": counts}, {"load": 3.2}).splitlines()[2:] == [
+    assert table({"load": {"seconds": 3.2, "counts": counts}}).splitlines()[2:] == [
         "| load (3 s) | images | 12 |  |",
         "|  | images wrong | 1 | **wrong** |",
         "|  | requests lost: hung | 2 | **wrong** |",
@@ -43,6 +44,14 @@ def test_the_table_says_what_must_not_be() -> None:
 
 
 def test_the_command_runs_a_scenario_and_writes_its_table(tmp_path: Path, capsys) -> None:
+    record = tmp_path / "record.json"
+    record.write_text('{"bad input": {}, "orderly stops": "as before"}')
     assert main(["--only", "bad input", "--amount", "0.005", "--out", str(tmp_path)]) == 0
     assert "Nothing lost, nothing wrong, nothing left." in capsys.readouterr().out
     assert "| inputs tried | 100 |" in (tmp_path / "table.md").read_text()
+    kept = json.loads(record.read_text())
+    assert list(kept) == ["orderly stops", "bad input"]
+    assert kept["orderly stops"] == "as before"
+    entry = kept["bad input"]
+    assert (entry["amount"], entry["wrong"], entry["counts"]["inputs tried"]) == (0.005, 0, 100)
+    assert {"processor", "cores", "date"} <= set(entry["machine"])

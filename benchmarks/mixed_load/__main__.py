@@ -1,9 +1,9 @@
 """Mean latency of requests of 10, 25 and 50 steps, at a share of what request-level batching can do.
 
-    python -m benchmarks.mixed_load --out benchmarks/mixed_load.json
+    python -m benchmarks.mixed_load --simulated --requests 1000 --out benchmarks/mixed_load.json
 
 Simulated: the batcher itself on a device whose step takes base + row * n seconds. Served: tritonserver with the demo
-weights on this machine, against request-level batching of the same graphs in process.
+weights on this machine, against request-level batching of the same graphs in process; `make bench` records that.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training.files import write_text
 
         command = f"python -m benchmarks.mixed_load --requests {options.requests} --load {options.load}"
+        command += " --simulated" if options.simulated else ""
         figures = {"machine": machine, "command": command, "records": records}
         write_text(options.out, json.dumps(figures, indent=2) + "\n")
     return 0

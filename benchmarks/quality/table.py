@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.blocks import END, begin, replaced
 from benchmarks.quality.plan import Setting
 from benchmarks.serving.table import markdown
 from brats_ldm_client import PRESETS
 from training.files import write_text
 
 Record = dict[str, Any]
-BEGIN, END = "<!-- figures: python -m benchmarks.quality -->", "<!-- end of figures -->"
+COMMAND = "python -m benchmarks.quality"
 PAIRED = ("", "preset", "PSNR, dB: mean (worst)", "SSIM: mean (worst)", "s an image (range)", "times as fast")
 SAMPLES = (
     *("", "images", "Fréchet, same seeds", "Fréchet, other seeds", "KID, other seeds"),
@@ -21,14 +22,12 @@ SAMPLES = (
 
 
 def write_table(page: Path, record: Record) -> None:
-    """Replace what stands in `page` between BEGIN and END; a page that is not there gets nothing else."""
-    before, after = "", "\n"
-    if page.is_file():
-        text = page.read_text()
-        if text.count(BEGIN) != 1 or text.count(END) != 1:
-            raise ValueError(f"{page} needs the lines {BEGIN} and {END} once each: the table goes between them")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(page, "\n".join([f"{before}{BEGIN}", "", *lines(record), "", f"{END}{after}"]))
+    """Replace the block of `COMMAND` in `page`; a page that is not there gets nothing else."""
+    text = page.read_text() if page.is_file() else f"{begin(COMMAND)}\n{END}\n"
+    try:
+        write_text(page, replaced(text, COMMAND, lines(record)))
+    except ValueError as error:
+        raise ValueError(f"{page} {error}") from None
 
 
 def lines(record: Record) -> Iterator[str]:

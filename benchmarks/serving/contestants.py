@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import has_bf16
+from benchmarks.serving.names import BASELINE, OURS
 from benchmarks.serving.ours import FewSteps, Ours
 from benchmarks.serving.rivals.bls_loop import BlsLoop
 from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
@@ -20,8 +21,6 @@ from benchmarks.serving.rivals.monai_loop import monai_loop
 from benchmarks.serving.setup import TOLERANCES, WARM_UP_STEPS, Bench, Contestant, relative_error
 from benchmarks.serving.worker import Array, Worker
 
-BASELINE = "MONAI's loop, fp32"
-OURS = "tritonserver, this repository"
 SEEDS = range(1000, 1064)
 LEAST_ERROR = {"fp32": 0.0, "bf16": 1e-4}
 """Relative L2 that rounding to 8 bits makes at least (seen: 1e-2); float32 is below 1e-5."""

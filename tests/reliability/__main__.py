@@ -12,11 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import benchmarks.serving_code  # noqa: F401 - the serving code as a package
+from benchmarks.machine import describe
 from faulty_networks import write_faulty
 from reliability.bad_input import fuzz
 from reliability.bounds import OutOfBounds, bounded
@@ -26,6 +28,7 @@ from reliability.faults import kills, network_faults
 from reliability.soak import MB_PER_10_000, plot, soak, write_repository
 from server.process import TritonServer
 from toy_pipeline import Reference, write_pipeline
+from training.files import write_text
 
 Counts = Mapping[str, int | float]
 VICTIMS = ("tritonserver", "mri_ldm_0_0", "unet_0_0", "mri_ldm_stream_0_0", "vae_decoder_0_0")
@@ -41,6 +44,7 @@ NONE_OF_THEM = (
     "internal errors",
     "not counted",
     "other answers",
+    "other errors",
 )
 """Words in the names of counts that must be 0."""
 LONGEST_MINUTES, MOST_MEGABYTES = 20.0, 4000.0
@@ -55,7 +59,8 @@ def held(amount: float, folder: Path, out: Path) -> Counts:
     growth = result.growth()
     allowed = MB_PER_10_000 * max(1.0, requests / 10_000)
     leaks = sum(grown > allowed for grown in growth.values())
-    return {**result.counts, "largest growth of a process, MB": round(max(growth.values()), 1), "leaks": leaks}
+    largest = round(max(growth.values()), 1)
+    return {"requests": requests, **result.counts, "largest growth of a process, MB": largest, "leaks": leaks}
 
 
 def leavers(amount: float, folder: Path, out: Path) -> Counts:
@@ -106,12 +111,38 @@ def must_be_none(name: str) -> bool:
     return name != "requests that left" and not name.endswith((", s", ", MB")) and any(w in name for w in NONE_OF_THEM)
 
 
-def table(results: Mapping[str, Counts], seconds: Mapping[str, float]) -> str:
+Record = dict[str, dict[str, Any]]
+"""Scenario to its machine with date, amount, seconds, counts, and the sum of those that must be 0."""
+
+
+def ran(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one scenario; what its record says."""
+    machine, began = describe(), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with bounded(60 * LONGEST_MINUTES * max(1.0, options.amount), MOST_MEGABYTES):
+                counts = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
+        except (OutOfBounds, AssertionError) as error:  # the others are still worth having
+            print(f"{scenario}: {error}", file=sys.stderr, flush=True)
+            counts = {f"failed: {str(error).splitlines()[0]}": 1}
+    wrong = sum(value for name, value in counts.items() if must_be_none(name))
+    seconds = round(time.monotonic() - began, 1)
+    return {"machine": machine, "amount": options.amount, "seconds": seconds, "counts": counts, "wrong": wrong}
+
+
+def keep(path: Path, record: Record) -> None:
+    """Write `record` into the file; a scenario that it lacks stays as it is there."""
+    kept: Record = json.loads(path.read_text()) if path.is_file() else {}
+    kept |= record
+    write_text(path, json.dumps({name: kept[name] for name in SCENARIOS if name in kept}, indent=2) + "\n")
+
+
+def table(record: Record) -> str:
     """Markdown: a row for each count."""
     lines = ["| scenario | what | count | |", "|---|---|---|---|"]
-    for scenario, counts in results.items():
-        title = f"{scenario} ({seconds[scenario]:.0f} s)"
-        for name, value in counts.items():
+    for scenario, entry in record.items():
+        title = f"{scenario} ({entry['seconds']:.0f} s)"
+        for name, value in entry["counts"].items():
             verdict = ("**wrong**" if value else "must be 0") if must_be_none(name) else ""
             lines.append(f"| {title} | {name} | {value:,} | {verdict} |")
             title = ""
@@ -127,28 +158,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--amount", type=float, default=1.0, help="share of the full amounts (default: %(default)s)")
     parser.add_argument("--only", choices=SCENARIOS, action="append", help="one scenario; may be given more than once")
     parser.add_argument("--out", type=Path, default=Path("out/reliability"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE",
+        help="counts with machine and date, written as each scenario ends; what FILE has of others stays (default: "
+        "record.json in --out)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Counts] = {}
-    seconds: dict[str, float] = {}
+    record: Record = {}
     for scenario in options.only or SCENARIOS:
         print(f"{scenario} ...", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                with bounded(60 * LONGEST_MINUTES * max(1.0, options.amount), MOST_MEGABYTES):
-                    results[scenario] = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
-            except (OutOfBounds, AssertionError) as error:  # the others are still worth having
-                print(f"{scenario}: {error}", file=sys.stderr, flush=True)
-                results[scenario] = {f"failed: {str(error).splitlines()[0]}": 1}
-        seconds[scenario] = time.monotonic() - began
-    (options.out / "table.md").write_text(table(results, seconds) + "\n")
-    (options.out / "counts.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(table(results, seconds))
+        record[scenario] = ran(scenario, options)
+        keep(options.record or options.out / "record.json", record)
+        write_text(options.out / "table.md", table(record) + "\n")
+    print(table(record))
     wrong = [
         f"{scenario}, {name}: {value}"
-        for scenario, counts in results.items()
-        for name, value in counts.items()
+        for scenario, entry in record.items()
+        for name, value in entry["counts"].items()
         if value and must_be_none(name)
     ]
     print(f"\nwrong: {'; '.join(wrong)}" if wrong else "\nNothing lost, nothing wrong, nothing left.")

@@ -1,0 +1,71 @@
+"""Run `make demo` and `make test` and keep the lines that README shows, with machine and date.
+
+benchmarks/commands.json is written as soon as a command has ended well; `python -m benchmarks.figures` puts the lines
+into README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import describe
+from training.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "commands.json"
+SHOWN = {
+    "demo": ("Starting ", "It answers ", "8 synthetic "),
+    "test": ("precisions that ran ", "and that could not"),
+}
+"""By target: how the lines begin that are kept. Of the tests the last one too."""
+
+
+def shown(target: str, printed: Sequence[str]) -> list[str]:
+    """The lines to keep."""
+    kept = [line for line in printed if line.startswith(SHOWN[target])]
+    return [*kept, printed[-1].strip("= ")] if target == "test" else kept
+
+
+def run(command: Sequence[str]) -> tuple[int, list[str]]:
+    """Exit status and printed lines, which are passed on as they come."""
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines += [line.rstrip()] if line.strip() else []
+    return process.returncode, lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, write; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.commands", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="default: benchmarks/commands.json")
+    options = parser.parse_args(argv)
+    for target in options.targets or SHOWN:
+        if target not in SHOWN:
+            parser.error(f"no target {target!r}: {', '.join(SHOWN)}")
+        machine, began = describe(), time.monotonic()
+        status, lines = run(["make", target])
+        if status:
+            print(f"error: `make {target}` ended with {status}: nothing is recorded", file=sys.stderr)
+            return 1
+        record = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        seconds = round(time.monotonic() - began, 1)
+        record[f"make {target}"] = {"machine": machine, "seconds": seconds, "lines": shown(target, lines)}
+        write_text(options.out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
