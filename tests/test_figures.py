@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.commands import run, shown
 from benchmarks.figures.__main__ import PAGES, main, page, read
 from common import ROOT
 from measured import measured
@@ -97,3 +98,17 @@ def test_a_page_without_its_comments_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(PAGES, "LICENSE", {"how-fast": lambda read: iter(())})
     with pytest.raises(ValueError, match="LICENSE needs the lines"):
         page("LICENSE")
+
+
+def test_the_lines_of_a_command_are_passed_on_and_some_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    status, lines = run(["make", "help"])
+    assert (status, lines) == (0, capfd.readouterr().out.splitlines())
+    assert run(["make", "no-such-target"])[0] != 0
+    printed = [
+        "1.00s call test_x",
+        "precisions that ran here: a",
+        "and that could not: b",
+        "1.00s call",
+        "= 3 passed =",
+    ]
+    assert shown("test", printed) == ["precisions that ran here: a", "and that could not: b", "3 passed"]

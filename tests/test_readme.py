@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks.serving.names import OURS
-from common import ROOT, run_python
+from common import ROOT, run_python, tracked
 
 TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]
 # Top-level fields of the bundle's configurations, version 1.1.2, that a user may want to set, and two of its trainers.
@@ -79,3 +79,16 @@ def test_how_fast_tells_what_was_measured() -> None:
         (figure,) = (figure for target, figure in told.items() if target.startswith(start))
         assert figure is not None, start
         assert float(figure[0]) == pytest.approx(value, abs=0.051 if start == "start" else 0.0051), start
+
+
+def test_what_is_where_leaves_nothing_out() -> None:
+    """Folders at the top, pages of docs, and the verbs of training and export."""
+    section = (ROOT / "README.md").read_text().split("## What is where")[1].split("\n## ")[0]
+    rows = {row.split(" | ")[0].strip("| "): row for row in section.splitlines() if row.startswith("| ")}
+    paths = [path.relative_to(ROOT) for path in tracked()]
+    folders = {f"`{path.parts[0]}/`" for path in paths if len(path.parts) > 1 and not path.parts[0].startswith(".")}
+    pages = {f"[{path.stem}]({path})" for path in paths if path.match("docs/*.md")}
+    assert set(rows) - {"folder", "page"} == folders - {"`docs/`"} | pages
+    for path in paths:
+        if path.parts[0] in ("training", "export") and path.suffix == ".py" and "if __name__" in path.read_text():
+            assert path.stem == "__main__" or re.search(rf"\b{path.stem}\b", rows[f"`{path.parts[0]}/`"]), path
