@@ -24,7 +24,7 @@ PAGES: dict[str, dict[str, Callable[[Reader], Iterator[str]]]] = {
         "how-fast": speed.how_fast,
         "reliability": runs.reliability,
     },
-    "benchmarks/README.md": {"mixed-load": speed.mixed_load},
+    "benchmarks/README.md": {"rewrite": speed.rewrite, "mixed-load": speed.mixed_load},
     "docs/openvino.md": {"openvino": speed.openvino},
 }
 """Page to its tables by name."""

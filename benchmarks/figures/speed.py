@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.rewrite import table as rewrite_table
 from benchmarks.serving.names import OURS
 from benchmarks.serving.table import markdown
 
@@ -62,6 +63,15 @@ def mixed_load(read: Reader) -> Iterator[str]:
             rows.append([name + record["where"], record["rival_rows"], *means, *ratios])
     heads = ["where", "rival's rows", "mean, request-level", "mean, step-level", "ratio of means", "ratio of p99"]
     yield from markdown(heads, rows)
+
+
+def rewrite(read: Reader) -> Iterator[str]:
+    """What each kind of operation that export writes is worth."""
+    record = read("rewrite-bundle")
+    machine = record["machine"]
+    yield from rewrite_table(record["networks"]).splitlines()
+    yield ""
+    yield f"{machine['cores']} cores of {machine['processor']}, {machine['date'][:10]}."
 
 
 def _result(read: Reader, scenario: str, weights: str = "bundle") -> Record:
