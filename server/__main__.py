@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from server import security_options
+from server.channel import connect
 from server.errors import ServerError
 from server.process import TritonServer
 from server.supervisor import Policy, Supervisor
@@ -121,10 +122,8 @@ def _check_profile(repository: Path, profile: str | None) -> None:
 
 
 def _announce(server: TritonServer, profile: str, took_s: float) -> None:
-    import tritonclient.grpc as triton
-
     headers = dict(server.access.headers)
-    with triton.InferenceServerClient(server.grpc_url, **server.access.channel) as client:
+    with connect(server.grpc_url, server.access) as client:
         version = client.get_server_metadata(headers, client_timeout=10).version
         index = client.get_model_repository_index(headers, client_timeout=10)
     notes = security_options.warnings(server.security, server.host, server.concealed)

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from server.channel import EVERYBODY, connect
 from server.errors import ServerError
 from server.security import Access
 
@@ -55,9 +56,6 @@ class Health:
             raise ServerError(f"the one-step generation differs by {difference:.2g} of its norm from that at the start")
 
 
-EVERYBODY = Access()
-
-
 def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) -> Health:
     """Generate one slice in one step and check it. Raises ServerError, Busy where the server has no room.
 
@@ -72,7 +70,7 @@ def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) ->
     outputs = [triton.InferRequestedOutput("image")]
     started = time.monotonic()
     try:
-        with triton.InferenceServerClient(grpc_url, **access.channel) as client:
+        with connect(grpc_url, access) as client:
             result = client.infer(
                 "mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s, headers=dict(access.headers)
             )
@@ -93,7 +91,7 @@ def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
         return None
     import tritonclient.grpc as triton
 
-    with triton.InferenceServerClient(f"{host}:{port}", **access.channel) as client:
+    with connect(f"{host}:{port}", access) as client:
         try:
             if client.is_server_ready(client_timeout=5):
                 return str(client.get_server_metadata(client_timeout=5, headers=dict(access.headers)).name)

@@ -13,6 +13,7 @@ from benchmarks.cost.measure import Amount, Report
 from benchmarks.serving.memory import processes, proportional, shared_bytes
 from benchmarks.wire import ask
 from brats_ldm_client import Client
+from server.channel import connect
 from server.process import TritonServer
 
 DECODER = "vae_decoder"
@@ -37,10 +38,8 @@ def by_rows(repository: Path, profile: str, amount: Amount, report: Report) -> d
 
 def by_decode_batch(repository: Path, profile: str, amount: Amount, report: Report) -> dict[str, Any]:
     """A new server; memory of the decoder's process, or of the server where it has none, by the latents of a call."""
-    import tritonclient.grpc as triton
-
     points = []
-    with TritonServer(repository, profile) as server, triton.InferenceServerClient(server.grpc_url) as client:
+    with TritonServer(repository, profile) as server, connect(server.grpc_url) as client:
         for rows in amount.decode_batches:
             latents = np.random.default_rng(0).standard_normal((rows, 1, 64, 64), np.float32)
             for _ in range(amount.memory_rounds):

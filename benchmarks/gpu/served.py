@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tritonclient.grpc as triton
 
 from benchmarks.gpu.setup import Array, Setup, random_feeds
 from benchmarks.wire import ask
 from export.graphs import GRAPHS, Graph
+from server.channel import connect
 from server.process import TritonServer
 from training.sample import generate
 
@@ -44,7 +44,7 @@ class Served:
         try:
             self.server.probe(STARTUP_S)
             self.start_s = time.monotonic() - started
-            self.client = triton.InferenceServerClient(self.server.grpc_url)
+            self.client = connect(self.server.grpc_url)
         except BaseException:
             self.server.stop()
             raise

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tritonclient.grpc as triton
 
 from benchmarks.serving.worker import Array
 from benchmarks.wire import ask_http
 from brats_ldm_client import Client, Generation
+from server.channel import connect
 from server.process import TritonServer
 
 SIZE = 240
@@ -23,7 +23,7 @@ class Ours:
         self.server = TritonServer(repository, profile)
         self.server.start()
         self.client = Client(self.server.grpc_url, rows_per_request=1, concurrency=64)
-        self.raw = triton.InferenceServerClient(self.server.grpc_url)
+        self.raw = connect(self.server.grpc_url)
 
     @property
     def pid(self) -> int:

@@ -14,6 +14,7 @@ from tritonclient.utils import deserialize_bytes_tensor
 
 from brats_ldm_client._errors import InvalidRequest, map_error
 from reliability.bad_requests import STREAM, Ask
+from server.channel import DIRECT
 
 PROTOCOLS = ("raw", "typed", "json", "binary")
 CONTENTS = {"BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
@@ -42,7 +43,7 @@ class Wire:
     """Connections to one server; may be used by several threads."""
 
     def __init__(self, grpc_url: str, http_url: str, timeout: float = 10.0) -> None:
-        self._channel = grpc.insecure_channel(grpc_url, options=[("grpc.max_receive_message_length", -1)])
+        self._channel = grpc.insecure_channel(grpc_url, options=DIRECT)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._http_url, self._timeout = http_url, timeout
 

@@ -22,6 +22,7 @@ from brats_ldm_client import Client, Progress
 from common import ROOT, heed_signals
 from faulty_networks import order
 from reliability.memory import anonymous_bytes
+from server.channel import connect
 from server.process import TritonServer
 from server.remains import children
 from serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle
@@ -30,7 +31,7 @@ ROWS, STEPS, LATE = 2, 500, 0.3
 
 
 def cancel_unary(url: str) -> None:
-    with triton.InferenceServerClient(url) as raw:
+    with connect(url) as raw:
         call, done, _ = start(raw, seed=list(range(ROWS)), steps=[STEPS] * ROWS)
         time.sleep(LATE)
         call.cancel()
@@ -44,19 +45,19 @@ def leave_stream(url: str) -> None:
 
 def grpc_deadline(url: str) -> None:
     """Only gRPC knows of it: the request says nothing."""
-    with triton.InferenceServerClient(url) as raw:
+    with connect(url) as raw:
         _refused(lambda: infer(raw, seed=list(range(ROWS)), steps=[STEPS] * ROWS, timeout=LATE), "DEADLINE_EXCEEDED")
 
 
 def told_deadline(url: str) -> None:
     """Only the request says it, as Triton's `timeout`, in microseconds."""
-    with triton.InferenceServerClient(url) as raw:
+    with connect(url) as raw:
         asked = tensors(seed=list(range(ROWS)), steps=[STEPS] * ROWS)
         _refused(lambda: raw.infer("mri_ldm", asked, timeout=round(LATE * 1e6), client_timeout=60), "CANCELLED")
 
 
 def lose_connection(url: str) -> None:
-    raw = triton.InferenceServerClient(url)
+    raw = connect(url)
     _, done, _ = start(raw, seed=list(range(ROWS)), steps=[STEPS] * ROWS)
     time.sleep(LATE)
     raw.close()
@@ -81,7 +82,7 @@ def storm(server: TritonServer, leavers: int, threads: int = 8) -> dict[str, int
 
     More than 90 threads hold more steps of work at once than a server takes.
     """
-    with triton.InferenceServerClient(server.grpc_url) as raw:
+    with connect(server.grpc_url) as raw:
         known = infer(raw, seed=[1], steps=[10]).as_numpy("image")
         # The pool of shared memory and the allocator of Python grow to their size in the first of them.
         _leave(server.grpc_url, len(WAYS) * 2, threads)
@@ -126,7 +127,7 @@ def places(repository: Path, server: TritonServer) -> dict[str, float]:
     The repository is one of `write_faulty(repository, max_rows_in_flight=4)`; a step takes 0.05 s there and a call of
     the decoder 0.5 s.
     """
-    with triton.InferenceServerClient(server.grpc_url) as raw:
+    with connect(server.grpc_url) as raw:
         infer(raw, seed=[1], steps=[1])
         with _slow(repository, "unet", 0.05):
             loop = _outlives(server, raw, "mri_ldm_rows_in_flight", rows=2, steps=STEPS)

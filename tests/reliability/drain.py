@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import tritonclient.grpc as triton
 
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
 from faulty_networks import order
 from reliability.launched import PATIENCE, Launched
 from reliability.load import STEPS, count_wrong, in_peace
+from server.channel import connect
 from serving import infer, start, wait_for_rows
 
 SEEDS = (1, 2, 3)
@@ -83,7 +83,7 @@ def _exit(launched: Launched) -> float:
 def grace_over(repository: Path, grace: float = 1.0) -> dict[str, int | float]:
     """A stop with a request that would take minutes: it is told to try again once the grace period is over."""
     order(repository, "unet", seconds=0.1)
-    with Launched(repository, f"--grace={grace}") as launched, triton.InferenceServerClient(launched.grpc_url) as raw:
+    with Launched(repository, f"--grace={grace}") as launched, connect(launched.grpc_url) as raw:
         infer(raw, seed=[1], steps=[1])
         _, done, outcome = start(raw, seed=[1], steps=[1000])
         wait_for_rows(launched, 1)

@@ -14,6 +14,7 @@ from brats_ldm_client import BratsLDMError, Client
 from faulty_networks import NETWORKS, order
 from reliability.launched import Launched
 from reliability.load import Load, in_peace
+from server.channel import connect
 from serving import infer
 
 FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 2.5}}
@@ -27,7 +28,7 @@ def network_faults(repository: Path, url: str, rounds: int = 1) -> dict[str, int
     Requests of both front models meet each fault; one that asks for latents only must not mind what the decoder does.
     """
     counts: Counter[str] = Counter({"faults injected": 0, "images wrong": 0, "requests hung": 0})
-    with triton.InferenceServerClient(url) as raw:
+    with connect(url) as raw:
         known = infer(raw, seed=[1], steps=[4]).as_numpy("image")
         for network in NETWORKS * rounds:
             for fault, orders in FAULTS.items():
@@ -62,7 +63,7 @@ def _meet(url: str, network: str, fault: str) -> Counter[str]:
     with ThreadPoolExecutor(len(asks)) as pool:
         list(pool.map(ask, asks))
         if network == "vae_decoder":
-            with triton.InferenceServerClient(url) as raw:
+            with connect(url) as raw:
                 infer(raw, "final_latent", seed=[1], steps=[4], timeout=ANSWER_SECONDS)
             counts["others that went on"] += 1
     return counts

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
 from reliability.memory import anonymous_bytes
+from server.channel import connect
 from server.process import TritonServer
 from server.remains import children, model_of
 from serving import infer, start, wait_until_idle
@@ -121,7 +122,7 @@ class _Client:
 
     def run(self, requests: int, result: Soak, bar: tqdm[None]) -> None:
         url = self.server.grpc_url
-        with Client(url, retry_seconds=0, timeout=60) as self.client, triton.InferenceServerClient(url) as self.raw:
+        with Client(url, retry_seconds=0, timeout=60) as self.client, connect(url) as self.raw:
             for _ in range(requests):
                 (kind,) = self.draw.choices(list(self.kinds), list(self.kinds.values()))
                 try:

@@ -19,6 +19,7 @@ from benchmarks.serving.analyzer import fetch, tool
 from benchmarks.serving.analyzer.measure import SECRET, measure
 from benchmarks.serving.analyzer.tool import Target
 from benchmarks.serving_code import ROOT
+from server.channel import connect
 from server.errors import ServerError
 from server.health import probe
 from server.process import TritonServer
@@ -165,12 +166,12 @@ def _access(options: argparse.Namespace) -> Access:
 
 def _look_for_model(url: str, model: str, access: Access) -> None:
     """Raise ServerError where no server answers, or not with that model."""
-    import tritonclient.grpc as triton
+    from tritonclient.utils import InferenceServerException
 
     try:
-        with triton.InferenceServerClient(url, **access.channel) as client:
+        with connect(url, access) as client:
             ready = client.is_model_ready(model, headers=dict(access.headers), client_timeout=tool.TIMEOUT_S)
-    except triton.InferenceServerException as error:
+    except InferenceServerException as error:
         raise ServerError(f"no server answers at {url} ({error}): see --url, or leave it out") from error
     if not ready:
         raise ServerError(f"the server at {url} has no model {model}, or it is not ready")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.serving.analyzer import tool
 from benchmarks.serving.analyzer.tool import AnalyzerError, Load, Request, Target
+from server.channel import connect
 from training.files import write_text
 
 REPORT = "report.txt"
@@ -35,8 +36,6 @@ def measure(
     Raises:
         AnalyzerError: it has failed, or a request was not answered; the report has its words.
     """
-    import tritonclient.grpc as triton
-
     seeds, words = count(first_seed), []
 
     def tell(text: str) -> None:
@@ -44,7 +43,7 @@ def measure(
         write_text(folder / REPORT, "\n".join(words) + "\n")
         print(text, flush=True)
 
-    with triton.InferenceServerClient(target.url, **target.access.channel) as client:
+    with connect(target.url, target.access) as client:
         for load in loads:
             print(f"{load.requests} requests to {target.model}, {load.kind} {load.value:g} ...", flush=True)
             data, profile = folder / f"{load.name}.input.json", folder / f"{load.name}.requests.json"

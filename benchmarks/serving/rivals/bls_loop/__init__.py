@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.serving.worker import Array
 from benchmarks.wire import ask
+from server.channel import connect
 from server.process import TritonServer
 
 HERE = Path(__file__).parent
@@ -21,12 +22,10 @@ class BlsLoop:
     """A tritonserver with this model beside the networks of `repository`. Close it."""
 
     def __init__(self, repository: Path, folder: Path) -> None:
-        import tritonclient.grpc as triton
-
         write_repository(repository, folder)
         self._server = TritonServer(folder)
         self._server.start()
-        self._client = triton.InferenceServerClient(self._server.grpc_url)
+        self._client = connect(self._server.grpc_url)
 
     @property
     def pid(self) -> int:
