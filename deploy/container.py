@@ -210,7 +210,7 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
 
 
 def health(url: str) -> None:
-    """Raise where no slice comes back, asked past any proxy: ready models may call dead ones. To be busy is no fault."""
+    """Raise where no slice comes back, asked past any proxy: ready models may call dead ones. Busy is no fault."""
     tensors = {"seed": "INT64", "steps": "INT32"}
     inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [1]} for name, kind in tensors.items()]
     outputs = [{"name": "image", "parameters": {"binary_data": True}}]

@@ -16,6 +16,9 @@ from brats_ldm_client import Client
 from common import PHANTOM_SEED, ROOT, run_python
 from server.process import TritonServer
 
+# Triton's own client, which many tests use, takes a proxy to this machine, too.
+os.environ["no_proxy"] = ",".join(filter(None, ("127.0.0.1", "localhost", os.environ.get("no_proxy"))))
+
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:

@@ -217,7 +217,7 @@ class AsyncClient(BaseClient):
         try:
             return await getattr(self._grpc, step.method)(**step.kwargs)
         except _GRPC_ERRORS as error:
-            raise self._options.error(error, step.model) from error
+            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
 
     async def close(self) -> None:
         """See `Client.close`."""

@@ -46,7 +46,7 @@ class BaseClient:
         self._options = Options(address, timeout, connect_timeout, rows_per_request, concurrency, retry_seconds, every)
         encryption, more_args = tls_channel(tls or url.startswith("grpcs://"))
         self._channel: dict[str, Any] = {
-            "url": address, **encryption, "channel_args": [*channel_args(address), *more_args]
+            "url": address, **encryption, "channel_args": [*channel_args(address, connect_timeout), *more_args]
         }  # fmt: skip
         self._injected = grpc_client is not None
         self._grpc = grpc_client if self._injected else self._new_grpc()

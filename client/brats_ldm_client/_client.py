@@ -232,7 +232,7 @@ class Client(BaseClient):
         try:
             return getattr(self._grpc, step.method)(**step.kwargs)
         except _GRPC_ERRORS as error:
-            raise self._options.error(error, step.model) from error
+            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
 
     def close(self) -> None:
         """Cancel what is in flight and close the connection."""

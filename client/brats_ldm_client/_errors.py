@@ -110,13 +110,16 @@ def status_and_text(error: BaseException) -> tuple[str | None, str]:
     return (name or None), words
 
 
-def map_error(error: BaseException, *, url: str, model: str, timeout: float) -> BratsLDMError:
-    """The error of this package for what tritonclient or grpc raised or reported on a stream."""
+def map_error(error: BaseException, *, url: str, model: str, timeout: float, proxy: str | None = None) -> BratsLDMError:
+    """The error of this package for what tritonclient or grpc raised or reported on a stream.
+
+    proxy: the variable by which gRPC goes through a proxy to `url`, with its value.
+    """
     if isinstance(error, BratsLDMError):
         return error
     code, text = status_and_text(error)
     kind = _kind(code, text)
-    mapped = kind(_message(kind, code, text, url, model, timeout))
+    mapped = kind(_message(kind, code, text, url, model, timeout, proxy))
     if isinstance(mapped, ServerUnavailable):
         mapped.not_loaded = _NOT_LOADED.search(text) is not None
         mapped.retryable = _UNLOADING.search(text) is not None or not mapped.not_loaded
@@ -138,9 +141,11 @@ def _kind(code: str | None, text: str) -> type[BratsLDMError]:
     return next((kind for words, kind in _BY_WORDS if re.search(words, text, re.I)), ServerError)
 
 
-def _message(kind: type[BratsLDMError], code: str | None, text: str, url: str, model: str, timeout: float) -> str:
+def _message(
+    kind: type[BratsLDMError], code: str | None, text: str, url: str, model: str, timeout: float, proxy: str | None
+) -> str:
     if kind is ServerUnavailable:
-        return _unavailable(text, url, model)
+        return _unavailable(text, url, model, proxy)
     if kind is DeadlineExceeded:
         return f"{model} at {url} gave no answer within {timeout:g} s: raise the timeout or ask for less at once"
     if kind is Cancelled:
@@ -152,16 +157,21 @@ def _message(kind: type[BratsLDMError], code: str | None, text: str, url: str, m
     return f"{model} at {url} failed ({code or 'no code'}): {text}; see the server's log"
 
 
-def _unavailable(text: str, url: str, model: str) -> str:
+def _unavailable(text: str, url: str, model: str, proxy: str | None) -> str:
     if _NOT_LOADED.search(text):
         return f"model {model} is not loaded at {url} ({text}): see the server's log and `brats-ldm info`"
     if _NO_CONNECTION.search(text):
         reason = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        hint = through(proxy) if proxy else _TLS_HINT if _TLS_TROUBLE.search(reason) else "start one"
         return (
             f"no Triton server answers at {url} ({reason}): "
-            f"{_TLS_HINT if _TLS_TROUBLE.search(reason) else 'start one'}, "
-            "or pass the host:port of its gRPC endpoint (port 8001 by default)"
+            f"{hint}, or pass the host:port of its gRPC endpoint (port 8001 by default)"
         )
     if _DIED.search(text):
         return f"{model} at {url} has died ({text}): try later, when the server has been restarted"
     return f"{model} at {url} has no room for the request now ({text}): try later or with less concurrency"
+
+
+def through(proxy: str) -> str:
+    """What to do where a proxy is on the way."""
+    return f"the way there is the proxy of {proxy}; check it, or name the host in no_proxy"

@@ -22,9 +22,11 @@ from ._errors import (
     ProtocolError,
     ServerError,
     ServerUnavailable,
+    through,
 )
 from ._options import Options
 from ._protocol import STREAM, UNARY, make_request, outputs_of, parse_provenance, parse_rows
+from ._proxy import proxy_to
 from ._types import ModelInfo, ServerInfo, TensorInfo
 
 T = TypeVar("T")
@@ -55,15 +57,19 @@ Flow: TypeAlias = Generator[Call | Sleep, Any, T]
 
 def connect(options: Options) -> Flow[None]:
     """Fails soon and clearly where nobody answers."""
+    if not (yield from _is_live(options)):
+        raise ServerUnavailable(f"the server at {options.url} says that it is not live: try later")
+
+
+def _is_live(options: Options) -> Flow[bool]:
     try:
-        live = yield Call("is_server_live", options.control())
+        return bool((yield Call("is_server_live", options.control())))
     except DeadlineExceeded as error:
+        proxy = proxy_to(options.url)
         raise ServerUnavailable(
             f"no Triton server answers at {options.url} within {options.connect_timeout:g} s: "
-            "check the address and the network"
+            f"{through(proxy) if proxy else 'check the address and the network'}"
         ) from error
-    if not live:
-        raise ServerUnavailable(f"the server at {options.url} says that it is not live: try later")
 
 
 def ready(options: Options) -> Flow[bool]:
@@ -76,7 +82,7 @@ def ready(options: Options) -> Flow[bool]:
 
 def _not_ready(options: Options) -> Flow[str | None]:
     """What is not ready yet, or None."""
-    if not (yield Call("is_server_live", options.control())):
+    if not (yield from _is_live(options)):
         return "the server is not live yet"
     for model in (UNARY, STREAM):
         if not (yield from _is_model_ready(options, model)):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._errors import BratsLDMError, InvalidRequest, map_error
 from ._protocol import MAX_ROWS, STREAM, UNARY, Request, infer_inputs, outputs_of, requested, stream_interval
+from ._proxy import proxy_to
 
 _INT32_MAX = 2**31 - 1
 
@@ -66,8 +67,8 @@ class Options:
             "timeout": round(timeout * 1e6),  # microseconds: the server's queue need not keep it longer
         }
 
-    def error(self, error: BaseException, model: str = UNARY) -> BratsLDMError:
-        return map_error(error, url=self.url, model=model, timeout=self.timeout)
+    def error(self, error: BaseException, model: str = UNARY, timeout: float | None = None) -> BratsLDMError:
+        return map_error(error, url=self.url, model=model, timeout=timeout or self.timeout, proxy=proxy_to(self.url))
 
 
 def check_stream(request: Request, preview_every: int) -> int:
@@ -89,18 +90,19 @@ def endpoint(url: str) -> str:
     return rest.rstrip("/")
 
 
-def channel_args(url: str) -> list[tuple[str, int]]:
-    """What tritonclient's own defaults lack for a client that retries."""
+def channel_args(url: str, connect_timeout: float) -> list[tuple[str, int]]:
+    """What tritonclient's own defaults lack for a client that retries; the only place that makes them."""
     args = [
         ("grpc.max_send_message_length", _INT32_MAX),
         ("grpc.max_receive_message_length", _INT32_MAX),  # gRPC's 4 MB is less than 20 images
         # A lost channel is dialled again within seconds, not after gRPC's growing pauses of up to 2 minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # No pause, whatever its name says: the time that one attempt to connect may take, as through a slow proxy.
+        ("grpc.min_reconnect_backoff_ms", round(1000 * connect_timeout)),
         ("grpc.max_reconnect_backoff_ms", 2000),
         # Channels of one process share connections, and with them the pauses; a new client starts afresh.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    if url.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
-        args.append(("grpc.enable_http_proxy", 0))  # http_proxy is not meant for this machine
+    if proxy_to(url) is None:  # else gRPC would take one to this machine, too
+        args.append(("grpc.enable_http_proxy", 0))
     return args
