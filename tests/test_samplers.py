@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
+from mri_ldm.samplers import NoiseSchedule, advance, left_out, sampler_table
 
+from brats_ldm_client import PRESETS
 from training.config import NoiseSchedule as TrainingSchedule
 from training.sample import ddim_scheduler
 
@@ -45,6 +46,20 @@ def test_grid_is_the_bundles() -> None:
         assert len(grid) == steps
         assert grid[-1] == 0
         assert (np.diff(grid) == -(1000 // steps)).all()
+
+
+def test_a_grid_that_leaves_out_the_noisiest_end_says_so() -> None:
+    """300 steps start at 897 of 999, 600 at 599: fewer noise levels than were asked for, and nobody was told."""
+    for steps in range(1, 1001):
+        unused = set(range(1000)) - set(range(1000 // steps * steps))
+        told = left_out(SCHEDULE, steps)
+        assert bool(told) == bool(unused) == (1000 % steps != 0)
+        assert not told or f"leave out the noisiest {len(unused)};" in told
+    assert left_out(SCHEDULE, 300) == (
+        "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100; "
+        "250 and 500 steps leave out none"
+    )
+    assert not any(left_out(SCHEDULE, preset.steps) for preset in PRESETS.values())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 50, 250, 1000])

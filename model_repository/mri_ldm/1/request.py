@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise import LATENT_SHAPE, standard_normal
-from .samplers import SAMPLERS, SamplerTable, sampler_table
+from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
 from .settings import Settings
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
@@ -60,6 +60,8 @@ class RowParameters:
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
+        if warning := left_out(settings.noise_schedule, self.steps):
+            record["warning"] = warning
         return json.dumps(record)
 
 

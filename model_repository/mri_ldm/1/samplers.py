@@ -36,7 +36,7 @@ class NoiseSchedule:
     def timesteps(self, steps: int) -> NDArray[np.int32]:
         """The "leading" grid of MONAI before 1.6: 980, 960, ..., 0 for 50 steps of 1000. Returns [steps], descending.
 
-        Steps that do not divide T leave its noisiest end unused, as upstream does.
+        Steps that do not divide T leave its noisiest end unused, as upstream does: `left_out`.
         """
         stride = self.num_train_timesteps // steps
         return (np.arange(steps, dtype=np.int32) * np.int32(stride))[::-1].copy()
@@ -53,6 +53,21 @@ class SamplerTable:
     def steps(self) -> int:
         """Number of network calls of a row."""
         return len(self.timesteps)
+
+
+@lru_cache(maxsize=256)
+def left_out(schedule: NoiseSchedule, steps: int) -> str | None:
+    """What to say of a grid that starts lower than its stride would allow; None for one that does not."""
+    trained, first = schedule.num_train_timesteps, int(schedule.timesteps(steps)[0])
+    unused = trained - (first + trained // steps)
+    if not unused:
+        return None
+    fewer = next(count for count in range(steps, 0, -1) if trained % count == 0)
+    more = next(count for count in range(steps, trained + 1) if trained % count == 0)
+    return (
+        f"{steps} steps do not divide {trained}: they start at timestep {first} and leave out the noisiest {unused}; "
+        f"{fewer} and {more} steps leave out none"
+    )
 
 
 @lru_cache(maxsize=256)
