@@ -54,9 +54,10 @@ class Client(BaseClient):
         """n images with seeds seed, seed+1, … (a random base without `seed`), or one image for each of the seeds.
 
         `preset` is "fast", "standard" or "reference" (`PRESETS`, docs/quality.md) and stands for sampler and steps;
-        without it they are 50 steps of "ddim" unless given. `latents` replace the seeds' start noise. A large n is
-        sent as many requests; Ctrl-C or an error cancels all of them. `on_progress(done, total)` is called in this
-        thread after each answer.
+        without it they are 50 steps of "ddim" unless given. Steps that do not divide 1000 leave out the noisiest end of
+        the schedule (300 start at timestep 897), and the provenance has a "warning" then. `latents` replace the seeds'
+        start noise. A large n is sent as many requests; Ctrl-C or an error cancels all of them.
+        `on_progress(done, total)` is called in this thread after each answer.
         """
         request = make_request(
             n,

@@ -43,9 +43,9 @@ def slice_png(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> byte
     return _png(Image.fromarray(picture(image)), record)
 
 
-def contact_sheet(images: Sequence[npt.NDArray[np.float32]], captions: Sequence[str], total: int) -> bytes:
-    """The pictures in rows, a caption below each and the notice at the foot; `total` is how many there are in all."""
-    pictures = [Image.fromarray(picture(image)) for image in images]
+def contact_sheet(shown: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], total: int) -> bytes:
+    """What `picture` gave in rows, with captions, and the notice at the foot; `total` is how many there are in all."""
+    pictures = [Image.fromarray(each) for each in shown]
     width, height = pictures[0].size
     columns = _columns(len(pictures))
     line, gap = 20, 4

@@ -1,7 +1,6 @@
-"""Slices on disk: PNG, NIfTI, npz, contact sheet and `provenance.json`. Knows nothing of the server.
+"""Slices on disk: PNG, NIfTI, npz and contact sheet, with their records. Knows nothing of the server.
 
-The same image gives the same bytes. A file appears under its name only when it is whole, and
-`provenance.json` last: each file that it names is there.
+The same image gives the same bytes. A file appears under its name only when it is whole and its record is on disk.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ import gzip
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest
-from ._png import NOTICE, SHEET_LIMIT, SOURCE_TYPE, contact_sheet, slice_png
+from ._png import NOTICE, SHEET_LIMIT, SOURCE_TYPE, contact_sheet, picture, slice_png
+from ._records import Records, check_folder, naming, whole_file
 from ._types import Generation
 
 FORMATS = ("png", "nifti", "npz")
+_ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with a file for each image
 # What an image depends on; server versions and times stay in provenance.json, so that files are reproducible.
 _CORE = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
 
@@ -42,66 +41,113 @@ def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
 class FolderWriter:
     """Writes generations into a folder as they come; `close` writes what needs all of them.
 
-    "npz" keeps every image in memory until then. Records of files in an existing `provenance.json` stay
-    unless the file is written anew.
+    "npz" keeps every image in memory until then. Records that the folder has stay unless their file is written anew.
+    count: images that are in the folder in every format, of this run.
+
+    Raises:
+        InvalidRequest, OSError: no such format; the folder, or its provenance.json, cannot be used. Later, OSError
+            names the file that could not be written; what was written before it stays, with its records.
     """
 
     def __init__(self, folder: str | Path, formats: str | Sequence[str] = "png", *, contact_sheet: bool = True) -> None:
         self.folder = Path(folder)
         self.formats = formats_of(formats)
+        self._endings = [_ENDINGS[name] for name in self.formats if name in _ENDINGS]
         self._sheet = contact_sheet
         check_folder(self.folder)
-        self._old = _old_records(self.folder / "provenance.json")
-        self._records: list[dict[str, Any]] = []
-        self._thumbnails: list[tuple[npt.NDArray[np.float32], str]] = []
+        self._records = Records(self.folder)
+        self._pictures: list[tuple[npt.NDArray[np.uint8], str]] = []
         self._kept: list[Generation] = []
         self._names: Counter[str] = Counter()
-        self.count = 0
+        self._total = self.count = 0
         self.paths: list[Path] = []
 
     def add(self, generation: Generation) -> None:
-        for index, image in enumerate(generation.images):
-            seed, record = int(generation.seeds[index]), record_of(generation, index)
-            name = self._name(seed)
-            if "png" in self.formats:
-                self._image_file(f"{name}.png", slice_png(image, core(record)), record)
-            if "nifti" in self.formats:
-                self._image_file(f"{name}.nii.gz", nifti(image, core(record)), record)
-            if self._sheet and len(self._thumbnails) < SHEET_LIMIT:
-                self._thumbnails.append((image.copy(), f"seed {seed}"))
-        self.count += len(generation)
         if "npz" in self.formats:
             self._kept.append(generation)
+        for index in range(len(generation)):
+            self.add_image(generation, index)
+
+    def add_image(self, generation: Generation, index: int) -> None:
+        """One image of a generation, but for npz."""
+        image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
+        name = self._name(seed)
+        for ending in self._endings:
+            data = (slice_png if ending == ".png" else nifti)(image, core(record))
+            self._file(name + ending, data, [record])
+        self._place(seed, lambda: picture(image))
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has been given nothing yet."""
+        return not self._total
+
+    def has(self, seed: int, record: Mapping[str, Any]) -> bool:
+        """Whether an earlier run has left that image in every format asked for, of which npz has all or none."""
+        names = [f"{_stem(seed)}{ending}" for ending in self._endings]
+        return "npz" not in self.formats and all(self._records.has(name, {**record, "seed": seed}) for name in names)
+
+    def keep(self, seed: int) -> None:
+        """In the place of `add_image`, for an image that the folder `has`."""
+        path = self.folder / (self._name(seed) + self._endings[0])
+        self._place(seed, lambda: _shown(path))
+
+    def _place(self, seed: int, show: Callable[[], npt.NDArray[np.uint8]]) -> None:
+        if self._sheet and len(self._pictures) < SHEET_LIMIT:
+            self._pictures.append((show(), f"seed {seed}"))
+        self._total += 1
+        self.count += bool(self._endings)
 
     def _name(self, seed: int) -> str:
-        name = f"slice_seed{seed:09d}"
+        name = _stem(seed)
         self._names[name] += 1
         # The same seed twice in one run (with other latents) must not overwrite itself.
         return name if self._names[name] == 1 else f"{name}_{self._names[name]}"
 
-    def _image_file(self, name: str, data: bytes, record: dict[str, Any]) -> None:
-        self._file(name, data)
-        self._records.append({"file": name, "sha256": hashlib.sha256(data).hexdigest(), **record})
-
-    def _file(self, name: str, data: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / name, data)
+    def _file(self, name: str, data: bytes, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        with naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(data).hexdigest()
+        with whole_file(self.folder / name, data):
+            for record in records:
+                self._records.add({"file": name, "sha256": digest, **record})
         self.paths.append(self.folder / name)
 
     def close(self) -> list[Path]:
         """Write npz, contact sheet and provenance; returns all paths written."""
+        try:
+            self._write_npz()
+            if self._pictures:
+                pictures, captions = zip(*self._pictures, strict=True)
+                self._file("contact_sheet.png", contact_sheet(pictures, captions, self._total))
+        finally:
+            self.paths.append(self._records.close())
+        return self.paths
+
+    def _write_npz(self) -> None:
         if self._kept:
             records = [record_of(kept, index) for kept in self._kept for index in range(len(kept))]
-            data = npz(self._kept, records)
-            digest = hashlib.sha256(data).hexdigest()
-            self._file("slices.npz", data)
-            for index, record in enumerate(records):
-                self._records.append({"file": "slices.npz", "index": index, "sha256": digest, **record})
-        if self._thumbnails:
-            images, captions = zip(*self._thumbnails, strict=True)
-            self._file("contact_sheet.png", contact_sheet(images, captions, self.count))
-        self._file("provenance.json", provenance_json(self._old, self._records))
-        return self.paths
+            numbered = ({"index": index, **record} for index, record in enumerate(records))
+            self._file("slices.npz", npz(self._kept, records), numbered)
+            if not self._endings:
+                self.count = len(records)
+
+
+def _stem(seed: int) -> str:
+    return f"slice_seed{seed:09d}"
+
+
+def _shown(path: Path) -> npt.NDArray[np.uint8]:
+    """The picture of a slice on disk."""
+    if path.suffix == ".png":
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return np.asarray(image)
+    import nibabel
+
+    volume: Any = nibabel.load(path)
+    return picture(volume.get_fdata(dtype=np.float32)[:, :, 0])
 
 
 def record_of(generation: Generation, index: int) -> dict[str, Any]:
@@ -166,43 +212,3 @@ def npz(generations: Sequence[Generation], records: Sequence[Mapping[str, Any]])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def provenance_json(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> bytes:
-    written = {record["file"] for record in new}
-    images = [*(record for record in old if record["file"] not in written), *new]
-    document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE, "images": images}
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _old_records(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        records: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["images"]
-        if all(isinstance(record["file"], str) for record in records):
-            return records
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InvalidRequest(f"{path} is not a record of this program's: choose another folder or move it away")
-
-
-def check_folder(folder: Path) -> None:
-    """Fails before any work where the folder cannot be made or written to."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f"{existing} is a file: choose a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write in {existing}: choose another folder")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write under a temporary name beside `path`, then rename: nobody reads half a file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -62,6 +62,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.metadata: list[dict[str, Any]] = []
         self.cancelled: list[list[int]] = []
         self.omit: set[str] = set()
+        self.digest = DIGEST
+        self.more: dict[str, Any] = {}  # in each record
         self.lock = threading.Lock()
 
     def seeds(self) -> list[list[int]]:
@@ -105,8 +107,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                     "sampler": tensors["sampler"][0, 0],
                     "steps": int(tensors["steps"][0, 0]),
                     "eta": float(tensors.get("eta", np.zeros((1, 1)))[0, 0]),
+                    "start_noise": "given" if "latent" in tensors else "seed",
                     "model_name": "mri_ldm",
-                    "model_digest": DIGEST,
+                    "model_digest": self.digest,
+                    **self.more,
                     "versions": {"server": "2.51.0"},
                 }
             ).encode()

@@ -113,7 +113,43 @@ def test_what_is_done_before_an_error_is_kept(here: Here, served: Served, tmp_pa
     assert len(done.stderr.splitlines()) == 1
     assert "unet gave up" in done.stderr
     assert "256 of 300 images are in" in done.stderr
+    assert "the same command makes the rest" in done.stderr
     assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 256
+
+
+def test_a_second_run_makes_what_is_missing(here: Here, served: Served, tmp_path: Path) -> None:
+    def again(*more: object) -> tuple[set[int], str]:
+        """The seeds that are asked for, but for the probe's, and what is said."""
+        served.triton.received.clear()
+        done = here(
+            "generate", "-n", 5, "--seed", 1, "--format", "png,nifti", "--out", tmp_path, "--url", served.url, *more
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 10
+        return {seed for seeds in served.triton.seeds() for seed in seeds} - {0}, done.stdout
+
+    assert again()[0] == {1, 2, 3, 4, 5}
+    sheet = (tmp_path / "contact_sheet.png").read_bytes()
+    asked, said = again()
+    assert asked == set()
+    assert "5 synthetic slices (seeds 1 to 5), 5 of them there before," in said
+    (tmp_path / "slice_seed000000002.nii.gz").unlink()
+    (tmp_path / "slice_seed000000004.png").write_bytes(b"half")
+    assert again()[0] == {2, 4}
+    assert (tmp_path / "contact_sheet.png").read_bytes() == sheet
+    for change in (("--steps", 20), ("--eta", 0.25), ("--sampler", "ddpm")):
+        assert again(*change)[0] == {1, 2, 3, 4, 5}
+        served.triton.more = {"eta": 1.0}  # what the server says of ddpm
+    again("--sampler", "ddpm")
+    assert again("--sampler", "ddpm")[0] == set()
+    served.triton.digest = "sha256:other weights"
+    assert again("--sampler", "ddpm")[0] == {1, 2, 3, 4, 5}
+
+
+def test_a_warning_of_the_server_is_said_once(here: Here, served: Served, tmp_path: Path) -> None:
+    served.triton.more = {"warning": "300 steps leave out something"}
+    done = here("generate", "-n", 300, "--steps", 300, "--out", tmp_path, "--url", served.url, "--no-contact-sheet")
+    assert (done.returncode, done.stderr) == (0, "brats-ldm: warning: 300 steps leave out something\n")
 
 
 def test_ctrl_c(served: Served, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -161,6 +164,77 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_seed_twice_in_a_run_gives_two_files(tmp_path: Path) -> None:
     names = {path.name for path in generation([5, 5, -5]).save(tmp_path)}
     assert {"slice_seed000000005.png", "slice_seed000000005_2.png", "slice_seed-00000005.png"} <= names
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """A disk that takes files up to `size` bytes: with this limit the kernel refuses the rest, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_slice_that_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    writer = FolderWriter(tmp_path)
+    writer.add(generation([1], size=16))
+    with room_for(3000), pytest.raises(OSError, match=r"File too large: '.*/slice_seed000000002\.png'"):
+        writer.add(generation([2]))
+    writer.close()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "slice_seed000000001.png",
+        "contact_sheet.png",
+        "provenance.json",
+    }
+    assert (writer.count, len(recorded(tmp_path))) == (1, 1)
+
+
+def test_every_slice_has_its_record_where_provenance_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk left 290 slices and no provenance. Here the journal of the run is what is too large."""
+    seeds = list(range(1, 20))
+    with room_for(3000):
+        writer = FolderWriter(tmp_path, contact_sheet=False)
+        with pytest.raises(OSError, match=r"File too large: '.*/provenance\.\w+\.jsonl'"):
+            writer.add(generation(seeds, size=16))
+        with pytest.raises(OSError, match=r"File too large: '.*/provenance\.json'"):
+            writer.close()
+    done = writer.count
+    assert 1 < done < 19
+    assert len(list(tmp_path.glob("slice_*.png"))) == done
+    assert not (tmp_path / "provenance.json").exists()
+    later = FolderWriter(tmp_path, contact_sheet=False)
+    assert [seed for seed in seeds if later.has(seed, {"steps": 50})] == seeds[:done]
+    assert not later.has(1, {"steps": 20})
+    later.add(generation([20], size=16))
+    later.close()
+    assert sorted(record["seed"] for record in recorded(tmp_path)) == [*seeds[:done], 20]
+    assert not list(tmp_path.glob("*.jsonl")), "taken up"
+
+
+def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
+    """Half a line, a record whose file never got its name, and one whose file is that of an earlier run."""
+    generation([1], size=16).save(tmp_path, contact_sheet=False)
+    (old,) = recorded(tmp_path)
+    lines = [{**old, "sha256": "0" * 64, "steps": 7}, {**old, "file": "slice_seed000000002.png", "seed": 2}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"file": "slice_se'
+    (tmp_path / "provenance.0123abcd.jsonl").write_text(text)
+    generation([3], size=16).save(tmp_path, contact_sheet=False)
+    assert [(record["seed"], record["steps"]) for record in recorded(tmp_path)] == [(1, 50), (3, 50)]
+
+
+def test_two_runs_in_a_folder_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
+    first, second = FolderWriter(tmp_path), FolderWriter(tmp_path)
+    first.add(generation([1], size=16))
+    second.add(generation([2], size=16))
+    second.close()
+    first.close()
+    assert sorted(record["seed"] for record in recorded(tmp_path)) == [1, 2]
+
+
+def recorded(folder: Path) -> list[dict]:
+    return json.loads((folder / "provenance.json").read_text())["images"]
 
 
 def test_formats() -> None:

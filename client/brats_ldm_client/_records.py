@@ -1,0 +1,159 @@
+"""The records of the slices in a folder, and files that are whole. Knows neither images nor the server.
+
+Every slice has its record on disk before it has its name, whatever ends the run: in a journal of the run, a JSON object
+a line, until `provenance.json` is written at the end. A journal that a run has left is taken up by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ._errors import InvalidRequest
+from ._png import NOTICE, SOURCE_TYPE
+
+Record = dict[str, Any]
+NAME, JOURNALS = "provenance.json", "provenance.*.jsonl"
+
+
+class Records:
+    """Those of one run, beside those that the folder has.
+
+    Raises:
+        InvalidRequest: provenance.json is somebody else's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._journal = folder / JOURNALS.replace("*", secrets.token_hex(4))
+        self._new: list[Record] = []
+        self._found = _read(folder)
+        self._digests: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        """Append to the journal: the whole record or nothing."""
+        line = json.dumps(record).encode() + b"\n"
+        with naming(self._journal), open(self._journal, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(size)
+                raise
+        self._new.append(record)
+
+    def has(self, name: str, what: Mapping[str, Any]) -> bool:
+        """Whether the folder has the file of that name as its record says, and the record says `what`."""
+        return any(what.items() <= record.items() and self._is_whole(record) for record in self._found.get(name, ()))
+
+    def _is_whole(self, record: Record) -> bool:
+        name = record["file"]
+        if name not in self._digests:
+            self._digests[name] = _digest(self._folder / name)
+        return self._digests[name] == record.get("sha256")
+
+    def close(self) -> Path:
+        """Write provenance.json, unless there is no record; its path. What another run has put there stays."""
+        journals = list(self._folder.glob(JOURNALS))
+        found = _read(self._folder, but=self._journal)
+        written = {record["file"] for record in self._new}
+        images = [record for name, records in found.items() if name not in written for record in records]
+        document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE}
+        document["images"] = [*images, *self._new]
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        if document["images"]:
+            with whole_file(self._folder / NAME, text.encode(), sync=True):
+                pass
+        for journal in journals:
+            journal.unlink(missing_ok=True)
+        return self._folder / NAME
+
+
+def _read(folder: Path, but: Path | None = None) -> dict[str, list[Record]]:
+    """The records that a folder has, by file; those of journals only where the file is as they say."""
+    found: dict[str, list[Record]] = {}
+    if (folder / NAME).exists():
+        for record in _images(folder / NAME):
+            found.setdefault(record["file"], []).append(record)
+    for journal in set(folder.glob(JOURNALS)) - {but}:
+        left: dict[str, list[Record]] = {}
+        for record in _lines(journal):
+            left.setdefault(record["file"], []).append(record)
+        for name, records in left.items():
+            digest = _digest(folder / name)
+            whole = [record for record in records if record.get("sha256") == digest]
+            if whole:
+                found[name] = whole
+    return found
+
+
+def _images(path: Path) -> list[Record]:
+    try:
+        records: list[Record] = json.loads(path.read_text("utf-8"))["images"]
+        if all(isinstance(record["file"], str) for record in records):
+            return records
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InvalidRequest(f"{path} is not a record of this program's: choose another folder or move it away")
+
+
+def _lines(journal: Path) -> Iterator[Record]:
+    """A run that was killed may have left half a line."""
+    for line in journal.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("file"), str):
+                yield record
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, data: bytes, *, sync: bool = False) -> Iterator[None]:
+    """In the block `data` is on disk under a temporary name, after it under its own: nobody reads half a file.
+
+    sync: it also outlives a loss of power.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with naming(path), open(temporary, "xb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        yield
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the block is about `path`: that of a write to a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Fails before any work where the folder cannot be made or written to."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is a file: choose a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {existing}: choose another folder")
