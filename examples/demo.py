@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from brats_ldm_client._printing import forgiving_streams
 from server.errors import ServerError
 from server.process import TritonServer
 
@@ -16,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     """Run the demo; returns the exit status."""
+    with forgiving_streams():
+        return _demo()
+
+
+def _demo() -> int:
     parser = argparse.ArgumentParser("python -m examples.demo", description=str(__doc__).split(".")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for the slices (default: %(default)s)"
