@@ -48,6 +48,7 @@ class AsyncClient(BaseClient):
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
+        on_images: Callable[[Generation], None] | None = None,
     ) -> Generation:
         """See `Client.generate`."""
         request = make_request(
@@ -61,9 +62,14 @@ class AsyncClient(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        return await self._run(request, on_progress)
+        return await self._run(request, on_progress, on_images)
 
-    async def _run(self, request: Request, on_progress: Callable[[int, int], None] | None) -> Generation:
+    async def _run(
+        self,
+        request: Request,
+        on_progress: Callable[[int, int], None] | None,
+        on_images: Callable[[Generation], None] | None,
+    ) -> Generation:
         await self._connect()
         options = self._options
         schedule = Schedule(
@@ -81,6 +87,8 @@ class AsyncClient(BaseClient):
                 answered = await _first(calls, schedule.wait(time.monotonic()))
                 for call in answered:
                     self._settle(schedule, calls.pop(call), call)
+                if on_images is not None and (images := schedule.in_order(time.monotonic())) is not None:
+                    on_images(images)
                 if answered and on_progress is not None:
                     on_progress(schedule.done, schedule.total)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
@@ -143,20 +143,26 @@ class _Run:
                 self._block(seeds[start : start + _BLOCK], bar)
 
     def _block(self, seeds: Sequence[int], bar: Any) -> None:
-        there = self._there(seeds)
-        bar.update(len(there))
+        there, order = self._there(seeds), iter(seeds)
         missing = [seed for seed in seeds if seed not in there]
-        made = self._make(missing, bar) if missing else None
-        if made is not None and not there:
-            self._writer.add(made)
-            return
-        rows = iter(range(len(missing)))
-        for seed in seeds:
+        bar.update(len(there))
+        self.kept += len(there)
+
+        def write(made: Generation) -> None:
+            self._warn(made, bar)
+            if not there:
+                self._writer.add(made)
+                return
+            for index in range(len(made)):
+                while (seed := next(order)) in there:
+                    self._writer.keep(seed)
+                self._writer.add_image(made, index)
+
+        if missing:
+            self._make(missing, bar, write)
+        for seed in order:
             if seed in there:
                 self._writer.keep(seed)
-            elif made is not None:
-                self._writer.add_image(made, next(rows))
-        self.kept += len(there)
 
     def _there(self, seeds: Sequence[int]) -> set[int]:
         """Those that the folder has, made in the same way by the same weights."""
@@ -168,7 +174,7 @@ class _Run:
             return self._there(seeds)
         return found
 
-    def _make(self, seeds: Sequence[int], bar: Any) -> Generation:
+    def _make(self, seeds: Sequence[int], bar: Any, write: Callable[[Generation], None]) -> None:
         asked, done_before = self._asked, bar.n
         made = self._client.generate(
             seeds=seeds,
@@ -176,12 +182,14 @@ class _Run:
             sampler=asked.sampler,
             eta=asked.eta,
             on_progress=lambda done, total: bar.update(done_before + done - bar.n),
+            on_images=write,
         )
         self.seconds += made.seconds
+
+    def _warn(self, made: Generation, bar: Any) -> None:
         for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._told:
             self._told.add(warning)
             bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
-        return made
 
 
 def _kept(writer: FolderWriter, asked: Request, args: argparse.Namespace) -> str:

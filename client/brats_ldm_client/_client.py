@@ -50,6 +50,7 @@ class Client(BaseClient):
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
+        on_images: Callable[[Generation], None] | None = None,
     ) -> Generation:
         """n images with seeds seed, seed+1, … (a random base without `seed`), or one image for each of the seeds.
 
@@ -57,7 +58,8 @@ class Client(BaseClient):
         without it they are 50 steps of "ddim" unless given. Steps that do not divide 1000 leave out the noisiest end of
         the schedule (300 start at timestep 897), and the provenance has a "warning" then. `latents` replace the seeds'
         start noise. A large n is sent as many requests; Ctrl-C or an error cancels all of them.
-        `on_progress(done, total)` is called in this thread after each answer.
+        `on_progress(done, total)` is called in this thread after each answer, `on_images` with the images that have
+        come, in their order: who writes them there loses little if the run ends early.
         """
         request = make_request(
             n,
@@ -70,9 +72,14 @@ class Client(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        return self._run(request, on_progress)
+        return self._run(request, on_progress, on_images)
 
-    def _run(self, request: Request, on_progress: Callable[[int, int], None] | None) -> Generation:
+    def _run(
+        self,
+        request: Request,
+        on_progress: Callable[[int, int], None] | None,
+        on_images: Callable[[Generation], None] | None,
+    ) -> Generation:
         self._connect()
         options = self._options
         schedule = Schedule(
@@ -94,6 +101,8 @@ class Client(BaseClient):
                     continue
                 del calls[chunk]
                 self._settle(schedule, chunk, result, error)
+                if on_images is not None and (images := schedule.in_order(time.monotonic())) is not None:
+                    on_images(images)
                 if on_progress is not None and error is None:
                     on_progress(schedule.done, schedule.total)
         finally:

@@ -82,6 +82,8 @@ class Schedule:
         # (not before, chunk): a sorted list is a heap.
         self._waiting = [(now, Chunk(start, min(start + rows_per_request, self.total))) for start in starts]
         self._assembly = Assembly(self.total)
+        self._answered: dict[int, int] = {}  # first row to the one after the last, of what `in_order` has yet to give
+        self._given = 0
 
     @property
     def finished(self) -> bool:
@@ -108,7 +110,16 @@ class Schedule:
         self._in_flight -= 1
         self._budget.success()
         self._assembly.put(chunk, rows)
+        self._answered[chunk.start] = chunk.stop
         self.done += chunk.stop - chunk.start
+
+    def in_order(self, now: float) -> Generation | None:
+        """The images that have come since the last call, as far as none is missing before them."""
+        start = self._given
+        while self._given in self._answered:
+            self._given = self._answered.pop(self._given)
+        rows = slice(start, self._given)
+        return self._assembly.generation(self.request, now - self._began, rows) if self._given > start else None
 
     def failed(self, chunk: Chunk, error: BratsLDMError, now: float) -> None:
         """Queue the chunk for another try, or raise what ends the run."""
@@ -145,18 +156,18 @@ class Assembly:
         whole[chunk.start : chunk.stop] = part
         return whole
 
-    def generation(self, request: Request, seconds: float) -> Generation:
+    def generation(self, request: Request, seconds: float, rows: slice = slice(None)) -> Generation:
         if self._images is None:
             raise ProtocolError("the server sent no image")
         return Generation(
-            images=self._images,
-            seeds=request.seeds,
+            images=self._images[rows],
+            seeds=request.seeds[rows],
             steps=request.steps,
             sampler=request.sampler,
             eta=request.eta,
-            provenance=tuple(self._provenance),
+            provenance=tuple(self._provenance[rows]),
             seconds=seconds,
-            latents=self._latents,
+            latents=None if self._latents is None else self._latents[rows],
         )
 
 

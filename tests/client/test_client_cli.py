@@ -103,18 +103,18 @@ def test_a_refused_request_is_one_line(here: Here, served: Served, tmp_path: Pat
 
 def test_what_is_done_before_an_error_is_kept(here: Here, served: Served, tmp_path: Path) -> None:
     def fail_late(seeds: list[int], context: grpc.ServicerContext) -> None:
-        if seeds[0] >= 256:
+        if seeds[0] >= 272:
             context.abort(grpc.StatusCode.INTERNAL, "unet gave up")
 
     served.triton.behave = fail_late
-    arguments = ("-n", 300, "--seed", 0, "--rows-per-request", 64, "--no-contact-sheet")
+    arguments = ("-n", 300, "--seed", 0, "--rows-per-request", 16, "--concurrency", 1, "--no-contact-sheet")
     done = here("generate", *arguments, "--out", tmp_path, "--url", served.url)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "unet gave up" in done.stderr
-    assert "256 of 300 images are in" in done.stderr
+    assert "272 of 300 images are in" in done.stderr
     assert "the same command makes the rest" in done.stderr
-    assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 256
+    assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 272
 
 
 def test_a_second_run_makes_what_is_missing(here: Here, served: Served, tmp_path: Path) -> None:

@@ -65,11 +65,12 @@ def test_a_large_n_is_split_and_put_back_in_order_though_answers_come_in_any(cal
 
     served.triton.behave = later_rows_first
     done: list[tuple[int, int]] = []
-    generation = caller(
-        "generate", 21, seed=0, client={"rows_per_request": 4}, on_progress=lambda *event: done.append(event)
-    )
+    came: list = []
+    report = {"on_progress": lambda *event: done.append(event), "on_images": came.append}
+    generation = caller("generate", 21, seed=0, client={"rows_per_request": 4}, **report)
     assert generation.images[:, 0, 0].tolist() == list(range(21))
     assert [record["seed"] for record in generation.provenance] == list(range(21))
+    assert [seed for images in came for seed in images.images[:, 0, 0].tolist()] == list(range(21))
     assert sorted(len(seeds) for seeds in served.triton.seeds()) == [1, 4, 4, 4, 4, 4]
     assert done[-1] == (21, 21)
     assert done == sorted(done)
