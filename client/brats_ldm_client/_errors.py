@@ -93,6 +93,8 @@ _TLS_TROUBLE = re.compile(r"handshake|socket closed|wrong_version|connection res
 _TLS_HINT = "pass tls= with the server's authority (and a certificate) if it wants TLS, and none if not"
 # Triton's words, with the code INTERNAL, where the model's process has died: a watched server is restarted then.
 _DIED = re.compile(r"stub process .* is not healthy", re.I)
+# What answers is another kind of server, or a proxy before none: gRPC calls that UNIMPLEMENTED.
+_NO_TRITON = re.compile(r"http2 header with status: 404", re.I)
 _RETRY_AFTER = re.compile(r"try again in about (\d{1,6}) s")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
 # Our models' words where the server's shared memory has no room for the images.
@@ -134,7 +136,7 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float, pro
 def _kind(code: str | None, text: str) -> type[BratsLDMError]:
     if _RESTRICTED.search(text):  # which Triton calls UNAVAILABLE
         return AccessDenied
-    if _NOT_LOADED.search(text) or _DIED.search(text):
+    if any(words.search(text) for words in (_NOT_LOADED, _DIED, _NO_TRITON)):
         return ServerUnavailable
     if _TOO_LARGE.search(text):
         return ServerError
