@@ -97,8 +97,6 @@ _DIED = re.compile(r"stub process .* is not healthy", re.I)
 _NO_TRITON = re.compile(r"http2 header with status: 404", re.I)
 _RETRY_AFTER = re.compile(r"try again in about (\d{1,6}) s")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
-# Our models' words where the server's shared memory has no room for the images.
-_UNSENT = re.compile(r"answer cannot be sent", re.I)
 
 
 def status_and_text(error: BaseException) -> tuple[str | None, str]:
@@ -158,8 +156,6 @@ def _message(
         return f"{model} at {url} wants a secret ({text}): pass secret=, or $BRATS_LDM_SECRET to brats-ldm"
     if kind is InvalidRequest:
         return f"{model} at {url} refused the request: {text}"
-    if _UNSENT.search(text):
-        return f"{model} at {url} has done the work, but {text}; ask for fewer images in a request"
     return f"{model} at {url} failed ({code or 'no code'}): {text}; see the server's log"
 
 

@@ -49,13 +49,6 @@ def test_a_web_server_is_no_triton() -> None:
     assert "no Triton server answers at host:8001 (Received http2 header with status: 404)" in str(error)
 
 
-def test_an_answer_that_could_not_be_sent() -> None:
-    """The server's /dev/shm is full; fewer rows at once may have room there."""
-    error = mapped("the answer cannot be sent: Failed to increase the shared memory pool size", "INTERNAL")
-    assert type(error) is ServerError
-    assert "the shared memory pool size; ask for fewer images in a request" in str(error)
-
-
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
