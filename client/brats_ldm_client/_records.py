@@ -19,7 +19,8 @@ from ._errors import InvalidRequest
 from ._png import NOTICE, SOURCE_TYPE
 
 Record = dict[str, Any]
-NAME, JOURNALS = "provenance.json", "provenance.*.jsonl"
+NAME = "provenance.json"
+JOURNALS = f"provenance.{'[0-9a-f]' * 8}.jsonl"  # no wider: what it finds is removed once it is taken up
 
 
 class Records:
@@ -31,7 +32,7 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._journal = folder / JOURNALS.replace("*", secrets.token_hex(4))
+        self._journal = folder / f"provenance.{secrets.token_hex(4)}.jsonl"
         self._new: list[Record] = []
         self._found = _read(folder)
         self._digests: dict[str, str] = {}

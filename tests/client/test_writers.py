@@ -220,8 +220,10 @@ def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
     lines = [{**old, "sha256": "0" * 64, "steps": 7}, {**old, "file": "slice_seed000000002.png", "seed": 2}]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"file": "slice_se'
     (tmp_path / "provenance.0123abcd.jsonl").write_text(text)
+    (tmp_path / "provenance.notes.jsonl").write_text("somebody's own")
     generation([3], size=16).save(tmp_path, contact_sheet=False)
     assert [(record["seed"], record["steps"]) for record in recorded(tmp_path)] == [(1, 50), (3, 50)]
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["provenance.notes.jsonl"]
 
 
 def test_two_runs_in_a_folder_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
