@@ -6,6 +6,7 @@ whoever sends requests. Without the variable nothing can be asked. Standard libr
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -28,12 +29,23 @@ class Drain:
         # The process id, so that an instance that died serving is not waited for.
         self._serving = Path(folder, f"{instance}.{os.getpid()}{SERVING}") if folder else None
         self.poll_seconds = POLL_SECONDS if folder else None
-        if self._serving:
-            self._serving.touch()
+        self._say_serving()
 
     def asked(self) -> bool:
         """Whether no more requests are to be taken."""
-        return self._asked is not None and self._asked.exists()
+        if self._asked is None:
+            return False
+        if not self._asked.exists():
+            self._say_serving()
+            return False
+        return True
+
+    def _say_serving(self) -> None:
+        """Say so, also anew: the folder may have been cleaned, and who has not said so is not waited for."""
+        if self._serving and not self._serving.exists():
+            with contextlib.suppress(OSError):  # a full disk must not end the loop that asks
+                self._serving.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._serving.touch()
 
     def time_is_over(self) -> bool:
         """Whether what is left is to be refused too."""

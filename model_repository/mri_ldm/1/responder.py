@@ -1,5 +1,6 @@
 """The answers of a request: tensors that were asked for, or an error with the right code."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .metrics import Metrics
 from .outbox import Outbox, Outboxes
 from .request import InvalidRequest, RowParameters
 from .settings import Settings
+from .shared_memory import check_fits, surely_fits
 
 CANCELLED_ANSWER_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -146,9 +148,17 @@ class Responder:
             pb_utils.Logger.log_verbose(f"{self._name}: {len(self._rows)} rows finished in {seconds:.3f} s")
 
     def _send(self, tensors: dict[str, NDArray[Any]], flags: int) -> bool:
+        wanted = {name: array for name, array in tensors.items() if name in self._wanted}
+        size = sum(array.nbytes for array in wanted.values())
         try:
-            outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items() if name in self._wanted]
-            self._sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+            check_fits(size)
+            response = pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in wanted.items()])
+            if surely_fits(size):
+                self._sender.send(response, flags=flags)
+            else:  # Triton takes nothing after the last answer, also where that one has found no memory
+                self._sender.send(response, flags=0)
+                if flags == FINAL:
+                    self._sender.send(flags=FINAL)
             return True
         except Exception as error:  # out of shared memory, say: one answer is lost, the loop goes on
             message = f"the answer cannot be sent: {error}"
@@ -165,6 +175,8 @@ class Responder:
         except Exception as failure:
             text = f"an error cannot be sent: {failure}; it was: {message}"
             pb_utils.Logger.log_error(f"{self._name}: {_printable(text)}")
+            with contextlib.suppress(Exception):  # closed already; if not, Triton makes this an error in its own words
+                self._sender.send(flags=FINAL)
 
 
 def _name(code: int) -> str:
