@@ -6,6 +6,7 @@ Argument parsing and printing only; `server.supervisor` does the work.
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from server.channel import connect
 from server.errors import ServerError
 from server.process import TritonServer
 from server.supervisor import Policy, Supervisor
+from server.terminal import open_standard_files, say
 
 DEFAULT_PROFILE = "default"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:split])
+    open_standard_files()
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     stop = Stop()
     for number, handler in previous.items():
@@ -37,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _serve(options, arguments[split + 1 :], stop)
         return 0
     except KeyboardInterrupt:
-        print("Stopped.", flush=True)
+        say("Stopped.")
         return 0
     except (ServerError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", sys.stderr)
         return 1
     finally:
         for number, handler in previous.items():
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"configs/PROFILE.pbtxt of each model; '{DEFAULT_PROFILE}' is config.pbtxt (TensorRT)",
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="model repository folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address that gRPC listens on")
+    parser.add_argument("--host", default="127.0.0.1", help="address or name that gRPC listens on")
     parser.add_argument("--http-port", type=int, default=8000, help="port of HTTP")
     parser.add_argument("--grpc-port", type=int, default=8001, help="port of gRPC")
     parser.add_argument("--metrics-port", type=int, default=8002, help="port of the Prometheus metrics")
@@ -107,10 +110,10 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -
         startup_timeout_s=options.startup_timeout,
         bitwise=options.profile in ("cpu", "openvino"),
     )
-    print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
+    say(f"Starting tritonserver with {options.repository}, profile {options.profile} ...")
     started = time.monotonic()
-    supervisor = Supervisor(make, policy, hurry=lambda: stop.signals > 1, report=partial(print, flush=True))
-    supervisor.run(lambda server: _announce(server, options.profile, time.monotonic() - started))
+    supervisor = Supervisor(make, policy, hurry=lambda: stop.signals > 1, report=say)
+    supervisor.run(lambda server, busy: _announce(server, options.profile, time.monotonic() - started, busy))
 
 
 def _check_profile(repository: Path, profile: str | None) -> None:
@@ -121,15 +124,18 @@ def _check_profile(repository: Path, profile: str | None) -> None:
     raise ServerError(f"no model in {repository} has a profile {profile!r}; there are {[DEFAULT_PROFILE, *known]}")
 
 
-def _announce(server: TritonServer, profile: str, took_s: float) -> None:
+def _announce(server: TritonServer, profile: str, took_s: float, busy: bool) -> None:
     headers = dict(server.access.headers)
     with connect(server.grpc_url, server.access) as client:
         version = client.get_server_metadata(headers, client_timeout=10).version
         index = client.get_model_repository_index(headers, client_timeout=10)
     notes = security_options.warnings(server.security, server.host, server.concealed)
+    generation = "others keep it from a one-step generation" if busy else "a one-step generation was answered"
+    drain = [str(server.repository / "mri_ldm" / "1" / "drain.py"), str(server.drain_folder)]
+    asking = f"--url {shlex.quote(server.grpc_url)}{security_options.client_options(server.security)}"
     origin = server.installation.origin if server.installation else ""
-    print(
-        f"Ready after {took_s:.1f} s: a one-step generation was answered.\n"
+    say(
+        f"Ready after {took_s:.1f} s: {generation}.\n"
         f"  server      tritonserver {version} ({origin}), process {server.pid}\n"
         f"  repository  {server.repository}, profile {profile}\n"
         f"  models      {', '.join(sorted(model.name for model in index.models))}\n"
@@ -137,11 +143,10 @@ def _announce(server: TritonServer, profile: str, took_s: float) -> None:
         f"  HTTP        {'off' if server.security.http == 'off' else server.http_url}\n"
         f"  metrics     {'off' if server.security.metrics == 'off' else server.metrics_url}\n"
         f"  log         {server.log_path}\n"
-        f"  drain       python {server.repository}/mri_ldm/1/drain.py {server.drain_folder}\n"
+        f"  drain       python {shlex.join(drain)}\n"
         + "".join(f"note: {note}\n" for note in notes)
-        + f"Try: brats-ldm generate --url {server.grpc_url}{security_options.client_options(server.security)}\n"
-        "Ctrl-C stops the server, once what runs has finished.",
-        flush=True,
+        + f"Try: brats-ldm generate {asking}\n"
+        "Ctrl-C stops the server, once what runs has finished."
     )
 
 

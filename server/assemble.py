@@ -1,22 +1,48 @@
-"""Assembles what surrounds a tritonserver: its backends folder and its environment variables.
+"""Assembles what surrounds a tritonserver: its backends folder, its environment variables, and plain names for paths.
 
-Writes into one folder that the caller owns and removes; never into an installation.
+Writes into folders that the caller owns and removes; never into an installation.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from server.errors import ServerError
 from server.find import Installation
+from server.room import check_runs_programs
 
 OWN_BACKENDS = Path(__file__).resolve().parent / "backends"
+PLAIN = re.compile(r"[A-Za-z0-9_./+=@%,-]+")
+
+
+def plain(path: Path, link: Path) -> Path:
+    """The path, or else a `link` to it where it has more than plain characters.
+
+    Triton starts the process of a Python model by `bash -c` with paths as they are, the process opens them as ASCII,
+    and the variables that list folders cannot have their separators in one.
+    """
+    if PLAIN.fullmatch(str(path)):
+        return path
+    link.symlink_to(path)
+    return link
+
+
+def check_model_names(repository: Path) -> None:
+    """Raise ServerError for a model whose name would not be plain, which no link to the repository mends."""
+    for config in sorted(repository.glob("*/config.pbtxt")):
+        if not PLAIN.fullmatch(name := config.parent.name):
+            raise ServerError(f"{repository} has a model {name!r}: name it by ASCII letters, digits and _.-")
 
 
 def backends_folder(installation: Installation, into: Path) -> Path:
-    """A folder with the installation's backends, plus our python-based ones for the names that it lacks."""
+    """A folder with the installation's backends, plus our python-based ones for the names that it lacks.
+
+    Raises ServerError where the copies that it needs could not run in `into`.
+    """
     own = [folder for folder in sorted(OWN_BACKENDS.iterdir()) if (folder / "model.py").is_file()]
     missing = [folder for folder in own if not (installation.backends / folder.name).exists()]
     if not missing and installation.stub is None:
@@ -37,7 +63,7 @@ def _copy_python_backend(source: Path, stub: Path, target: Path) -> None:
     """The wheel keeps the stub of each Python minor apart; the python backend wants it beside its library."""
     # Copies (6 MB): Triton refuses a backend library that is a link out of its folder.
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(stub, target / stub.name)
+    check_runs_programs(Path(shutil.copy2(stub, target / stub.name)))
 
 
 def python_based(backends: Path) -> list[str]:
@@ -45,18 +71,41 @@ def python_based(backends: Path) -> list[str]:
     return ["python", *sorted(folder.parent.name for folder in backends.glob("*/model.py"))]
 
 
-def environment(installation: Installation, into: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of the server: `base`, and where the wheel's stub finds Python and its libraries."""
+def environment(installation: Installation, links: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of the server: `base`, and where the wheel's stub finds Python and its libraries.
+
+    links: a folder for links, itself with a plain path.
+    """
     env = dict(base)
     if installation.libpython and installation.wheel_libraries:
         # That one library alone: the lib folder of, say, conda would shadow libstdc++ and OpenSSL too.
-        libraries = into / "lib"
+        libraries = links / "lib"
         libraries.mkdir()
         (libraries / installation.libpython.name).symlink_to(installation.libpython)
-        _prepend(env, "LD_LIBRARY_PATH", libraries, installation.wheel_libraries)
+        _prepend(env, "LD_LIBRARY_PATH", libraries, plain(installation.wheel_libraries, links / "wheel_libraries"))
     if installation.python_bin:
-        _prepend(env, "PATH", installation.python_bin)
+        _prepend(env, "PATH", _plain_python(installation.python_bin, links))
     return env
+
+
+def _plain_python(python_bin: Path, links: Path) -> Path:
+    """The folder of the interpreter, or one like it with a plain path: Python looks for its packages around it.
+
+    The pyvenv.cfg of a virtual environment says where Python itself is, which the stub takes in ASCII too.
+    """
+    environment, config = python_bin.parent, python_bin.parent / "pyvenv.cfg"
+    text = config.read_text(errors="surrogateescape") if config.is_file() else ""
+    home = re.search(r"^home *= *(.*)$", text, re.MULTILINE)
+    if home is None or PLAIN.fullmatch(home[1]):
+        return plain(environment, links / "python") / python_bin.name
+    like = links / "python"
+    like.mkdir()
+    for part in environment.iterdir():
+        if part.name != config.name:
+            (like / part.name).symlink_to(part)
+    base = plain(Path(home[1]), links / "base")
+    (like / config.name).write_text(text.replace(home[0], f"home = {base}"), errors="surrogateescape")
+    return like / python_bin.name
 
 
 def _prepend(env: dict[str, str], name: str, *folders: Path) -> None:

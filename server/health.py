@@ -13,18 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from server.channel import EVERYBODY, connect
 from server.errors import ServerError
+from server.ports import endpoint
 from server.security import Access
 
 if TYPE_CHECKING:
     import numpy as np
+    import tritonclient.grpc as triton
 
 SHAPE = (1, 1, 240, 240)
 # Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is not there by far more.
 TOLERANCE = 1e-2
 
 
+NETWORKS = ("unet", "vae_decoder")
+
+
 class Busy(ServerError):
-    """The server has no room for the one-step generation: it is alive, and how well is not known."""
+    """The server has no room for the one-step generation, or is late with it while its networks are at work: it is
+    alive, and how well is not known."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Health:
 
 
 def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) -> Health:
-    """Generate one slice in one step and check it. Raises ServerError, Busy where the server has no room.
+    """Generate one slice in one step and check it. Raises ServerError, Busy where others keep the server from it.
 
     Triton calls a model ready although models that it calls are dead or missing; only an answer proves it.
     """
@@ -69,19 +75,32 @@ def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) ->
     steps.set_data_from_numpy(np.ones((1, 1), np.int32))
     outputs = [triton.InferRequestedOutput("image")]
     started = time.monotonic()
-    try:
-        with connect(grpc_url, access) as client:
+    with connect(grpc_url, access) as client:
+        calls = network_calls(client, access)
+        try:
             result = client.infer(
                 "mri_ldm", [seed, steps], outputs=outputs, client_timeout=timeout_s, headers=dict(access.headers)
             )
-    except triton.InferenceServerException as error:
-        kind = Busy if "the queue " in str(error) else ServerError
-        raise kind(f"the one-step generation failed: {error}") from error
+        except triton.InferenceServerException as error:
+            late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
+            busy = network_calls(client, access) > calls if late else "the queue " in str(error)
+            raise (Busy if busy else ServerError)(f"the one-step generation failed: {error}") from error
     image = result.as_numpy("image")
     if image is None or image.shape != SHAPE or not np.isfinite(image).all():
         got = "nothing" if image is None else f"shape {image.shape}, finite: {bool(np.isfinite(image).all())}"
         raise ServerError(f"the one-step generation gave no finite image of shape {SHAPE} but {got}")
     return Health(image, time.monotonic() - started)
+
+
+def network_calls(client: triton.InferenceServerClient, access: Access) -> int:
+    """Calls that the networks have answered since the server started; 0 where it does not say."""
+    import tritonclient.grpc as triton
+
+    try:
+        models = client.get_inference_statistics(headers=dict(access.headers), client_timeout=5).model_stats
+    except triton.InferenceServerException:
+        return 0
+    return sum(int(model.execution_count) for model in models if model.name in NETWORKS)
 
 
 def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
@@ -91,7 +110,7 @@ def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
         return None
     import tritonclient.grpc as triton
 
-    with connect(f"{host}:{port}", access) as client:
+    with connect(endpoint(host, port), access) as client:
         try:
             if client.is_server_ready(client_timeout=5):
                 return str(client.get_server_metadata(client_timeout=5, headers=dict(access.headers)).name)

@@ -1,20 +1,23 @@
-"""What a tritonserver has logged, read as a file while it runs and afterwards."""
+"""What a tritonserver has logged, read while it runs and afterwards, also where the file was moved or removed since."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from io import FileIO
 
 TAIL_LINES = 50
+TAIL_BYTES = 2**22
 LINE = re.compile(rb"^([IWE]\d{4} |\d{4}-\d\d-\d\dT)", re.MULTILINE)
 INFORMATION = re.compile(r"I\d{4} |\d{4}-\d\d-\d\dT\S+ I ")
 """How lines begin that tell of no trouble, in either of Triton's formats."""
 
 
-def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of the file."""
-    return log.read_text(errors="replace").splitlines()[-count:]
+def last_lines(log: FileIO, count: int) -> list[str]:
+    """The last lines of an open log, as far as they lie in its last TAIL_BYTES."""
+    start = max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES)
+    return os.pread(log.fileno(), TAIL_BYTES, start).decode(errors="replace").splitlines()[-count:]
 
 
 def reasons(lines: Sequence[str]) -> list[str]:
@@ -27,8 +30,6 @@ def reasons(lines: Sequence[str]) -> list[str]:
     return ([line for line in kept if not INFORMATION.match(line)] or kept)[-TAIL_LINES:]
 
 
-def has_read_its_command(log: Path, start: int) -> bool:
+def has_read_its_command(log: FileIO, start: int) -> bool:
     """Whether a tritonserver that logs from byte `start` on has read its command line: it starts to log after that."""
-    with log.open("rb") as file:
-        file.seek(start)  # what an earlier server wrote says nothing of this one
-        return LINE.search(file.read()) is not None
+    return LINE.search(os.pread(log.fileno(), TAIL_BYTES, start)) is not None

@@ -1,4 +1,4 @@
-"""Picks and checks the ports of a server before it starts."""
+"""Picks and checks the addresses and ports of a server, and writes them as the parts of Triton want them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,67 @@ from collections.abc import Mapping, Sequence
 from server.errors import ServerError
 
 
+def resolve(host: str) -> str:
+    """The address of a host, as the parts of Triton take names differently: HTTP listens on none of `localhost`.
+
+    The first of IPv4, or else of IPv6. Raises ServerError where there is none.
+    """
+    try:
+        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ServerError(f"--host {host!r} is no address and no name of one: {reason}") from error
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
+
+
+def endpoint(address: str, port: int) -> str:
+    """ADDRESS:PORT, with the brackets that IPv6 needs."""
+    return f"{bracketed(address)}:{port}"
+
+
+def bracketed(address: str) -> str:
+    """As gRPC and URLs want it."""
+    return f"[{address}]" if ":" in address else address
+
+
+def prefixed(address: str) -> str:
+    """As Triton's HTTP and metrics want it."""
+    return f"ipv6:{address}" if ":" in address else address
+
+
 def choose_ports(wanted: Mapping[str, tuple[str, int | None]]) -> list[int]:
-    """A port for each command-line flag, on its host: the one wanted, if it is free, or any free one for None."""
+    """A port for each command-line flag, on its address: the one wanted, if it is free, or any free one for None."""
     chosen: list[int] = []
-    for flag, (host, port) in wanted.items():
+    for flag, (address, port) in wanted.items():
         if port is None:
-            port = free_port(host, taken=chosen)
+            port = free_port(address, taken=chosen)
         else:
-            _check_free(host, port, flag)
+            _check_free(address, port, flag)
         chosen.append(port)
     return chosen
 
 
-def free_port(host: str, taken: Sequence[int] = ()) -> int:
+def free_port(address: str, taken: Sequence[int] = ()) -> int:
     """A port on which nobody listens, none of `taken`."""
     # Below Linux's range of ephemeral ports (32768 up): Triton listens only after its models have loaded, and
     # in those seconds the kernel must not hand the port to somebody's outgoing connection.
     for port in random.SystemRandom().sample(range(20000, 32768), 100):
         if port not in taken:
             with contextlib.suppress(ServerError):
-                _check_free(host, port, "")
+                _check_free(address, port, "")
                 return port
-    raise ServerError(f"found no free port on {host}")
+    raise ServerError(f"found no free port on {address}")
 
 
-def reachable(host: str) -> str:
-    """Where a client on this machine finds a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1"}.get(host, host)
+def reachable(address: str) -> str:
+    """Where a client on this machine finds a server that listens on `address`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
-def _check_free(host: str, port: int, flag: str) -> None:
+def _check_free(address: str, port: int, flag: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((address, port), family=family).close()
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ServerError(f"cannot listen on {host} port {port} ({flag}): {reason}") from error
+        raise ServerError(f"cannot listen on {address} port {port} ({flag}): {reason}") from error

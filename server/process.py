@@ -6,24 +6,32 @@ The only way in this project to start a server. Knows no model but the one that 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from server.assemble import backends_folder, environment, python_based
+from server.assemble import backends_folder, check_model_names, environment, plain, python_based
+from server.ending import describe, drain, kill
 from server.errors import ServerError
 from server.find import Installation, find
-from server.health import Health, listening, probe, ready_name
+from server.health import Busy, Health, listening, probe, ready_name
 from server.log import TAIL_LINES, has_read_its_command, last_lines, reasons
-from server.ports import choose_ports, reachable
-from server.remains import children, group_alive, model_of, region_prefix, remove_orphaned_regions, remove_regions
+from server.ports import bracketed, choose_ports, endpoint, prefixed, reachable, resolve
+from server.remains import (
+    SHARED_MEMORY,
+    children,
+    model_of,
+    private_folder,
+    region_prefix,
+    remove_orphaned_regions,
+    remove_regions,
+)
+from server.room import check_descriptors, check_shared_memory, check_temporary
 from server.security import Security, conceal, known_flags
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
@@ -63,7 +71,7 @@ class TritonServer:
     ) -> None:
         self.repository = Path(repository).resolve()
         self.profile = profile
-        self.host = host
+        self.host = host = resolve(host)
         self.security = security = security or Security()
         self.access = security.access()
         self.http_host = security.address(security.http, host)
@@ -86,20 +94,21 @@ class TritonServer:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._log: FileIO | None = None
         self._log_start = 0
         self._last_lines: list[str] = []
 
     @property
     def grpc_url(self) -> str:
-        return f"{reachable(self.host)}:{self.grpc_port}"
+        return endpoint(reachable(self.host), self.grpc_port)
 
     @property
     def http_url(self) -> str:
-        return f"{reachable(self.http_host)}:{self.http_port}"
+        return endpoint(reachable(self.http_host), self.http_port)
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{reachable(self.metrics_host)}:{self.metrics_port}/metrics"
+        return f"http://{endpoint(reachable(self.metrics_host), self.metrics_port)}/metrics"
 
     @property
     def pid(self) -> int:
@@ -120,10 +129,15 @@ class TritonServer:
             raise ServerError("a TritonServer starts once: make another")
         if not self.repository.is_dir():
             raise ServerError(f"no model repository at {self.repository}")
+        check_model_names(self.repository)
+        check_descriptors()
         installation = self.installation = self.installation or find()
+        remove_orphaned_regions()
+        check_shared_memory(SHARED_MEMORY)
+        check_temporary()
         self._folder = tempfile.TemporaryDirectory(prefix="brats-ldm-server-")
         try:
-            self._launch(installation, Path(self._folder.name))
+            self._launch(installation, Path(self._folder.name), private_folder(self.shm_prefix))
             self._wait_until_ready()
         except BaseException:  # a Ctrl-C during the wait must not leave a server either
             self.stop()
@@ -139,9 +153,11 @@ class TritonServer:
         return self.drain_folder is not None and (self.drain_folder / "drain").exists()
 
     def probe(self, timeout_s: float = 60.0) -> Health:
-        """Return once a one-step generation was answered. Raises ServerError with the log's tail."""
+        """Return once a one-step generation was answered. Raises Busy, and other ServerError with the log's tail."""
         try:
             return probe(self.grpc_url, timeout_s, self.access)
+        except Busy:
+            raise
         except ServerError as error:
             raise self.failure(f"the server is up, but {error}; given up") from error
 
@@ -157,20 +173,8 @@ class TritonServer:
         command = self.repository / "mri_ldm" / "1" / "drain.py"
         if not command.is_file() or self.drain_folder is None or self._process is None:
             return False
-        waiting = subprocess.Popen(
-            [sys.executable, "-I", str(command), str(self.drain_folder), f"--grace={grace_s}", *["--refuse"] * refuse],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            while waiting.poll() is None and self.poll() is None and not hurry():
-                time.sleep(0.02)
-            return waiting.returncode == 0
-        finally:
-            waiting.kill()
-            waiting.wait()
+        enough = lambda: self.poll() is not None or hurry()  # noqa: E731
+        return drain(command, self.drain_folder, grace_s, refuse=refuse, enough=enough)
 
     def stop(self, quick: bool = False) -> None:
         """End the server and every process it started. Safe to call twice. `quick`: nothing in flight matters."""
@@ -184,18 +188,19 @@ class TritonServer:
         finally:
             process, self._process = self._process, None
             if process:
-                _kill(process)
+                kill(process)
+            if self._log:
+                self._last_lines = last_lines(self._log, 1000)
+                self._log.close()
+                self._log = None
             if self._folder:
-                self._last_lines = self.log_tail(1000)
                 self._folder.cleanup()
                 self._folder = None
             remove_regions(self.shm_prefix)
 
     def log_tail(self, lines: int = TAIL_LINES) -> list[str]:
         """The last lines of what the server printed; the last thousand outlive it."""
-        if self.log_path is None or not self.log_path.is_file():
-            return self._last_lines[-lines:]
-        return last_lines(self.log_path, lines)
+        return last_lines(self._log, lines) if self._log else self._last_lines[-lines:]
 
     def failure(self, what: str) -> ServerError:
         """A ServerError that says what happened, after how long, and shows the log's tail."""
@@ -203,13 +208,13 @@ class TritonServer:
         took = time.monotonic() - self._started
         return ServerError("\n".join([f"{what} after {took:.1f} s. The end of its log:", *shown]))
 
-    def command(self, binary: Path, backends: Path, known: frozenset[str] = frozenset()) -> list[str]:
-        """`known`: names of the flags that the binary has."""
+    def command(self, binary: Path, repository: Path, backends: Path, known: frozenset[str]) -> list[str]:
+        """repository, backends: paths that are plain; known: names of the flags that the binary has."""
         profile = [] if self.profile is None else [f"--model-config-name={self.profile}"]
         return [
             str(binary),
             f"--id={self.server_id}",
-            f"--model-repository={self.repository}",
+            f"--model-repository={repository}",
             *profile,
             f"--backend-directory={backends}",
             *(f"--backend-config={name},shm-region-prefix-name={self.shm_prefix}" for name in python_based(backends)),
@@ -218,39 +223,41 @@ class TritonServer:
             "--exit-on-error=true",
             "--strict-readiness=true",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            f"--http-address={self.http_host}",
+            f"--http-address={prefixed(self.http_host)}",
             f"--http-port={self.http_port}",
-            f"--grpc-address={self.host}",
+            f"--grpc-address={bracketed(self.host)}",
             f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.metrics_host}",
+            f"--metrics-address={prefixed(self.metrics_host)}",
             f"--metrics-port={self.metrics_port}",
             *self.security.flags(known),
             *self.extra_args,
         ]
 
-    def _launch(self, installation: Installation, folder: Path) -> None:
-        env = environment(installation, folder)
-        known = known_flags(installation.binary, env)
-        command = self.command(installation.binary, backends_folder(installation, folder), known)
+    def _launch(self, installation: Installation, folder: Path, lasting: Path) -> None:
+        """folder: for what is large and read at the start alone; lasting: for links, and what is needed to the end."""
+        env = environment(installation, lasting)
+        repository = plain(self.repository, lasting / "repository")
+        backends = plain(backends_folder(installation, folder), lasting / "backends")
+        command = self.command(installation.binary, repository, backends, known_flags(installation.binary, env))
         self.log_path = self.log_path or folder / "tritonserver.log"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self.drain_folder = self.drain_folder or folder / "drain"
+        self.drain_folder = self.drain_folder or lasting / "drain"
         self.drain_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in (self.drain_folder / "drain", self.drain_folder / "over", *self.drain_folder.glob("*.serving")):
             old.unlink(missing_ok=True)
-        remove_orphaned_regions()
         self._started = time.monotonic()
-        with self.log_path.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                command,
-                env=env | {DRAIN_VARIABLE: str(self.drain_folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Its own session: a Ctrl-C in the terminal reaches us alone, and we end the server in order.
-                start_new_session=True,
-            )
+        # Kept open: it is read also where it has been moved or removed meanwhile.
+        self._log = FileIO(self.log_path, "a+")
+        self._log_start = self._log.tell()
+        self._process = subprocess.Popen(
+            command,
+            env=env | {DRAIN_VARIABLE: str(self.drain_folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            # Its own session: a Ctrl-C in the terminal reaches us alone, and we end the server in order.
+            start_new_session=True,
+        )
 
     def _wait_until_ready(self) -> None:
         while True:
@@ -276,24 +283,10 @@ class TritonServer:
         return all(listening(reachable(host), port) for host, port in opened)
 
     def _conceal(self) -> None:
-        if not self.concealed and self.log_path and has_read_its_command(self.log_path, self._log_start):
+        if not self.concealed and self._log and has_read_its_command(self._log, self._log_start):
             self.concealed = conceal(self.pid, self.security.secrets())
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise ServerError("the server is not running")
         return self._process
-
-
-def describe(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the server's process group, stubs included."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 1
-    while group_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.02)

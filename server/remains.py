@@ -1,8 +1,9 @@
-"""Processes of a running server, and shared memory that a server has left behind: Linux's /proc and /dev/shm."""
+"""Processes of a running server, and what a server has in shared memory or left there: Linux's /proc and /dev/shm."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -19,10 +20,20 @@ def _family() -> str:
     return f"brats_ldm_{Path('/proc/self/ns/pid').stat().st_ino}_"
 
 
+def private_folder(prefix: str) -> Path:
+    """A new folder for this user alone, removed with the regions of that prefix.
+
+    It is in shared memory, as its path needs to be plain, and whatever cleans temporary folders leaves it alone.
+    """
+    folder = SHARED_MEMORY / f"{prefix}folder"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 def remove_regions(prefix: str) -> None:
     """Remove the regions with this prefix: a stub that was killed cannot remove its own, and nobody else does."""
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
+        _remove(region)
 
 
 def remove_orphaned_regions() -> None:
@@ -30,7 +41,14 @@ def remove_orphaned_regions() -> None:
     for region in SHARED_MEMORY.glob(f"{_family()}*"):
         owner = region.name.removeprefix(_family()).partition("_")[0]
         if not Path("/proc", owner).exists():
-            region.unlink(missing_ok=True)
+            _remove(region)
+
+
+def _remove(region: Path) -> None:
+    if region.is_dir() and not region.is_symlink():
+        shutil.rmtree(region, ignore_errors=True)
+    else:
+        region.unlink(missing_ok=True)
 
 
 def children(parent: int) -> dict[int, bool]:

@@ -6,16 +6,19 @@ the processes are watched from outside, and a one-step generation is compared wi
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 
+from server.ending import describe
 from server.errors import ServerError
 from server.health import Busy, Health, probe
-from server.process import TritonServer, describe
+from server.process import TritonServer
 from server.remains import alive
 
 POLL_S = 0.2
@@ -62,15 +65,17 @@ class Supervisor:
         self._known: Health | None = None
         self._restarts: deque[float] = deque()
 
-    def run(self, announce: Callable[[TritonServer], None]) -> None:
-        """Serve until KeyboardInterrupt, then drain and stop. `announce` is called after the first start.
+    def run(self, announce: Callable[[TritonServer, bool], None]) -> None:
+        """Serve until KeyboardInterrupt, then drain and stop.
+
+        announce: called after the first start, with whether others kept the server from a one-step generation.
 
         Raises:
             ServerError: it did not start, or needed too many restarts.
         """
         server = self._start()
         try:
-            announce(server)
+            announce(server, self._known is None)
             while True:
                 server = self._restart(server, self._watch(server))
         except KeyboardInterrupt:
@@ -82,9 +87,7 @@ class Supervisor:
         server = self._make()
         try:
             server.start()
-            health = server.probe(self._policy.startup_timeout_s)
-            self._known = self._known or health
-            health.check_same(self._known, bitwise=self._policy.bitwise)
+            self._check(partial(server.probe, self._policy.startup_timeout_s))
         except BaseException:
             server.stop()
             raise
@@ -100,7 +103,8 @@ class Supervisor:
     def _watch(self, server: TritonServer) -> str:
         """Block until the server needs a restart; why."""
         stubs = server.stubs()
-        checks = Checks(lambda: self._check(server), self._policy.health_interval_s)
+        ask = partial(probe, server.grpc_url, self._policy.health_timeout_s, server.access)
+        checks = Checks(lambda: self._check(ask), self._policy.health_interval_s)
         while True:
             time.sleep(POLL_S)
             if (status := server.poll()) is not None:
@@ -110,12 +114,12 @@ class Supervisor:
             if not server.draining and (problem := checks.problem()):
                 return problem
 
-    def _check(self, server: TritonServer) -> None:
-        try:
-            health = probe(server.grpc_url, self._policy.health_timeout_s, server.access)
-        except Busy:
-            return
-        if self._known:
+    def _check(self, ask: Callable[[], Health]) -> None:
+        """Whether the image is that of the first time; raises ServerError. To be busy, also from the start, is no
+        fault: clients may wait for a server that comes back."""
+        with contextlib.suppress(Busy):
+            health = ask()
+            self._known = self._known or health
             health.check_same(self._known, bitwise=self._policy.bitwise)
 
     def _restart(self, server: TritonServer, reason: str) -> TritonServer:
