@@ -30,7 +30,7 @@ check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container 
 	@# mypy wants package names, and Triton wants version folders: a link gives the folder a name.
 	@mkdir -p build/typecheck && ln -sfn ../../model_repository/mri_ldm/1 build/typecheck/mri_ldm
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
-	$(BIN)/mypy deploy/container.py
+	$(BIN)/mypy deploy/container.py deploy/plans.py
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml

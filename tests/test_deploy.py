@@ -2,7 +2,7 @@
 tritonserver. `make check` lints the Dockerfile and the compose file.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -23,6 +23,7 @@ from common import ROOT
 from export import check
 from export.graphs import GRAPHS
 from light_repository import NETWORKS, copy_light, write_manifest
+from server import room
 from server.process import TritonServer
 from toy_models import write_front_model
 
@@ -37,6 +38,12 @@ if "saveEngine" in options:
         log.write(options["onnx"].split("/")[-3] + "\\n")
     sys.exit(pathlib.Path(__file__).with_name("fails").exists())
 """
+
+
+def import_container() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        return importlib.import_module("container")
 
 
 class Machine:
@@ -84,12 +91,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture(scope="module")
 def container() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("container", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_container()
 
 
 def test_plans_are_built_once_and_pass_the_preflight(machine: Machine) -> None:
@@ -176,19 +178,18 @@ def test_a_precision_without_its_graph_says_how_to_get_it(machine: Machine) -> N
 
 
 def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_path: Path) -> None:
+    plans = sys.modules[container.prepare.__module__]
     for graph in GRAPHS:
-        command = container.build_command(
-            ROOT / "model_repository", tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1"
-        )
+        command = plans.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1")
         rows = {"min": 1, "opt": graph.opt_batch_size, "max": graph.max_batch_size}
         for limit, count in rows.items():
             shapes = [f"{spec.name}:{'x'.join(map(str, (count, *spec.shape)))}" for spec in graph.inputs]
             assert f"--{limit}Shapes={','.join(shapes)}" in command
         assert "--stronglyTyped" in command
-    later = container.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "fp32", "11.1.0")
+    later = plans.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "fp32", "11.1.0")
     assert "--stronglyTyped" not in later
     assert "--noTF32" in later
-    tf32 = container.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "tf32", "11.1.0")
+    tf32 = plans.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "tf32", "11.1.0")
     assert set(later) - set(tf32) == {"--noTF32"}
 
 
@@ -199,6 +200,13 @@ def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:
     unet, decoder = result.stdout.splitlines()
     assert "--minShapes=latent:1x1x64x64,timesteps:1x1 --optShapes=latent:8x1x64x64,timesteps:8x1" in unet
     assert "--saveEngine=/models/vae_decoder/1/model.plan" in decoder
+
+
+def test_too_little_shared_memory_is_told_at_the_start(container: ModuleType, tmp_path: Path) -> None:
+    assert container.SHARED_MEMORY_BYTES == room.SHARED_MEMORY_BYTES
+    container.check_shared_memory(tmp_path, 1)
+    with pytest.raises(container.Refusal, match=r"has \d+ MB left, .*: docker run --shm-size=1g$"):
+        container.check_shared_memory(tmp_path, 2**60)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +271,7 @@ def test_commands_of_the_container_are_those_of_the_script(container: ModuleType
             ).stdout
         )
     assert "USER 1000:1000" in lines
-    assert any(line.startswith("COPY container.py /opt/brats-ldm/container.py") for line in lines)
+    assert "COPY container.py plans.py /opt/brats-ldm/" in lines
     timeout = next(flag for flag in container.SAFE_FLAGS if "exit-timeout" in flag).split("=")[1]
     assert int(timeout) < container.KILL_AFTER_S
     grace, most = 30, int(services["server"]["stop_grace_period"].removesuffix("s"))

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -68,6 +69,19 @@ def test_the_command_waits_until_the_model_has_finished(model: Drain, tmp_path: 
     thread.join()
     assert drain.main([str(tmp_path)]) == 0, "asking again does no harm"
     assert capsys.readouterr().out == "drained\n" * 2
+
+
+def test_a_folder_that_was_cleaned_is_there_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd-tmpfiles does in /tmp: who has not said that it serves would not be waited for."""
+    monkeypatch.setenv(drain.VARIABLE, str(folder := tmp_path / "drain"))
+    model = Drain("mri_ldm_0_0")
+    shutil.rmtree(folder)
+    assert not model.asked()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert drain.drain(folder, grace=0) == ["mri_ldm_0_0"]
+    assert model.asked()
+    model.done()
+    assert drain.drain(folder, grace=0) == []
 
 
 def test_the_command_names_who_has_not_finished_in_time(model: Drain, tmp_path: Path, capsys) -> None:

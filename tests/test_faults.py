@@ -1,23 +1,26 @@
 """Parts of a server fail: every request that is hit hears of it, others go on, and a watched server comes back."""
 
+import resource
 import subprocess
 import sys
 import threading
+import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from brats_ldm_client import Client, ServerUnavailable
+from brats_ldm_client import BratsLDMError, Client, ServerUnavailable
 from faulty_networks import order, write_faulty
 from reliability import faults
 from reliability.launched import PATIENCE, Launched
+from server.errors import ServerError
 from server.health import Busy, probe
 from server.process import TritonServer
 from server.supervisor import FAILED_CHECKS
 from serving import infer, start, wait_for_rows, wait_until_idle
-from test_deploy import SCRIPT
+from test_deploy import SCRIPT, import_container
 
 
 def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) -> None:
@@ -100,6 +103,52 @@ def test_wrong_images_are_seen_and_restarts_that_do_not_help_come_to_an_end(tmp_
     assert "error: " in launched.printed
     assert "1 of 1 restarts within 600 s have not helped, given up" in launched.printed
     assert not any(launched.left().values()), launched.left()
+
+
+@pytest.mark.slow
+def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue longer than the patience of a health check once had a healthy server restarted."""
+    container = import_container()
+    monkeypatch.setattr(container, "HEALTH_S", 1)
+    repository = write_faulty(tmp_path / "repository", max_rows_in_flight=1, network_timeout=2)
+    with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
+        server.probe()
+        order(repository, "unet", seconds=0.2)
+        calls = [start(raw, seed=[seed], steps=[1])[0] for seed in range(40)]
+        with pytest.raises(Busy, match="Deadline Exceeded"):
+            probe(server.grpc_url, timeout_s=0.5)
+        container.health(f"http://{server.http_url}")
+        for call in calls:
+            call.cancel()
+        wait_until_idle(server)
+        order(repository, "unet", seconds=5)
+        with pytest.raises(ServerError, match="Deadline Exceeded") as hangs:
+            probe(server.grpc_url, timeout_s=0.5)
+        assert not isinstance(hangs.value, Busy)
+        with pytest.raises(urllib.error.HTTPError):
+            container.health(f"http://{server.http_url}")
+
+
+@pytest.mark.slow
+def test_an_answer_that_finds_no_memory_becomes_an_error(tmp_path: Path) -> None:
+    """Where the pool has to be trusted: what fits is answered, and for the rest nobody waits in vain."""
+    repository = write_faulty(tmp_path / "repository")
+    for model in ("mri_ldm", "mri_ldm_stream"):
+        code = repository / model / "1" / "shared_memory.py"
+        code.write_text(code.read_text().replace("MARGIN = 32 * 2**20", "MARGIN = 2**60"))
+    with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
+        known = infer(raw, seed=[3], steps=[2]).as_numpy("image")
+        for process, model in server.stubs().items():
+            if model.startswith("mri_ldm"):  # its pool cannot grow beyond this, as on a full /dev/shm
+                resource.prlimit(process, resource.RLIMIT_FSIZE, (4 * 2**20, 4 * 2**20))
+        for _ in range(2):
+            with pytest.raises(triton.InferenceServerException, match="expected a single response, got 0"):
+                infer(raw, seed=list(range(64)), steps=[2] * 64, timeout=20)
+            with Client(server.grpc_url, retry_seconds=0) as ours, pytest.raises(BratsLDMError, match="cannot be sent"):
+                list(ours.stream(list(range(64)), steps=2, preview_every=0))
+            assert np.array_equal(infer(raw, seed=[3], steps=[2]).as_numpy("image"), known)
+        with Client(server.grpc_url) as ours:
+            assert np.array_equal(list(ours.stream([3], steps=2, preview_every=0))[-1].images, known[:, 0])
 
 
 def test_to_be_busy_is_no_fault(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Options and files of security: what is refused, in what words, and what is asked of tritonserver."""
 
 import argparse
-import importlib.util
 import re
 import stat
 from pathlib import Path
@@ -13,6 +12,7 @@ from server import security_options
 from server.errors import ServerError
 from server.find import find
 from server.security import ADMIN_GROUPS, ADMIN_HEADER, KNOWN_FLAGS, Security, Tls, known_flags, new_secret, read_secret
+from test_deploy import import_container
 from throwaway_ca import Authority
 
 
@@ -128,11 +128,7 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_container_restricts_the_same() -> None:
-    spec = importlib.util.spec_from_file_location("container", ROOT / "deploy" / "container.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = import_container()
     assert ",".join(ADMIN_GROUPS) == module.RESTRICTED
     flags = " ".join(module.server_command(Path("/models")))
     assert re.search(rf" --grpc-restricted-protocol={module.RESTRICTED}:{ADMIN_HEADER}=\w{{32}}$", flags)

@@ -1,0 +1,186 @@
+"""Plans for the GPU of this machine: built by trtexec beside a copy of the repository, and checked before serving.
+
+Standard library only, so that the stock image needs nothing else. Plans are stamped in manifest.json as
+`python -m export` does it, and `python -m export check` reads them too.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TRTEXEC = os.environ.get("TRTEXEC", "/usr/src/tensorrt/bin/trtexec")
+INPUTS = {"unet": {"latent": "1x64x64", "timesteps": "1"}, "vae_decoder": {"latent": "1x64x64"}}
+"""Network to its inputs and their dims for a row."""
+BEST_ROWS = {"unet": 8, "vae_decoder": 4}
+ONNX = {"fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "tf32": "model.onnx", "fp32": "model.onnx"}
+PLAN, CACHE = "model.plan", "timing.cache"
+Json = dict[str, Any]
+
+
+class Refusal(Exception):
+    """Something that cannot or must not be done; the message says what to do."""
+
+
+def prepare(source: Path, into: Path, precision: str, dry_run: bool) -> None:
+    """Copy the repository, and build the plans that are not there for this TensorRT, this GPU and these weights."""
+    if dry_run:
+        for network in INPUTS:
+            print(shlex.join(build_command(source, into / network / "1" / PLAN, network, precision, "10.0.0")))
+        return
+    version, gpu = tensorrt_version(), this_gpu()
+    manifest = copy_repository(source, into)
+    for network in INPUTS:
+        wanted = stamp(source, network, precision, version, gpu)
+        plan = into / network / "1" / PLAN
+        if reason := stale(into, manifest, wanted):
+            print(f"{network}: building a plan, since {reason}; minutes, once for each GPU and TensorRT", flush=True)
+            temporary = plan.with_name(PLAN + ".tmp")
+            subprocess.run(build_command(source, temporary, network, precision, version), check=True)
+            os.replace(temporary, plan)
+            others = [each for each in manifest.get("plans", []) if each["file"] != wanted["file"]]
+            manifest["plans"] = [*others, wanted]
+            manifest["sha256"][wanted["file"]] = sha256(plan)
+            write_json(into / "manifest.json", manifest)
+        print(f"{network}: {plan} is of TensorRT {version} for {gpu['name']}", flush=True)
+
+
+def copy_repository(source: Path, into: Path) -> Json:
+    """Everything but plans; what the source no longer has goes. Returns the manifest with our plans."""
+    manifest: Json = json.loads((source / "manifest.json").read_text())
+    if (into / "manifest.json").is_file():
+        kept: Json = json.loads((into / "manifest.json").read_text())
+        ours = {each["file"]: kept["sha256"][each["file"]] for each in kept.get("plans", [])}
+        manifest["plans"] = kept.get("plans", [])
+    else:
+        ours, manifest["plans"] = {}, []
+    theirs = {name: digest for name, digest in manifest["sha256"].items() if not name.endswith(".plan")}
+    manifest["sha256"] = theirs | ours
+    names = {path.relative_to(source) for path in files(source) if path.suffix != ".plan"}
+    for path in files(into):
+        if path.relative_to(into) not in names and path.suffix != ".plan" and path.name != CACHE:
+            path.unlink()
+    for name in sorted(names - {Path("manifest.json")}):
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        temporary = into / name.with_name(name.name + ".tmp")
+        shutil.copyfile(source / name, temporary)
+        os.replace(temporary, into / name)
+    write_json(into / "manifest.json", manifest)
+    return manifest
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Every file, also in the linked version folder of the source repository; no compiled Python."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        yield from (Path(root, name) for name in names)
+
+
+def build_command(source: Path, plan: Path, network: str, precision: str, version: str) -> list[str]:
+    """The trtexec command line. What is computed in fp16 is what the graph says, so the network is strongly typed."""
+    rows = profile(source, network)
+    shapes = {
+        limit: ",".join(f"{name}:{rows[limit]}x{dims}" for name, dims in INPUTS[network].items()) for limit in rows
+    }
+    # From TensorRT 11 on there are no others, and no flag to say so.
+    typed = ["--stronglyTyped"] if version.startswith("10.") else []
+    return [
+        TRTEXEC,
+        f"--onnx={source / network / '1' / ONNX[precision]}",
+        f"--saveEngine={plan}",
+        *(f"--{limit}Shapes={shape}" for limit, shape in shapes.items()),
+        *typed,
+        *([] if precision == "tf32" else ["--noTF32"]),
+        "--skipInference",
+        f"--timingCacheFile={plan.parents[2] / CACHE}",
+    ]
+
+
+def profile(source: Path, network: str) -> dict[str, int]:
+    """Rows that the plan takes: 1, those it is best at, and the most that Triton sends."""
+    most = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())["max_batch_size"]
+    return {"min": 1, "opt": BEST_ROWS[network], "max": most[network]}
+
+
+def stamp(source: Path, network: str, precision: str, version: str, gpu: Json) -> Json:
+    """What manifest.json says of a plan that is built now."""
+    onnx = source / network / "1" / ONNX[precision]
+    if not onnx.is_file():
+        raise Refusal(f"{onnx} does not exist: export with --onnx {precision}, or choose another --precision")
+    return {
+        "model": network,
+        "file": f"{network}/1/{PLAN}",
+        "runtime": "tensorrt",
+        "version": version,
+        "gpu": gpu,
+        "precision": precision,
+        "onnx_sha256": sha256(onnx),
+        "profile": profile(source, network),
+        "options": {"version_compatible": False, "hardware": "none"},
+        "parity": None,
+        "parity_not_measured": "built by trtexec, which knows no reference",
+    }
+
+
+def stale(into: Path, manifest: Json, wanted: Json) -> str:
+    """Why the plan in place is not the wanted one; empty where it is."""
+    present: Json = next((each for each in manifest.get("plans", []) if each["file"] == wanted["file"]), {})
+    path = into / wanted["file"]
+    if not present or not path.is_file():
+        return "there is none yet"
+    if different := [key for key in wanted if present.get(key) != wanted[key]]:
+        return ", ".join(f"{key} was {present.get(key)!r} and is {wanted[key]!r}" for key in different)
+    return "" if sha256(path) == manifest["sha256"].get(wanted["file"]) else "the file has been changed"
+
+
+def check(repository: Path) -> None:
+    """Raise Refusal where a plan is missing, changed, or of another TensorRT or GPU than this container's."""
+    manifest, version, gpu = json.loads((repository / "manifest.json").read_text()), tensorrt_version(), this_gpu()
+    present = {each["model"]: each for each in manifest.get("plans", [])}
+    for network in INPUTS:
+        precision = present.get(network, {}).get("precision", "fp16")
+        if reason := stale(repository, manifest, stamp(repository, network, precision, version, gpu)):
+            raise Refusal(f"{network}: the plan is not for this container: {reason}; run `prepare` again")
+
+
+def tensorrt_version() -> str:
+    """Of trtexec, and so of the Triton beside it: "10.13.3" from "[TensorRT v101303]"."""
+    try:
+        shown = subprocess.run([TRTEXEC, "--help"], capture_output=True, text=True, timeout=120).stdout
+    except OSError as error:
+        raise Refusal(f"{error}: no trtexec, so this is no Triton image; TRTEXEC can say where it is") from error
+    if found := re.search(r"\[TensorRT v([\d.]+)\]", shown):
+        text = found[1]
+        return text if "." in text else f"{int(text[:-4])}.{int(text[-4:-2])}.{int(text[-2:])}"
+    raise Refusal(f"{TRTEXEC} --help does not say its version")
+
+
+def this_gpu() -> Json:
+    """Name and compute capability of the first GPU that the container sees."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        first = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise Refusal(f"no GPU in this container ({error!r}): give it one, or serve the cpu profile") from error
+    name, capability = first.rsplit(",", 1)
+    return {"name": name.strip(), "capability": capability.strip()}
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Json) -> None:
+    path.with_name(path.name + ".tmp").write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(path.with_name(path.name + ".tmp"), path)
