@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Mapping, Sequence
@@ -72,5 +73,6 @@ def _check_free(address: str, port: int, flag: str) -> None:
     try:
         socket.create_server((address, port), family=family).close()
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        # Without what Python adds to it: the address and the port again.
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
         raise ServerError(f"cannot listen on {address} port {port} ({flag}): {reason}") from error

@@ -31,6 +31,8 @@ def check_shared_memory(folder: Path, needed: int = SHARED_MEMORY_BYTES) -> None
 
 def check_temporary(needed: int = TEMPORARY_BYTES) -> None:
     """Raise ServerError where no folder of temporary files can be written, or it has less than `needed` bytes left."""
+    if tempfile.tempdir is not None and not os.path.isdir(tempfile.tempdir):
+        tempfile.tempdir = None  # it was there once, and Python would go on with it
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError as error:

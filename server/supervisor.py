@@ -138,7 +138,7 @@ class Supervisor:
             server.stop(quick=True)
             try:
                 server = self._start()
-            except ServerError as error:
+            except (ServerError, OSError) as error:
                 reason = str(error).splitlines()[0]
                 time.sleep(RETRY_PAUSE_S)
             else:

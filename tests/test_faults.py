@@ -18,7 +18,7 @@ from reliability.launched import PATIENCE, Launched
 from server.errors import ServerError
 from server.health import Busy, probe
 from server.process import TritonServer
-from server.supervisor import FAILED_CHECKS
+from server.supervisor import FAILED_CHECKS, Policy, Supervisor
 from serving import infer, start, wait_for_rows, wait_until_idle
 from test_deploy import SCRIPT, import_container
 
@@ -118,6 +118,8 @@ def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypa
         with pytest.raises(Busy, match="Deadline Exceeded"):
             probe(server.grpc_url, timeout_s=0.5)
         container.health(f"http://{server.http_url}")
+        # Nor is it one at a start, for which clients may have waited.
+        Supervisor(lambda: server, Policy())._check(lambda: server.probe(0.5))
         for call in calls:
             call.cancel()
         wait_until_idle(server)

@@ -128,6 +128,12 @@ def test_no_folder_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPat
         room.check_temporary()
 
 
+def test_a_folder_for_temporary_files_that_has_gone_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cleaned"))
+    room.check_temporary()
+    assert tempfile.gettempdir() != str(tmp_path / "cleaned")
+
+
 def test_what_a_copy_of_the_stub_needs_is_checked_where_it_is_made(tmp_path: Path) -> None:
     stub = tmp_path / "triton_python_backend_stub"
     stub.write_text("")  # without the right to run, as everything is on what is mounted noexec

@@ -19,9 +19,7 @@ def test_an_answer_must_fit_in_one_piece(monkeypatch: pytest.MonkeyPatch, pool: 
     if fits:
         check_fits(IMAGES)
     else:
-        with pytest.raises(
-            NoRoom, match=r"^it has 14\.7 MB, and 9\.0 MB of shared memory are left"
-        ):
+        with pytest.raises(NoRoom, match=r"^it has 14\.7 MB, and 9\.0 MB of shared memory are left"):
             check_fits(IMAGES)
 
 
