@@ -94,7 +94,7 @@ def _plain_python(python_bin: Path, links: Path) -> Path:
     The pyvenv.cfg of a virtual environment says where Python itself is, which the stub takes in ASCII too.
     """
     environment, config = python_bin.parent, python_bin.parent / "pyvenv.cfg"
-    text = config.read_text(errors="surrogateescape") if config.is_file() else ""
+    text = config.read_text("utf-8", "surrogateescape") if config.is_file() else ""
     home = re.search(r"^home *= *(.*)$", text, re.MULTILINE)
     if home is None or PLAIN.fullmatch(home[1]):
         return plain(environment, links / "python") / python_bin.name
@@ -103,8 +103,8 @@ def _plain_python(python_bin: Path, links: Path) -> Path:
     for part in environment.iterdir():
         if part.name != config.name:
             (like / part.name).symlink_to(part)
-    base = plain(Path(home[1]), links / "base")
-    (like / config.name).write_text(text.replace(home[0], f"home = {base}"), errors="surrogateescape")
+    base = plain(Path(home[1]).parent, links / "base") / Path(home[1]).name
+    (like / config.name).write_text(text.replace(home[0], f"home = {base}"), "utf-8", "surrogateescape")
     return like / python_bin.name
 
 
