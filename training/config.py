@@ -26,6 +26,10 @@ OUT_OF_MEMORY = (
 )
 
 
+Modality = Literal["named", "any"]
+Spacing = Literal["1mm", "any"]
+
+
 class ConfigError(ValueError):
     """A configuration file that cannot be used; the message names the file and the field."""
 
@@ -35,7 +39,11 @@ class Data:
     """Which slices are read from Task01_BrainTumour, and how."""
 
     channel: int = 0
-    """Modality index: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w."""
+    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
+    modality: Modality = "named"
+    """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
+    spacing: Spacing = "1mm"
+    """any = take volumes with voxels of any size; their slices are called 1 mm all the same."""
     depth: int = 100
     """Axial slices kept around the centre of the volume (27..126 of 155)."""
     size: int = 240

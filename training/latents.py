@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
 from training.config import Data
-from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
+from training.data import derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
+from training.decathlon import Section
 from training.files import whole_file
 from training.processes import Processes
 

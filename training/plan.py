@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.config import Config, Stage
-from training.data import autoencoder_transforms, describe_data, open_volumes
+from training.data import autoencoder_transforms, open_volumes
+from training.decathlon import describe_data
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined

@@ -46,7 +46,8 @@ def train(config: Config, data: Path, out: Path) -> Path:
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot
-    from training.data import autoencoder_transforms, check_voxels, describe_data, open_volumes, slice_batches
+    from training.data import autoencoder_transforms, check_voxels, open_volumes, slice_batches
+    from training.decathlon import describe_data
     from training.files import sha256
     from training.interrupt import Interrupt
     from training.networks import build_autoencoder, build_discriminator

@@ -48,7 +48,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     from tqdm import tqdm
 
     from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
-    from training.data import describe_data
+    from training.decathlon import channel_of, describe_data, read_index
     from training.files import sha256
     from training.interrupt import Interrupt
     from training.latents import cached_latents, draw_latents, measure_scale_factor
@@ -69,7 +69,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    seen = f"{config.data.channel} {config.data.size} {config.data.depth}"
+    seen = f"{channel_of(read_index(data), config.data)} {config.data.size} {config.data.depth}"
     key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
@@ -142,7 +142,10 @@ def with_autoencoder_of(stage1: Config, config: Config) -> Config:
     Raises:
         ConfigError: the autoencoder was trained on another channel or another size than `config` says.
     """
-    theirs, mine = (f"data.channel={each.data.channel} data.size={each.data.size}" for each in (stage1, config))
+    theirs, mine = (
+        " ".join(f"data.{name}={getattr(each.data, name)}" for name in ("channel", "modality", "size"))
+        for each in (stage1, config)
+    )
     if theirs != mine:
         raise ConfigError(f"the autoencoder was trained with {theirs}, and this run has {mine}")
     return replace(config, **{name: getattr(stage1, name) for name in SETTLED})
