@@ -92,6 +92,8 @@ def test_voxels_that_would_poison_a_run_are_all_named(tmp_path, look) -> None:
         ('{"numTraining": 3}', "has no list `training`"),
         ('{"training": []}', "has no list `training`"),
         ('{"training": ["a.nii.gz"]}', "must be a table with the path `image`"),
+        ("", "is empty, 0 bytes"),
+        ("version https://git-lfs.github.com/spec/v1", "is a pointer of git-lfs, not the file: run `git lfs pull`"),
         ("[" * 100_000, "is no JSON: maximum recursion depth"),
         ('{"training": [{"image": "a.nii"}, {"image": "./b/../a.nii"}]}', "entries 0 and 1 of `training` are both"),
     ],

@@ -73,7 +73,7 @@ HEADERS = {
 OTHERS = {
     "unpacked": (nifti(), " is not compressed by gzip, though its name ends in .gz"),
     "empty": (b"", " is empty, 0 bytes"),
-    "page": (b"\n<!DOCTYPE html><html>", " is a web page, not an image"),
+    "page": (b"\n<!DOCTYPE html><html>", " is a web page, not the file"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", " is a pointer of git-lfs"),
     "._companion": (b"\0\5\26\7" + bytes(100), " is a companion file of macOS"),
 }

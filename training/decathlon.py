@@ -13,7 +13,7 @@ import numpy as np
 
 from training.config import Data
 from training.files import sha256
-from training.unusable import report
+from training.unusable import report, why
 
 TASK = "Task01_BrainTumour"
 Section = Literal["training", "validation"]
@@ -63,7 +63,7 @@ def read_index(root: Path) -> Index:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors of Windows save it
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
+        raise DataError(why(path, error, "is no JSON")) from None
     entries = content.get("training") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(

@@ -234,8 +234,8 @@ def claim(folder: Path, seed: int) -> None:
         for kind in ("imagesTr", "labelsTr"):
             (folder / kind).mkdir(parents=True)
         record.write_text(json.dumps(mine) + "\n")
-    if (theirs := json.loads(record.read_text())) != mine:
-        raise ValueError(f"{folder} was made with {theirs}, not {mine}; use that or another --out")
+    if (theirs := record.read_text(errors="replace").strip()) != json.dumps(mine):
+        raise ValueError(f"{record} says {theirs or 'nothing'}, not {json.dumps(mine)}; use that or another --out")
 
 
 def index(volumes: int, seed: int) -> dict[str, Any]:

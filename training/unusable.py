@@ -7,16 +7,16 @@ from pathlib import Path
 GZIP = b"\x1f\x8b"
 # What a file begins with that is none of ours, and what it is.
 FOREIGN = (
-    (b"\x00\x05\x16\x07", "a companion file of macOS, not an image: leave it out"),
+    (b"\x00\x05\x16\x07", "a companion file of macOS, not the file itself: leave it out"),
     (b"version https://git-lfs", "a pointer of git-lfs, not the file: run `git lfs pull`"),
-    (b"<", "a web page, not an image: download the file again"),
+    (b"<", "a web page, not the file: download it again"),
 )
 
 
-def why(path: Path, error: BaseException) -> str:
+def why(path: Path, error: BaseException, verdict: str = "cannot be read") -> str:
     """One line on a file that a reader refused with `error`: what it is, if its first bytes tell, or what was said."""
     said = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} {_is_instead(path) or f'cannot be read: {said}'}"
+    return f"{path} {_is_instead(path) or f'{verdict}: {said}'}"
 
 
 def report(kind: str, problems: Sequence[str], advice: str = "") -> str:
