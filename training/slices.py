@@ -157,7 +157,7 @@ def write_slices(arguments: Arguments) -> str:
         SliceError: the folder holds something, or there are not so many slices.
         DataError: the data folder or a volume in it cannot be used.
     """
-    import shutil
+    from tempfile import TemporaryDirectory
 
     import numpy as np
     from monai.transforms import Compose
@@ -165,10 +165,10 @@ def write_slices(arguments: Arguments) -> str:
 
     from training.data import load_volume, open_volumes, volume_transforms
 
-    out = arguments.out
+    out = arguments.out.absolute()  # "." has neither name nor parent
     config = Data(channel=arguments.channel, modality=arguments.modality, spacing=arguments.spacing)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SliceError(f"{out} exists and is not an empty folder: give a new --out")
+        raise SliceError(f"{arguments.out} exists and is not an empty folder: give a new --out")
     transform = Compose(volume_transforms(config))
     volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
     total = len(volumes) * config.depth
@@ -177,18 +177,19 @@ def write_slices(arguments: Arguments) -> str:
     drawn = np.random.default_rng(arguments.seed).permutation(total)[: arguments.count or total]
     by_volume = [np.sort(drawn[drawn // config.depth == index] % config.depth) for index in range(len(volumes))]
 
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
-        if len(chosen):
-            images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
-            file = new / f"{volumes.data[index]['name']}.npz"
-            np.savez_compressed(file, images=images.astype(np.float16), slices=chosen)
-    if out.exists():
-        out.rmdir()
-    new.rename(out)
-    return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {out}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        new = Path(temporary, "slices")
+        new.mkdir()
+        for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
+            if len(chosen):
+                images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
+                file = new / f"{volumes.data[index]['name']}.npz"
+                np.savez_compressed(file, images=images.astype(np.float16), slices=chosen)
+        if out.exists():
+            out.rmdir()
+        new.rename(out)
+    return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {arguments.out}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
