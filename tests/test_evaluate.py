@@ -221,5 +221,13 @@ def test_errors_come_first_and_are_one_line(small_snapshot, tmp_path, capsys) ->
     assert (
         capsys.readouterr().err.splitlines()[-1] == f"error: --real {tmp_path} holds 3 slices: at least 20 are needed"
     )
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.npz").touch()
+    bad = [f"--real={tmp_path / 'one'}", f"--synthetic={tmp_path / 'other'}", f"--out={tmp_path}"]
+    assert evaluate.main([*bad, f"--features={tmp_path / 'snapshot'}"]) == 1
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith(f"error: {tmp_path / 'one' / 'a.npz'} is empty, 0 bytes")
+    assert second.startswith(f"{tmp_path / 'other' / 'a.npz'} is empty, 0 bytes")
     assert evaluate.main([*command, f"--features={tmp_path / 'nothing'}"]) == 1
     assert "give a snapshot folder, or a file of ResNet-50 weights" in capsys.readouterr().err

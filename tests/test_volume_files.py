@@ -95,6 +95,7 @@ def test_every_header_is_looked_at_and_all_are_told(tmp_path) -> None:
     bad = [write(tmp_path, content, f"{name}.nii.gz") for name, content in contents.items()]
     (tmp_path / "folder.nii.gz").mkdir()
     bad.append(write(tmp_path, gzip.compress(nifti())[:-8], "without_end.nii.gz"))
+    bad.append(write(tmp_path, nifti()[:-4], "cut.nii"))
     bad += [tmp_path / "folder.nii.gz", tmp_path / "none.nii.gz", write(tmp_path, gzip.compress(nifti()), "packed.nii")]
     with pytest.raises(DataError) as error:
         check_headers([*sound, *bad], SMALL, 0)
@@ -103,6 +104,7 @@ def test_every_header_is_looked_at_and_all_are_told(tmp_path) -> None:
     expected = [said for _, said in (HEADERS | OTHERS).values()]
     expected += [
         ": it is damaged (Compressed file ended before",
+        f": it is damaged ({len(nifti()) - 4} bytes, and {len(nifti())} by its header)",
         " is a folder, not a file",
         " does not exist",
         " is compressed by gzip: give it a name that ends in .gz",

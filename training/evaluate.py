@@ -143,7 +143,7 @@ def evaluate(arguments: Arguments) -> Evaluation:
 
     from training.features import extract, load_extractor
     from training.memorisation import find_copies
-    from training.slices import read_slices
+    from training.slices import SliceError, read_slices
 
     # Everything that the user may have to mend comes before the long work.
     if arguments.pairs < 2:
@@ -153,7 +153,14 @@ def evaluate(arguments: Arguments) -> Evaluation:
     folders = {"real": arguments.real, "synthetic": arguments.synthetic}
     if arguments.training is not None:
         folders["training"] = arguments.training
-    slices = {name: read_slices(folder) for name, folder in folders.items()}
+    slices, wrong = {}, []
+    for name, folder in folders.items():
+        try:
+            slices[name] = read_slices(folder)
+        except SliceError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SliceError("\n".join(wrong))
     for name, found in slices.items():
         if len(found.images) < FEWEST:
             raise ValueError(f"--{name} {folders[name]} holds {len(found.images)} slices: at least {FEWEST} are needed")

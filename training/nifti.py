@@ -1,6 +1,7 @@
 """NIfTI files: what a header must say before its voxels mean anything. Knows neither MONAI nor data sets."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def open_nifti(path: Path) -> Any:
     """The nibabel image of a file whose header is sound; its voxels are not read yet.
 
     Raises:
-        NiftiError: another format, voxels that are no real numbers, voxels inside the header, or an affine that is
-            not finite or has no inverse.
+        NiftiError: another format, voxels that are no real numbers, voxels inside the header or, where they are not
+            compressed, too few of them, or an affine that is not finite or has no inverse.
         Exception: whatever nibabel makes of a damaged file.
     """
     image = nib.load(path)
@@ -33,6 +34,10 @@ def open_nifti(path: Path) -> Any:
     first, least = int(image.dataobj.offset), int(image.header.single_vox_offset)
     if isinstance(image, nib.Nifti1Image) and first < least:  # a Nifti1Pair has its voxels in a file of their own
         raise NiftiError(f"its vox_offset is {first}, inside the header: {least} or more is needed")
+    voxels = Path(image.file_map["image"].filename)
+    size, needed = voxels.stat().st_size, first + math.prod(image.shape) * image.header.get_data_dtype().itemsize
+    if voxels.suffix != ".gz" and size < needed:
+        raise NiftiError(f"it is damaged ({size} bytes, and {needed} by its header): copy or download it again")
     check_affine(image.affine)
     return image
 
