@@ -111,7 +111,7 @@ def open_volumes(root: Path, section: Section, transform: Compose, config: Data,
     try:
         return Volumes(listed, chosen, transform, cache_rate, config.workers)
     except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-        raise DataError(_everything_wrong(listed, transform, config.workers, error)) from error
+        raise _everything_wrong(listed, transform, config.workers, error) from error
 
 
 def check_headers(paths: Sequence[Path], config: Data, channel: int) -> None:
@@ -164,10 +164,8 @@ def check_voxels(root: Path, section: Section, config: Data) -> None:
         DataError: what training would see of one holds NaN or nothing; all are named.
     """
     volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
-    with ThreadPoolExecutor(config.workers) as pool:
-        looked = pool.map(partial(load_volume, volumes), range(len(volumes)))
-        for _ in tqdm(looked, "checking", len(volumes), unit="volume"):
-            pass
+    if _wrong(volumes.data, volumes.transform, config.workers):
+        raise DataError(report("volumes", _wrong(volumes.listed, volumes.transform, config.workers)))
 
 
 def load_volume(dataset: Volumes, index: int) -> Any:
@@ -180,11 +178,16 @@ def load_volume(dataset: Volumes, index: int) -> Any:
     try:
         return dataset[index]
     except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-        raise DataError(_everything_wrong(dataset.listed, dataset.transform, dataset.num_workers, error)) from error
+        raise _everything_wrong(dataset.listed, dataset.transform, dataset.num_workers, error) from error
 
 
-def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> str:
+def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> DataError:
     """After the first volume that cannot be loaded: a look at all of both sections, so they can be mended together."""
+    return DataError(report("volumes", _wrong(listed, transform, workers) or [_reason(first)]))
+
+
+def _wrong(items: Sequence[Item], transform: Compose, workers: int) -> list[str]:
+    """A line on each volume that cannot be loaded."""
 
     def look(item: Item) -> str | None:
         try:
@@ -195,8 +198,8 @@ def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, 
         return None
 
     with ThreadPoolExecutor(workers) as pool:
-        looked = tqdm(pool.map(look, listed), "looking for others", len(listed), unit="volume")
-        return report("volumes", [line for line in looked if line is not None] or [_reason(first)])
+        looked = tqdm(pool.map(look, items), "checking", len(items), unit="volume")
+        return [line for line in looked if line is not None]
 
 
 def load_image(path: str) -> MetaTensor:
