@@ -14,8 +14,10 @@ from monai.apps import DecathlonDataset
 from monai.transforms import Compose
 
 from common import SMALL, dataset
+from training.config import Config, ConfigError
 from training.data import check_headers, open_volumes, volume_transforms
 from training.decathlon import MODALITIES, TASK, DataError, channel_of, read_index, volume_names
+from training.train_diffusion import with_autoencoder_of
 
 VOXELS = np.random.default_rng(0).random((32, 32, 4, 2), np.float32)
 
@@ -185,6 +187,14 @@ def test_the_channel_that_was_found_is_the_one_that_is_read(tmp_path) -> None:
     stored = np.random.default_rng(number).random((32, 32, 4, 2), np.float32)[..., 1]
     scaled = (stored - stored.min()) / (stored.max() - stored.min())
     np.testing.assert_allclose(np.asarray(volumes[0]["image"])[0], scaled, atol=1e-6)
+
+
+def test_both_stages_take_the_channel_in_one_way() -> None:
+    """By index in stage 1 and by name in stage 2 it can be another; MONAI's own autoencoders know no names."""
+    named, index = (replace(Config(), data=replace(SMALL, modality=modality)) for modality in ("named", "any"))
+    with pytest.raises(ConfigError, match=r"trained with data\.channel=0 data\.modality=any .* has .*=named"):
+        with_autoencoder_of(index, named)
+    assert with_autoencoder_of(named, index) == index
 
 
 def test_the_split_is_monais_and_the_list_may_be_of_other_hands(tmp_path) -> None:

@@ -140,11 +140,13 @@ def with_autoencoder_of(stage1: Config, config: Config) -> Config:
     """`config` with everything that stage 1 has settled.
 
     Raises:
-        ConfigError: the autoencoder was trained on another channel or another size than `config` says.
+        ConfigError: the autoencoder was trained on another channel, by index or by name, or another size than `config`
+            says.
     """
+    # Who insists on an index has seen the names, and MONAI's autoencoders come without.
+    compared = ("channel", "size") if config.data.modality == "any" else ("channel", "modality", "size")
     theirs, mine = (
-        " ".join(f"data.{name}={getattr(each.data, name)}" for name in ("channel", "modality", "size"))
-        for each in (stage1, config)
+        " ".join(f"data.{name}={getattr(each.data, name)}" for name in compared) for each in (stage1, config)
     )
     if theirs != mine:
         raise ConfigError(f"the autoencoder was trained with {theirs}, and this run has {mine}")
