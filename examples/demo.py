@@ -10,6 +10,7 @@ from pathlib import Path
 
 from server.errors import ServerError
 from server.process import TritonServer
+from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -4,12 +4,12 @@ python -m export.from_monai --autoencoder FILE --out FOLDER
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.monai_options import add_monai_options
+from training.command import run_command
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
@@ -81,4 +81,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

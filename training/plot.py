@@ -8,7 +8,6 @@ run, or one picture of all of them with --out.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from training.config import exit_status
+from training.command import exit_status, run_command
 from training.files import whole_file
 
 if TYPE_CHECKING:
@@ -191,4 +190,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,13 +6,13 @@
 A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.config import Data, exit_status
+from training.command import exit_status, run_command
+from training.config import Data
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.plan import describe, kind, order
 from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from training.command import run_command
 from training.files import whole_file
 
 if TYPE_CHECKING:
@@ -155,4 +156,4 @@ def _tests(setup: Setup) -> Iterator[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

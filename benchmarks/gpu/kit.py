@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from server.find import WHEEL_PYTHONS
+from training.command import run_command
 from training.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,4 +172,4 @@ def pack(folder: Path, archive: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
