@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     """Run the demo; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m examples.demo", description=str(__doc__).split(".")[0])
+    parser = argparse.ArgumentParser("python -m examples.demo", description=(__doc__ or "").split(".")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for the slices (default: %(default)s)"
     )

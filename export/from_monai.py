@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.monai_options import add_monai_options
-from training.command import run_command
+from training.command import exit_status, run_command
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
@@ -74,8 +74,6 @@ def _write(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write, report; returns the exit status."""
-    from training.config import exit_status
-
     arguments = _parse(argv)
     return exit_status(lambda: _write(arguments))
 

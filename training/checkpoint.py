@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.config import Config, config_from_dict
-from training.files import duplicate, finish_interrupted, sha256, whole_file, whole_folder, write_text
+from training.files import duplicate, finish_interrupted, sha256, utf8_name, whole_file, whole_folder, write_text
 
 FORMAT_VERSION = 1
 AUTOENCODER = "autoencoder.safetensors"
 UNET = "unet.safetensors"
 RECORD = ("config", "scale_factor", "history", "sha256")  # what snapshot.json holds besides its format
+ADVICE = "begin again at iteration 0, or keep the snapshot and give a new --out"
 StateDict = dict[str, torch.Tensor]
 
 
@@ -89,7 +90,8 @@ def load_snapshot(folder: Path) -> Snapshot:
             raise CheckpointError(f"{path}: unknown weights file {name!r}")
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: missing, or not the file that snapshot.json describes")
-        weights[name] = load_file(folder / name)
+        with utf8_name(folder / name) as readable:
+            weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
     config = config_from_dict(record["config"], str(path))
@@ -130,12 +132,11 @@ def load_state(path: Path, first: bool = True) -> dict[str, Any] | None:
     except CheckpointError as error:
         before = _before(path)
         if not before.is_file():
-            raise CheckpointError(f"{error}: delete it to begin again at iteration 0, or give a new --out") from error
+            raise CheckpointError(f"{error}: delete it to {ADVICE}") from error
         try:
             state = _read_state(before)
         except CheckpointError as other:
-            advice = "delete both to begin again at iteration 0, or give a new --out"
-            raise CheckpointError(f"{error}, and {other}: {advice}") from error
+            raise CheckpointError(f"{error}, and {other}: delete both to {ADVICE}") from error
         if first:
             duplicate(before, path)
             lost = f"the run continues from the state before it, of iteration {state['iteration']}"
@@ -148,8 +149,9 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a torn archive can upset the reader in any way
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {reason})") from error
+        first_line = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {first_line}" if path.stat().st_size else "it is empty"
+        raise CheckpointError(f"{path} cannot be read ({reason})") from error
     if not isinstance(state, dict) or "iteration" not in state:
         raise CheckpointError(f"{path} is no resume state of a training run")
     return state

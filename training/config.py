@@ -244,7 +244,7 @@ Arguments = TypeVar("Arguments", bound=HasSettings)
 
 
 def parse_arguments(
-    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str
+    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str | None
 ) -> Arguments:
     """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
 

@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 

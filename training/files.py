@@ -101,6 +101,21 @@ def write_npz(path: Path, **arrays: np.ndarray | str) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of a file or folder for libraries that take no other than UTF-8, as safetensors and TensorBoard do."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield str(path) if is_utf8(path) else f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written in UTF-8; Linux takes any bytes, and Python has stand-ins for those."""
+    return str(path).encode("utf-8", "ignore").decode() == str(path)
+
+
 def duplicate(path: Path, other: Path) -> None:
     """Give the file `path` the second name `other`; on a file system without links, a copy of it. Raises NotWritten."""
     with whole_file(other) as temporary:

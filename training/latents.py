@@ -16,7 +16,7 @@ from tqdm import tqdm
 from training.checkpoint import CheckpointError
 from training.config import Data
 from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
-from training.files import whole_file
+from training.files import utf8_name, whole_file
 from training.processes import Processes
 
 
@@ -52,7 +52,7 @@ def cached_latents(
         with whole_file(path) as temporary:
             save_file(encoded, temporary, metadata={"key": key})
     processes.agree(0)  # the others wait
-    with safe_open(path, "pt") as file:
+    with utf8_name(path) as readable, safe_open(readable, "pt") as file:
         if (file.metadata() or {}).get("key") != key:
             raise CheckpointError(f"{path} was encoded by another autoencoder or from other data: give a new --out")
         return {name: file.get_tensor(name) for name in ("mu", "sigma")}
@@ -61,7 +61,7 @@ def cached_latents(
 def _whole(path: Path) -> bool:
     """Whether there is a file of tensors; says so where there is a torn one."""
     try:
-        with safe_open(path, "pt"):
+        with utf8_name(path) as readable, safe_open(readable, "pt"):
             return True
     except FileNotFoundError:
         return False

@@ -188,7 +188,7 @@ def run(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m training.sample", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.sample", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 

@@ -128,9 +128,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(
-        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__)))
-    )
+    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", __doc__)))
 
 
 def _run(arguments: Arguments) -> None:

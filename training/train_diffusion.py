@@ -164,9 +164,7 @@ def check_overrides(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(
-        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__)))
-    )
+    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", __doc__)))
 
 
 def _run(arguments: Arguments) -> None:

@@ -30,7 +30,7 @@ ARCHIVE = "gpu.tar.gz"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--out", type=Path, help=f"folder of the figures and of {ARCHIVE} with all of them (default: benchmarks/gpu)"
     )

@@ -63,7 +63,9 @@ class KitError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, pack, report; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.kit", description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.kit", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument(
         "--python",
         type=Path,
