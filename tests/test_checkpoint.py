@@ -165,3 +165,31 @@ def test_a_torn_resume_state_is_named_with_what_to_do(tmp_path) -> None:
     torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="is no resume state of a training run"):
         load_state(path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_state_before_a_torn_one_takes_its_place(tmp_path, capsys, monkeypatch, links) -> None:
+    """Also on a file system without links, and after a death that left a link to the state where a copy goes."""
+    path, before = tmp_path / "state.pt", tmp_path / "state_before.pt"
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "no links here").stat())
+    for iteration in (1, 2, 3):
+        save_state({"iteration": iteration}, path)
+    whole = path.read_bytes()
+    for size in (0, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert load_state(path, first=False) == {"iteration": 2}  # one process of several: it neither writes nor speaks
+        assert (path.stat().st_size, capsys.readouterr().err) == (size, "")
+        assert load_state(path) == {"iteration": 2}
+        line = capsys.readouterr().err
+        assert line.startswith(f"WARNING: {path} cannot be read (")
+        assert line.endswith("from the state before it, of iteration 2; what came after is trained again\n")
+        assert path.read_bytes() == before.read_bytes()
+        if links:
+            (tmp_path / "state_before.pt.tmp").hardlink_to(path)
+        save_state({"iteration": 3}, path)
+        assert (load_state(path), load_state(before)) == ({"iteration": 3}, {"iteration": 2})
+    path.write_bytes(b"")
+    before.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"state.pt .*it is empty.*_before.pt .*it is empty.*: delete both to"):
+        load_state(path)

@@ -52,6 +52,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     An interruption leaves the folder before or the new one, whole; where it came between the two renames, the next
     `whole_folder` or `finish_interrupted` puts it in its place.
+
+    Raises:
+        NotWritten: something in the folder could not be written. What was at `folder` is kept, the new one is not.
     """
     new, old = _beside(folder)
     finish_interrupted(folder)
@@ -62,9 +65,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield new
         for path in new.rglob("*"):
             _to_disk(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise
+        if not isinstance(error, (NotWritten, shutil.Error)):
+            raise
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of copytree: a list of words
+        kept = f"; {folder} is as it was" if folder.is_dir() else ""
+        raise NotWritten(f"{reason}{kept}") from error
     if folder.exists():
         folder.rename(old)
     with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
