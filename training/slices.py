@@ -130,14 +130,14 @@ def write_slices(arguments: Arguments) -> str:
     Raises:
         SliceError: the folder holds something, or there are not so many slices.
         DataError: the data folder or a volume in it cannot be used.
+        NotWritten: the disk is full, or the like.
     """
-    import shutil
-
     import numpy as np
     from monai.transforms import Compose
     from tqdm import tqdm
 
     from training.data import load_volume, open_volumes, volume_transforms
+    from training.files import whole_folder, write_npz
 
     out, config = arguments.out, Data(channel=arguments.channel)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -150,17 +150,13 @@ def write_slices(arguments: Arguments) -> str:
     drawn = np.random.default_rng(arguments.seed).permutation(total)[: arguments.count or total]
     by_volume = [np.sort(drawn[drawn // config.depth == index] % config.depth) for index in range(len(volumes))]
 
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
-        if len(chosen):
-            path = Path(volumes.data[index]["image"])
-            images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
-            np.savez_compressed(new / f"{path.name.split('.')[0]}.npz", images=images.astype(np.float16), slices=chosen)
-    if out.exists():
-        out.rmdir()
-    new.rename(out)
+    bar = tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")
+    with whole_folder(out) as new:
+        for index, chosen in enumerate(bar):
+            if len(chosen):
+                path = Path(volumes.data[index]["image"])
+                images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
+                write_npz(new / f"{path.name.split('.')[0]}.npz", images=images.astype(np.float16), slices=chosen)
     return f"{len(drawn)} slices of {sum(len(chosen) > 0 for chosen in by_volume)} {arguments.section} volumes: {out}"
 
 
