@@ -7,13 +7,12 @@ default features, the encoder of training/encoder, are relative only: they rank 
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.config import exit_status
+from training.command import exit_status, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,9 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tyro
 
-from training.config import Data, Modality, Spacing, exit_status
+from training.command import exit_status, run_command
+from training.config import Data, Modality, Spacing
 from training.pictures import ERROR_GAIN, save_picture
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ def run(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m training.reconstruct", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.reconstruct", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,13 +6,13 @@
 A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.config import Data, Modality, Spacing, exit_status
+from training.command import exit_status, run_command
+from training.config import Data, Modality, Spacing
 from training.unusable import report, why
 
 if TYPE_CHECKING:
@@ -156,14 +156,14 @@ def write_slices(arguments: Arguments) -> str:
     Raises:
         SliceError: the folder holds something, or there are not so many slices.
         DataError: the data folder or a volume in it cannot be used.
+        NotWritten: the disk is full, or the like.
     """
-    from tempfile import TemporaryDirectory
-
     import numpy as np
     from monai.transforms import Compose
     from tqdm import tqdm
 
     from training.data import load_volume, open_volumes, volume_transforms
+    from training.files import whole_folder, write_npz
 
     out = arguments.out.absolute()  # "." has neither name nor parent
     config = Data(channel=arguments.channel, modality=arguments.modality, spacing=arguments.spacing)
@@ -177,18 +177,13 @@ def write_slices(arguments: Arguments) -> str:
     drawn = np.random.default_rng(arguments.seed).permutation(total)[: arguments.count or total]
     by_volume = [np.sort(drawn[drawn // config.depth == index] % config.depth) for index in range(len(volumes))]
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        new = Path(temporary, "slices")
-        new.mkdir()
-        for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
+    bar = tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")
+    with whole_folder(out) as new:
+        for index, chosen in enumerate(bar):
             if len(chosen):
                 images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
                 file = new / f"{volumes.data[index]['name']}.npz"
-                np.savez_compressed(file, images=images.astype(np.float16), slices=chosen)
-        if out.exists():
-            out.rmdir()
-        new.rename(out)
+                write_npz(file, images=images.astype(np.float16), slices=chosen)
     return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {arguments.out}"
 
 
@@ -196,9 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=__doc__, args=argv)
     return exit_status(lambda: print(write_slices(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,7 +7,6 @@ settings come from its snapshot. For several GPUs put `torchrun --nproc-per-node
 OUT/snapshot is the last state; OUT/best, where there is validation, the one with the lowest error on volumes held out.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, ConfigError, exit_status, load_config, parse_arguments
+from training.command import exit_status, run_command
+from training.config import Config, ConfigError, load_config, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     Raises:
         DataError, CheckpointError: unusable data or snapshot, or a run folder of another configuration.
         KeyboardInterrupt: asked to stop by a signal; everything is saved.
+        NotWritten: the disk is full, or the like; the last saved state is kept.
         FloatingPointError: the loss or gradient is not finite.
     """
     import torch
@@ -94,7 +95,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
-    with Interrupt(processes) as interrupt:
+    with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
             drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
             batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
@@ -168,9 +169,7 @@ def check_overrides(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(
-        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__)))
-    )
+    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", __doc__)))
 
 
 def _run(arguments: Arguments) -> None:
@@ -190,4 +189,4 @@ def _run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
