@@ -20,7 +20,10 @@ Section = tuple[str, Callable[[], Any]]
 
 def recorded(path: Path) -> bool:
     """Whether a section has left its whole result there."""
-    return path.is_file() and "error" not in json.loads(path.read_text())
+    try:
+        return "error" not in json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # ValueError: torn
+        return False
 
 
 def left(sections: Mapping[str, Callable[[], Any]], out: Path, again: bool) -> list[Section]:

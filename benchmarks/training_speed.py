@@ -20,6 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.command import run_command
+from training.files import write_text
+
 CASES = (("demo", "autoencoder"), ("demo", "diffusion"), ("brats", "autoencoder"), ("brats", "diffusion"))
 
 
@@ -94,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "iterations": arguments.iterations,
             "rows": rows,
         }
-        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+        write_text(arguments.out, json.dumps(record, indent=2) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -22,7 +22,7 @@ def main() -> int:
 
 
 def _demo() -> int:
-    parser = argparse.ArgumentParser("python -m examples.demo", description=str(__doc__).split(".")[0])
+    parser = argparse.ArgumentParser("python -m examples.demo", description=(__doc__ or "").split(".")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for the slices (default: %(default)s)"
     )

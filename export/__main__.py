@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from export import check
 from export.monai_options import add_monai_options
+from training.command import run_command
 
 if TYPE_CHECKING:
     from export.to_tensorrt import BuildOptions
@@ -175,4 +176,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

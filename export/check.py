@@ -16,6 +16,7 @@ from export.configs import ConfigMismatch, declared, parse_config, profiles
 from export.executed import openvino_core
 from export.machine import Gpu, Machine, this_machine
 from export.plans_check import check_plan
+from training.command import run_command
 from training.files import sha256
 
 MODEL_FILES = (".onnx", ".plan", ".pt2")
@@ -210,4 +211,4 @@ def report(folder: Path, manifest: dict[str, Any], configs: Configs, machine: Ma
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

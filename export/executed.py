@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.files import NotWritten
+
 if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
@@ -91,6 +93,11 @@ def in_onnxruntime(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> set[st
 
 def profiled_kernels(session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:
     """End the profiling of a session: what it tells of each kernel that ran, and as `ms` how long that took."""
-    events = json.loads(Path(session.end_profiling()).read_text())
+    path = Path(session.end_profiling())
+    try:
+        events = json.loads(path.read_text())
+    except ValueError:
+        reason = "ONNX Runtime left half a file there, as on a full disk; TMPDIR can name another folder"
+        raise NotWritten(f"{path} could not be written: {reason}") from None
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     return [kernel["args"] | {"ms": kernel["dur"] / 1e3} for kernel in kernels]

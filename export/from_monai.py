@@ -4,12 +4,12 @@ python -m export.from_monai --autoencoder FILE --out FOLDER
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.monai_options import add_monai_options
+from training.command import exit_status, run_command
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
@@ -74,11 +74,9 @@ def _write(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write, report; returns the exit status."""
-    from training.config import exit_status
-
     arguments = _parse(argv)
     return exit_status(lambda: _write(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -217,6 +217,6 @@ def save_monai(snapshot: Snapshot, folder: Path, layout: Layout = "monai-1.5") -
     autoencoder = fold_scale_factor(snapshot.autoencoder, snapshot.scale_factor)
     states: dict[Network, StateDict] = {"autoencoder": autoencoder, "unet": snapshot.unet}
     for network, path in paths.items():
-        with whole_file(path) as temporary:
-            torch.save(in_layout(states[network], layout), temporary)
+        with whole_file(path) as temporary, temporary.open("wb") as file:  # of a path, torch would not say why not
+            torch.save(in_layout(states[network], layout), file)
     return list(paths.values())

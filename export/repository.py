@@ -20,7 +20,7 @@ from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
 from export.to_torch import add_programs
 from training.checkpoint import Snapshot
-from training.files import sha256, write_text
+from training.files import finish_interrupted, is_utf8, sha256, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
@@ -73,28 +73,34 @@ def export_repository(
 
     Raises:
         ConfigMismatch, ParityError, PlanError, CheckpointError: nothing has been changed at `into` then.
+        NotWritten: the disk is full, or the like; nothing has been changed either.
         RepositoryError: `into` holds something that export has not written.
     """
     if extras.plan is not None:
         load_runtime(extras.plan.runtime)  # before the work, not after it
+    if not is_utf8(into):
+        raise RepositoryError(f"{into} is not UTF-8, and neither ONNX Runtime nor Triton opens it: give another folder")
     in_place = into.resolve() == SOURCE.resolve()
+    finish_interrupted(into)
     if not in_place and into.exists() and not (into / "manifest.json").is_file():
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
     for graph in GRAPHS:
         check_configs(graph, SOURCE / graph.name)
     for model in ("mri_ldm", "mri_ldm_stream"):
         check_image_size(snapshot.config.data.size, SOURCE / model / "config.pbtxt")
-    staging = into.with_name(into.name + ".staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    if not in_place:
-        ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json")
-        shutil.copytree(SOURCE, staging, ignore=ignore)  # follows the symlink, so the copy is self-contained
-    try:
-        manifest = _write_weights(snapshot, staging, name, report, extras)
-        _move(staging, into, in_place)
-    finally:
+    if in_place:
+        staging = into.with_name(into.name + ".staging")
         shutil.rmtree(staging, ignore_errors=True)
-    return manifest
+        try:
+            manifest = _write_weights(snapshot, staging, name, report, extras)
+            _replace_weights(staging, into)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return manifest
+    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json")
+    with whole_folder(into) as new:
+        shutil.copytree(SOURCE, new, ignore=ignore, dirs_exist_ok=True)  # follows the link, so it is self-contained
+        return _write_weights(snapshot, new, name, report, extras)
 
 
 def add_to_repository(folder: Path, options: BuildOptions, report: Callable[[str], None] = print) -> None:
@@ -130,8 +136,7 @@ def _write_weights(
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.
         if model == "mri_ldm" or (folder / model).is_dir():
-            (folder / model / "1").mkdir(parents=True, exist_ok=True)
-            (folder / model / "1" / "model.json").write_text(record)
+            write_text(folder / model / "1" / "model.json", record)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -146,7 +151,7 @@ def _write_weights(
         "training": {"config": asdict(snapshot.config), "history": snapshot.history},
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -200,14 +205,11 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]
     }
 
 
-def _move(staging: Path, into: Path, in_place: bool) -> None:
-    if in_place:
-        new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
-        for path in sorted(new):
-            os.replace(staging / path, into / path)
-        for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
-            if path.relative_to(into) not in new:
-                path.unlink()  # of the weights before
-        return
-    shutil.rmtree(into, ignore_errors=True)
-    os.replace(staging, into)
+def _replace_weights(staging: Path, into: Path) -> None:
+    """Move the files of `staging` into place, and remove the weights that they do not replace."""
+    new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
+    for path in sorted(new):
+        os.replace(staging / path, into / path)
+    for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
+        if path.relative_to(into) not in new:
+            path.unlink()  # of the weights before

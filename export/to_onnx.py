@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import torch
 
 from export.graphs import Decoder, Denoiser, Graph, random_inputs
 from export.precision import DTYPES, Precision
+from training.files import whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -40,34 +40,30 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
     import onnx
     import onnx.version_converter
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
     with warnings.catch_warnings():
         # They concern the exporter's own insides and torchvision, which nothing here uses.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
+        program = torch.onnx.export(
             module.eval(),
             random_inputs(graph, rows=2, seed=0),
-            temporary,
             input_names=[spec.name for spec in graph.inputs],
             output_names=[graph.output.name],
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
-            external_data=False,
             verbose=False,
         )
-    proto = onnx.load(temporary)
+    proto = program.model_proto
     if module.dtype != torch.float32:
         _keep_softmax_in_float32(proto, module.dtype)
     if module.dtype == torch.bfloat16:
         proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
     onnx.checker.check_model(proto, full_check=True)
     _strip_notes(proto)
-    onnx.save(proto, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        onnx.save(proto, temporary)
 
 
 def _keep_softmax_in_float32(proto: onnx.ModelProto, dtype: torch.dtype) -> None:

@@ -55,7 +55,7 @@ def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) 
     """A Task01_BrainTumour of six sound volumes, [32, 32, 4, 2], of which one is held out, and the given ones."""
     import nibabel as nib  # which a bare GPU machine lacks
 
-    from training.data import TASK
+    from training.decathlon import TASK
 
     (folder / TASK / "imagesTr").mkdir(parents=True)
     sound = {f"sound_{i}": np.random.default_rng(i).random((32, 32, 4, 2), dtype=np.float32) for i in range(6)}

@@ -37,7 +37,8 @@ from monai.transforms import (
 
 from common import ROOT
 from training.config import load_config
-from training.data import TASK, autoencoder_transforms, diffusion_transforms, draw_volumes, open_volumes
+from training.data import autoencoder_transforms, diffusion_transforms, draw_volumes, open_volumes
+from training.decathlon import TASK
 from training.latents import draw_latents
 from training.networks import build_autoencoder, build_discriminator, build_unet
 
@@ -180,6 +181,7 @@ def test_the_split_is_the_bundles(tmp_path) -> None:
     (folder / "dataset.json").write_text(json.dumps(index))
     header = nib.Nifti1Header()
     header.set_data_shape((240, 240, 155, 4))
+    header.set_data_offset(header.single_vox_offset)
     (folder / "header").write_bytes(gzip.compress(header.binaryblock))
     for entry in index["training"]:
         os.link(folder / "header", folder / entry["image"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_what_is_no_snapshot_is_said_with_its_path(tmp_path, content, message) -
         load_snapshot(tmp_path)
 
 
-MOMENTS = 9  # of a save: two removals, a folder, weights, a record and again its folder, two renames, a removal
+MOMENTS = 10  # of a save: two removals, a folder twice, weights, a record and again its folder, two renames, a removal
 
 
 class Killed(BaseException):
@@ -84,8 +85,8 @@ def killed_at(patch: pytest.MonkeyPatch, moment: int) -> None:
 
     def dying(function, half=None):
         def call(*arguments, **options):
-            if next(operations) == moment:
-                if half:
+            if (operation := next(operations)) >= moment:  # the dead clean nothing up
+                if half and operation == moment:
                     half(*arguments)
                 raise Killed
             return function(*arguments, **options)
@@ -112,11 +113,12 @@ def save_and_die(number: int, folder: Path, moment: int) -> bool:
     return False
 
 
-def test_there_is_a_whole_snapshot_whenever_a_run_dies(tmp_path) -> None:
+def test_there_is_a_whole_snapshot_whenever_a_run_dies(tmp_path, monkeypatch) -> None:
     """A death between the two renames left the only whole one as .old, which the next save deleted before it wrote.
 
     Each moment of a second save, and after it each moment of a third; in every other case somebody reads in between.
     """
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what a process did lives on without it
     ended = {}
     for case, (first, second) in enumerate(itertools.product(range(MOMENTS + 1), repeat=2)):
         folder = tmp_path / f"run{case}"
@@ -162,4 +164,32 @@ def test_a_torn_resume_state_is_named_with_what_to_do(tmp_path) -> None:
             load_state(path)
     torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="is no resume state of a training run"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_state_before_a_torn_one_takes_its_place(tmp_path, capsys, monkeypatch, links) -> None:
+    """Also on a file system without links, and after a death that left a link to the state where a copy goes."""
+    path, before = tmp_path / "state.pt", tmp_path / "state_before.pt"
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "no links here").stat())
+    for iteration in (1, 2, 3):
+        save_state({"iteration": iteration}, path)
+    whole = path.read_bytes()
+    for size in (0, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert load_state(path, first=False) == {"iteration": 2}  # one process of several: it neither writes nor speaks
+        assert (path.stat().st_size, capsys.readouterr().err) == (size, "")
+        assert load_state(path) == {"iteration": 2}
+        line = capsys.readouterr().err
+        assert line.startswith(f"WARNING: {path} cannot be read (")
+        assert line.endswith("from the state before it, of iteration 2; what came after is trained again\n")
+        assert path.read_bytes() == before.read_bytes()
+        if links:
+            (tmp_path / "state_before.pt.tmp").hardlink_to(path)
+        save_state({"iteration": 3}, path)
+        assert (load_state(path), load_state(before)) == ({"iteration": 3}, {"iteration": 2})
+    path.write_bytes(b"")
+    before.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"state.pt .*it is empty.*_before.pt .*it is empty.*: delete both to"):
         load_state(path)

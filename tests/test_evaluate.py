@@ -16,8 +16,7 @@ from training.data import open_volumes, volume_transforms
 from training.evaluate import distribution_metrics, pair_similarity
 from training.memorisation import Folder, Memorisation, find_copies, plant_copies
 from training.phantom import load_template, make_volume
-from training.pictures import save_picture, to_display
-from training.slices import SliceError, read_slices
+from training.slices import read_slices
 
 NEW_VOLUMES, NEW_DEPTHS = 7, np.s_[3:148]  # 1,015 slices
 
@@ -168,42 +167,6 @@ def test_a_count_draws_by_the_seed_and_never_overwrites(phantom, folder, tmp_pat
     assert "is not an empty folder: give a new --out" in capsys.readouterr().err
 
 
-def test_the_clients_files_all_hold_the_same_slice(tmp_path) -> None:
-    """The same image in each of the client's formats; a PNG is right to half a grey level."""
-    import nibabel as nib
-
-    image = np.random.default_rng(0).random((240, 240), np.float32)
-    for name in ("png", "nifti", "npz"):
-        (tmp_path / name).mkdir()
-    save_picture(to_display(image), tmp_path / "png" / "slice_seed000000001.png")
-    save_picture(to_display(image[:9, :9]), tmp_path / "png" / "contact_sheet.png")
-    nib.save(nib.Nifti1Image(image[::-1, :, None], np.diag([-1, 1, 1, 1])), tmp_path / "nifti" / "one.nii.gz")
-    np.savez_compressed(tmp_path / "npz" / "slices.npz", images=np.stack([image, image]), seeds=[1, 2])
-    np.testing.assert_allclose(read_slices(tmp_path / "png").images, image[None], atol=0.5 / 255 + 1e-6)
-    np.testing.assert_array_equal(read_slices(tmp_path / "nifti").images, image[None])
-    assert read_slices(tmp_path / "npz").names == ["slices.npz[0]", "slices.npz[1]"]
-    np.testing.assert_array_equal(read_slices(tmp_path / "npz").images, [image, image])
-
-
-def test_bad_folders_are_one_sentence(tmp_path) -> None:
-    with pytest.raises(SliceError, match="is not a folder: give a folder of slices"):
-        read_slices(tmp_path / "none")
-    with pytest.raises(SliceError, match=r"holds no \.npz, \.nii\.gz or \.png file"):
-        read_slices(tmp_path)
-    path = tmp_path / "x.png"
-    for picture, reason in ((Image.new("RGB", (240, 240)), "mode is RGB"), (Image.new("L", (256, 240)), "256, 240")):
-        picture.save(path)
-        with pytest.raises(SliceError, match=reason):
-            read_slices(tmp_path)
-    for values, reason in ((np.full((2, 240, 240), 700.0), "from 700 to 700"), (np.full((1, 240, 240), np.nan), "nan")):
-        np.savez(tmp_path / "x.npz", images=values)
-        with pytest.raises(SliceError, match=reason):
-            read_slices(tmp_path)
-    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(SliceError, match=r"x\.npz cannot be read"):
-        read_slices(tmp_path)
-
-
 # --- the command
 
 
@@ -258,5 +221,13 @@ def test_errors_come_first_and_are_one_line(small_snapshot, tmp_path, capsys) ->
     assert (
         capsys.readouterr().err.splitlines()[-1] == f"error: --real {tmp_path} holds 3 slices: at least 20 are needed"
     )
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.npz").touch()
+    bad = [f"--real={tmp_path / 'one'}", f"--synthetic={tmp_path / 'other'}", f"--out={tmp_path}"]
+    assert evaluate.main([*bad, f"--features={tmp_path / 'snapshot'}"]) == 1
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith(f"error: {tmp_path / 'one' / 'a.npz'} is empty, 0 bytes")
+    assert second.startswith(f"{tmp_path / 'other' / 'a.npz'} is empty, 0 bytes")
     assert evaluate.main([*command, f"--features={tmp_path / 'nothing'}"]) == 1
     assert "give a snapshot folder, or a file of ResNet-50 weights" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_weights_in_place_take_the_plans_of_others_away(tmp_path: Path) -> None:
         for name in names:
             (folder / "unet").mkdir(parents=True, exist_ok=True)
             (folder / "unet" / name).write_text(folder.name)
-    repository._move(staging, into, in_place=True)
+    repository._replace_weights(staging, into)
     assert {path.name: path.read_text() for path in (into / "unet").iterdir()} == {
         "model.onnx": "staging",
         "code.py": "into",

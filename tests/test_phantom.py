@@ -127,7 +127,7 @@ def test_volumes_differ(folder):
 
 def test_another_seed_in_the_same_folder_is_refused(folder):
     listing = (folder / "dataset.json").read_bytes()
-    with pytest.raises(ValueError, match=f"'seed': {SEED}.*'seed': {SEED + 1}"):
+    with pytest.raises(ValueError, match=f'"seed": {SEED},.*"seed": {SEED + 1},'):
         write_dataset(folder.parent, volumes=2, seed=SEED + 1)
     assert (folder / "dataset.json").read_bytes() == listing
 
@@ -140,6 +140,14 @@ def test_real_data_is_never_written_into(tmp_path):
         write_dataset(tmp_path, volumes=1, seed=0)
     assert [path.name for path in real.parent.iterdir()] == ["dataset.json"]
     assert real.read_text() == "{}"
+
+
+def test_a_record_lost_with_the_power_is_named(tmp_path):
+    record = tmp_path / TASK / "phantom.json"
+    record.parent.mkdir()
+    record.touch()
+    with pytest.raises(ValueError, match=rf"^{record} says nothing, not .*; use that or another --out"):
+        write_dataset(tmp_path, volumes=1, seed=0)
 
 
 @pytest.mark.parametrize(("volumes", "seed"), [(0, 0), (1, -1), (1, 2**64)])

@@ -17,13 +17,13 @@ from training.config import (
     load_config,
 )
 from training.data import (
-    DataError,
     autoencoder_transforms,
     diffusion_transforms,
     draw_volumes,
     open_volumes,
     slice_batches,
 )
+from training.decathlon import DataError
 from training.latents import draw_latents, measure_scale_factor
 from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence
 from training.networks import average_of, build_autoencoder, build_discriminator

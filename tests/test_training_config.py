@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from common import ROOT, run_python
-from training.config import Config, ConfigError, check, config_from_dict, exit_status, load_config
+from training.command import exit_status
+from training.config import Config, ConfigError, check, config_from_dict, load_config
 
 
 @pytest.mark.parametrize(

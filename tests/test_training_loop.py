@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import CheckpointError, load_snapshot, load_state
 from training.config import Config, DiffusionTraining, Perceptual, Stage
-from training.data import TASK, DataError, derived_seed
+from training.data import derived_seed
+from training.decathlon import TASK, DataError
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet, randomize_zero_tensors
 from training.processes import joined

@@ -4,8 +4,7 @@ Both are written under a temporary name and renamed when whole.
 """
 
 import json
-import shutil
-from contextlib import suppress
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.config import Config, config_from_dict
-from training.files import sha256, whole_file, write_text
+from training.files import duplicate, finish_interrupted, sha256, utf8_name, whole_file, whole_folder, write_text
 
 FORMAT_VERSION = 1
 AUTOENCODER = "autoencoder.safetensors"
 UNET = "unet.safetensors"
 RECORD = ("config", "scale_factor", "history", "sha256")  # what snapshot.json holds besides its format
+ADVICE = "begin again at iteration 0, or keep the snapshot and give a new --out"
 StateDict = dict[str, torch.Tensor]
 
 
@@ -42,47 +42,27 @@ class Snapshot:
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write `folder`/snapshot.json and its safetensors files, beside `folder` first and then in its place.
+    """Write `folder`/snapshot.json and its safetensors files: all of them or none, as `whole_folder` says.
 
-    An interruption leaves the snapshot before or the new one, whole; where it came between the two renames, the next
-    `save_snapshot` or `load_snapshot` puts it in its place.
+    Raises:
+        NotWritten: the disk is full, or the like; the snapshot before is kept.
     """
     weights = {AUTOENCODER: snapshot.autoencoder}
     if snapshot.unet is not None:
         weights[UNET] = snapshot.unet
-    new, old = _beside(folder)
-    _finish_interrupted(folder)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    for name, tensors in weights.items():
-        save_file({key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}, new / name)
-    record = {
-        "format_version": FORMAT_VERSION,
-        "config": asdict(snapshot.config),
-        "scale_factor": snapshot.scale_factor,
-        "history": snapshot.history,
-        "sha256": {name: sha256(new / name) for name in weights},
-    }
-    write_text(new / "snapshot.json", json.dumps(record, indent=2) + "\n")
-    if folder.exists():
-        folder.rename(old)
-    with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
-        new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-
-
-def _finish_interrupted(folder: Path) -> None:
-    """Do the second rename of a `save_snapshot` that ended between its two: `folder`.new is then whole."""
-    new, old = _beside(folder)
-    if folder.exists() or not old.is_dir():
-        return
-    with suppress(FileNotFoundError):  # its writer lives and was faster
-        (new if (new / "snapshot.json").is_file() else old).rename(folder)
+    with whole_folder(folder) as new:
+        for name, tensors in weights.items():
+            plain = {key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}
+            with whole_file(new / name) as temporary:
+                save_file(plain, temporary)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "config": asdict(snapshot.config),
+            "scale_factor": snapshot.scale_factor,
+            "history": snapshot.history,
+            "sha256": {name: sha256(new / name) for name in weights},
+        }
+        write_text(new / "snapshot.json", json.dumps(record, indent=2) + "\n")
 
 
 def load_snapshot(folder: Path) -> Snapshot:
@@ -91,7 +71,7 @@ def load_snapshot(folder: Path) -> Snapshot:
     Raises:
         CheckpointError: something is missing, of another format, or not what snapshot.json says.
     """
-    _finish_interrupted(folder)
+    finish_interrupted(folder)
     path = folder / "snapshot.json"
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give the snapshot folder of a training run")
@@ -110,7 +90,8 @@ def load_snapshot(folder: Path) -> Snapshot:
             raise CheckpointError(f"{path}: unknown weights file {name!r}")
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: missing, or not the file that snapshot.json describes")
-        weights[name] = load_file(folder / name)
+        with utf8_name(folder / name) as readable:
+            weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
     config = config_from_dict(record["config"], str(path))
@@ -118,25 +99,59 @@ def load_snapshot(folder: Path) -> Snapshot:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a resume state: nested dictionaries of tensors and plain values."""
-    with whole_file(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_state(path: Path) -> dict[str, Any] | None:
-    """The resume state at `path`, or None where there is none.
+    """Write a resume state, nested dictionaries of tensors and plain values; the one before it is kept beside it.
 
     Raises:
-        CheckpointError: the file is torn, or something else.
+        NotWritten: the disk is full, or the like; the state at `path` is kept.
+    """
+    _before(path).unlink(missing_ok=True)  # there is room for two states, perhaps not for three
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:  # of a path, torch would not say why it cannot be written
+            torch.save(state, file)
+        if path.is_file():
+            duplicate(path, _before(path))
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_before{path.suffix}")
+
+
+def load_state(path: Path, first: bool = True) -> dict[str, Any] | None:
+    """The resume state at `path`, or None where there is none.
+
+    Where the file is torn, as a power cut can leave it, the one before it takes its place. first: whether this is the
+    process that writes and says so.
+
+    Raises:
+        CheckpointError: the file is torn or something else, and there is none before it.
     """
     if not path.is_file():
         return None
-    advice = "delete it to begin again at iteration 0, or give a new --out"
+    try:
+        return _read_state(path)
+    except CheckpointError as error:
+        before = _before(path)
+        if not before.is_file():
+            raise CheckpointError(f"{error}: delete it to {ADVICE}") from error
+        try:
+            state = _read_state(before)
+        except CheckpointError as other:
+            raise CheckpointError(f"{error}, and {other}: delete both to {ADVICE}") from error
+        if first:
+            duplicate(before, path)
+            lost = f"the run continues from the state before it, of iteration {state['iteration']}"
+            print(f"WARNING: {error}: {lost}; what came after is trained again", file=sys.stderr)
+        return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Raises CheckpointError, with the path and the reason."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a torn archive can upset the reader in any way
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {reason}): {advice}") from error
+        first_line = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {first_line}" if path.stat().st_size else "it is empty"
+        raise CheckpointError(f"{path} cannot be read ({reason})") from error
     if not isinstance(state, dict) or "iteration" not in state:
-        raise CheckpointError(f"{path} is no resume state of a training run: {advice}")
+        raise CheckpointError(f"{path} is no resume state of a training run")
     return state

@@ -7,7 +7,7 @@ Knows nothing of torch, so that `--help` is instant. The defaults are those of t
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -20,10 +20,10 @@ else:
     import tomli as tomllib
 
 CONFIGS = Path(__file__).parent / "configs"
-OUT_OF_MEMORY = (
-    "In training lower slices_per_volume or volumes_per_batch, with a higher accumulate for as large an update, or set "
-    "precision to bf16; elsewhere give a smaller batch."
-)
+
+
+Modality = Literal["named", "any"]
+Spacing = Literal["1mm", "any"]
 
 
 class ConfigError(ValueError):
@@ -35,7 +35,11 @@ class Data:
     """Which slices are read from Task01_BrainTumour, and how."""
 
     channel: int = 0
-    """Modality index: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w."""
+    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
+    modality: Modality = "named"
+    """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
+    spacing: Spacing = "1mm"
+    """any = take volumes with voxels of any size; their slices are called 1 mm all the same."""
     depth: int = 100
     """Axial slices kept around the centre of the volume (27..126 of 155)."""
     size: int = 240
@@ -248,7 +252,7 @@ Arguments = TypeVar("Arguments", bound=HasSettings)
 
 
 def parse_arguments(
-    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str
+    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str | None
 ) -> Arguments:
     """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
 
@@ -266,21 +270,3 @@ def parse_arguments(
     except ConfigError as error:
         sys.exit(f"error: {error}")
     return parsed
-
-
-def exit_status(work: Callable[[], object]) -> int:
-    """Run a command and turn what a user can mend into one line; returns the exit status."""
-    try:
-        work()
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
-            raise
-        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; a training run continues from its last saved state with the same command", file=sys.stderr)
-        return 130
-    return 0

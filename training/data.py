@@ -5,18 +5,16 @@ of an uninterrupted one.
 """
 
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
-from monai.apps import DecathlonDataset
-from monai.data import MetaTensor, list_data_collate
+from monai.data import CacheDataset, MetaTensor, list_data_collate
+from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -30,18 +28,16 @@ from monai.transforms import (
     RandSpatialCropSamplesd,
     ScaleIntensityRangePercentilesd,
     SqueezeDimd,
+    Transform,
 )
 from tqdm import tqdm
 
 from training.config import Data
-from training.files import sha256
+from training.decathlon import DataError, Section, channel_of, read_index, section_of
+from training.nifti import TOLERANCE, NiftiError, check_affine, check_whole, in_mm, open_nifti, spacing, to_ras
+from training.unusable import report, why
 
-TASK = "Task01_BrainTumour"
-Section = Literal["training", "validation"]
-
-
-class DataError(ValueError):
-    """Training data that cannot be used; the message names the path."""
+Item = dict[str, Any]  # what MONAI's transforms take and give
 
 
 def volume_transforms(config: Data) -> list[Any]:
@@ -49,11 +45,12 @@ def volume_transforms(config: Data) -> list[Any]:
     return [
         Lambdad(keys="image", func=load_image),
         EnsureChannelFirstd(keys="image"),
-        Lambdad(keys="image", func=lambda image: sound_channel(image, config.channel)),
+        SelectChannel(config.channel),
         EnsureChannelFirstd(keys="image", channel_dim="no_channel"),
         EnsureTyped(keys="image"),
         Orientationd(keys="image", axcodes="RAS", labels=None),
         CenterSpatialCropd(keys="image", roi_size=(config.size, config.size, config.depth)),
+        Lambdad(keys="image", func=sound),
         ScaleIntensityRangePercentilesd(keys="image", lower=0, upper=100, b_min=0, b_max=1),
     ]
 
@@ -84,154 +81,169 @@ def diffusion_transforms(config: Data) -> Compose:
     return Compose([*volume_transforms(config), pad])
 
 
-def open_volumes(
-    root: Path, section: Section, transform: Compose, config: Data, cache: bool = True
-) -> DecathlonDataset:
+class Volumes(CacheDataset):
+    """The volumes of one section; `listed` are those of both, before any transform."""
+
+    def __init__(
+        self, listed: Sequence[Item], chosen: Sequence[Item], transform: Compose, cache_rate: float, workers: int
+    ) -> None:
+        self.listed = listed
+        super().__init__(chosen, transform, cache_rate=cache_rate, num_workers=workers)
+
+
+def open_volumes(root: Path, section: Section, transform: Compose, config: Data, cache: bool = True) -> Volumes:
     """The volumes below `root`/Task01_BrainTumour, split 80/20 by MONAI's seed-0 shuffle.
 
+    Each is a dictionary: `image` the path, or what `transform` makes of it, `name`, which no other volume has, and
+    `channel`.
+
     Raises:
-        DataError: the folder or its dataset.json is missing; a volume that is listed is missing, has another shape or,
-            where it is cached, holds NaN or nothing.
+        DataError: the folder or its dataset.json is missing; a volume that is listed is missing, or its header is not
+            what training needs; a volume that is cached cannot be read, or what training would see of it holds NaN or
+            nothing. All of them are named.
     """
-    check_files(root, config)
+    index = read_index(root)
+    channel = channel_of(index, config)
+    check_headers([volume.path for volume in index.volumes], config, channel)
+    listed = [{"image": str(volume.path), "name": volume.name, "channel": channel} for volume in index.volumes]
+    chosen = [listed[number] for number in section_of(len(listed), section)]
+    cache_rate = config.cache_rate if cache else 0.0
     try:
-        return DecathlonDataset(
-            root_dir=root,
-            task=TASK,
-            section=section,
-            transform=transform,
-            download=False,
-            seed=0,
-            val_frac=0.2,
-            cache_rate=config.cache_rate if cache else 0.0,
-            num_workers=config.workers,
-        )
-    except KeyError as error:
-        raise DataError(f"{_index(root)}: {error.args[0]}") from None
-    except RuntimeError as error:
-        raise _reason(error) from None
+        return Volumes(listed, chosen, transform, cache_rate, config.workers)
+    except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
+        raise _everything_wrong(listed, transform, config.workers, error) from error
 
 
-def check_files(root: Path, config: Data) -> None:
-    """Read the header of every listed volume.
+def check_headers(paths: Sequence[Path], config: Data, channel: int) -> None:
+    """Read the header of every volume.
 
     Raises:
-        DataError: one is missing, is no NIfTI file, or has too few channels or too small a grid; all are named.
+        DataError: one is missing, is no sound NIfTI file, has voxels of another size, too few channels or too small a
+            grid; all are named, and so are all that are damaged further on.
     """
-    wrong = []
-    for entry in _read_index(root)["training"]:
-        path = root / TASK / entry["image"]
-        try:
-            shape = nib.load(path).shape
-        except FileNotFoundError:
-            wrong.append(f"{path} does not exist")
-            continue
-        except nib.filebasedimages.ImageFileError as error:
-            wrong.append(f"{path}: {error}")
-            continue
-        least = (config.size, config.size, config.depth, config.channel + 1)
-        if len(shape) != 4 or any(have < want for have, want in zip(shape, least, strict=True)):
-            wrong.append(f"{path} has shape {shape}, at least {least} is needed (x, y, z, channels)")
-    if wrong:
-        shown = "\n  ".join(wrong[:10])
-        raise DataError(f"{len(wrong)} volumes cannot be used:\n  {shown}" + "\n  ..." * (len(wrong) > 10))
+    found = {path: _problem(path, partial(check_header, config=config, channel=channel)) for path in paths}
+    if any(found.values()):
+        others = [path for path, problem in found.items() if problem is None]
+        with ThreadPoolExecutor(config.workers) as pool:
+            found.update(zip(others, pool.map(partial(_problem, check=check_whole), others), strict=True))
+        raise DataError(report("volumes", [problem for problem in found.values() if problem is not None]))
+
+
+def _problem(path: Path, check: Callable[[Path], None]) -> str | None:
+    try:
+        check(path)
+    except NiftiError as error:
+        return f"{path}: {error}"
+    except Exception as error:  # a damaged file can upset the reader in any way
+        return why(path, error)
+    return None
+
+
+def check_header(path: Path, config: Data, channel: int) -> None:
+    """Raises NiftiError where training cannot work with what it would see of a file, its axes turned to RAS."""
+    image = open_nifti(path)
+    if len(image.shape) != 4:
+        raise NiftiError(f"it has the shape {image.shape}, and four axes are needed (x, y, z, channels)")
+    if config.spacing == "1mm" and abs(spacing(image) - 1).max() > TOLERANCE:
+        raise NiftiError(
+            f"its voxels are {in_mm(spacing(image))} (Right, Anterior, Superior), and 1 x 1 x 1 mm is needed: resample "
+            "it, or set data.spacing to any"
+        )
+    image = correct_nifti_header_if_necessary(image)  # as MONAI's reader does
+    check_affine(image.affine)
+    shape = (*(int(size) for size in to_ras(image, np.array(image.shape[:3]))), image.shape[3])
+    least = (config.size, config.size, config.depth, channel + 1)
+    if any(have < want for have, want in zip(shape, least, strict=True)):
+        raise NiftiError(f"it has the shape {shape}, at least {least} is needed (Right, Anterior, Superior, channels)")
 
 
 def check_voxels(root: Path, section: Section, config: Data) -> None:
     """Load every volume of a section that is not going to be cached, and so would be looked at late in training.
 
     Raises:
-        DataError: one holds NaN or nothing; it is named.
+        DataError: what training would see of one holds NaN or nothing; all are named.
     """
     volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
-    everything = range(len(volumes))
-    with ThreadPoolExecutor(config.workers) as pool:
-        for _ in tqdm(pool.map(partial(load_volume, volumes), everything), "checking", len(volumes), unit="volume"):
-            pass
+    if _wrong(volumes.data, volumes.transform, config.workers):
+        raise DataError(report("volumes", _wrong(volumes.listed, volumes.transform, config.workers)))
 
 
-def load_volume(dataset: DecathlonDataset, index: int) -> Any:
+def load_volume(dataset: Volumes, index: int) -> Any:
     """What the transforms make of one volume: a dictionary with `image`, or a list of them where they draw slices.
 
     Raises:
-        DataError: the file cannot be read, holds NaN or nothing, or upsets a transform; it is named.
+        DataError: the file cannot be read, holds NaN or nothing, or upsets a transform. It is named, and so are all
+            others of the data set of which that is true.
     """
     try:
         return dataset[index]
     except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-        reason = _reason(error)
-        if isinstance(reason, DataError):
-            raise reason from None
-        path = dataset.data[index]["image"]
-        raise DataError(f"{path} cannot be used: {error.__cause__ or error}") from error
+        raise _everything_wrong(dataset.listed, dataset.transform, dataset.num_workers, error) from error
+
+
+def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> DataError:
+    """After the first volume that cannot be loaded: a look at all of both sections, so they can be mended together."""
+    return DataError(report("volumes", _wrong(listed, transform, workers) or [_reason(first)]))
+
+
+def _wrong(items: Sequence[Item], transform: Compose, workers: int) -> list[str]:
+    """A line on each volume that cannot be loaded."""
+
+    def look(item: Item) -> str | None:
+        try:
+            transform(dict(item))
+        except RuntimeError as error:
+            reason = _reason(error)
+            return reason if reason.startswith(item["image"]) else f"{item['image']} cannot be used: {reason}"
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        looked = tqdm(pool.map(look, items), "checking", len(items), unit="volume")
+        return [line for line in looked if line is not None]
 
 
 def load_image(path: str) -> MetaTensor:
     """MONAI's LoadImage; DataError names the file where it fails."""
     try:
+        check_whole(Path(path))
         return LoadImage()(path)
     except Exception as error:  # a damaged file can upset the reader in any way
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(why(Path(path), error)) from error
 
 
-def sound_channel(image: MetaTensor, channel: int) -> MetaTensor:
-    """One channel of a volume [C, x, y, z].
+class SelectChannel(Transform):
+    """One channel [x, y, z] of a volume [C, x, y, z]: the item's `channel`, else that of the configuration."""
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+
+    def __call__(self, item: Item) -> Item:
+        channel = item.get("channel", self.channel)
+        image = item["image"][channel]
+        image.meta["channel"] = channel
+        return {**item, "image": image}
+
+
+def sound(image: MetaTensor) -> MetaTensor:
+    """What training sees of a volume.
 
     Raises:
         DataError: it holds NaN or infinity, or the same value everywhere.
     """
-    modality = image[channel]
-    if not torch.isfinite(modality).all():
-        raise DataError(f"{image.meta['filename_or_obj']}: channel {channel} holds NaN or infinity")
-    if modality.min() == modality.max():
-        raise DataError(f"{image.meta['filename_or_obj']}: channel {channel} is empty, {modality.max()} everywhere")
-    return modality
+    where = f"{image.meta['filename_or_obj']}: channel {image.meta['channel']}"
+    if not torch.isfinite(image).all():
+        raise DataError(f"{where} holds NaN or infinity")
+    if image.min() == image.max():
+        raise DataError(f"{where} is empty, {image.max()} everywhere in the part that is used")
+    return image
 
 
-def _reason(error: BaseException) -> BaseException:
-    """The DataError behind what MONAI makes of an exception in a transform; without one, the error itself."""
+def _reason(error: BaseException) -> str:
+    """What the DataError says behind what MONAI makes of an exception in a transform; without one, its cause."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, DataError):
         cause = cause.__cause__
-    return cause or error
-
-
-def describe_data(root: Path) -> dict[str, Any]:
-    """What a run was trained on: name, description and number of volumes in dataset.json, and its sha256.
-
-    Raises:
-        DataError: there is none below `root`, or one that lists no volumes.
-    """
-    index = _read_index(root)
-    record = {key: index.get(key) for key in ("name", "description", "numTraining")}
-    return {**record, "sha256": sha256(_index(root))}
-
-
-def _index(root: Path) -> Path:
-    path = root / TASK / "dataset.json"
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist: --data is the folder that holds {TASK} "
-            "(make phantom data with `python -m training.phantom --out DIR`)"
-        )
-    return path
-
-
-def _read_index(root: Path) -> dict[str, Any]:
-    """dataset.json, of which nothing is certain but the paths of its training volumes."""
-    path = _index(root)
-    try:
-        index = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
-    entries = index.get("training") if isinstance(index, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise DataError(
-            f"{path} has no list `training` of volumes, as the one of the Medical Segmentation Decathlon has"
-        )
-    if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries):
-        raise DataError(f"{path}: every entry of `training` must be a table with the path `image` of a volume")
-    return index
+    return str(cause or error.__cause__ or error)
 
 
 def derived_seed(*key: int) -> int:
@@ -250,7 +262,7 @@ def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> np.ndar
 
 
 def slice_batches(
-    dataset: DecathlonDataset, volumes_per_batch: int, seed: int, start: int, parts: range, all_parts: int
+    dataset: Volumes, volumes_per_batch: int, seed: int, start: int, parts: range, all_parts: int
 ) -> Iterator[dict[int, torch.Tensor]]:
     """For the iterations `start`, `start` + 1, ..., without end: the batch of each of `parts`, out of `all_parts`.
 
@@ -266,7 +278,7 @@ def slice_batches(
         yield batch
 
 
-def fixed_slices(dataset: DecathlonDataset, volumes: int, per_volume: int) -> torch.Tensor:
+def fixed_slices(dataset: Volumes, volumes: int, per_volume: int) -> torch.Tensor:
     """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W]."""
     slices = []
     for index in range(min(volumes, len(dataset))):

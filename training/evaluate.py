@@ -7,13 +7,12 @@ default features, the encoder of training/encoder, are relative only: they rank 
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.config import exit_status
+from training.command import exit_status, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +142,7 @@ def evaluate(arguments: Arguments) -> Evaluation:
 
     from training.features import extract, load_extractor
     from training.memorisation import find_copies
-    from training.slices import read_slices
+    from training.slices import SliceError, read_slices
 
     # Everything that the user may have to mend comes before the long work.
     if arguments.pairs < 2:
@@ -153,7 +152,14 @@ def evaluate(arguments: Arguments) -> Evaluation:
     folders = {"real": arguments.real, "synthetic": arguments.synthetic}
     if arguments.training is not None:
         folders["training"] = arguments.training
-    slices = {name: read_slices(folder) for name, folder in folders.items()}
+    slices, wrong = {}, []
+    for name, folder in folders.items():
+        try:
+            slices[name] = read_slices(folder)
+        except SliceError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SliceError("\n".join(wrong))
     for name, found in slices.items():
         if len(found.images) < FEWEST:
             raise ValueError(f"--{name} {folders[name]} holds {len(found.images)} slices: at least {FEWEST} are needed")
@@ -266,9 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.evaluate", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

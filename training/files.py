@@ -1,25 +1,136 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent, also after a power cut: written under a temporary name, then renamed."""
 
+from __future__ import annotations
+
+import errno
 import hashlib
+import io
 import os
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class NotWritten(OSError):
+    """A file that could not be written, as on a full disk; the message names it, the reason and what is kept."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, in a folder that exists; it takes the name `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path`, in a folder that exists; it takes the name `path` when the block ends well.
+
+    Raises:
+        NotWritten: the folder or the file could not be written. What was at `path` is kept, the temporary file is not.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with suppress(OSError):  # safetensors makes files that only their owner can read
+            temporary.chmod(0o666 & ~_umask())
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, NotWritten) or (reason := _reason(error)) is None:
+            raise
+        before = "; the file before it is kept" if path.is_file() else ""
+        raise NotWritten(f"{path} could not be written: {reason}{before}") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which takes its place when the block ends well.
+
+    An interruption leaves the folder before or the new one, whole; where it came between the two renames, the next
+    `whole_folder` or `finish_interrupted` puts it in its place.
+
+    Raises:
+        NotWritten: something in the folder could not be written. What was at `folder` is kept, the new one is not.
+    """
+    new, old = _beside(folder)
+    finish_interrupted(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for path in new.rglob("*"):
+            _to_disk(path)
+    except BaseException as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if not isinstance(error, (NotWritten, shutil.Error)):
+            raise
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of copytree: a list of words
+        kept = f"; {folder} is as it was" if folder.is_dir() else ""
+        raise NotWritten(f"{reason}{kept}") from error
+    if folder.exists():
+        folder.rename(old)
+    with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
+        new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_interrupted(folder: Path) -> None:
+    """Do the second rename of a `whole_folder` that ended between its two: `folder`.new is then whole."""
+    new, old = _beside(folder)
+    if folder.exists() or not old.is_dir():
+        return
+    with suppress(FileNotFoundError):  # its writer lives and was faster
+        (new if new.is_dir() else old).rename(folder)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all. Raises NotWritten."""
     with whole_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_npz(path: Path, **arrays: np.ndarray | str) -> None:
+    """Write arrays as a compressed npz, whole or not at all. Raises NotWritten."""
+    import numpy as np
+
+    content = io.BytesIO()  # NumPy leaves its archive open where the disk is full, and that is loud at the end
+    np.savez_compressed(content, **arrays)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of a file or folder for libraries that take no other than UTF-8, as safetensors and TensorBoard do."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield str(path) if is_utf8(path) else f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written in UTF-8; Linux takes any bytes, and Python has stand-ins for those."""
+    return str(path).encode("utf-8", "ignore").decode() == str(path)
+
+
+def duplicate(path: Path, other: Path) -> None:
+    """Give the file `path` the second name `other`; on a file system without links, a copy of it. Raises NotWritten."""
+    with whole_file(other) as temporary:
+        temporary.unlink(missing_ok=True)  # perhaps a link to `path`, of a process that was killed here
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
 
 
 def sha256(path: Path) -> str:
@@ -29,3 +140,33 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot say
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to read it
+    os.umask(mask)
+    return mask
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """What the system says of a write that failed; None where the error is another.
+
+    safetensors has the number in its words alone, and torch raises of its own while it handles the system's error.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if found := re.search(r"os error (\d+)", str(error)):
+        return os.strerror(int(found[1]))
+    return _reason(error.__context__) if isinstance(error, RuntimeError) else None

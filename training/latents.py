@@ -3,19 +3,21 @@
 Stage 2 augments nothing, so encoding a slice anew in each epoch would only repeat the work.
 """
 
+import sys
 from pathlib import Path
 
 import torch
 from monai.networks.nets import AutoencoderKL
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
 from training.config import Data
-from training.data import Section, derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
-from training.files import whole_file
+from training.data import derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
+from training.decathlon import Section
+from training.files import utf8_name, whole_file
 from training.processes import Processes
 
 
@@ -46,15 +48,27 @@ def cached_latents(
 
     `key` names the autoencoder's weights and the data; a file made with others is refused with CheckpointError.
     """
-    if processes.first and not path.is_file():
+    if processes.first and not _whole(path):
         encoded = encode_volumes(autoencoder, root, "training", config, processes.device)
         with whole_file(path) as temporary:
             save_file(encoded, temporary, metadata={"key": key})
     processes.agree(0)  # the others wait
-    with safe_open(path, "pt") as file:
-        if file.metadata()["key"] != key:
+    with utf8_name(path) as readable, safe_open(readable, "pt") as file:
+        if (file.metadata() or {}).get("key") != key:
             raise CheckpointError(f"{path} was encoded by another autoencoder or from other data: give a new --out")
         return {name: file.get_tensor(name) for name in ("mu", "sigma")}
+
+
+def _whole(path: Path) -> bool:
+    """Whether there is a file of tensors; says so where there is a torn one."""
+    try:
+        with utf8_name(path) as readable, safe_open(readable, "pt"):
+            return True
+    except FileNotFoundError:
+        return False
+    except SafetensorError as error:
+        print(f"WARNING: {path} cannot be read ({error}): the volumes are encoded again", file=sys.stderr)
+        return False
 
 
 def draw_latents(

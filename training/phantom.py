@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.command import exit_status, run_command
+from training.files import whole_file, write_text
 
 Array = NDArray[np.float32]
 TASK = "Task01_BrainTumour"
@@ -210,19 +212,14 @@ def make_volume(template: Template, rng: np.random.Generator) -> tuple[NDArray[n
 
 
 def save_nifti(path: Path, data: NDArray[np.int16] | NDArray[np.uint8]) -> None:
-    """Write atomically; the same data give the same bytes: no time and no file name in the gzip header."""
+    """Write whole or not at all; the same data give the same bytes: no time and no file name in the gzip header."""
     import nibabel as nib
 
     nifti = nib.Nifti1Image(data, np.eye(4))
     nifti.header["descrip"] = NOTICE.encode()
     nifti.header.set_xyzt_units("mm")
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as stream:
-            nifti.to_stream(stream)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as temporary, temporary.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as stream:
+        nifti.to_stream(stream)
 
 
 def claim(folder: Path, seed: int) -> None:
@@ -231,11 +228,9 @@ def claim(folder: Path, seed: int) -> None:
     if not record.exists():
         if any(folder.glob("*")):
             raise ValueError(f"{folder} holds data that is not a phantom; choose another --out")
-        for kind in ("imagesTr", "labelsTr"):
-            (folder / kind).mkdir(parents=True)
-        record.write_text(json.dumps(mine) + "\n")
-    if (theirs := json.loads(record.read_text())) != mine:
-        raise ValueError(f"{folder} was made with {theirs}, not {mine}; use that or another --out")
+        write_text(record, json.dumps(mine) + "\n")
+    if (theirs := record.read_text(errors="replace").strip()) != json.dumps(mine):
+        raise ValueError(f"{record} says {theirs or 'nothing'}, not {json.dumps(mine)}; use that or another --out")
 
 
 def index(volumes: int, seed: int) -> dict[str, Any]:
@@ -277,7 +272,7 @@ def write_dataset(out: Path, volumes: int, seed: int) -> Path:
         rng = np.random.Generator(np.random.Philox(key=[seed, i]))
         for path, data in zip(paths, make_volume(template, rng), strict=True):
             save_nifti(path, data)
-    (folder / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_text(folder / "dataset.json", json.dumps(content, indent=1) + "\n")
     return folder
 
 
@@ -289,12 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--volumes", type=int, default=50, help="11 MB each (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="one per folder, >= 0 (default %(default)s)")
     args = parser.parse_args(argv)
-    try:
-        print(write_dataset(args.out, args.volumes, args.seed))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        parser.exit(1, f"error: {error}\n")
-    return 0
+    return exit_status(lambda: print(write_dataset(args.out, args.volumes, args.seed)))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(main)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.config import Config, Stage
-from training.data import autoencoder_transforms, describe_data, open_volumes
+from training.data import autoencoder_transforms, open_volumes
+from training.decathlon import describe_data
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined
@@ -52,7 +53,7 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
     print(f"  {volumes} volumes x {settings.slices_per_volume} slices an update, in {processes.world_size} process(es)")
     print(f"  {steps} updates an epoch x {settings.epochs} epochs = {steps * settings.epochs} updates")
     print("\nFiles")
-    files = {"snapshot/": "the last weights", "state.pt": "what a resumed run continues from"}
+    files = {"snapshot/": "the last weights", "state.pt": "what a resumed run continues from, and state_before.pt"}
     files |= {"best/": "the weights of the best validation"} if settings.validate_every else {}
     files |= {"latents.safetensors": "the encoded slices"} if stage == "diffusion" else {}
     files |= {"events/": "TensorBoard", "pictures/": "samples every " + f"{settings.checkpoint_every} updates"}

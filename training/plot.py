@@ -8,7 +8,7 @@ run, or one picture of all of them with --out.
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from training.config import exit_status
-from training.files import whole_file
+from training.command import exit_status, run_command
+from training.files import utf8_name, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,8 @@ def read_scalars(run: Path) -> dict[str, Curve]:
     folder = run / "events"
     if not any(folder.glob("*tfevents*")):
         raise ValueError(f"{folder} holds no events: give the --out folder of a training stage")
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1}).Reload()  # 0 = all of them
+    with utf8_name(folder) as readable:
+        events = EventAccumulator(readable, size_guidance={"scalars": 0, "images": 1}).Reload()  # 0 = all of them
     curves = {}
     for tag in events.Tags()["scalars"]:
         written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
@@ -165,6 +166,11 @@ def save(figure: Figure, path: Path) -> None:
     print(path)
 
 
+def name_of(run: Path) -> str:
+    """A run's path as text that can be drawn: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(run).decode("utf-8", "replace")
+
+
 def plot(runs: Sequence[Path], out: Path | None) -> None:
     """Read all `runs`, then draw one picture into `out` or, where that is None, RUN/curves.png for each run.
 
@@ -176,19 +182,19 @@ def plot(runs: Sequence[Path], out: Path | None) -> None:
     if not runs:
         raise ValueError("give at least one run folder")
     with tqdm(runs, desc="reading events", unit="run") as bar:
-        scalars = {str(run): read_scalars(run) for run in bar}
+        scalars = {run: read_scalars(run) for run in bar}
     if out is not None:
-        save(draw(scalars), out)
+        save(draw({name_of(run): curves for run, curves in scalars.items()}), out)
         return
     for run in runs:
-        save(draw({str(run): scalars[str(run)]}), run / "curves.png")
+        save(draw({name_of(run): scalars[run]}), run / "curves.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m training.plot", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.plot", description=__doc__, args=argv)
     return exit_status(lambda: plot(arguments.runs, arguments.out))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
 
-from training.config import exit_status
+from training.command import exit_status, run_command
+from training.config import Data, Modality, Spacing
 from training.pictures import ERROR_GAIN, save_picture
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ class Arguments:
     """The first so many volumes of the section; 0 = all."""
     slices_per_volume: int = 4
     """Evenly spaced slices of each volume."""
+    modality: Modality | None = None
+    """As data.modality of training; left out, what the snapshot was trained with."""
+    spacing: Spacing | None = None
+    """As data.spacing of training; left out, what the snapshot was trained with."""
+
+    def reading(self, trained: Data) -> Data:
+        """How volumes are read for a model that was trained on `trained`."""
+        modality, spacing = self.modality or trained.modality, self.spacing or trained.spacing
+        return replace(trained, modality=modality, spacing=spacing)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     from monai.transforms import Compose, DivisiblePadd
     from tqdm import tqdm
 
-    from training.data import DataError, evenly_spaced, load_volume, open_volumes, volume_transforms
+    from training.data import evenly_spaced, load_volume, open_volumes, volume_transforms
+    from training.decathlon import DataError
     from training.metrics import ms_ssim, reconstruction_metrics
     from training.networks import build_autoencoder
 
@@ -97,8 +107,9 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     autoencoder = build_autoencoder(snapshot.config.autoencoder).to(device).eval()
     autoencoder.load_state_dict(snapshot.autoencoder)
     # Padded as in stage 1, but neither cropped nor flipped at random.
-    transform = Compose([*volume_transforms(snapshot.config.data), DivisiblePadd(keys="image", k=(4, 4, 1))])
-    volumes = open_volumes(arguments.data, arguments.section, transform, snapshot.config.data, cache=False)
+    config = arguments.reading(snapshot.config.data)
+    transform = Compose([*volume_transforms(config), DivisiblePadd(keys="image", k=(4, 4, 1))])
+    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
     count, wanted = min(len(volumes), arguments.volumes or len(volumes)), arguments.slices_per_volume
     if not count:
         raise DataError(
@@ -110,7 +121,7 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     examples: list[Example] = []
     with tqdm(range(count), desc="reconstructing", unit="volume") as bar:
         for i in bar:
-            name = Path(volumes.data[i]["image"]).name.removesuffix(".nii.gz")
+            name = volumes.data[i]["name"]
             volume = load_volume(volumes, i)["image"].as_tensor().float()  # [1, H, W, depth]
             if wanted > volume.shape[-1]:
                 raise ValueError(f"--slices-per-volume is {wanted}, but {name} has {volume.shape[-1]} slices")
@@ -172,7 +183,7 @@ def run(arguments: Arguments) -> None:
         CheckpointError, DataError, ValueError: an unusable snapshot, no such volumes, or too few slices in one.
     """
     from training.checkpoint import AUTOENCODER, load_snapshot
-    from training.data import describe_data
+    from training.decathlon import describe_data
     from training.files import sha256, write_text
 
     if arguments.volumes < 0 or arguments.slices_per_volume < 1:
@@ -201,9 +212,9 @@ def run(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m training.reconstruct", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.reconstruct", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -2,23 +2,27 @@
 
 import importlib.metadata
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 
 from training.checkpoint import CheckpointError, Snapshot, load_state, save_snapshot, save_state
 from training.config import Config, config_from_dict
-from training.files import whole_file, write_text
+from training.events import Events
+from training.files import NotWritten, whole_file, write_text
 from training.pictures import grid, save_picture
 from training.processes import Processes
 
 # Settings that may change between two starts of a run: they change how long and how often, not what is computed.
 # `accumulate` is among them because what counts is the number of parts in all processes.
 FREE = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
+FREE += ("spacing",)  # says what is refused, and changes nothing of what is not
 FREE += ("validate_every", "validation_volumes", "patience")
 # The path of the perceptual weights: their hash counts.
 FREE += ("weights",)
@@ -50,28 +54,34 @@ class Run:
             CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or of a
                 configuration that differs in more than the length of the run and the way the data are cached; the
                 message says in what.
+            NotWritten: the folder cannot be written.
         """
         self.folder = folder
         self.snapshot_folder = folder / "snapshot"
         self._processes = processes
         self._identity = {"stage": stage, "data": data, "parts": parts, "perceptual_sha256": perceptual_sha256}
         self._identity["config"] = asdict(config)
-        self.state = load_state(folder / "state.pt")
+        self.state = load_state(folder / "state.pt", processes.first)
         if self.state:
-            self._check_identity()
+            self._check_identity(self.state)
         processes.agree(0)  # nobody writes before everybody has read
-        self._writer = None
+        self._events = None
         self.iteration: int = self.state["iteration"] if self.state else 0
         self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
         self.best: dict[str, float] = self.state["best"] if self.state else {"score": float("inf"), "since": 0}
         if processes.first:
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
             # Events after the resume point belong to work that is about to be done again.
-            self._writer = SummaryWriter(str(folder / "events"), purge_step=self.iteration + 1)
+            self._events = Events(folder / "events", purge_step=self.iteration + 1)
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, state: dict[str, Any]) -> None:
         path = self.folder / "run.json"
-        theirs = json.loads(path.read_text())
+        try:
+            theirs = state.get("identity") or json.loads(path.read_text())  # a state that is older than its entry
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}, which says what the run is, cannot be read ({error}): give a new --out"
+            ) from None
         # Through the dataclasses, so that a field which is younger than the run gets its default.
         theirs["config"] = asdict(config_from_dict(theirs["config"], str(path)))
         theirs, mine = (_fixed(json.loads(json.dumps(identity))) for identity in (theirs, self._identity))
@@ -79,12 +89,22 @@ class Run:
             hint = "; parts are processes x accumulate" if any(line.startswith("parts ") for line in changed) else ""
             raise CheckpointError(f"{path} belongs to another run ({', '.join(changed)}{hint}): give a new --out")
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within it, the error of a full disk also says from where the run can go on."""
+        try:
+            yield
+        except NotWritten as error:
+            state = f"{self.folder / 'state.pt'} holds iteration {self.iteration}" if self.iteration else "No state yet"
+            raise NotWritten(f"{error}. {state}; give the same command when there is room") from error
+
     def save(self, iteration: int, **objects: Any) -> None:
         """Write the resume state: `iteration`, what this class keeps and the state_dict of each object."""
         if self._processes.first:
             states = {name: thing.state_dict() for name, thing in objects.items()}
-            own = {"iteration": iteration, "smooth": self.smooth, "best": self.best}
+            own = {"iteration": iteration, "smooth": self.smooth, "best": self.best, "identity": self._identity}
             save_state({**own, **states}, self.folder / "state.pt")
+        self.iteration = iteration
 
     def restore(self, **objects: Any) -> None:
         """Load what `save` wrote, where there is something."""
@@ -109,15 +129,15 @@ class Run:
         losses = self._processes.mean(losses)
         for name, value in losses.items():
             self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
-        if self._writer:
+        if self._events:
             for name, value in {**losses, **others}.items():
-                self._writer.add_scalar(name, value, done)
+                self._events.add(done, summary.scalar(name, value))
 
     def validated(self, done: int, values: dict[str, float], score: float) -> bool:
         """Note a validation of the first process; returns whether its score, lower is better, is the best so far."""
         for name, value in values.items():
-            if self._writer:
-                self._writer.add_scalar(f"validation/{name}", value, done)
+            if self._events:
+                self._events.add(done, summary.scalar(f"validation/{name}", value))
         score = self._processes.agree(score)
         better = score < self.best["score"]
         self.best = {"score": score, "since": 0} if better else {**self.best, "since": self.best["since"] + 1}
@@ -140,9 +160,9 @@ class Run:
 
     def picture(self, done: int, name: str, rows: list[torch.Tensor]) -> None:
         """Rows of slices, each [n, 1, H, W], to TensorBoard and to `pictures/`."""
-        if self._writer:
+        if self._events:
             pixels = grid([row[:, 0].float().cpu().numpy() for row in rows])
-            self._writer.add_image(name, pixels, done, dataformats="HW")
+            self._events.add(done, summary.image(name, pixels, dataformats="HW"))
             save_picture(pixels, self.folder / "pictures" / f"{name}_{done:07d}.png")
 
 

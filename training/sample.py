@@ -8,7 +8,6 @@ noise. Images are SYNTHETIC: for research only, not for diagnosis.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from training.config import NoiseSchedule, exit_status
+from training.command import exit_status, run_command
+from training.config import NoiseSchedule
 
 if TYPE_CHECKING:
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
@@ -188,9 +188,9 @@ def run(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m training.sample", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.sample", description=__doc__, args=argv)
     return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

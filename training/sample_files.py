@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from training.files import sha256, whole_file, write_text
+from training.files import sha256, whole_file, write_npz, write_text
 from training.pictures import save_picture, to_display
 from training.sheet import captioned_sheet
 
@@ -67,9 +67,8 @@ def write_samples(
         with whole_file(path) as temporary:
             Image.fromarray(to_display(image)).save(temporary, format="PNG", pnginfo=_chunks(own))
         entries.append({"file": path.name, "sha256": sha256(path), **own})
-    with whole_file(out / "images.npz") as temporary, temporary.open("wb") as file:
-        arrays = {"images": images, "latents": latents, "seeds": np.array(seeds, np.int64)}
-        np.savez_compressed(file, **arrays, notice=NOTICE, provenance=json.dumps(record))
+    arrays = {"images": images, "latents": latents, "seeds": np.array(seeds, np.int64)}
+    write_npz(out / "images.npz", **arrays, notice=NOTICE, provenance=json.dumps(record))
     save_picture(_contact_sheet(seeds, images), out / "contact_sheet.png")
     document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE, "images": entries}
     write_text(out / "provenance.json", json.dumps(document, indent=1) + "\n")

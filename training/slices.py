@@ -6,13 +6,14 @@
 A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.config import Data, exit_status
+from training.command import exit_status, run_command
+from training.config import Data, Modality, Spacing
+from training.unusable import report, why
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,11 @@ class Arguments:
     count: int = 0
     """Slices drawn at random from all volumes; 0 = all, 100 a volume (about 4 MB)."""
     channel: int = 0
-    """Modality index: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w."""
+    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
+    modality: Modality = "named"
+    """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
+    spacing: Spacing = "1mm"
+    """any = take volumes with voxels of any size."""
     seed: int = 0
     """The same seed draws the same slices."""
 
@@ -56,26 +61,33 @@ def read_slices(folder: Path) -> Slices:
     """All slices of a folder; 230 kB of memory each.
 
     A contact sheet is left out, and of a folder with several formats only one is read, for they are the same images:
-    npz, else NIfTI, else PNG.
+    npz, else NIfTI, else PNG. Hidden files are left out too, such as the companions that macOS makes.
 
     Raises:
-        SliceError: nothing there to read, or a file of another shape or range.
+        SliceError: nothing there to read, or files that cannot be read, have another shape, range or spacing; all of
+            them are named.
     """
     import numpy as np
     from tqdm import tqdm
 
     if not folder.is_dir():
         raise SliceError(f"{folder} is not a folder: give a folder of slices, .npz, .nii.gz or .png")
-    files = [path for path in sorted(folder.iterdir()) if path.name != "contact_sheet.png"]
+    files = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.name != "contact_sheet.png"]
     chosen = next((suffix for suffix in SUFFIXES if any(path.name.endswith(suffix) for path in files)), None)
     if chosen is None:
         raise SliceError(f"{folder} holds no .npz, .nii.gz or .png file: {ADVICE}")
     files = [path for path in files if path.name.endswith(chosen)]
-    images, names = [], []
+    images, names, wrong = [], [], []
     for path in tqdm(files, desc=f"reading {folder.name}", unit="file", leave=False):
-        part = _checked(path, _READERS[chosen])
+        try:
+            part = _checked(path, _READERS[chosen])
+        except SliceError as error:
+            wrong.append(str(error))
+            continue
         images.append(part)
         names += [path.name] if len(part) == 1 else [f"{path.name}[{index}]" for index in range(len(part))]
+    if wrong:
+        raise SliceError(report("files", wrong, ADVICE))
     return Slices(np.concatenate(images), names)
 
 
@@ -85,20 +97,22 @@ def _checked(path: Path, read: "Callable[[Path], np.ndarray]") -> "np.ndarray":
 
     try:
         images = np.asarray(read(path), np.float32)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise SliceError(f"{path} cannot be read ({error}): {ADVICE}") from None
-    except Exception as error:  # nibabel and zipfile have exception types of their own
-        raise SliceError(f"{path} cannot be read ({type(error).__name__}: {error}): {ADVICE}") from None
-    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-        raise SliceError(f"{path} has the shape {list(images.shape)}: {ADVICE}")
+    except Exception as error:  # a damaged file can upset its reader in any way
+        raise SliceError(why(path, error)) from None
+    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or not len(images):
+        raise SliceError(f"{path} has the shape {list(images.shape)}")
     if not (abs(images) <= OVERSHOOT).all():
-        raise SliceError(f"{path} has values from {images.min():g} to {images.max():g}: {ADVICE}")
+        raise SliceError(f"{path} has values from {images.min():g} to {images.max():g}")
     return images.clip(0, 1)
 
 
 def _read_npz(path: Path) -> "np.ndarray":
+    import zipfile
+
     import numpy as np
 
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+        raise ValueError("it is no npz archive")
     with np.load(path) as archive:
         return archive["images"]
 
@@ -106,7 +120,19 @@ def _read_npz(path: Path) -> "np.ndarray":
 def _read_nifti(path: Path) -> "np.ndarray":
     import nibabel as nib
 
-    volume = nib.as_closest_canonical(nib.load(path))
+    from training.nifti import TOLERANCE, check_whole, in_mm, open_nifti, spacing
+
+    check_whole(path)
+    image = open_nifti(path)
+    sizes = spacing(image)
+    if abs(sizes[:2] - 1).max() > TOLERANCE:
+        raise ValueError(f"its pixels are {in_mm(sizes[:2])}, and 1 x 1 mm is needed")
+    voxels = image.get_fdata(dtype="float32")
+    if voxels.ndim == 2:  # one slice
+        voxels = voxels[..., None]
+    volume = nib.as_closest_canonical(nib.squeeze_image(nib.Nifti1Image(voxels, image.affine)))
+    if volume.ndim != 3:
+        raise ValueError(f"its shape is {volume.shape}, and slices have two axes or, counted by the third, three")
     return volume.get_fdata(dtype="float32").transpose(2, 0, 1)  # axes Right, Anterior; Superior counts slices
 
 
@@ -130,18 +156,19 @@ def write_slices(arguments: Arguments) -> str:
     Raises:
         SliceError: the folder holds something, or there are not so many slices.
         DataError: the data folder or a volume in it cannot be used.
+        NotWritten: the disk is full, or the like.
     """
-    import shutil
-
     import numpy as np
     from monai.transforms import Compose
     from tqdm import tqdm
 
     from training.data import load_volume, open_volumes, volume_transforms
+    from training.files import whole_folder, write_npz
 
-    out, config = arguments.out, Data(channel=arguments.channel)
+    out = arguments.out.absolute()  # "." has neither name nor parent
+    config = Data(channel=arguments.channel, modality=arguments.modality, spacing=arguments.spacing)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SliceError(f"{out} exists and is not an empty folder: give a new --out")
+        raise SliceError(f"{arguments.out} exists and is not an empty folder: give a new --out")
     transform = Compose(volume_transforms(config))
     volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
     total = len(volumes) * config.depth
@@ -150,27 +177,23 @@ def write_slices(arguments: Arguments) -> str:
     drawn = np.random.default_rng(arguments.seed).permutation(total)[: arguments.count or total]
     by_volume = [np.sort(drawn[drawn // config.depth == index] % config.depth) for index in range(len(volumes))]
 
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for index, chosen in enumerate(tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")):
-        if len(chosen):
-            path = Path(volumes.data[index]["image"])
-            images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
-            np.savez_compressed(new / f"{path.name.split('.')[0]}.npz", images=images.astype(np.float16), slices=chosen)
-    if out.exists():
-        out.rmdir()
-    new.rename(out)
-    return f"{len(drawn)} slices of {sum(len(chosen) > 0 for chosen in by_volume)} {arguments.section} volumes: {out}"
+    bar = tqdm(by_volume, desc=f"{arguments.section} volumes", unit="volume")
+    with whole_folder(out) as new:
+        for index, chosen in enumerate(bar):
+            if len(chosen):
+                images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
+                file = new / f"{volumes.data[index]['name']}.npz"
+                write_npz(file, images=images.astype(np.float16), slices=chosen)
+    return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {arguments.out}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=str(__doc__), args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=__doc__, args=argv)
     return exit_status(lambda: print(write_slices(arguments)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,7 +7,6 @@ Run the same command again to continue after an interruption; Ctrl-C and SIGTERM
 validation, that of the best PSNR.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, exit_status, parse_arguments
+from training.command import exit_status, run_command
+from training.config import Config, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ def train(config: Config, data: Path, out: Path) -> Path:
     Raises:
         DataError, CheckpointError: unusable data, weights, or a run folder of another configuration.
         KeyboardInterrupt: asked to stop by a signal; everything is saved.
+        NotWritten: the disk is full, or the like; the last saved state is kept.
         FloatingPointError: a loss or gradient is not finite.
     """
     import torch
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot
-    from training.data import autoencoder_transforms, check_voxels, describe_data, open_volumes, slice_batches
+    from training.data import autoencoder_transforms, check_voxels, open_volumes, slice_batches
+    from training.decathlon import describe_data
     from training.files import sha256
     from training.interrupt import Interrupt
     from training.networks import build_autoencoder, build_discriminator
@@ -87,7 +89,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "autoencoder", total, initial=run.iteration, disable=not processes.first)
-    with Interrupt(processes) as interrupt:
+    with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
             batch = {part: images.to(processes.device) for part, images in next(batches).items()}
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
@@ -127,9 +129,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(
-        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", str(__doc__)))
-    )
+    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", __doc__)))
 
 
 def _run(arguments: Arguments) -> None:
@@ -146,4 +146,4 @@ def _run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,7 +7,6 @@ settings come from its snapshot. For several GPUs put `torchrun --nproc-per-node
 OUT/snapshot is the last state; OUT/best, where there is validation, the one with the lowest error on volumes held out.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from training.config import Config, ConfigError, exit_status, load_config, parse_arguments
+from training.command import exit_status, run_command
+from training.config import Config, ConfigError, load_config, parse_arguments
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     Raises:
         DataError, CheckpointError: unusable data or snapshot, or a run folder of another configuration.
         KeyboardInterrupt: asked to stop by a signal; everything is saved.
+        NotWritten: the disk is full, or the like; the last saved state is kept.
         FloatingPointError: the loss or gradient is not finite.
     """
     import torch
     from tqdm import tqdm
 
     from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
-    from training.data import describe_data
+    from training.decathlon import channel_of, describe_data, read_index
     from training.files import sha256
     from training.interrupt import Interrupt
     from training.latents import cached_latents, draw_latents, measure_scale_factor
@@ -69,7 +70,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    seen = f"{config.data.channel} {config.data.size} {config.data.depth}"
+    seen = f"{channel_of(read_index(data), config.data)} {config.data.size} {config.data.depth}"
     key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
@@ -94,7 +95,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
-    with Interrupt(processes) as interrupt:
+    with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
             drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
             batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
@@ -140,9 +141,14 @@ def with_autoencoder_of(stage1: Config, config: Config) -> Config:
     """`config` with everything that stage 1 has settled.
 
     Raises:
-        ConfigError: the autoencoder was trained on another channel or another size than `config` says.
+        ConfigError: the autoencoder was trained on another channel, by index or by name, or another size than `config`
+            says.
     """
-    theirs, mine = (f"data.channel={each.data.channel} data.size={each.data.size}" for each in (stage1, config))
+    # Who insists on an index has seen the names, and MONAI's autoencoders come without.
+    compared = ("channel", "size") if config.data.modality == "any" else ("channel", "modality", "size")
+    theirs, mine = (
+        " ".join(f"data.{name}={getattr(each.data, name)}" for name in compared) for each in (stage1, config)
+    )
     if theirs != mine:
         raise ConfigError(f"the autoencoder was trained with {theirs}, and this run has {mine}")
     return replace(config, **{name: getattr(stage1, name) for name in SETTLED})
@@ -163,9 +169,7 @@ def check_overrides(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(
-        partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", str(__doc__)))
-    )
+    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", __doc__)))
 
 
 def _run(arguments: Arguments) -> None:
@@ -185,4 +189,4 @@ def _run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,7 +7,8 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor
 
 from training.config import Config, NoiseSchedule, Stage
-from training.data import DataError, diffusion_transforms, fixed_slices, open_volumes
+from training.data import diffusion_transforms, fixed_slices, open_volumes
+from training.decathlon import DataError
 from training.losses import noise_error
 from training.metrics import reconstruction_metrics
 from training.reconstruct import reconstruct

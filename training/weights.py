@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training.checkpoint import CheckpointError, StateDict
+from training.files import utf8_name
 
 WRAPPERS = ("model", "state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -24,8 +25,11 @@ def read_weights(path: Path) -> StateDict:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: give the path of the weights")
     try:
-        safetensors = path.suffix == ".safetensors"
-        content = load_file(path) if safetensors else torch.load(path, weights_only=True, map_location="cpu")
+        if path.suffix == ".safetensors":
+            with utf8_name(path) as readable:
+                content = load_file(readable)
+        else:
+            content = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
         message = "damaged, or it holds more than tensors and plain values, and to load that would run code from it"
         raise CheckpointError(f"{path}: {message}; save its state_dict() alone, or as .safetensors") from None

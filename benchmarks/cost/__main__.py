@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_code import ROOT
+from training.command import run_command
 
 COMMITTED = ROOT / "model_repository"
 
@@ -122,4 +123,4 @@ def _stop(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(main())
+    run_command(main)

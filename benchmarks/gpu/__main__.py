@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.plan import describe, kind, order
 from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from training.command import run_command
 from training.files import whole_file
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ ARCHIVE = "gpu.tar.gz"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--out", type=Path, help=f"folder of the figures and of {ARCHIVE} with all of them (default: benchmarks/gpu)"
     )
@@ -155,4 +156,4 @@ def _tests(setup: Setup) -> Iterator[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from server.find import WHEEL_PYTHONS
+from training.command import run_command
 from training.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,9 @@ class KitError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, pack, report; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.kit", description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.kit", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument(
         "--python",
         type=Path,
@@ -171,4 +174,4 @@ def pack(folder: Path, archive: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.files import write_text
+
 NAMES = {
     "bundle": "The bundle's networks, random weights",
     "demo": "Demo weights (small networks)",
@@ -30,7 +32,7 @@ def write_table(folder: Path) -> Path:
             lines += ["", f"## {title}", "", _machine(next(iter(own.values()))["machine"]), ""]
             lines += [*_speed(own), "", *_batches(own), "", *_details(own)]
     path = folder / "table.md"
-    path.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.serving_code import ROOT
+from training.command import run_command
 
 GPU_LIKE = (0.004, 0.0003, 0.002)
 RIVAL_ROWS = (1, 8, 32)
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

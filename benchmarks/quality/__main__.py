@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.plan import FULL, QUICK, Plan
+from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("distance", "time")
@@ -120,4 +121,4 @@ def _keep(path: Path, part: str, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

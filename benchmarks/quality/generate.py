@@ -46,14 +46,13 @@ def _start(repository: Path, folder: Path) -> None:
 
 
 def _chunk(setting: Setting, first: int) -> None:
-    from training.files import whole_file
+    from training.files import write_npz
 
     rows = [
         RowParameters(FIRST_SEED + seed, setting.steps, setting.sampler, 0.0) for seed in range(first, first + CHUNK)
     ]
     latents, _ = _engine.generate(rows, decode=False)
-    with whole_file(latents_file(_folder, setting, first)) as temporary, temporary.open("wb") as file:
-        np.savez(file, latents=latents, digest=_engine.settings.digest)
+    write_npz(latents_file(_folder, setting, first), latents=latents, digest=_engine.settings.digest)
 
 
 def latents_file(folder: Path, setting: Setting, first: int) -> Path:

@@ -18,7 +18,7 @@ from benchmarks.in_process import Array, Engine
 from benchmarks.quality.generate import chunks, latents_file, load
 from benchmarks.quality.plan import Plan, Setting
 from training.features import extract, load_extractor
-from training.files import sha256, whole_file
+from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
 
 Figures = dict[str, Array]
@@ -73,8 +73,7 @@ def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
             if str(stored["key"]) == key:
                 return {name: stored[name] for name in stored.files if name != "key"}
     made = make()
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=key, **made)
+    write_npz(path, key=key, **made)
     return made
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from training.command import run_command
 
 if TYPE_CHECKING:
     from benchmarks.serving.setup import Bench
@@ -107,4 +108,4 @@ def _functions(bench: Bench, out: Path) -> dict[str, Callable[[], Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -20,6 +20,7 @@ from benchmarks.serving.rivals.litserve_client import LitServe
 from benchmarks.serving.rivals.monai_loop import monai_loop
 from benchmarks.serving.setup import TOLERANCES, WARM_UP_STEPS, Bench, Contestant, relative_error
 from benchmarks.serving.worker import Array, Worker
+from training.files import write_text
 
 SEEDS = range(1000, 1064)
 LEAST_ERROR = {"fp32": 0.0, "bf16": 1e-4}
@@ -88,7 +89,7 @@ def openvino_in_bf16(repository: Path, into: Path, networks: Sequence[str]) -> P
     for network in networks:
         path = into / network / "configs" / "openvino.pbtxt"
         hint = 'parameters [\n  { key: "HINT_BF16" value: { string_value: "YES" } },\n'
-        path.write_text(path.read_text().replace("parameters [\n", hint))
+        write_text(path, path.read_text().replace("parameters [\n", hint))
     return into
 
 

@@ -24,6 +24,7 @@ from server.errors import ServerError
 from server.health import probe
 from server.process import TritonServer
 from server.security import GRPC_PREFIX, INFERENCE_HEADER, Access
+from training.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,4 +179,4 @@ def _look_for_model(url: str, model: str, access: Access) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -18,6 +18,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.command import run_command
+from training.files import whole_file
+
 FOLDER = Path("build/perf_analyzer")
 WHEEL, BINARY = "tritonclient==2.51.0", "perf_analyzer"
 LIBRARIES = {"libb64.so.0d": "libb64-0d", "libcudart.so.12": "nvidia-cuda-runtime-cu12"}
@@ -66,9 +69,8 @@ def _from_wheel(package: str, ending: str, target: Path, work: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if name.endswith(ending):
-                    with archive.open(name) as source, target.with_suffix(".tmp").open("wb") as copy:
+                    with archive.open(name) as source, whole_file(target) as temporary, temporary.open("wb") as copy:
                         shutil.copyfileobj(source, copy)
-                    target.with_suffix(".tmp").replace(target)
                     return
     raise FetchError(f"no {ending[1:]} in the wheel of {package}: put one at {target}")
 
@@ -78,8 +80,8 @@ def _from_deb(package: str, ending: str, target: Path, work: Path) -> None:
     for archive in work.glob("*.deb"):
         _run(["dpkg-deb", "-x", str(archive), str(work / "deb")], work, target)
     for found in work.glob(f"deb/**/*{ending[1:]}"):
-        shutil.copy(found, target.with_suffix(".tmp"))  # follows a link to the library's full name
-        target.with_suffix(".tmp").replace(target)
+        with whole_file(target) as temporary:
+            shutil.copy(found, temporary)  # follows a link to the library's full name
         return
     raise FetchError(f"no {ending[1:]} in the package {package}: put one at {target}")
 
@@ -107,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

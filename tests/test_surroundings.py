@@ -1,0 +1,237 @@
+"""What a command may meet around it: no user, closed streams, a full disk, torn files, few descriptors, odd paths."""
+
+import ast
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.tensorboard import summary
+
+from benchmarks.sections import recorded
+from common import ROOT, SMALL, dataset, write_toml
+from export.repository import RepositoryError, export_repository
+from training import plot, train_autoencoder
+from training.checkpoint import load_snapshot, save_snapshot, save_state
+from training.events import Events
+from training.files import NotWritten, is_utf8, whole_folder, write_npz, write_text
+from training.latents import cached_latents
+from training.networks import build_autoencoder
+from training.pictures import save_picture
+from training.processes import joined
+
+NOT_UTF8 = os.fsdecode(b"fl\xe4che")
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """A disk that takes files of `size` bytes and no more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# --- streams
+
+
+PRINTS = """
+import sys
+from training.command import run_command
+def main():
+    assert open(sys.argv[1]).fileno() > 2, "what libraries print to standard error would land in this file"
+    for _ in range(3000):
+        print("fl\\udce4che \\u2588")
+        print("\\u2588", file=sys.stderr)
+    return 7
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("shell", ["{}", "{} 1>&-", "{} 2>&-", "{} 0<&- 1>&- 2>&-", "{} 1>/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_printing_never_decides_the_exit_status(shell: str, encoding: str) -> None:
+    command = shell.format(f'"{sys.executable}" -c "$PRINTS" "{__file__}"')
+    env = os.environ | {"PRINTS": PRINTS, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=env, capture_output=True, check=False)
+    assert done.returncode == 7, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_does_not_end_the_work() -> None:
+    """As `| head -1` does: the rest is dropped, the status is the command's."""
+    with subprocess.Popen([sys.executable, "-c", PRINTS, __file__], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 7
+
+
+def test_every_command_settles_its_streams_and_writes_through_one_helper() -> None:
+    for path in (path for folder in ("training", "export", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text()
+        if "\nif __name__" in text and path.name != "litserve_server.py":  # a rival's, started by its client
+            assert text.endswith("    run_command(main)\n"), path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes"):
+                assert ast.unparse(node.value) == "temporary", f"{path}:{node.lineno}: use training.files"
+
+
+# --- a full disk
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "state.pt": lambda path: save_state({"iteration": 1, "weights": torch.zeros(5000)}, path),
+    "note.md": lambda path: write_text(path, "x" * 5000),
+    "images.npz": lambda path: write_npz(path, images=np.random.default_rng(0).random(5000)),
+    "picture.png": lambda path: save_picture(np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8), path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_cannot_be_written_is_named_and_what_was_there_is_kept(tmp_path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("before")
+    with no_file_above(1000), pytest.raises(NotWritten) as raised:
+        WRITERS[name](path)
+    assert str(raised.value) == f"{path} could not be written: File too large; the file before it is kept"
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: "before"}
+    WRITERS[name](path)
+    assert path.stat().st_size > 1000
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_the_one_before(small_snapshot, tmp_path) -> None:
+    folder = tmp_path / "snapshot"
+    save_snapshot(small_snapshot, folder)
+    words = rf"{folder}.new/autoencoder.safetensors could not be written: File too large; {folder} is as it was$"
+    with no_file_above(1000), pytest.raises(NotWritten, match=words):
+        save_snapshot(replace(small_snapshot, scale_factor=2.0), folder)
+    assert load_snapshot(folder).scale_factor == small_snapshot.scale_factor
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~os.umask(os.umask(0o022))}
+
+
+def test_half_an_event_is_taken_back(tmp_path) -> None:
+    """A reader gives up at half of one, and with it at all that come after."""
+    file = Events(tmp_path / "events", purge_step=1)
+    file.add(1, summary.scalar("loss", 1.0))
+    with no_file_above(1000), pytest.raises(NotWritten, match=r"tfevents.* could not be written: File too large"):
+        file.add(2, summary.scalar("x" * 5000, 2.0))
+    file.add(3, summary.scalar("loss", 3.0))
+    assert plot.read_scalars(tmp_path)["loss"][1].tolist() == [1.0, 3.0]
+
+
+def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "large").write_bytes(bytes(5000))
+    refused = pytest.raises(NotWritten, match=r"^\[Errno 27\] File too large: .*large'$")
+    with no_file_above(1000), refused, whole_folder(tmp_path / "out") as new:
+        shutil.copytree(tmp_path / "source", new, dirs_exist_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.slow
+def test_a_run_says_from_where_it_goes_on_and_does_to_the_same_bytes(tiny, tmp_path) -> None:
+    data = dataset(tmp_path / "data")
+    stage = replace(tiny.autoencoder_training, epochs=1, volumes_per_batch=1, checkpoint_every=1)  # five iterations
+    config = replace(tiny, data=SMALL, autoencoder_training=stage)
+    full, whole = tmp_path / "full", tmp_path / "whole"
+    train_autoencoder.train(config, data, whole)
+    shutil.copytree(whole, full)
+    (full / "state.pt").write_bytes((full / "state_before.pt").read_bytes())  # one iteration to go
+    with no_file_above(200_000), pytest.raises(NotWritten) as raised:
+        train_autoencoder.train(config, data, full)
+    state = full / "state.pt"
+    words = f"{state} could not be written: File too large; the file before it is kept. {state} holds iteration 4; "
+    assert str(raised.value) == words + "give the same command when there is room"
+    train_autoencoder.train(config, data, full)
+    for name in ("autoencoder.safetensors", "snapshot.json"):
+        assert (full / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_torn_record_is_measured_again(tmp_path) -> None:
+    path = tmp_path / "section.json"
+    assert not recorded(path)
+    for text, whole in (("", False), ('{"result": 1', False), ('{"error": "x"}', False), ('{"result": 1}', True)):
+        path.write_text(text)
+        assert recorded(path) is whole
+
+
+# --- torn files
+
+
+def test_torn_latents_are_encoded_again(tiny, tmp_path, capsys) -> None:
+    data, path = dataset(tmp_path / "data"), tmp_path / "latents.safetensors"
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(tiny.autoencoder).eval()
+
+    def latents() -> dict[str, torch.Tensor]:
+        found = cached_latents(autoencoder, data, SMALL, joined(), path, "key")
+        return {name: tensor.clone() for name, tensor in found.items()}  # what is read stays in the file, which is torn
+
+    first, content = latents(), path.read_bytes()
+    for torn in (b"", content[:100], content[:-1]):
+        path.write_bytes(torn)
+        again = latents()
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert "latents.safetensors cannot be read" in capsys.readouterr().err
+        assert path.read_bytes() == content
+
+
+# --- paths and options
+
+
+def test_a_path_that_is_not_utf8_is_read_or_refused(small_snapshot, tmp_path) -> None:
+    folder = tmp_path / NOT_UTF8
+    assert (is_utf8(tmp_path / "fläche"), is_utf8(folder)) == (True, False)
+    save_snapshot(small_snapshot, folder)
+    assert load_snapshot(folder).config == small_snapshot.config
+    Events(folder / "events", purge_step=1).add(1, summary.scalar("loss", 1.0))
+    plot.plot([folder], None)
+    assert (folder / "curves.png").is_file()
+    with pytest.raises(RepositoryError, match="is not UTF-8"):
+        export_repository(small_snapshot, folder / "repository", "x")
+
+
+NAMELESS = """
+import pwd, resource, runpy, sys
+pwd.getpwuid = {}.__getitem__  # no entry for any user
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+runpy.run_module("training.train_autoencoder", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_training_needs_no_user_no_streams_and_few_descriptors(tiny, tmp_path) -> None:
+    """As of `docker run -u 12345`, from a service without streams, with 32 descriptors, into a folder of odd bytes."""
+    stage = replace(tiny.autoencoder_training, epochs=1, checkpoint_every=1)
+    file = write_toml(replace(tiny, data=SMALL, autoencoder_training=stage), tmp_path / "tiny.toml")
+    out = tmp_path / NOT_UTF8
+    unset = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+    options = [b"--config", file.encode(), b"--data", os.fsencode(dataset(tmp_path / "data")), b"--out"]
+    command = [os.fsencode(sys.executable), b"-c", NAMELESS.encode(), *options, os.fsencode(out)]
+    streams = [b"sh", b"-c", b'"$@" 0<&- 1>&- 2>&-', b"sh"]
+    done = subprocess.run([*streams, *command], cwd=ROOT, env=env, timeout=120, check=False)
+    assert done.returncode == 0
+    assert load_snapshot(out / "snapshot").history["autoencoder"]["iterations"] == 2
+
+
+@pytest.mark.slow
+def test_help_is_whole_without_docstrings() -> None:
+    command = [sys.executable, "-OO", "-m", "training.sample", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "Denoising steps" in shown
+    assert not re.search(r"^None$", shown, re.MULTILINE)

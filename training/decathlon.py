@@ -1,0 +1,159 @@
+"""dataset.json of the Medical Segmentation Decathlon: which volumes there are, and which channel is which modality."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from training.config import Data
+from training.files import sha256
+from training.unusable import report, why
+
+TASK = "Task01_BrainTumour"
+Section = Literal["training", "validation"]
+# In the order of Task01_BrainTumour, and what they are called elsewhere, as `_plain` writes it.
+MODALITIES = {
+    "FLAIR": ("flair", "t2flair", "t2wflair", "flairt2"),
+    "T1w": ("t1w", "t1", "t1n", "t1weighted"),
+    "T1gd": ("t1gd", "t1c", "t1ce", "t1wgd", "t1wce", "t1post"),
+    "T2w": ("t2w", "t2", "t2weighted"),
+}
+
+
+class DataError(ValueError):
+    """Training data that cannot be used; the message names the path."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume of the list."""
+
+    path: Path
+    name: str
+    """Its file's name without .nii.gz; where that does not tell all of them apart, with number and folder ahead."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What dataset.json says."""
+
+    path: Path
+    content: dict[str, Any]
+    volumes: list[Volume]
+
+
+def read_index(root: Path) -> Index:
+    """The dataset.json below `root`.
+
+    Raises:
+        DataError: there is none, it is no JSON, it lists no volumes, or one of them twice.
+    """
+    path = root / TASK / "dataset.json"
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: --data is the folder that holds {TASK} "
+            "(make phantom data with `python -m training.phantom --out DIR`)"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors of Windows save it
+    except (ValueError, RecursionError) as error:
+        raise DataError(why(path, error, "is no JSON")) from None
+    entries = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(
+            f"{path} has no list `training` of volumes, as the one of the Medical Segmentation Decathlon has"
+        )
+    if not all(isinstance(entry, dict) and isinstance(entry.get("image"), str) for entry in entries):
+        raise DataError(f"{path}: every entry of `training` must be a table with the path `image` of a volume")
+    paths = [root / TASK / entry["image"] for entry in entries]
+    _check_once(path, paths)
+    return Index(path, content, [Volume(*pair) for pair in zip(paths, volume_names(paths), strict=True)])
+
+
+def section_of(count: int, section: Section) -> list[int]:
+    """Which of `count` volumes are in a section: MONAI's DecathlonDataset with seed 0 holds a fifth of them out."""
+    order = np.arange(count)
+    np.random.RandomState(0).shuffle(order)
+    held_out = int(0.2 * count)
+    return list(order[:held_out] if section == "validation" else order[held_out:])
+
+
+def _check_once(index: Path, paths: Sequence[Path]) -> None:
+    """A volume that is listed twice could be trained on and held out."""
+    seen: dict[str, int] = {}
+    twice = []
+    for number, path in enumerate(paths):
+        first = seen.setdefault(_real(path), number)
+        if first != number:
+            twice.append(f"{index}: entries {first} and {number} of `training` are both {path}: list it once")
+    if twice:
+        raise DataError(report("entries", twice))
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a string that is no path, which whoever reads the file will say
+        return str(path)
+
+
+def volume_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each of `paths`, no two alike, on no file system: Volume.name."""
+    stems = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    if len({stem.casefold() for stem in stems}) == len(stems) and all(stem[:1] not in ("", ".") for stem in stems):
+        return stems
+    folders = [path.parent.name for path in paths]
+    return [f"{number:04d}_{folder}_{stem}" for number, (folder, stem) in enumerate(zip(folders, stems, strict=True))]
+
+
+def describe_data(root: Path) -> dict[str, Any]:
+    """What a run was trained on: name, description and number of volumes in dataset.json, and its sha256.
+
+    Raises:
+        DataError: there is none below `root`, or one that lists no volumes.
+    """
+    index = read_index(root)
+    record = {key: index.content.get(key) for key in ("name", "description", "numTraining")}
+    return {**record, "sha256": sha256(index.path)}
+
+
+def channel_of(index: Index, config: Data) -> int:
+    """Where the modality `config.channel` lies in the volumes, by its name in dataset.json if that has names.
+
+    Raises:
+        DataError: it has names, and none of this modality, or several.
+    """
+    names = index.content.get("modality")
+    if isinstance(names, list):
+        names = {str(key): name for key, name in enumerate(names)}
+    wanted = dict(enumerate(MODALITIES)).get(config.channel)
+    if config.modality == "any" or wanted is None or not isinstance(names, dict) or not names:
+        return config.channel
+    found = [key for key, name in names.items() if _plain(name) in MODALITIES[wanted]]
+    if str(config.channel) in found:
+        return config.channel
+    if len(found) != 1 or not found[0].isdecimal():
+        listed = ", ".join(f"{key} {name}" for key, name in names.items())
+        raise DataError(
+            f"{index.path}: data.channel is {config.channel}, {wanted}, and `modality` names {len(found) or 'no'} "
+            f"such channel{'s' * (len(found) > 1)} ({listed}): correct the names, or set data.modality to any for "
+            f"channel {config.channel} whatever it is"
+        )
+    _say(f"{index.path}: {wanted} is channel {found[0]}, which is taken for data.channel {config.channel}")
+    return int(found[0])
+
+
+def _plain(name: Any) -> str:
+    """A modality as it is looked up: T1-w and t1w are one."""
+    return "".join(letter for letter in str(name).casefold() if letter.isalnum())
+
+
+@functools.cache
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # once, however often the data are opened
