@@ -58,7 +58,7 @@ def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) 
     from training.decathlon import TASK
 
     (folder / TASK / "imagesTr").mkdir(parents=True)
-    sound = {f"sound_{i}": np.random.default_rng(i).random((32, 32, 4, 2), dtype=np.float32) for i in range(6)}
+    sound = {f"sound_{i}": blocks(seed=i) for i in range(6)}
     for name, content in {**sound, **(volumes or {})}.items():
         path = folder / TASK / "imagesTr" / f"{name}.nii.gz"
         if isinstance(content, bytes):
@@ -70,3 +70,9 @@ def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) 
     index = {**dict.fromkeys(keys, ""), "numTraining": len(entries), "training": entries}
     (folder / TASK / "dataset.json").write_text(json.dumps(index))
     return folder
+
+
+def blocks(seed: int) -> np.ndarray:
+    """A volume [32, 32, 4, 2] of random blocks of 4 x 4: small, and an autoencoder has something to learn from it."""
+    coarse = np.random.default_rng(seed).random((8, 8, 4, 2), dtype=np.float32)
+    return coarse.repeat(4, axis=0).repeat(4, axis=1)

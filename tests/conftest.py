@@ -3,21 +3,34 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tritonclient.grpc as triton
+from filelock import FileLock
 
 import benchmarks.serving_code  # noqa: F401 - the tests import mri_ldm
 from benchmarks.serving.analyzer import fetch
 from brats_ldm_client import Client
-from common import PHANTOM_SEED, ROOT, run_python
+from common import PHANTOM_SEED, ROOT, SMALL, dataset, run_python
 from server.process import TritonServer
 
 # Triton's own client, which many tests use, takes a proxy to this machine, too.
 os.environ["no_proxy"] = ",".join(filter(None, ("127.0.0.1", "localhost", os.environ.get("no_proxy"))))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name`, made by whichever of the processes that share the tests needs it first. Read only."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of the folders of all processes
+    with FileLock(root / f"{name}.lock"):
+        if not (root / name).exists():
+            make(root / f"{name}.new")
+            (root / f"{name}.new").rename(root / name)
+    return root / name
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +38,13 @@ def phantom(tmp_path_factory) -> Path:
     """A folder with Task01_BrainTumour: two phantom volumes. Read only."""
     from training.phantom import write_dataset
 
-    return write_dataset(tmp_path_factory.mktemp("phantom"), volumes=2, seed=PHANTOM_SEED).parent
+    return made_once(tmp_path_factory, "phantom", lambda folder: write_dataset(folder, volumes=2, seed=PHANTOM_SEED))
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> Path:
+    """A folder with Task01_BrainTumour: six volumes of blocks, 32 x 32 x 4, one of them held out. Read only."""
+    return made_once(tmp_path_factory, "small_data", dataset)
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +61,14 @@ def small_snapshot():
 
 @pytest.fixture
 def tiny(small_snapshot):
-    """A configuration for training tests: tiny networks, six slices a volume, a few iterations."""
+    """A configuration for training tests: tiny networks on `small_data`, an iteration an epoch."""
     from training.config import AutoencoderTraining, DiffusionTraining, NoiseSchedule
 
     config = small_snapshot.config
-    shared = {"epochs": 5, "volumes_per_batch": 2, "learning_rate": 1e-3, "checkpoint_every": 2}
+    shared = {"epochs": 5, "volumes_per_batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2}
     return replace(
         config,
-        data=replace(config.data, depth=6, workers=1),
+        data=SMALL,
         discriminator=replace(config.discriminator, channels=4, num_layers=2),
         noise_schedule=NoiseSchedule(),
         autoencoder_training=AutoencoderTraining(slices_per_volume=1, **shared),
@@ -59,15 +78,16 @@ def tiny(small_snapshot):
 
 @pytest.fixture(scope="session")
 def small_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot`, exported, in fp16 too, by the command that users type."""
+    """`small_snapshot`, exported, in fp16 too, by the command that users type. Read only."""
     from training.checkpoint import save_snapshot
 
-    folder = tmp_path_factory.mktemp("export")
-    save_snapshot(small_snapshot, folder / "snapshot")
-    options = ["--into", str(folder / "model_repository"), "--name", "small", "--onnx", "fp16"]
-    done = run_python("-m", "export", str(folder / "snapshot"), *options, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return folder / "model_repository"
+    def export(folder: Path) -> None:
+        save_snapshot(small_snapshot, folder / "snapshot")
+        options = ["--into", str(folder / "model_repository"), "--name", "small", "--onnx", "fp16"]
+        done = run_python("-m", "export", str(folder / "snapshot"), *options, timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "export", export) / "model_repository"
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +95,10 @@ def torch_repository(small_snapshot, tmp_path_factory) -> Path:
     """`small_snapshot` for the profile torch alone, in float32, as a machine without ONNX makes it."""
     from export.repository import Extras, export_repository
 
-    into = tmp_path_factory.mktemp("torch") / "model_repository"
-    export_repository(small_snapshot, into, "small", extras=Extras(torch="fp32", with_onnx=False))
-    return into
+    def export(into: Path) -> None:
+        export_repository(small_snapshot, into, "small", extras=Extras(torch="fp32", with_onnx=False))
+
+    return made_once(tmp_path_factory, "torch_repository", export)
 
 
 @pytest.fixture(scope="session")

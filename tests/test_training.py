@@ -78,8 +78,9 @@ def test_slices_are_the_centre_of_the_volume_scaled_by_its_own_range(phantom) ->
     np.testing.assert_allclose(ours[0], expected, atol=1e-6)
 
 
-def test_batches_are_a_function_of_the_iteration(phantom, tiny) -> None:
-    volumes = open_volumes(phantom, "training", autoencoder_transforms(tiny.data, 3), tiny.data)
+def test_batches_are_a_function_of_the_iteration(phantom) -> None:
+    data = replace(Config().data, depth=6, workers=1)
+    volumes = open_volumes(phantom, "training", autoencoder_transforms(data, 3), data)
     alone = {"parts": range(1), "all_parts": 1}
     stream = slice_batches(volumes, 2, seed=5, start=0, **alone)
     first = [next(stream)[0] for _ in range(4)]
@@ -165,24 +166,24 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
-def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypatch) -> None:
-    snapshot1 = train_autoencoder.train(tiny, phantom, tmp_path / "whole1")
-    snapshot2 = train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "whole2")
+def test_both_stages_resume_to_the_same_bytes(tiny, small_data, tmp_path, monkeypatch) -> None:
+    snapshot1 = train_autoencoder.train(tiny, small_data, tmp_path / "whole1")
+    snapshot2 = train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "whole2")
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
         with pytest.raises(KeyboardInterrupt):
-            train_autoencoder.train(tiny, phantom, tmp_path / "cut1")
+            train_autoencoder.train(tiny, small_data, tmp_path / "cut1")
         with pytest.raises(KeyboardInterrupt):
-            train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut2")
-    resumed1 = train_autoencoder.train(tiny, phantom, tmp_path / "cut1")
-    resumed2 = train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut2")
+            train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "cut2")
+    resumed1 = train_autoencoder.train(tiny, small_data, tmp_path / "cut1")
+    resumed2 = train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "cut2")
     assert weights(resumed1) == weights(snapshot1)
     assert weights(resumed2) == weights(snapshot2)
 
     snapshot = load_snapshot(snapshot2)
     assert snapshot.scale_factor is not None
     record = snapshot.history["diffusion"]
-    assert "PHANTOM" in record["data"]["description"]
+    assert record["data"]["numTraining"] == 6
     assert record["smoothed_losses"] == load_snapshot(resumed2).history["diffusion"]["smoothed_losses"]
     assert snapshot.history["autoencoder"]["iterations"] == snapshot.history["diffusion"]["iterations"] == 5
     assert (tmp_path / "whole1" / "pictures" / "reconstruction_0000005.png").is_file()
@@ -190,28 +191,29 @@ def test_both_stages_resume_to_the_same_bytes(tiny, phantom, tmp_path, monkeypat
 
     # A longer run continues; another recipe in the same folder is refused, as are another autoencoder's latents.
     longer = replace(tiny, autoencoder_training=replace(tiny.autoencoder_training, epochs=6))
-    train_autoencoder.train(longer, phantom, tmp_path / "cut1")
+    train_autoencoder.train(longer, small_data, tmp_path / "cut1")
     assert load_snapshot(resumed1).history["autoencoder"]["iterations"] == 6
     with pytest.raises(CheckpointError, match="another autoencoder"):
-        train_diffusion.train(tiny, resumed1, phantom, tmp_path / "cut2")
+        train_diffusion.train(tiny, resumed1, small_data, tmp_path / "cut2")
     with pytest.raises(CheckpointError, match=r"another run \(config.seed 0 -> 9\): give a new --out"):
-        train_autoencoder.train(replace(tiny, seed=9), phantom, tmp_path / "cut1")
+        train_autoencoder.train(replace(tiny, seed=9), small_data, tmp_path / "cut1")
     with pytest.raises(CheckpointError, match=r"another run .stage autoencoder -> diffusion"):
-        train_diffusion.train(tiny, snapshot1, phantom, tmp_path / "cut1")
+        train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "cut1")
 
 
-def test_both_stages_learn(tiny, phantom, tmp_path) -> None:
-    stage1 = replace(tiny.autoencoder_training, epochs=40, slices_per_volume=2, checkpoint_every=40, learning_rate=3e-3)
-    stage2 = replace(tiny.diffusion_training, epochs=60, slices_per_volume=4, checkpoint_every=60, learning_rate=3e-3)
-    config = replace(tiny, autoencoder_training=stage1, diffusion_training=stage2)
-    snapshot1 = train_autoencoder.train(config, phantom, tmp_path / "1")
-    train_diffusion.train(config, snapshot1, phantom, tmp_path / "2")
+def test_both_stages_learn(tiny, small_data, tmp_path) -> None:
+    changes = {"epochs": 50, "slices_per_volume": 4, "checkpoint_every": 50, "learning_rate": 5e-3}
+    # Without an adversary, which is an hour's matter: an even grey is a quarter from the blocks of `small_data`.
+    stage1 = replace(tiny.autoencoder_training, adversarial_start=10**6, **changes)
+    config = replace(tiny, autoencoder_training=stage1, diffusion_training=replace(tiny.diffusion_training, **changes))
+    snapshot1 = train_autoencoder.train(config, small_data, tmp_path / "1")
+    train_diffusion.train(config, snapshot1, small_data, tmp_path / "2")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for run, tag in (("1", "l1"), ("2", "diffusion_loss")):
         events = EventAccumulator(str(tmp_path / run / "events")).Reload()
         values = [event.value for event in events.Scalars(tag)]
-        assert np.mean(values[-5:]) < 0.6 * np.mean(values[:5]), (tag, values)
+        assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5]), (tag, values)
 
 
 def test_the_average_forgets_where_the_network_started() -> None:

@@ -34,20 +34,20 @@ def interrupt_when_running(number: signal.Signals) -> None:
             if time.monotonic() > deadline:
                 return
             time.sleep(0.05)
-        time.sleep(1)
+        time.sleep(0.3)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=wait_and_send, daemon=True).start()
 
 
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(tiny, small_snapshot, phantom, tmp_path) -> None:
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(tiny, small_snapshot, small_data, tmp_path) -> None:
     save_snapshot(replace(small_snapshot, config=tiny, unet=None), tmp_path / "stage1")
     for number, stage in ((signal.SIGTERM, "autoencoder"), (signal.SIGINT, "diffusion")):
 
         def train(out: Path, epochs: int, stage: str = stage) -> Path:
             if stage == "autoencoder":
-                return train_autoencoder.train(lasting(tiny, epochs), phantom, out)
-            return train_diffusion.train(lasting(tiny, epochs), tmp_path / "stage1", phantom, out)
+                return train_autoencoder.train(lasting(tiny, epochs), small_data, out)
+            return train_diffusion.train(lasting(tiny, epochs), tmp_path / "stage1", small_data, out)
 
         cut, whole = tmp_path / f"{stage} cut", tmp_path / f"{stage} whole"
         before = signal.getsignal(number)
@@ -64,19 +64,19 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(tiny, small_snapsh
         assert files[0] == files[1]
 
 
-def test_stage_2_sees_slices_as_stage_1_did(tiny, small_snapshot, phantom, tmp_path) -> None:
+def test_stage_2_sees_slices_as_stage_1_did(tiny, small_snapshot, small_data, tmp_path) -> None:
     """Another channel through the same autoencoder would train without a word, on latents that mean nothing."""
     save_snapshot(replace(small_snapshot, config=tiny, unet=None), tmp_path / "stage1")
     other = replace(tiny, data=replace(tiny.data, channel=1))
     with pytest.raises(ConfigError, match=r"trained with data.channel=0 .* this run has data.channel=1 data"):
-        train_diffusion.train(other, tmp_path / "stage1", phantom, tmp_path / "run")
+        train_diffusion.train(other, tmp_path / "stage1", small_data, tmp_path / "run")
     # Also where only the latents are there, from a run that ended before its first state.
     run = tmp_path / "run"
-    train_diffusion.train(lasting(tiny, 1), tmp_path / "stage1", phantom, run)
+    train_diffusion.train(lasting(tiny, 1), tmp_path / "stage1", small_data, run)
     (run / "state.pt").unlink()
     save_snapshot(replace(small_snapshot, config=other, unet=None), tmp_path / "stage1 other")
     with pytest.raises(CheckpointError, match="from other data"):
-        train_diffusion.train(lasting(other, 1), tmp_path / "stage1 other", phantom, run)
+        train_diffusion.train(lasting(other, 1), tmp_path / "stage1 other", small_data, run)
 
 
 def test_what_the_snapshot_settles_cannot_be_overridden(small_snapshot, tmp_path, capsys) -> None:

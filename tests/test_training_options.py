@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import SMALL, dataset
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import load_state, save_snapshot, save_state
 from training.config import Config
@@ -22,15 +21,10 @@ from training.processes import Processes, joined
 from training.update import Trained, update_autoencoder, update_unet
 
 
-@pytest.fixture
-def volumes(tmp_path) -> Path:
-    return dataset(tmp_path / "data")
-
-
 def both_stages(config: Config, **changes) -> Config:
-    """`config` on the volumes of 32 x 32 x 4, with the same changes in both stages."""
+    """`config` with the same changes in both stages."""
     parts = {name: replace(getattr(config, name), **changes) for name in ("autoencoder_training", "diffusion_training")}
-    return replace(config, data=SMALL, **parts)
+    return replace(config, **parts)
 
 
 def stage1_of(config: Config, snapshot, folder: Path) -> Path:
@@ -164,18 +158,18 @@ def test_gradients_are_exchanged_once_an_update(tiny) -> None:
 # --- what a run writes
 
 
-def test_tensorboard_shows_input_reconstruction_and_their_difference(tiny, volumes, tmp_path) -> None:
+def test_tensorboard_shows_input_reconstruction_and_their_difference(tiny, small_data, tmp_path) -> None:
     """Rows of 32 pixels, a column a slice; greys are rounded, so five times a difference is right to 6 of 255.
 
     Where a reconstruction leaves [0, 1] its grey is cut off and the difference is not.
     """
-    train_autoencoder.train(both_stages(tiny, epochs=1, checkpoint_every=1, slices_per_volume=2), volumes, tmp_path)
+    train_autoencoder.train(both_stages(tiny, epochs=2, checkpoint_every=1, slices_per_volume=2), small_data, tmp_path)
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     shown = events.Images("reconstruction")
     assert [image.step for image in shown] == [1, 2]
     with Image.open(io.BytesIO(shown[-1].encoded_image_string)) as picture:
         pixels = np.asarray(picture.convert("L")).astype(int)
-    assert pixels.shape == (3 * 32, 4 * 32)
+    assert pixels.shape == (3 * 32, 6 * 32)
     image, reconstruction, error = np.split(pixels, 3)
     expected = np.minimum(255, ERROR_GAIN * np.abs(image - reconstruction))
     inside = (reconstruction > 0) & (reconstruction < 255)
@@ -183,18 +177,18 @@ def test_tensorboard_shows_input_reconstruction_and_their_difference(tiny, volum
     assert np.abs(error - expected)[inside].max() <= ERROR_GAIN + 1
     assert (error - expected).min() >= -ERROR_GAIN - 1
     assert len(np.unique(image)) > 100  # the slices are noise, drawn with replacement
-    assert len({column.tobytes() for column in np.split(image, 4, axis=1)}) > 1
+    assert len({column.tobytes() for column in np.split(image, 6, axis=1)}) > 1
     assert len(np.unique(error)) > 10
     with Image.open(tmp_path / "pictures" / "reconstruction_0000002.png") as picture:
         assert np.array_equal(np.asarray(picture), pixels)
 
 
-def test_a_diverging_second_stage_stops_and_keeps_the_batch(tiny, small_snapshot, volumes, tmp_path) -> None:
+def test_a_diverging_second_stage_stops_and_keeps_the_batch(tiny, small_snapshot, small_data, tmp_path) -> None:
     config = both_stages(tiny, learning_rate=1e15, checkpoint_every=1000, epochs=9)
     stage1 = stage1_of(config, small_snapshot, tmp_path / "stage1")
     with pytest.raises(FloatingPointError, match=r"is (nan|inf).* at iteration \d.*give a new --out"):
-        train_diffusion.train(config, stage1, volumes, tmp_path / "run")
+        train_diffusion.train(config, stage1, small_data, tmp_path / "run")
     batch = load_file(tmp_path / "run" / "not_finite_rank0.safetensors")
-    assert batch["part0"].shape == (4, 1, 8, 8)
+    assert batch["part0"].shape == (6, 1, 8, 8)
     assert batch["part0"].isfinite().all()
     assert not (tmp_path / "run" / "state.pt").exists()

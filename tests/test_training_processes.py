@@ -1,18 +1,21 @@
 """Several processes and sudden death: torchrun computes what one process does, and a killed run leaves no torn file."""
 
 import itertools
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from common import ROOT, SMALL, dataset, run_python, write_toml
+from common import ROOT, run_python, write_toml
+from training import train_autoencoder, train_diffusion
 from training.checkpoint import load_snapshot, load_state, save_snapshot
 
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -29,36 +32,46 @@ def gradients(run: Path) -> dict[str, list[torch.Tensor]]:
     return moments
 
 
-def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, tmp_path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Of PyTorch, in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_compute_what_one_does_with_twice_the_accumulation(
+    tiny, small_data, tmp_path, one_thread, capsys
+) -> None:
     """Two times two parts and one time four. Volumes, slices, flips and noise are those of the part, not of the
     process; one scale factor for all; the first process validates, and both stop when it finds no progress.
 
     float32 sums in another order: gradients agree to 1e-4 of the largest of their network. All with one thread, because
     the gradient of L1 is a sign, and another number of threads turns that of pixels which are nearly exact.
     """
-    data = str(dataset(tmp_path / "data"))
     # Five volumes are for training, so an epoch is an update; at this rate nothing is learnt.
     common = {"epochs": 1, "volumes_per_batch": 1, "learning_rate": 1e-30, "validate_every": 1}
     single = replace(
         tiny,
-        data=SMALL,
         autoencoder_training=replace(tiny.autoencoder_training, accumulate=4, **common),
         diffusion_training=replace(tiny.diffusion_training, accumulate=4, **common),
     )
     shared = [replace(getattr(single, name), accumulate=2) for name in ("autoencoder_training", "diffusion_training")]
     two = replace(single, autoencoder_training=shared[0], diffusion_training=shared[1])
-    for name, config in (("one", single), ("two", two)):
-        file = write_toml(config, tmp_path / f"{name}.toml")
-        launcher = TWO_PROCESSES if name == "two" else []
-        for stage, extra in (
-            ("autoencoder", []),
-            ("diffusion", ["--autoencoder", str(tmp_path / "one1" / "snapshot")]),
-        ):
-            run = tmp_path / f"{name}{1 if stage == 'autoencoder' else 2}"
-            arguments = ["--config", file, "--data", data, "--out", str(run), *extra]
-            result = run_python(*launcher, "-m", f"training.train_{stage}", *arguments, timeout=600, threads=1)
-            assert result.returncode == 0, result.stderr
-            assert result.stdout.count("scale factor") == (stage == "diffusion")
+    files = {name: write_toml(config, tmp_path / f"{name}.toml") for name, config in (("one", single), ("two", two))}
+
+    def arguments(name: str, number: int) -> list[str]:
+        first = [] if number == 1 else ["--autoencoder", str(tmp_path / "one1" / "snapshot")]
+        return ["--config", files[name], "--data", str(small_data), "--out", str(tmp_path / f"{name}{number}"), *first]
+
+    for number, stage in ((1, train_autoencoder), (2, train_diffusion)):
+        assert stage.main(arguments("one", number)) == 0
+        assert capsys.readouterr().out.count("scale factor") == number - 1
+        launched = [*TWO_PROCESSES, "-m", stage.__name__, *arguments("two", number)]
+        result = run_python(*launched, timeout=600, threads=1)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("scale factor") == number - 1
     for stage in (1, 2):
         one, other = (gradients(tmp_path / f"{name}{stage}") for name in ("one", "two"))
         assert one.keys() == other.keys()
@@ -73,66 +86,70 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(tiny, t
         scores = [load_state(tmp_path / f"{name}{stage}" / "state.pt")["best"]["score"] for name in ("one", "two")]
         assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     # Two more validations without progress end the run of two processes, for both: else one would wait for ever.
-    arguments = ["--config", str(tmp_path / "two.toml"), "--data", data, "--out", str(tmp_path / "two1")]
     longer = ["--autoencoder-training.epochs", "9", "--autoencoder-training.patience", "2"]
-    result = run_python(*TWO_PROCESSES, "-m", "training.train_autoencoder", *arguments, *longer, timeout=600, threads=1)
+    launched = [*TWO_PROCESSES, "-m", "training.train_autoencoder", *arguments("two", 1), *longer]
+    result = run_python(*launched, timeout=600, threads=1)
     assert result.returncode == 0, result.stderr
     state = load_state(tmp_path / "two1" / "state.pt")
     assert (state["iteration"], state["best"]["since"]) == (3, 2)
     assert load_snapshot(tmp_path / "two1" / "best").history["autoencoder"]["iterations"] == 1
     # The run may go on in either way, but not with another number of parts.
-    arguments = ["--config", str(tmp_path / "one.toml"), "--data", data, "--out", str(tmp_path / "two1")]
-    result = run_python("-m", "training.train_autoencoder", *arguments, "--autoencoder-training.accumulate", "5")
-    assert "parts 4 -> 5; parts are processes x accumulate" in result.stderr
+    assert train_autoencoder.main([*arguments("two", 1), "--autoencoder-training.accumulate", "10"]) == 1
+    assert "parts 4 -> 10; parts are processes x accumulate" in capsys.readouterr().err
 
 
-def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(tiny, phantom, tmp_path) -> None:
+def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(
+    tiny, small_data, tmp_path, one_thread
+) -> None:
     """SIGKILL at random moments, most of them while something is being written: a state is saved at every iteration."""
-    stage = replace(tiny.autoencoder_training, epochs=24, checkpoint_every=1, ema_decay=0.9)
+    stage = replace(tiny.autoencoder_training, epochs=60, checkpoint_every=1, ema_decay=0.9)
     file = write_toml(replace(tiny, autoencoder_training=stage), tmp_path / "tiny.toml")
 
-    def command(run: Path) -> list[str]:
-        return ["-m", "training.train_autoencoder", "--config", file, "--data", str(phantom), "--out", str(run)]
+    def options(run: Path) -> list[str]:
+        return ["--config", file, "--data", str(small_data), "--out", str(run)]
 
     moments = random.Random(7)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_python(*command(whole), timeout=600).returncode == 0
-    reached = []
+    assert train_autoencoder.main(options(whole)) == 0
+    reached, command = [], [sys.executable, "-m", "training.train_autoencoder", *options(killed)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):
-        with subprocess.Popen([sys.executable, *command(killed)], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
             wait_for_progress(process, killed / "state.pt")
             time.sleep(moments.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
         reached.append(load_state(killed / "state.pt")["iteration"])
         load_snapshot(killed / "snapshot")  # raises if there is none, also as .new, or if a hash is wrong
     assert reached == sorted(reached)
-    assert run_python(*command(killed), timeout=600).returncode == 0
+    assert train_autoencoder.main(options(killed)) == 0
     for name in ("autoencoder.safetensors", "snapshot.json"):
         assert (killed / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
 
 
-def test_a_second_stage_killed_around_its_latents_continues_to_the_same_bytes(tiny, small_snapshot, tmp_path) -> None:
+def test_a_second_stage_killed_around_its_latents_continues_to_the_same_bytes(
+    tiny, small_snapshot, small_data, tmp_path, one_thread, capsys
+) -> None:
     """SIGKILL while volumes are encoded, which leaves no latents, and once all of them are: they are used again."""
     training = replace(tiny.diffusion_training, epochs=1, checkpoint_every=100)
-    config = replace(tiny, data=SMALL, diffusion_training=training)
-    file, data = write_toml(config, tmp_path / "tiny.toml"), dataset(tmp_path / "data")
+    config = replace(tiny, diffusion_training=training)
+    file = write_toml(config, tmp_path / "tiny.toml")
     stage1 = tmp_path / "stage1"
     save_snapshot(replace(small_snapshot, config=config, unet=None, scale_factor=None), stage1)
 
-    def command(run: Path) -> list[str]:
-        options = {"--config": file, "--autoencoder": str(stage1), "--data": str(data), "--out": str(run)}
-        return ["-m", "training.train_diffusion", *itertools.chain(*options.items())]
+    def options(run: Path) -> list[str]:
+        given = {"--config": file, "--autoencoder": str(stage1), "--data": str(small_data), "--out": str(run)}
+        return list(itertools.chain(*given.items()))
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     latents = killed / "latents.safetensors"
-    kill_at_line("encoding volumes", command(killed))
+    command = ["-m", "training.train_diffusion", *options(killed)]
+    kill_at_line("encoding volumes", command)
     # A signal that comes too late, on a crowded machine, finds latents; these are whole then, as the end shows.
-    kill_at_line("scale factor", command(killed))
+    kill_at_line("scale factor", command)
     before = latents.read_bytes()
     for run in (whole, killed):
-        result = run_python(*command(run), timeout=600)
-        assert result.returncode == 0, result.stderr
-        assert ("encoding volumes" in result.stderr) == (run == whole)
+        assert train_diffusion.main(options(run)) == 0
+        assert ("encoding volumes" in capsys.readouterr().err) == (run == whole)
     assert before == latents.read_bytes() == (whole / "latents.safetensors").read_bytes()
     for name in ("unet.safetensors", "snapshot.json"):
         assert (killed / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
@@ -141,7 +158,8 @@ def test_a_second_stage_killed_around_its_latents_continues_to_the_same_bytes(ti
 def kill_at_line(text: str, command: list[str]) -> None:
     """SIGKILL to a command as soon as it prints `text`, be it only the start of a progress bar."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, **pipes) as process:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, env=env, **pipes) as process:
         seen = b""
         while text.encode() not in seen:
             part = process.stdout.read1()
