@@ -3,11 +3,14 @@
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One thread of PyTorch each: the networks of the tests are tiny, and threads would wait for one another.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
+.PHONY: help demo serve test test-fast test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,8 +21,11 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests; README says how long they take
-	$(BIN)/python -m pytest
+test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests, JOBS=2 at a time; README says how long they take
+	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/.test $(VENV)/.prometheus  ## Run the tests that need no server, no export and no training (within a minute)
+	$(PYTEST) -m "not slow and not gpu"
 
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)

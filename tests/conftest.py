@@ -135,51 +135,16 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
+COSTLY = {"phantom", "small_repository", "torch_repository", "small_server", "perf_analyzer"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: whoever breaks something simple hears of it in seconds."""
-    slow = (
-        "test_server_launcher",
-        "test_evaluate",
-        "test_training",
-        "test_training_loop",
-        "test_training_interrupt",
-        "test_training_options",
-        "test_training_processes",
-        "test_export",
-        "test_parity",
-        "test_cpu_path",
-        "test_openvino_gate",
-        "test_tensorrt",
-        "test_torch_program",
-        "test_torch_profile",
-        "test_gpu_benchmark",
-        "test_serving_benchmark",
-        "test_quality",
-        "test_cost_benchmark",
-        "test_monai_weights",
-        "test_from_monai",
-        "test_onnxruntime_backend",
-        "test_openvino_backend",
-        "test_bad_input",
-        "test_secrets",
-        "test_security",
-        "test_perf_analyzer",
-        "test_drain",
-        "test_faults",
-        "test_soak",
-        "test_observability",
-        "test_observability_monitoring",
-        "test_observability_traces",
-        "test_serving_cancel",
-        "test_calibrate",
-        "test_mixed_load",
-        "test_serving",
-        "test_serving_limits",
-        "test_training_verbs",
-        "test_demo",
-        "test_documented_commands",
-    )
-    items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else -1)
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    costly = [item.nodeid for item in fast if COSTLY & set(getattr(item, "fixturenames", ()))]
+    if costly:
+        raise pytest.UsageError(f"these need the marker slow, for what their fixtures take: {', '.join(costly)}")
+    items[:] = [*fast, *(item for item in items if item.get_closest_marker("slow"))]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

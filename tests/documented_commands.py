@@ -82,6 +82,7 @@ NOT_RUN: dict[str, str] = {
     "make check": "continuous integration runs it before the tests",
     "make demo-weights": "takes hours; each of its commands is run in small",
     "make test": "is this run",
+    "make test-fast": "is a part of this run",
     "openssl rand": "makes a secret; any other way will do",
     "pip install": "installs packages; the tests run in what `make test` installed",
     "pytest": "of what needs a GPU; everything else is this run",

@@ -225,6 +225,7 @@ def volume(phantom) -> dict[str, Any]:
     return {"image": str(sorted((phantom / TASK / "imagesTr").glob("*.nii.gz"))[0])}
 
 
+@pytest.mark.slow
 def test_the_autoencoder_sees_the_bundles_samples(volume) -> None:
     """26 slices and their flips, bit for bit under one random state."""
     flips = [RandFlipd(keys=["image"], prob=0.5, spatial_axis=axis) for axis in (0, 1)]
@@ -237,6 +238,7 @@ def test_the_autoencoder_sees_the_bundles_samples(volume) -> None:
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_the_diffusion_latents_are_of_the_bundles_slices(volume) -> None:
     """The bundle crops random slices of the padded volume; ours are drawn from all slices of it, as latents.
 

@@ -79,6 +79,7 @@ def test_lines_through_memory_are_found_again_and_leave_the_idle_server_out() ->
     assert crooked["worst"] > 0.1
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_in_small_goes_on_where_it_was(small_repository: Path, tmp_path: Path, capsys) -> None:
     command = ["--quick", "--repository", str(small_repository), "--work", str(tmp_path)]
     assert main(command) == 0

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.cpu_path import BASELINE, SETTINGS, main
 
+pytestmark = pytest.mark.slow
+
 
 def test_settings_and_operators_of_both_networks(
     small_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,8 @@ from common import ROOT, run_python
 from export.compare import cpu_session
 from training.files import sha256
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = ROOT / "model_repository"
 
 

@@ -22,6 +22,8 @@ from documented_commands import BY_TESTS, IN_SMALL, NOT_RUN
 from reliability.launched import Launched
 from training.checkpoint import save_snapshot
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = (
     *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
     *("docker", "tritonserver", "perf_analyzer"),

@@ -21,6 +21,8 @@ from reliability.drain import drains, grace_over
 from test_batcher import Recorder, make_job
 from test_deploy import SCRIPT, Machine
 
+pytestmark = pytest.mark.slow
+
 TRITON_WITH_A_REQUEST = """#!{python}
 import signal, sys, time
 sys.path.insert(0, "{code}")

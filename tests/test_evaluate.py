@@ -18,7 +18,7 @@ from training.memorisation import Folder, Memorisation, find_copies, plant_copie
 from training.phantom import load_template, make_volume
 from training.slices import read_slices
 
-NEW_VOLUMES, NEW_DEPTHS = 7, np.s_[3:148]  # 1,015 slices
+NEW_VOLUMES, NEW_DEPTHS = 3, np.s_[3:148]  # 435 slices
 
 
 def exact_normal(count: int, mean: list[float], variance: list[float]) -> torch.Tensor:
@@ -104,7 +104,7 @@ def heads() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def searched(folder, heads) -> Memorisation:
-    """First 200 planted copies, then more than 1,000 slices of volumes that are neither known nor held out."""
+    """First 200 planted copies, then more than 400 slices of volumes that are neither known nor held out."""
     training = read_slices(folder).images
     held_out = np.concatenate([flair(head, np.s_[27:127]) for head in heads[:2]])
     new = np.concatenate([flair(head, NEW_DEPTHS) for head in heads[2:]])
@@ -112,18 +112,21 @@ def searched(folder, heads) -> Memorisation:
     return find_copies(np.concatenate([copies, new]), training, held_out)
 
 
+@pytest.mark.slow
 def test_every_planted_copy_is_found(searched) -> None:
     assert searched.copies[:200].all()
     assert (searched.training.index[:200] == np.arange(200)).all()
     assert (searched.controls_found, searched.controls) == (100, 100)
 
 
+@pytest.mark.slow
 def test_new_slices_raise_no_alarm(searched) -> None:
-    assert len(searched.copies) - 200 > 1000
-    assert searched.copies[200:].sum() <= 1
+    assert len(searched.copies) - 200 > 400
+    assert not searched.copies[200:].any()
     assert searched.held_out_alarms == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (0, 1)])
 def test_flip_shift_and_gain_leave_the_similarity(folder, axes) -> None:
     """A copy correlates with its source at 1, not merely above a threshold; one moved too far does not."""
@@ -139,6 +142,7 @@ def test_flip_shift_and_gain_leave_the_similarity(folder, axes) -> None:
 # --- folders of slices
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_the_networks_see(phantom, folder) -> None:
     """float16 of values in [0, 1] is right to 2^-12."""
     from monai.transforms import Compose
@@ -153,6 +157,7 @@ def test_the_command_writes_what_the_networks_see(phantom, folder) -> None:
     np.testing.assert_allclose(found.images, expected, atol=2**-12)
 
 
+@pytest.mark.slow
 def test_a_count_draws_by_the_seed_and_never_overwrites(phantom, folder, tmp_path, capsys) -> None:
     command = ["--data", str(phantom), "--section", "training", "--count", "7", "--seed", "3", "--out"]
     for out in ("a", "b"):
@@ -186,6 +191,7 @@ finally: print({{"torch", "monai", "matplotlib"}} & set(sys.modules))"""
         assert "(default: out/evaluation)" in text
 
 
+@pytest.mark.slow
 def test_the_command_reports_planted_copies(folder, heads, tmp_path, capsys) -> None:
     """Three copies among 27 new slices, by the default features: in the table, in the JSON with their sources, and on
     the page."""

@@ -14,6 +14,8 @@ from export.compare import feeds_of
 from export.executed import NotRunHere, compile_for_openvino, in_onnxruntime, in_openvino, openvino_core
 from export.graphs import VAE_DECODER, random_inputs
 
+pytestmark = pytest.mark.slow
+
 INPUTS = random_inputs(VAE_DECODER, rows=1, seed=1)
 SHAPES = {"latent": [1, 1, 64, 64]}
 

@@ -10,8 +10,9 @@ import torch
 from onnx import TensorProto
 from onnx.shape_inference import infer_shapes
 
-from common import ROOT, run_python
+from common import ROOT
 from export import repository
+from export.__main__ import main
 from export.compare import ParityError, compare, cpu_session
 from export.configs import ConfigMismatch, check_configs
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
@@ -21,6 +22,8 @@ from training.checkpoint import CheckpointError, Snapshot, save_snapshot
 from training.files import sha256
 from training.networks import build_unet
 from training.sample import decode
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
@@ -179,13 +182,11 @@ def test_weights_in_place_take_the_plans_of_others_away(tmp_path: Path) -> None:
     }
 
 
-def test_the_command_says_what_is_wrong(small_snapshot, tmp_path: Path) -> None:
-    help_text = run_python("-m", "export", "--help")
-    assert "--into" in help_text.stdout
-    missing = run_python("-m", "export", str(tmp_path))
-    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
-    assert "snapshot.json does not exist" in missing.stderr
+def test_the_command_says_what_is_wrong(small_snapshot, tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "snapshot.json does not exist" in error
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder), tmp_path)
-    stage1 = run_python("-m", "export", str(tmp_path), "--into", str(tmp_path / "out"))
-    assert stage1.returncode == 1
-    assert "training.train_diffusion" in stage1.stderr.splitlines()[-1]
+    assert main([str(tmp_path), "--into", str(tmp_path / "out")]) == 1
+    assert "training.train_diffusion" in capsys.readouterr().err.splitlines()[-1]

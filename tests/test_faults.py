@@ -22,6 +22,8 @@ from server.supervisor import FAILED_CHECKS, Policy, Supervisor
 from serving import infer, start, wait_for_rows, wait_until_idle
 from test_deploy import SCRIPT, import_container
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_network_that_errs_or_hangs_is_named_and_others_go_on(tmp_path: Path) -> None:
     repository = write_faulty(tmp_path / "repository", network_timeout=1)

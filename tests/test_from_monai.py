@@ -76,6 +76,7 @@ def test_to_monai_and_back_gives_the_same_images(whole: Path, tmp_path: Path) ->
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
     tiny, phantom, tmp_path: Path, capsys, monkeypatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
     assert trained.scale_factor is not None
 
 
+@pytest.mark.slow
 def test_the_other_verbs_take_it(whole: Path, phantom, tmp_path: Path) -> None:
     command = ["--data", str(phantom), "--section", "training", "--volumes", "1", "--slices-per-volume", "1"]
     assert reconstruct.main(["--snapshot", str(whole), *command, "--out", str(tmp_path / "reconstruction")]) == 0

@@ -17,6 +17,8 @@ from export.to_onnx import export_onnx
 from training.checkpoint import CheckpointError, Snapshot
 from training.files import sha256
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = ROOT / "model_repository"
 
 

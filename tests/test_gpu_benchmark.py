@@ -94,6 +94,7 @@ def test_figures_are_on_disk_before_the_next_is_measured(tmp_path: Path) -> None
     assert recorded(path)
 
 
+@pytest.mark.slow
 def test_wrong_trained_weights_fail_after_all_figures_are_there(
     small_snapshot, torch_repository, tmp_path: Path
 ) -> None:

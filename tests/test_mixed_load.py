@@ -40,6 +40,7 @@ def test_few_steps_leave_early_and_all_leave_sooner() -> None:
     assert pytest.approx(26.5) == MEAN_STEPS
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_real_server(small_repository, tmp_path: Path, capsys) -> None:
     out = tmp_path / "load.json"
     assert main(["--repository", str(small_repository), "--requests", "12", "--out", str(out)]) == 0

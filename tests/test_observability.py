@@ -17,6 +17,8 @@ from faulty_networks import order, write_faulty
 from server.process import TritonServer
 from serving import scrape, start, tensors, wait_for_rows, wait_until_idle
 
+pytestmark = pytest.mark.slow
+
 SLOW = 0.05
 LIMITS = {"max_rows_in_flight": 4, "max_rows_waiting": 4, "network_timeout": 2}
 OUR_LINE = re.compile(r'[EWI]\d{4} \S+ \d+ (?:responder|model|metrics|networks|batcher)\.py:\d+\] "(.*)"$')

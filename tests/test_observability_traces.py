@@ -20,6 +20,8 @@ from otlp import Collector, Span
 from server.process import TritonServer
 from serving import scrape, start, tensors, wait_for_rows, wait_until_idle
 
+pytestmark = pytest.mark.slow
+
 HOLD_SECONDS = 1
 
 

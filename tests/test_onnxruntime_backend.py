@@ -17,6 +17,8 @@ from server.errors import ServerError
 from server.process import TritonServer
 from toy_models import DTYPES, DYNAMIC, declare, write_echo, write_linear, write_lookup, write_optional, write_reshaped
 
+pytestmark = pytest.mark.slow
+
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 

@@ -26,6 +26,8 @@ from server.process import TritonServer
 from serving import assert_images_of_pytorch_and_of_onnx, infer
 from toy_models import DTYPES, ONE_THREAD, declare, write_echo, write_linear
 
+pytestmark = pytest.mark.slow
+
 Feeds = dict[str, np.ndarray[Any, Any]]
 CPU_INSTANCE = {"model_version": "1", "model_instance_kind": "CPU"}
 NUMBERS = [name for name in DTYPES if name != "STRING"]

@@ -33,6 +33,7 @@ def run(snapshot: Path, repository: Path, real: Path, features: Path, *more: str
     return main([str(snapshot), str(repository), "--real", str(real), *short, *more])
 
 
+@pytest.mark.slow
 def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     snapshot, small_repository, real, tmp_path, capsys
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     assert output.err.count("error: OpenVINO") == len(half["problems"] + decoder["problems"])
 
 
+@pytest.mark.slow
 def test_nothing_is_recorded_of_what_does_not_run(
     snapshot, small_repository, real, tmp_path, capsys, monkeypatch
 ) -> None:
@@ -75,6 +77,7 @@ def test_nothing_is_recorded_of_what_does_not_run(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_other_weights_miss_it(small_snapshot, snapshot, small_repository, real, tmp_path, capsys) -> None:
     unet = {name: weight * 1.2 for name, weight in small_snapshot.unet.items()}
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder, unet, 0.8), tmp_path / "snapshot")
@@ -105,6 +108,7 @@ def test_the_page_shows_the_recorded_run() -> None:
     assert table(record["results"]) in (ROOT / "docs" / "openvino.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_gated_is_told(snapshot, small_repository, real, tmp_path, capsys) -> None:
     assert run(snapshot, tmp_path, real, snapshot) == 1
     assert "is no exported repository" in capsys.readouterr().err

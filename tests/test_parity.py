@@ -13,6 +13,8 @@ from export.parity import main
 from training.checkpoint import Snapshot, save_snapshot
 from training.sample import generate
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["--seeds", "3", "--steps", "3", "--batch", "2"]
 
 

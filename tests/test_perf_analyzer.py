@@ -26,6 +26,8 @@ from server.remains import children
 from server.security import Security
 from throwaway_ca import Authority
 
+pytestmark = pytest.mark.slow
+
 DOC = ROOT / "docs" / "perf_analyzer.md"
 EXAMPLE = ROOT / "examples" / "perf_analyzer.json"
 SECRET = "a-secret-of-one-test"

@@ -10,6 +10,8 @@ import pytest
 from common import PHANTOM_SEED
 from training.phantom import NOTICE, TASK, smooth_field, write_dataset
 
+pytestmark = pytest.mark.slow
+
 SEED = PHANTOM_SEED  # its first volumes have a tumour with all three labels
 
 

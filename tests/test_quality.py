@@ -23,6 +23,8 @@ from brats_ldm_client import PRESETS
 from common import ROOT, run_python
 from training.checkpoint import save_snapshot
 
+pytestmark = pytest.mark.slow
+
 FEW = QUICK.fewer[0]
 
 

@@ -37,6 +37,7 @@ def test_operations_are_multiplications_and_additions() -> None:
     assert gflop(VAE_DECODER, Both()) == pytest.approx((2 * 64 * 64 * 9 * 4 + 2 * 2 * 64 * 64 * 64) / 1e9)
 
 
+@pytest.mark.slow
 def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
     path = small_repository / "vae_decoder" / "1" / "model.onnx"
     found = measure(VAE_DECODER, {BASELINE: path, "all": path}, rounds=2)

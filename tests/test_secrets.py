@@ -15,6 +15,8 @@ from server.process import TritonServer
 from server.security import ADMIN_HEADER, GRPC_PREFIX, INFERENCE_HEADER, Security, new_secret
 from toy_pipeline import write_pipeline
 
+pytestmark = pytest.mark.slow
+
 ADMIN, INFERENCE = new_secret(), new_secret()
 ADMIN_KEY = {GRPC_PREFIX + ADMIN_HEADER: ADMIN}
 INFERENCE_KEY = {GRPC_PREFIX + INFERENCE_HEADER: INFERENCE}

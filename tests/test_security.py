@@ -20,6 +20,8 @@ from server.security import ADMIN_HEADER, GRPC_PREFIX, INFERENCE_HEADER, Securit
 from throwaway_ca import SERVER_NAME, Authority
 from toy_pipeline import write_pipeline
 
+pytestmark = pytest.mark.slow
+
 ADMIN, INFERENCE = new_secret(), new_secret()
 ADMIN_KEY = {GRPC_PREFIX + ADMIN_HEADER: ADMIN}
 INFERENCE_KEY = {GRPC_PREFIX + INFERENCE_HEADER: INFERENCE}

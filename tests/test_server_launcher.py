@@ -25,6 +25,8 @@ from server.process import TritonServer, probe
 from server.remains import SHARED_MEMORY
 from toy_models import write_front_model
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 

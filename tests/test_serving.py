@@ -17,6 +17,8 @@ from serving import infer, wait_until_idle
 from training.networks import build_autoencoder, build_unet
 from training.sample import decode, sample_latents
 
+pytestmark = pytest.mark.slow
+
 # fp32 in two runtimes over 50 steps, on latents of unit order.
 LATENT_TOLERANCE = 1e-4
 

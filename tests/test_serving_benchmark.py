@@ -22,6 +22,8 @@ from benchmarks.timing import compare, in_turns
 from common import ROOT, run_python
 from export.configs import parse_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_rivals_make_the_same_images_and_are_timed(small_repository: Path, tmp_path: Path) -> None:
     """Each kind of contestant, but what takes long to start or to compile."""

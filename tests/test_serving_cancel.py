@@ -16,6 +16,8 @@ from reliability import cancel
 from server.process import TritonServer
 from serving import gauge, infer, start, tensors, wait_for_rows, wait_until_idle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small_server(small_repository) -> Iterator[TritonServer]:

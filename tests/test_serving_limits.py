@@ -11,6 +11,8 @@ from brats_ldm_client import InvalidRequest
 from server.process import TritonServer
 from serving import gauge, infer, start, wait_for_rows, wait_until_idle
 
+pytestmark = pytest.mark.slow
+
 # --- bad input
 
 

@@ -23,6 +23,8 @@ from server.process import TritonServer
 from server.remains import children
 from serving import infer, scrape, tensors, wait_until_idle
 
+pytestmark = pytest.mark.slow
+
 ROWS, STEPS, EVERY = 16, 400, 1
 BUDGET_MB = 8
 

@@ -23,6 +23,8 @@ from export.repository import Extras, RepositoryError, add_to_repository, export
 from export.to_tensorrt import BuildOptions, Plan, PlanError, build_plan
 from training.files import sha256
 
+pytestmark = pytest.mark.slow
+
 RTX = BuildOptions("tensorrt_rtx", "fp16")
 
 

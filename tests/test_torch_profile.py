@@ -11,7 +11,7 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
-from common import run_python
+from export.__main__ import main
 from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER
 from export.to_torch import compare_torch, export_torch
@@ -19,6 +19,8 @@ from server.process import TritonServer
 from serving import assert_images_of_pytorch_and_of_onnx, infer
 from training.checkpoint import save_snapshot
 from training.sample import generate
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,13 @@ def test_the_manifest_tells_how_a_program_was_made(torch_repository) -> None:
     assert not list(torch_repository.rglob("*.onnx"))
 
 
-def test_the_preflight_knows_programs(torch_repository) -> None:
-    checked = run_python("-m", "export", "check", str(torch_repository), "--profile", "torch")
-    assert f"unet/1/model.pt2: torch {torch.__version__}, fp32" in checked.stdout
-    assert "there are the files of these profiles: torch." in checked.stdout
-    wrong = run_python("-m", "export", "check", str(torch_repository), "--profile", "cpu")
-    assert "unet/1/model.onnx: missing, and profile 'cpu' serves it" in wrong.stderr
+def test_the_preflight_knows_programs(torch_repository, capsys) -> None:
+    main(["check", str(torch_repository), "--profile", "torch"])
+    checked = capsys.readouterr().out
+    assert f"unet/1/model.pt2: torch {torch.__version__}, fp32" in checked
+    assert "there are the files of these profiles: torch." in checked
+    assert main(["check", str(torch_repository), "--profile", "cpu"]) == 1
+    assert "unet/1/model.onnx: missing, and profile 'cpu' serves it" in capsys.readouterr().err
 
 
 def test_parity_finds_other_weights(small_snapshot, torch_repository) -> None:
@@ -85,9 +88,10 @@ def test_a_gpu_serves_what_pytorch_computes(server, small_snapshot) -> None:
     np.testing.assert_allclose(served.as_numpy("final_latent"), latents, atol=1e-3)
 
 
-def test_the_command_refuses_contradictions(small_snapshot, tmp_path: Path) -> None:
+def test_the_command_refuses_contradictions(small_snapshot, tmp_path: Path, capsys) -> None:
     save_snapshot(small_snapshot, tmp_path / "snapshot")
-    done = run_python("-m", "export", str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into"))
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "without ONNX there is the profile torch alone" in done.stderr
+    assert main([str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "without ONNX there is the profile torch alone" in error
     assert not (tmp_path / "into").exists()

@@ -26,6 +26,8 @@ from common import ROOT
 from export.configs import parse_config
 from export.graphs import GRAPHS, UNET, random_inputs
 
+pytestmark = pytest.mark.slow
+
 BACKEND = ROOT / "server" / "backends" / "torch_export"
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 Feeds = dict[str, np.ndarray[Any, Any]]

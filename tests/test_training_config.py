@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from common import ROOT, run_python
+from common import ROOT
+from training import train_autoencoder, train_diffusion
 from training.command import exit_status
 from training.config import Config, ConfigError, check, config_from_dict, load_config
 
@@ -129,14 +130,12 @@ def test_what_the_repository_holds_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_the_command_line_is_checked_like_a_file(tmp_path, stage) -> None:
+def test_the_command_line_is_checked_like_a_file(tmp_path, stage, capsys) -> None:
     extra = ["--autoencoder", "x"] if stage == "diffusion" else []
     wrong = f"--{stage}-training.accumulate", "0", "--autoencoder.channels", "16", "16", "32", "64"
-    result = run_python(
-        "-m", f"training.train_{stage}", "--data", str(tmp_path), "--out", str(tmp_path / "o"), *extra, *wrong
-    )
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    verb = train_diffusion if stage == "diffusion" else train_autoencoder
+    assert verb.main(["--data", str(tmp_path), "--out", str(tmp_path / "o"), *extra, *wrong]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: command line: autoencoder.channels is (16, 16, 32, 64), must be 3 levels")
     assert line.endswith(f"; {stage}_training.accumulate is 0, must be 1 or more")
     assert not (tmp_path / "o").exists()

@@ -172,6 +172,7 @@ def test_what_upsets_a_transform_is_told_with_the_file(tmp_path) -> None:
     assert f"  {volumes.data[0]['image']} cannot be used: division by zero" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, small_snapshot, tmp_path, stage) -> None:
     out = tmp_path / "run"

@@ -183,6 +183,7 @@ def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, 
     assert {path.name[:7] for path in (tmp_path / "2" / "pictures").iterdir()} == {"samples", "denoisi"}
 
 
+@pytest.mark.slow
 def test_validation_needs_volumes_to_hold_out(tiny, phantom, tmp_path) -> None:
     with pytest.raises(DataError, match="too few volumes"):
         train_autoencoder.train(stage(tiny, validate_every=1), phantom, tmp_path)

@@ -18,6 +18,8 @@ from common import ROOT, run_python, write_toml
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import load_snapshot, load_state, save_snapshot
 
+pytestmark = pytest.mark.slow
+
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 

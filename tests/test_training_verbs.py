@@ -189,6 +189,7 @@ def test_identical_images_have_the_best_values_and_they_are_finite() -> None:
 # --- reconstruct
 
 
+@pytest.mark.slow
 def test_reconstruct_measures_what_training_sees(phantom, small_snapshot, snapshot_folder, tmp_path, capsys) -> None:
     """The whole way by hand: nibabel, the volume's own range, the posterior mean, the formula of PSNR."""
     arguments = ["--section", "training", "--volumes", "1", "--slices_per_volume", "2", "--out", str(tmp_path)]
@@ -220,6 +221,7 @@ def test_reconstruct_measures_what_training_sees(phantom, small_snapshot, snapsh
     assert "2 slices of 1 training volumes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_reconstruct_says_what_is_wrong_in_one_line(phantom, snapshot_folder, tmp_path, capsys) -> None:
     given = ("--snapshot", str(snapshot_folder), "--data", str(phantom), "--out", str(tmp_path / "out"))
     error = partial(error_of, capsys, reconstruct, *given)
@@ -242,6 +244,7 @@ def test_start_noise_is_the_servers_bit_by_bit(seed: int) -> None:
     assert np.array_equal(ours, standard_normal(seed, 0))
 
 
+@pytest.mark.slow
 def test_sampled_images_are_the_served_ones(client, snapshot_folder, tmp_path) -> None:
     """The same numbers, from two frameworks and two programs; the batch of two splits three seeds."""
     out, seeds = tmp_path / "out", [5, 0, -3]

@@ -10,6 +10,8 @@ from brats_ldm_client import Client, InvalidRequest
 from brats_ldm_client._calibrate import REPEATS, ROWS, STEPS, Calibration, as_json, calibrate, describe, fit
 from brats_ldm_client._cli import main
 
+pytestmark = pytest.mark.slow
+
 TRUE = Calibration(request=0.01, step_base=0.004, step_row=0.013, decode=0.05, worst=0.0)
 
 
