@@ -135,7 +135,7 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
-COSTLY = {"phantom", "small_repository", "torch_repository", "small_server", "perf_analyzer"}
+COSTLY = {"phantom", "small_repository", "torch_repository", "server", "small_server", "cautious", "perf_analyzer"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -144,7 +144,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     costly = [item.nodeid for item in fast if COSTLY & set(getattr(item, "fixturenames", ()))]
     if costly:
         raise pytest.UsageError(f"these need the marker slow, for what their fixtures take: {', '.join(costly)}")
-    items[:] = [*fast, *(item for item in items if item.get_closest_marker("slow"))]
+    # The longest of the slow ones are of the training, whose names come last, and no process should wait for another's.
+    slow = [item for item in items if item not in fast]
+    items[:] = [*fast, *sorted(slow, key=lambda item: item.path, reverse=True)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

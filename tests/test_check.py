@@ -157,6 +157,7 @@ def test_a_stamp_that_does_not_fit(
     assert any(error.startswith("error: unet/1/model.plan: ") and what in error for error in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "server"),
     [({"version_compatible": True}, ["10.14.1", "9.0"]), ({"hardware": "ampere_plus"}, ["10.13.2", "12.0"])],

@@ -113,6 +113,7 @@ def save_and_die(number: int, folder: Path, moment: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_there_is_a_whole_snapshot_whenever_a_run_dies(tmp_path, monkeypatch) -> None:
     """A death between the two renames left the only whole one as .old, which the next save deleted before it wrote.
 

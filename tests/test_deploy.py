@@ -217,12 +217,14 @@ def cautious(container: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
         yield server
 
 
+@pytest.mark.slow
 def test_the_flags_serve_and_the_health_check_tells(cautious: TritonServer, container: ModuleType) -> None:
     container.health(f"http://{cautious.http_url}")
     assert container.main(["health", "--url", f"http://{cautious.http_url}"]) == 0
     assert container.main(["health", "--url", "http://127.0.0.1:9"]) == 1
 
 
+@pytest.mark.slow
 def test_shared_memory_and_model_control_are_refused(cautious: TritonServer) -> None:
     with triton.InferenceServerClient(cautious.grpc_url) as client:
         for call in (
@@ -254,6 +256,7 @@ def test_compose_publishes_on_the_loopback_and_mounts_read_only() -> None:
     assert "ports" not in services["plans"]
 
 
+@pytest.mark.slow
 def test_commands_of_the_container_are_those_of_the_script(container: ModuleType) -> None:
     """What compose and the Dockerfile say is parsed by the script itself."""
     services = compose()["services"]

@@ -78,12 +78,14 @@ def test_to_monai_and_back_gives_the_same_images(whole: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
-    tiny, phantom, tmp_path: Path, capsys, monkeypatch
+    tiny, small_data, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     """A bundle folder after the bundle's stage 1: no UNet yet, and no scale factor asked for."""
     (tmp_path / "bundle" / "models").mkdir(parents=True)
     shutil.copy(AUTOENCODER_FILE, tmp_path / "bundle" / "models")
-    (tmp_path / "small.toml").write_text(CONFIG.read_text() + "\n[data]\ndepth = 6\n")  # stage 2 must see the same
+    (tmp_path / "small.toml").write_text(
+        CONFIG.read_text() + "\n[data]\nsize = 32\ndepth = 4\n"
+    )  # stage 2 must see the same
     stage1 = written(tmp_path / "bundle", tmp_path / "snapshot", config=tmp_path / "small.toml")
     assert "training.train_diffusion --autoencoder" in capsys.readouterr().out
     assert (stage1.unet, stage1.scale_factor, list(stage1.history)) == (None, None, ["autoencoder"])
@@ -92,7 +94,7 @@ def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
     few = partial(validation.denoising_strips, steps=2, columns=1)
     monkeypatch.setattr(validation, "denoising_strips", few)
     config = replace(tiny, diffusion_training=replace(tiny.diffusion_training, epochs=1))
-    trained = load_snapshot(train_diffusion.train(config, tmp_path / "snapshot", phantom, tmp_path / "run"))
+    trained = load_snapshot(train_diffusion.train(config, tmp_path / "snapshot", small_data, tmp_path / "run"))
     assert trained.config == train_diffusion.with_autoencoder_of(stage1.config, config)
     assert trained.config.autoencoder == SMALL.autoencoder != config.autoencoder
     assert all(torch.equal(trained.autoencoder[key], tensor) for key, tensor in stage1.autoencoder.items())

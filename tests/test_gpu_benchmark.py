@@ -24,6 +24,7 @@ from benchmarks.sections import recorded, run_sections
 from common import ROOT, run_python
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     assert main(["--cpu", "--out", str(tmp_path)]) == 0
     records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
@@ -198,6 +199,7 @@ def test_kits_python_runs_where_it_was_not_installed(bare_kit: Path) -> None:
     assert not list((prefix / "lib").glob("python3.*/test"))
 
 
+@pytest.mark.slow
 def test_run_measures_the_checkout_it_is_called_in(bare_kit: Path, tmp_path: Path) -> None:
     environment = os.environ | {"TORCH_SITE": str(Path(torch.__file__).parents[1])}
 

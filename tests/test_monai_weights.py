@@ -218,6 +218,7 @@ def test_writing_keeps_what_is_there(trained, tmp_path: Path) -> None:
         save_monai(Snapshot(SMALL, trained.autoencoder), tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_a_bundle_folder_is_served(tmp_path: Path, capsys) -> None:
     """As a user types it. MONAI's own loader of the old layout and scheduler make the images to compare with."""
     into = tmp_path / "repository"

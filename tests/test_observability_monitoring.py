@@ -165,14 +165,17 @@ def table(scraped: str) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.slow
 def test_the_documented_table_is_what_the_server_says(scraped) -> None:
     assert table(scraped) in OPERATIONS, f"the table must be:\n{table(scraped)}"
 
 
+@pytest.mark.slow
 def test_promtool_finds_nothing_to_say_about_the_metrics(scraped) -> None:
     assert promtool("check", "metrics", text=ours(scraped)) == ""
 
 
+@pytest.mark.slow
 def test_dashboard_alerts_and_docs_name_metrics_that_exist(scraped) -> None:
     exist = set(re.findall(r"^# TYPE (\S+)", scraped, re.M))
     own = {name for name in exist if name.startswith("mri_ldm_")}
@@ -250,11 +253,13 @@ def prometheus(server, tmp_path_factory) -> Iterator[Prometheus]:
         prometheus.stop()
 
 
+@pytest.mark.slow
 def test_every_panel_shows_something(prometheus) -> None:
     for title, query in QUERIES:
         assert prometheus.query(filled_in(query)), (title, query)
 
 
+@pytest.mark.slow
 def test_prometheus_evaluates_every_alert(prometheus) -> None:
     deadline = time.monotonic() + 5
     while any(rule["health"] == "unknown" for rule in rules(prometheus)):

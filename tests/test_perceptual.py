@@ -71,6 +71,7 @@ def hold_to(
 # --- the published layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["bare", "wrapped", "safetensors"])
 def test_imagenet_weights_give_the_bundles_loss(form, torchvision_resnet, images, folder) -> None:
     """torchvision's keys as torch.save, as a data-parallel checkpoint (the bundle's `state_dict`), as safetensors."""
@@ -107,6 +108,7 @@ def test_radimagenets_own_weights_are_recognised(torchvision_resnet, images, fol
     hold_to(ResNet50Features(folder / "ResNet50.pt"), far, distance, prediction, target)
 
 
+@pytest.mark.slow
 def test_radimagenet_from_keras_is_another_network(keras_resnet, torchvision_resnet, images, folder) -> None:
     """MONAI's `radimagenet_resnet50`: biases, the stride in the first convolution, another epsilon, BGR minus mean."""
     path = folder / "RadImageNet-ResNet50_notop.pth"

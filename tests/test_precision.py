@@ -15,6 +15,7 @@ graphs = pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 
 
+@pytest.mark.slow
 @graphs
 @dtypes
 @torch.no_grad()
@@ -52,6 +53,7 @@ def test_what_is_reduced(graph, dtype: torch.dtype, small_snapshot) -> None:
     assert len(seen[nn.GroupNorm]) > 5
 
 
+@pytest.mark.slow
 @graphs
 @dtypes
 @torch.no_grad()
@@ -77,6 +79,7 @@ def test_full_precision_is_the_module_itself(small_snapshot) -> None:
     assert reduced_precision(module, DTYPES["tf32"]) is module
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_exports_with_one_call_for_each_attention(small_snapshot) -> None:
     network, inputs = reduced_precision(UNET.build(small_snapshot), torch.float16), random_inputs(UNET, rows=2, seed=0)

@@ -30,6 +30,7 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_any_folder(tmp_path: Path) -> None:
     """`make test-reliability` in small: it could once not be started where nothing was on the path by chance."""
     command = [sys.executable, str(ROOT / "tests" / "reliability"), "--amount=0.005", "--out", str(tmp_path / "out")]
@@ -73,6 +74,7 @@ def test_a_load_on_a_server_that_errs_for_ever_keeps_a_few_words() -> None:
     assert all(type(error) is str and "127.0.0.1:1" in error for error in load.errors)
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_too_long_or_too_much_is_ended_wherever_it_waits() -> None:
     began = time.monotonic()
     with pytest.raises(OutOfBounds, match=r"not done after 0\.3 s"), bounded(0.3, 1e6):

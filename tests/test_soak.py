@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from reliability.__main__ import main, must_be_none, table
 from reliability.soak import Soak, plot, soak, write_repository
 
@@ -12,6 +14,7 @@ MOST_GROWTH = {"tritonserver": 40.0}
 MOST_GROWTH_OF_A_MODEL = 4.0
 
 
+@pytest.mark.slow
 def test_a_short_soak_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     result = soak(write_repository(tmp_path / "repository"), REQUESTS)
     assert set(result.counts) <= {"images", "cancelled", "bad input told", "refused, queue full", "processes lost"}

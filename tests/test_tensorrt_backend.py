@@ -274,6 +274,7 @@ def test_a_gpu_that_is_not_there_is_told_by_the_real_cuda_runtime(backend: Simpl
         backend.cuda_device.Device(runtime, 99)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend_line", ['platform: "tensorrt_plan"', 'backend: "tensorrt"'])
 def test_a_server_without_a_gpu_fails_at_once_and_says_why(tmp_path: Path, backend_line: str) -> None:
     """KIND_GPU is refused by Triton itself; KIND_CPU reaches the backend, for both of its names."""

@@ -166,6 +166,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_both_stages_resume_to_the_same_bytes(tiny, small_data, tmp_path, monkeypatch) -> None:
     snapshot1 = train_autoencoder.train(tiny, small_data, tmp_path / "whole1")
     snapshot2 = train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "whole2")
@@ -201,6 +202,7 @@ def test_both_stages_resume_to_the_same_bytes(tiny, small_data, tmp_path, monkey
         train_diffusion.train(tiny, snapshot1, small_data, tmp_path / "cut1")
 
 
+@pytest.mark.slow
 def test_both_stages_learn(tiny, small_data, tmp_path) -> None:
     changes = {"epochs": 50, "slices_per_volume": 4, "checkpoint_every": 50, "learning_rate": 5e-3}
     # Without an adversary, which is an hour's matter: an even grey is a quarter from the blocks of `small_data`.

@@ -109,14 +109,14 @@ def test_a_value_out_of_its_range_is_named_with_what_is_allowed() -> None:
 
 
 def test_every_number_of_a_configuration_has_a_range() -> None:
-    """A new field without a rule would show here; switches and the choice of precision have none to have."""
+    """A new field without a rule would show here; switches and choices by name have none to have."""
     config = Config()
     fields = {
         f"{section}.{field}"
         for section, part in vars(config).items()
         if section != "seed"
         for field, value in vars(part).items()
-        if not isinstance(value, bool) and field != "precision"
+        if not isinstance(value, bool) and field not in ("precision", "spacing", "modality")
     }
     assert fields | {".seed"} == {f"{section}.{field}" for section, field, _ in CASES}
 
@@ -130,12 +130,13 @@ def test_what_the_repository_holds_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_the_command_line_is_checked_like_a_file(tmp_path, stage, capsys) -> None:
+def test_the_command_line_is_checked_like_a_file(tmp_path, stage) -> None:
     extra = ["--autoencoder", "x"] if stage == "diffusion" else []
     wrong = f"--{stage}-training.accumulate", "0", "--autoencoder.channels", "16", "16", "32", "64"
     verb = train_diffusion if stage == "diffusion" else train_autoencoder
-    assert verb.main(["--data", str(tmp_path), "--out", str(tmp_path / "o"), *extra, *wrong]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    with pytest.raises(SystemExit) as ended:
+        verb.main(["--data", str(tmp_path), "--out", str(tmp_path / "o"), *extra, *wrong])
+    line = str(ended.value.code)
     assert line.startswith("error: command line: autoencoder.channels is (16, 16, 32, 64), must be 3 levels")
     assert line.endswith(f"; {stage}_training.accumulate is 0, must be 1 or more")
     assert not (tmp_path / "o").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose
 
-from common import SMALL, dataset, run_python, write_toml
+from common import SMALL, dataset, write_toml
 from training import reconstruct, slices, train_autoencoder, train_diffusion
 from training.checkpoint import save_snapshot
 from training.config import Data
@@ -174,26 +174,25 @@ def test_what_upsets_a_transform_is_told_with_the_file(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, small_snapshot, tmp_path, stage) -> None:
+def test_a_dry_run_says_what_a_run_will_do_and_writes_nothing(phantom, small_snapshot, tmp_path, stage, capsys) -> None:
     out = tmp_path / "run"
     save_snapshot(small_snapshot, tmp_path / "stage1")
     extra = ["--autoencoder", str(tmp_path / "stage1")] if stage == "diffusion" else []
-    result = run_python(
-        "-m", f"training.train_{stage}", "--config", "demo", "--data", str(phantom), "--out", str(out), *extra,
-        f"--{stage}-training.slices-per-volume", "3", "--dry-run",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    verb = train_diffusion if stage == "diffusion" else train_autoencoder
+    options = ["--config", "demo", "--data", str(phantom), "--out", str(out), *extra]
+    assert verb.main([*options, f"--{stage}-training.slices-per-volume", "3", "--dry-run"]) == 0
+    said = capsys.readouterr().out
     assert not out.exists()
     # What will run: the autoencoder of the snapshot, not that of the configuration.
-    assert ("channels = (8, 8, 16)" in result.stdout) == (stage == "diffusion")
-    assert {"autoencoder": "cached volumes", "diffusion": "all latents"}[stage] in result.stdout
+    assert ("channels = (8, 8, 16)" in said) == (stage == "diffusion")
+    assert {"autoencoder": "cached volumes", "diffusion": "all latents"}[stage] in said
     for text in ("slices_per_volume = 3", "volumes x 3 slices", "1 updates an epoch", str(out / "snapshot")):
-        assert text in result.stdout, text
+        assert text in said, text
     line = {"autoencoder": "autoencoder             252,", "diffusion": "unet                  3,699,265 parameters"}[
         stage
     ]
-    assert line[:16] in result.stdout
-    assert ("3,699,265" in result.stdout) == (stage == "diffusion")
+    assert line[:16] in said
+    assert ("3,699,265" in said) == (stage == "diffusion")
 
 
 def test_the_memory_estimate_counts_what_autograd_keeps() -> None:

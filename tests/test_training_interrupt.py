@@ -40,6 +40,7 @@ def interrupt_when_running(number: signal.Signals) -> None:
     threading.Thread(target=wait_and_send, daemon=True).start()
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(tiny, small_snapshot, small_data, tmp_path) -> None:
     save_snapshot(replace(small_snapshot, config=tiny, unet=None), tmp_path / "stage1")
     for number, stage in ((signal.SIGTERM, "autoencoder"), (signal.SIGINT, "diffusion")):
@@ -64,6 +65,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bytes(tiny, small_snapsh
         assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_stage_2_sees_slices_as_stage_1_did(tiny, small_snapshot, small_data, tmp_path) -> None:
     """Another channel through the same autoencoder would train without a word, on latents that mean nothing."""
     save_snapshot(replace(small_snapshot, config=tiny, unet=None), tmp_path / "stage1")

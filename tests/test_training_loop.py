@@ -157,6 +157,7 @@ def test_a_diverging_run_stops_and_keeps_the_batch(tiny, small_data, tmp_path) -
     assert batch["part0"].isfinite().all()
 
 
+@pytest.mark.slow
 def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, small_data, tmp_path) -> None:
     config = stage(tiny, validate_every=1, patience=2, validation_volumes=1, epochs=9, learning_rate=0.0)
     snapshot = train_autoencoder.train(config, small_data, tmp_path / "1")

@@ -83,6 +83,7 @@ class Networks:
             getattr(self, name).load_state_dict(state[name])
 
 
+@pytest.mark.slow
 def test_compiled_networks_resume_to_the_same_numbers_and_learn_the_same(tiny, tmp_path, without_inductor) -> None:
     """Two updates and two more through a file; and against the networks as they are: float32 in another order."""
     config = both_stages(tiny, compile=True, ema_decay=0.9)

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.blocks import replaced
 from benchmarks.figures import runs, speed
 from benchmarks.figures.speed import Reader, Record
+from training.command import run_command
 from training.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,4 +66,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -35,10 +35,17 @@ def monai_loop(
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
                 latents = sample_latents(unet, loaded.config.noise_schedule, noise, steps)
                 images.append(decode(autoencoder, latents, loaded.scale_factor).float().numpy()[:, 0])
-        if compiled and counters["stats"]["unique_graphs"] < 2:
-            raise RuntimeError(
-                f"torch.compile has compiled {counters['stats']['unique_graphs']} graphs, not both networks"
-            )
+        if compiled:
+            check_compiled()
         return np.concatenate(images)
 
     return generate
+
+
+def check_compiled() -> None:
+    """Raises RuntimeError where torch.compile has left a network as it was."""
+    from torch._dynamo.utils import counters  # two seconds, which who compiles nothing need not wait
+
+    graphs = counters["stats"]["unique_graphs"]
+    if graphs < 2:
+        raise RuntimeError(f"torch.compile has compiled {graphs} graphs, not both networks")
