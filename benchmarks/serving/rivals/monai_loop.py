@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch._dynamo.utils import counters
 
 from benchmarks.serving.worker import Array, Generate
 from benchmarks.weights import load_weights, networks
