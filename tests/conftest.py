@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,15 @@ def small_snapshot():
 
 
 @pytest.fixture
-def tiny(small_snapshot):
-    """A configuration for training tests: tiny networks on `small_data`, an iteration an epoch."""
+def tiny(small_snapshot, monkeypatch):
+    """A configuration for training tests: tiny networks on `small_data`, an iteration an epoch.
+
+    The pictures of denoising that a second stage draws are of two steps: the latents of a picture are never tiny.
+    """
+    from training import validation
     from training.config import AutoencoderTraining, DiffusionTraining, NoiseSchedule
 
+    monkeypatch.setattr(validation, "denoising_strips", partial(validation.denoising_strips, steps=2, columns=1))
     config = small_snapshot.config
     shared = {"epochs": 5, "volumes_per_batch": 3, "learning_rate": 1e-3, "checkpoint_every": 2}
     return replace(

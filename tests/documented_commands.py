@@ -12,10 +12,6 @@ IN_SMALL: dict[str, str] = {
     "make help": "",
     # A user's own weights, from data to a repository: two volumes, tiny networks.
     "python -m training.phantom": "--out data/phantom --volumes 2",
-    "python -m training.train_autoencoder": "--config tiny.toml --data data/phantom --out runs/new --dry-run",
-    "python -m training.train_diffusion": (
-        "--config tiny.toml --autoencoder runs/autoencoder/snapshot --data data/phantom --out runs/newer --dry-run"
-    ),
     "python -m training.reconstruct": (
         "--snapshot runs/autoencoder/snapshot --data data/phantom --section training --volumes 1 --slices-per-volume 2 "
         "--out out/reconstruction"
@@ -65,6 +61,8 @@ BY_TESTS: dict[str, str] = {
     "python -m export.parity": "test_parity.py",
     "python -m server": "test_server_launcher.py",
     "python -m training.plot": "test_training_verbs.py",
+    "python -m training.train_autoencoder": "test_training_processes.py",
+    "python -m training.train_diffusion": "test_training_processes.py",
     "torchrun training.train_autoencoder": "test_training_processes.py",
     "torchrun training.train_diffusion": "test_training_processes.py",
     "tritonserver": "test_deploy.py",

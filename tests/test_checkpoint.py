@@ -131,7 +131,7 @@ def test_there_is_a_whole_snapshot_whenever_a_run_dies(tmp_path, monkeypatch) ->
         assert number_of(folder) in ((3,) if last else (1, 2, 3))
         save_snapshot(numbered(4), folder)
         assert number_of(folder) == 4
-        assert not list(tmp_path.glob(f"{folder.name}.*"))
+        assert not list(tmp_path.glob(f".{folder.name}.*"))
     assert ended == {moment: moment == MOMENTS for moment in range(MOMENTS + 1)}
 
 

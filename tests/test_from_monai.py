@@ -6,7 +6,6 @@ The files are those of `test_monai_weights`, written by the classes of older ver
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from common import ROOT, run_python
 from export import from_monai, to_monai
 from export.graphs import UNET, VAE_DECODER, random_inputs
 from export.monai_weights import BUNDLE_FILES, bundle_files, load_monai
-from training import reconstruct, sample, train_diffusion, validation
+from training import reconstruct, sample, train_diffusion
 from training.checkpoint import Snapshot, load_snapshot, save_snapshot
 from training.config import load_config
 from training.features import extract, load_extractor
@@ -77,9 +76,7 @@ def test_to_monai_and_back_gives_the_same_images(whole: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
-    tiny, small_data, tmp_path: Path, capsys, monkeypatch
-) -> None:
+def test_stage_2_starts_from_an_autoencoder_that_monai_trained(tiny, small_data, tmp_path: Path, capsys) -> None:
     """A bundle folder after the bundle's stage 1: no UNet yet, and no scale factor asked for."""
     (tmp_path / "bundle" / "models").mkdir(parents=True)
     shutil.copy(AUTOENCODER_FILE, tmp_path / "bundle" / "models")
@@ -90,9 +87,6 @@ def test_stage_2_starts_from_an_autoencoder_that_monai_trained(
     assert "training.train_diffusion --autoencoder" in capsys.readouterr().out
     assert (stage1.unet, stage1.scale_factor, list(stage1.history)) == (None, None, ["autoencoder"])
 
-    # The run draws six strips of six pictures at its end, and this decoder attends over 4,096 places in each.
-    few = partial(validation.denoising_strips, steps=2, columns=1)
-    monkeypatch.setattr(validation, "denoising_strips", few)
     config = replace(tiny, diffusion_training=replace(tiny.diffusion_training, epochs=1))
     trained = load_snapshot(train_diffusion.train(config, tmp_path / "snapshot", small_data, tmp_path / "run"))
     assert trained.config == train_diffusion.with_autoencoder_of(stage1.config, config)

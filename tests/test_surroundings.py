@@ -114,12 +114,22 @@ def test_what_cannot_be_written_is_named_and_what_was_there_is_kept(tmp_path, na
 def test_a_snapshot_that_cannot_be_written_leaves_the_one_before(small_snapshot, tmp_path) -> None:
     folder = tmp_path / "snapshot"
     save_snapshot(small_snapshot, folder)
-    words = rf"{folder}.new/autoencoder.safetensors could not be written: File too large; {folder} is as it was$"
+    words = rf"{tmp_path}/.snapshot.new/autoencoder.safetensors could not be written: File too large; {folder} is as it was$"
     with no_file_above(1000), pytest.raises(NotWritten, match=words):
         save_snapshot(replace(small_snapshot, scale_factor=2.0), folder)
     assert load_snapshot(folder).scale_factor == small_snapshot.scale_factor
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~os.umask(os.umask(0o022))}
+
+
+def test_folders_with_the_names_of_copies_stay(small_snapshot, tmp_path) -> None:
+    for name in ("snapshot.new", "snapshot.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    for _ in range(2):
+        save_snapshot(small_snapshot, tmp_path / "snapshot")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot", "snapshot.new", "snapshot.old"]
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 2
 
 
 def test_half_an_event_is_taken_back(tmp_path) -> None:

@@ -80,7 +80,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def finish_interrupted(folder: Path) -> None:
-    """Do the second rename of a `whole_folder` that ended between its two: `folder`.new is then whole."""
+    """Do the second rename of a `whole_folder` that ended between its two: the new folder is then whole."""
     new, old = _beside(folder)
     if folder.exists() or not old.is_dir():
         return
@@ -89,7 +89,8 @@ def finish_interrupted(folder: Path) -> None:
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    # Hidden, as a user may well have a folder of his own called OUT.new.
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
 
 def write_text(path: Path, text: str) -> None:
