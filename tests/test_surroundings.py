@@ -114,7 +114,8 @@ def test_what_cannot_be_written_is_named_and_what_was_there_is_kept(tmp_path, na
 def test_a_snapshot_that_cannot_be_written_leaves_the_one_before(small_snapshot, tmp_path) -> None:
     folder = tmp_path / "snapshot"
     save_snapshot(small_snapshot, folder)
-    words = rf"{tmp_path}/.snapshot.new/autoencoder.safetensors could not be written: File too large; {folder} is as it was$"
+    file = tmp_path / ".snapshot.new" / "autoencoder.safetensors"
+    words = f"{file} could not be written: File too large; {folder} is as it was$"
     with no_file_above(1000), pytest.raises(NotWritten, match=words):
         save_snapshot(replace(small_snapshot, scale_factor=2.0), folder)
     assert load_snapshot(folder).scale_factor == small_snapshot.scale_factor
