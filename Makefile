@@ -3,9 +3,10 @@
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One thread of PyTorch each: the networks of the tests are tiny, and threads would wait for one another.
-JOBS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Tests often wait for a server, so three processes suit two cores. One thread of PyTorch each: the networks are tiny,
+# and threads would wait for one another.
+JOBS ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
@@ -21,8 +22,8 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests, JOBS=2 at a time; README says how long they take
-	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests, JOBS=3 at a time; README says how long they take
+	$(PYTEST)
 
 test-fast: $(VENV)/.test $(VENV)/.prometheus  ## Run the tests that need no server, no export and no training (within a minute)
 	$(PYTEST) -m "not slow and not gpu"
