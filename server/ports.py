@@ -6,9 +6,12 @@ import contextlib
 import os
 import random
 import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from server.errors import ServerError
+
+_RESERVED: deque[socket.socket] = deque(maxlen=32)  # of this process's latest ports; those before have servers by now
 
 
 def resolve(host: str) -> str:
@@ -57,8 +60,9 @@ def free_port(address: str, taken: Sequence[int] = ()) -> int:
     # in those seconds the kernel must not hand the port to somebody's outgoing connection.
     for port in random.SystemRandom().sample(range(20000, 32768), 100):
         if port not in taken:
-            with contextlib.suppress(ServerError):
+            with contextlib.suppress(ServerError, OSError):
                 _check_free(address, port, "")
+                _reserve(port)
                 return port
     raise ServerError(f"found no free port on {address}")
 
@@ -66,6 +70,13 @@ def free_port(address: str, taken: Sequence[int] = ()) -> int:
 def reachable(address: str) -> str:
     """Where a client on this machine finds a server that listens on `address`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+
+
+def _reserve(port: int) -> None:
+    """Raise OSError where another launcher of this machine has chosen the port, whose server may not listen yet."""
+    name = socket.socket(socket.AF_UNIX)
+    name.bind(f"\0brats-ldm-port-{port}")  # no file: it goes with the process
+    _RESERVED.append(name)
 
 
 def _check_free(address: str, port: int, flag: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import random
 import resource
 import shutil
 import signal
@@ -17,10 +18,10 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
-from common import ROOT, heed_signals
+from common import ROOT, heed_signals, run_python
 from faulty_networks import order, write_faulty
 from reliability.launched import PATIENCE
-from server import room
+from server import ports, room
 from server.assemble import backends_folder, check_model_names, environment, plain
 from server.errors import ServerError
 from server.find import Installation, find
@@ -181,6 +182,17 @@ def test_a_server_is_served_from_anywhere_and_outlives_its_temporary_folder(
             assert done.wait(PATIENCE)
             assert outcome[0].as_numpy("final_latent").shape == (1, 1, 64, 64)
     assert server.log_tail(20), "the end of the log outlives it"
+
+
+def test_launchers_that_start_at_once_take_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens yet on the first one's, for seconds: Triton loads its models before that."""
+    drawn = [free_port("127.0.0.1") for _ in range(2)]
+    ports._RESERVED.clear()
+    monkeypatch.setattr(random.SystemRandom, "sample", lambda *_: drawn)
+    assert [free_port("127.0.0.1") for _ in range(2)] == drawn
+    code = f"from server import ports; ports._reserve({drawn[0]})"
+    other = run_python("-c", code)
+    assert "Address already in use" in other.stderr
 
 
 def _has_ipv6() -> bool:
