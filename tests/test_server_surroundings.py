@@ -205,7 +205,7 @@ def _has_ipv6() -> bool:
 
 @pytest.mark.slow
 def test_a_launcher_without_stderr_whose_reader_leaves_goes_on(tmp_path: Path) -> None:
-    """With -OO, and few files: it prints to nobody, and ends with status 0 when it is told to."""
+    """With -OO, and few files: it prints to nobody, and a signal ends it with status 0."""
     repository = write_front_model(tmp_path / "repository")
     ports = {name: free_port("127.0.0.1") for name in ("http", "grpc", "metrics")}
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 def forgiving_streams() -> Iterator[None]:
     """In the block, whatever is written to sys.stdout and sys.stderr is written as far as that is possible.
 
-    A reader that has left (`| head -1`) is no news; output that a full disk does not take is told on stderr.
+    Nothing is said where the reader has left (`| head -1`). Where a full disk does not take the output, stderr says so.
     """
     _open_descriptors()
     kept = sys.stdout, sys.stderr
