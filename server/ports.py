@@ -44,14 +44,16 @@ def prefixed(address: str) -> str:
 
 def choose_ports(wanted: Mapping[str, tuple[str, int | None]]) -> list[int]:
     """A port for each command-line flag, on its address: the one wanted, if it is free, or any free one for None."""
-    chosen: list[int] = []
+    chosen: dict[tuple[str, int], str] = {}
     for flag, (address, port) in wanted.items():
         if port is None:
-            port = free_port(address, taken=chosen)
+            port = free_port(address, taken=[port for _, port in chosen])
+        elif (address, port) in chosen:
+            raise ServerError(f"{flag} and {chosen[address, port]} are both {port} of {address}: give one another port")
         else:
             _check_free(address, port, flag)
-        chosen.append(port)
-    return chosen
+        chosen[address, port] = flag
+    return [port for _, port in chosen]
 
 
 def free_port(address: str, taken: Sequence[int] = ()) -> int:

@@ -195,6 +195,14 @@ def test_a_port_that_is_taken_is_named(repository: Path, flag: str) -> None:
             TritonServer(repository, **{f"{flag}_port": port})
 
 
+def test_one_port_for_two_is_refused_at_once(repository: Path) -> None:
+    port = free_port("127.0.0.1")
+    with pytest.raises(
+        ServerError, match=rf"^--metrics-port and --grpc-port are both {port} of 127\.0\.0\.1: give one"
+    ):
+        TritonServer(repository, grpc_port=port, metrics_port=port)
+
+
 def test_help_is_quick() -> None:
     """Nothing heavy may be imported for it; 2 s leaves room for a busy machine."""
     started = time.monotonic()
