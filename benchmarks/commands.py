@@ -1,7 +1,7 @@
 """Run `make demo` and `make test` and keep the lines that README shows, with machine and date.
 
-benchmarks/commands.json is written as soon as a command has ended well; `python -m benchmarks.figures` puts the lines
-into README.
+benchmarks/commands.json is written as soon as a command has ended well, and README with it: the tests, which come last,
+hold it to the record.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import __main__ as figures
 from benchmarks.machine import describe
 from training.command import run_command
 from training.files import write_text
@@ -51,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="default: benchmarks/commands.json")
     options = parser.parse_args(argv)
     for target in options.targets or SHOWN:
         if target not in SHOWN:
@@ -61,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status:
             print(f"error: `make {target}` ended with {status}: nothing is recorded", file=sys.stderr)
             return 1
-        record = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        record = json.loads(OUT.read_text()) if OUT.is_file() else {}
         seconds = round(time.monotonic() - began, 1)
         record[f"make {target}"] = {"machine": machine, "seconds": seconds, "lines": shown(target, lines)}
-        write_text(options.out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(OUT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        figures.main([])
     return 0
 
 

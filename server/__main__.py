@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores it, and means that
             signal.signal(number, stop)
     try:
+        _import_extensions()
         _serve(options, arguments[split + 1 :], stop)
         return 0
     except KeyboardInterrupt:
@@ -48,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _import_extensions() -> None:
+    """Import what asks a server, with the signals held back meanwhile: NumPy makes an ImportError of them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        import tritonclient.grpc  # noqa: F401
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -203,6 +203,22 @@ def test_one_port_for_two_is_refused_at_once(repository: Path) -> None:
         TritonServer(repository, grpc_port=port, metrics_port=port)
 
 
+def test_a_signal_while_numpy_is_imported_stops_the_command_and_is_no_fault() -> None:
+    """NumPy takes the KeyboardInterrupt for a broken installation, and the command ended with that error."""
+    code = """import os, signal, sys
+from server.__main__ import Stop, _import_extensions
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name.endswith("_multiarray_umath"):
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGTERM, Stop())
+try: _import_extensions()
+except KeyboardInterrupt: print("stopped", "tritonclient.grpc" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("stopped True\n", 0), done.stderr
+
+
 def test_help_is_quick() -> None:
     """Nothing heavy may be imported for it; 2 s leaves room for a busy machine."""
     started = time.monotonic()
