@@ -195,30 +195,6 @@ def test_a_port_that_is_taken_is_named(repository: Path, flag: str) -> None:
             TritonServer(repository, **{f"{flag}_port": port})
 
 
-def test_one_port_for_two_is_refused_at_once(repository: Path) -> None:
-    port = free_port("127.0.0.1")
-    with pytest.raises(
-        ServerError, match=rf"^--metrics-port and --grpc-port are both {port} of 127\.0\.0\.1: give one"
-    ):
-        TritonServer(repository, grpc_port=port, metrics_port=port)
-
-
-def test_a_signal_while_numpy_is_imported_stops_the_command_and_is_no_fault() -> None:
-    """NumPy takes the KeyboardInterrupt for a broken installation, and the command ended with that error."""
-    code = """import os, signal, sys
-from server.__main__ import Stop, _import_extensions
-class Interrupting:
-    def find_spec(self, name, *_):
-        if name.endswith("_multiarray_umath"):
-            os.kill(os.getpid(), signal.SIGTERM)
-sys.meta_path.insert(0, Interrupting())
-signal.signal(signal.SIGTERM, Stop())
-try: _import_extensions()
-except KeyboardInterrupt: print("stopped", "tritonclient.grpc" in sys.modules)"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("stopped True\n", 0), done.stderr
-
-
 def test_help_is_quick() -> None:
     """Nothing heavy may be imported for it; 2 s leaves room for a busy machine."""
     started = time.monotonic()

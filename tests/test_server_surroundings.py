@@ -195,6 +195,30 @@ def test_launchers_that_start_at_once_take_different_ports(monkeypatch: pytest.M
     assert "Address already in use" in other.stderr
 
 
+def test_one_port_for_two_is_refused_at_once(tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    with pytest.raises(
+        ServerError, match=rf"^--metrics-port and --grpc-port are both {port} of 127\.0\.0\.1: give one"
+    ):
+        TritonServer(tmp_path, grpc_port=port, metrics_port=port)
+
+
+def test_a_signal_while_numpy_is_imported_stops_the_command_and_is_no_fault() -> None:
+    """NumPy takes the KeyboardInterrupt for a broken installation, and the command ended with that error."""
+    code = """import os, signal, sys
+from server.__main__ import Stop, _import_extensions
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name.endswith("_multiarray_umath"):
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGTERM, Stop())
+try: _import_extensions()
+except KeyboardInterrupt: print("stopped", "tritonclient.grpc" in sys.modules)"""
+    done = run_python("-c", code)
+    assert (done.stdout, done.returncode) == ("stopped True\n", 0), done.stderr
+
+
 def _has_ipv6() -> bool:
     try:
         free_port("::1")
