@@ -46,7 +46,10 @@ class Proxy:
             threading.Thread(target=self._answer, args=(caller,), daemon=True).start()
 
     def _answer(self, caller: socket.socket) -> None:
-        self.seen.append(caller.recv(4096).decode().split()[1])
+        request = caller.recv(4096).decode().split()
+        if not request:  # the caller has gone again
+            return
+        self.seen.append(request[1])
         time.sleep(self.pause)
         caller.sendall(self.reply)
         if not self.target:
