@@ -77,7 +77,11 @@ def reachable(address: str) -> str:
 def _reserve(port: int) -> None:
     """Raise OSError where another launcher of this machine has chosen the port, whose server may not listen yet."""
     name = socket.socket(socket.AF_UNIX)
-    name.bind(f"\0brats-ldm-port-{port}")  # no file: it goes with the process
+    try:
+        name.bind(f"\0brats-ldm-port-{port}")  # no file: it goes with the process
+    except OSError:
+        name.close()
+        raise
     _RESERVED.append(name)
 
 

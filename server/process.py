@@ -173,8 +173,9 @@ class TritonServer:
         command = self.repository / "mri_ldm" / "1" / "drain.py"
         if not command.is_file() or self.drain_folder is None or self._process is None:
             return False
-        enough = lambda: self.poll() is not None or hurry()  # noqa: E731
-        return drain(command, self.drain_folder, grace_s, refuse=refuse, enough=enough)
+        return drain(
+            command, self.drain_folder, grace_s, refuse=refuse, enough=lambda: self.poll() is not None or hurry()
+        )
 
     def stop(self, quick: bool = False) -> None:
         """End the server and every process it started. Safe to call twice. `quick`: nothing in flight matters."""
