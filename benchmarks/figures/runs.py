@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.figures.speed import Reader, Record
+from benchmarks.figures.speed import Reader, Record, where_and_when
 from benchmarks.serving.table import markdown
 
 COMMANDS = ("make demo", "make test")
@@ -19,7 +19,7 @@ def two_commands(read: Reader) -> Iterator[str]:
         yield from record[command]["lines"]
     yield "```"
     yield ""
-    yield f"{'; '.join(f'`{command}`: {_machine(record[command])}' for command in COMMANDS)}."
+    yield f"{'; '.join(f'`{command}`: {where_and_when(record[command])}' for command in COMMANDS)}."
 
 
 def reliability(read: Reader) -> Iterator[str]:
@@ -30,12 +30,7 @@ def reliability(read: Reader) -> Iterator[str]:
     yield ""
     seconds = [entry["seconds"] for entry in record.values()]
     took = "" if None in seconds else f", {sum(seconds) / 60:.0f} minutes in all"
-    yield f"{', '.join(dict.fromkeys(_machine(entry) for entry in record.values()))}{took}."
-
-
-def _machine(entry: Record) -> str:
-    machine = entry["machine"]
-    return f"{machine['cores']} cores of {machine.get('processor', 'a kind not recorded')}, {machine['date'][:10]}"
+    yield f"{', '.join(dict.fromkeys(where_and_when(entry) for entry in record.values()))}{took}."
 
 
 def _scenario(scenario: str, entry: Record) -> Iterator[list[str]]:

@@ -68,10 +68,15 @@ def mixed_load(read: Reader) -> Iterator[str]:
 def rewrite(read: Reader) -> Iterator[str]:
     """What each kind of operation that export writes is worth."""
     record = read("rewrite-bundle")
-    machine = record["machine"]
     yield from rewrite_table(record["networks"]).splitlines()
     yield ""
-    yield f"{machine['cores']} cores of {machine['processor']}, {machine['date'][:10]}."
+    yield f"{where_and_when(record)}."
+
+
+def where_and_when(record: Record) -> str:
+    """The machine of a record, and its date."""
+    machine = record["machine"]
+    return f"{machine['cores']} cores of {machine.get('processor', 'a kind not recorded')}, {machine['date'][:10]}"
 
 
 def _result(read: Reader, scenario: str, weights: str = "bundle") -> Record:
