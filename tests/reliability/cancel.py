@@ -163,19 +163,23 @@ def _slow(repository: Path, network: str, seconds: float) -> Iterator[None]:
 
 
 def killed_clients(server: TritonServer) -> dict[str, int]:
-    """`brats-ldm` processes that are interrupted (Ctrl-C) or killed in the middle of their work."""
+    """`brats-ldm` processes that are interrupted (Ctrl-C) or killed in the middle of their work.
+
+    The server is one of `write_faulty`; a step takes 0.01 s there, so that the work lasts.
+    """
     before = gauge(server, "mri_ldm_cancelled_rows_total")
     command = [sys.executable, "-m", "brats_ldm_client", "generate", "--url", server.grpc_url]
     command += ["-n", "4", "--steps", "1000", "--rows-per-request", "2"]
     status = []
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with TemporaryDirectory() as folder:
-            client = subprocess.Popen(
-                [*command, "--out", folder], cwd=ROOT / "client", stderr=subprocess.DEVNULL, preexec_fn=heed_signals
-            )
-            wait_for_rows(server, 4)
-            client.send_signal(number)
-            status.append(client.wait(10))
-        wait_until_idle(server)
+    with _slow(server.repository, "unet", 0.01):
+        for number in (signal.SIGINT, signal.SIGKILL):
+            with TemporaryDirectory() as folder:
+                client = subprocess.Popen(
+                    [*command, "--out", folder], cwd=ROOT / "client", stderr=subprocess.DEVNULL, preexec_fn=heed_signals
+                )
+                wait_for_rows(server, 4)
+                client.send_signal(number)
+                status.append(client.wait(10))
+            wait_until_idle(server)
     assert status == [130, -signal.SIGKILL], status
     return {"clients": 2, "rows not counted": 8 - round(gauge(server, "mri_ldm_cancelled_rows_total") - before)}
