@@ -27,7 +27,7 @@ from serving import infer, start, wait_until_idle
 from toy_pipeline import Reference, write_pipeline
 
 THREADS = 6
-ROWS = 6
+ROWS = 5
 """Places in the step loop, and as many to wait: six clients with up to five rows each find them taken now and then."""
 SAMPLES = 200
 MB_PER_10_000 = 8.0
