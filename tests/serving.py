@@ -77,6 +77,8 @@ def start(raw, **values):
 
 
 def wait_for_rows(server, rows: int) -> None:
+    """Returns once `rows` rows are in the step loop. The request must last for half a second."""
+    time.sleep(0.2)  # metrics are up to 0.1 s old: rows of an earlier request would be taken for these
     deadline = time.monotonic() + 10
     while gauge(server, "mri_ldm_rows_in_flight") < rows:
         assert time.monotonic() < deadline, "the rows have not arrived"

@@ -235,7 +235,7 @@ def test_an_id_that_is_no_text_is_answered(server) -> None:
 
 def test_requests_to_a_stopping_server_are_counted_as_such(raw, server, repository) -> None:
     order(repository, "unet", seconds=0.02)
-    _, done, outcome = start(raw, seed=[1], steps=[20])
+    _, done, outcome = start(raw, seed=[1], steps=[50])
     wait_for_rows(server, 1)
     drain = threading.Thread(target=server.drain, args=(10.0,))
     drain.start()

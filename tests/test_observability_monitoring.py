@@ -20,7 +20,7 @@ import tritonclient.grpc as triton
 import yaml
 
 from common import ROOT
-from faulty_networks import write_faulty
+from faulty_networks import order, write_faulty
 from server.ports import free_port
 from server.process import TritonServer
 from serving import start, tensors, wait_for_rows, wait_until_idle
@@ -134,10 +134,12 @@ def work(raw: triton.InferenceServerClient, server: TritonServer) -> None:
         raw.infer("mri_ldm", tensors(seed=[seed, seed + 1], steps=[5, 3]))
     with pytest.raises(triton.InferenceServerException):
         raw.infer("mri_ldm", tensors(seed=[1], steps=[0]))
+    order(server.repository, "unet", seconds=0.01)
     call, done, _ = start(raw, seed=[1], steps=[1000])
     wait_for_rows(server, 1)
     call.cancel()
     assert done.wait(5)
+    order(server.repository, "unet")
     wait_until_idle(server)
 
 

@@ -103,7 +103,7 @@ def test_calls_of_others_are_not_in_the_trace(raw, server, repository, collector
     """The traced request shares its calls with one that takes more steps, and with none of its own is one traced."""
     wait_until_idle(server)
     order(repository, "unet", seconds=0.01)
-    _, done, outcome = start(raw, seed=[1, 2], steps=[60, 60])
+    _, done, outcome = start(raw, seed=[1, 2], steps=[100, 100])
     wait_for_rows(server, 2)
     before = scrape(server)["mri_ldm_steps_total"]
     traced(server, "in company", number=20, seed=3, steps=10)
