@@ -34,7 +34,7 @@ def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost") or host.startswith("unix")
+        return host == "localhost" or host.endswith(".localhost") or host.startswith(("unix:", "unix-abstract:"))
     mapped = getattr(address, "ipv4_mapped", None) or address
     return bool(mapped.is_loopback or mapped.is_unspecified)  # 0.0.0.0 is this machine, too
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +33,36 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._journal = folder / f"provenance.{secrets.token_hex(4)}.jsonl"
-        self._new: list[Record] = []
-        self._found = _read(folder)
+        self._new: dict[str, list[Record]] = {}
         self._digests: dict[str, str] = {}
+        self._found = _read(folder, self._digests)
 
-    def add(self, record: Record) -> None:
-        """Append to the journal: the whole record or nothing."""
-        line = json.dumps(record).encode() + b"\n"
+    def add(self, name: str, records: list[Record]) -> None:
+        """Append those of a file to the journal: all of them or none."""
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
         with naming(self._journal), open(self._journal, "ab", buffering=0) as file:
             size = file.tell()
             try:
-                while line:
-                    line = line[file.write(line) :]
+                while lines:
+                    lines = lines[file.write(lines) :]
             except OSError:
                 file.truncate(size)
                 raise
-        self._new.append(record)
+        self._new[name] = records
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
         """Whether the folder has the file of that name as its record says, and the record says `what`."""
-        return any(what.items() <= record.items() and self._is_whole(record) for record in self._found.get(name, ()))
-
-    def _is_whole(self, record: Record) -> bool:
-        name = record["file"]
-        if name not in self._digests:
-            self._digests[name] = _digest(self._folder / name)
-        return self._digests[name] == record.get("sha256")
+        records = [record for record in self._found.get(name, ()) if what.items() <= record.items()]
+        return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:
         """Write provenance.json, unless there is no record; its path. What another run has put there stays."""
         journals = list(self._folder.glob(JOURNALS))
-        found = _read(self._folder, but=self._journal)
-        written = {record["file"] for record in self._new}
-        images = [record for name, records in found.items() if name not in written for record in records]
+        kept = {
+            name: each for name, each in _read(self._folder, {}, but=self._journal).items() if name not in self._new
+        }
         document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE}
-        document["images"] = [*images, *self._new]
+        document["images"] = [record for records in (*kept.values(), *self._new.values()) for record in records]
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         if document["images"]:
             with whole_file(self._folder / NAME, text.encode(), sync=True):
@@ -77,22 +72,32 @@ class Records:
         return self._folder / NAME
 
 
-def _read(folder: Path, but: Path | None = None) -> dict[str, list[Record]]:
-    """The records that a folder has, by file; those of journals only where the file is as they say."""
-    found: dict[str, list[Record]] = {}
-    if (folder / NAME).exists():
-        for record in _images(folder / NAME):
-            found.setdefault(record["file"], []).append(record)
+def _read(folder: Path, digests: dict[str, str], but: Path | None = None) -> dict[str, list[Record]]:
+    """The records that a folder has, by file; those of journals only where the file is as they say.
+
+    digests: filled with those of the files that were looked at.
+    """
+    left: dict[str, list[Record]] = {}
     for journal in set(folder.glob(JOURNALS)) - {but}:
-        left: dict[str, list[Record]] = {}
-        for record in _lines(journal):
-            left.setdefault(record["file"], []).append(record)
-        for name, records in left.items():
-            digest = _digest(folder / name)
-            whole = [record for record in records if record.get("sha256") == digest]
-            if whole:
-                found[name] = whole
+        left |= _by_file(record for record in _lines(journal) if _is_whole(folder, record, digests))
+    # Last, since another run that ends meanwhile writes it before it removes its journal.
+    there = _by_file(_images(folder / NAME)) if (folder / NAME).exists() else {}
+    return there | left
+
+
+def _by_file(records: Iterable[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["file"], []).append(record)
     return found
+
+
+def _is_whole(folder: Path, record: Record, digests: dict[str, str]) -> bool:
+    """Whether the file of a record is as it says; `digests` are those known already."""
+    name = record["file"]
+    if name not in digests:
+        digests[name] = _digest(folder / name)
+    return digests[name] == record.get("sha256")
 
 
 def _images(path: Path) -> list[Record]:
@@ -106,8 +111,12 @@ def _images(path: Path) -> list[Record]:
 
 
 def _lines(journal: Path) -> Iterator[Record]:
-    """A run that was killed may have left half a line."""
-    for line in journal.read_bytes().splitlines():
+    """A run that was killed may have left half a line; another run may have taken the journal up meanwhile."""
+    try:
+        content = journal.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.splitlines():
         with contextlib.suppress(ValueError):
             record = json.loads(line)
             if isinstance(record, dict) and isinstance(record.get("file"), str):
@@ -136,7 +145,8 @@ def whole_file(path: Path, data: bytes, *, sync: bool = False) -> Iterator[None]
                 file.flush()
                 os.fsync(file.fileno())
         yield
-        os.replace(temporary, path)
+        with naming(path):
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -108,9 +108,10 @@ class FolderWriter:
         with naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(data).hexdigest()
+        entries = [{"file": name, "sha256": digest, **record} for record in records]
         with whole_file(self.folder / name, data):
-            for record in records:
-                self._records.add({"file": name, "sha256": digest, **record})
+            if entries:
+                self._records.add(name, entries)
         self.paths.append(self.folder / name)
 
     def close(self) -> list[Path]:
@@ -129,6 +130,7 @@ class FolderWriter:
             records = [record_of(kept, index) for kept in self._kept for index in range(len(kept))]
             numbered = ({"index": index, **record} for index, record in enumerate(records))
             self._file("slices.npz", npz(self._kept, records), numbered)
+            self._kept.clear()  # of a run that is cut short later, `close` is called again
             if not self._endings:
                 self.count = len(records)
 

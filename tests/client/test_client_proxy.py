@@ -72,11 +72,15 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that refuses, in the environment as `http_proxy` with a password."""
-    proxy = Proxy()
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def proxy(no_proxy: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy that refuses, in the environment as `http_proxy` with a password."""
+    proxy = Proxy()
     monkeypatch.setenv("http_proxy", f"http://me:hidden@{proxy.address}")
     yield proxy
     proxy.close()
@@ -133,13 +137,12 @@ def test_a_proxy_that_says_nothing(caller: Caller, proxy: Proxy) -> None:
         ({"http_proxy": "http://c", "no_proxy": "2001:db8::/32"}, "[2001:db8::1]:1", None),
         ({"http_proxy": "http://c", "no_proxy": "host", "no_grpc_proxy": ""}, "host:1", "http_proxy=http://c"),
         ({"http_proxy": "http://c"}, "unix:/run/triton", None),
+        ({"http_proxy": "http://c"}, "unix-box:1", "http_proxy=http://c"),
     ],
 )
 def test_the_rules_are_those_of_grpc(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, found: str | None
+    no_proxy: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, found: str | None
 ) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy_to(url) == found

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -17,6 +14,7 @@ from PIL import Image
 from brats_ldm_client import Generation, InvalidRequest
 from brats_ldm_client._png import SOURCE_TYPE, _columns, picture
 from brats_ldm_client._writers import FolderWriter, describe, formats_of
+from common import no_file_above
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -166,21 +164,10 @@ def test_a_seed_twice_in_a_run_gives_two_files(tmp_path: Path) -> None:
     assert {"slice_seed000000005.png", "slice_seed000000005_2.png", "slice_seed-00000005.png"} <= names
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """A disk that takes files up to `size` bytes: with this limit the kernel refuses the rest, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_slice_that_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     writer = FolderWriter(tmp_path)
     writer.add(generation([1], size=16))
-    with room_for(3000), pytest.raises(OSError, match=r"File too large: '.*/slice_seed000000002\.png'"):
+    with no_file_above(3000), pytest.raises(OSError, match=r"File too large: '.*/slice_seed000000002\.png'"):
         writer.add(generation([2]))
     writer.close()
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -194,7 +181,7 @@ def test_a_slice_that_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -
 def test_every_slice_has_its_record_where_provenance_cannot_be_written(tmp_path: Path) -> None:
     """A full disk left 290 slices and no provenance. Here the journal of the run is what is too large."""
     seeds = list(range(1, 20))
-    with room_for(3000):
+    with no_file_above(3000):
         writer = FolderWriter(tmp_path, contact_sheet=False)
         with pytest.raises(OSError, match=r"File too large: '.*/provenance\.\w+\.jsonl'"):
             writer.add(generation(seeds, size=16))
@@ -211,6 +198,22 @@ def test_every_slice_has_its_record_where_provenance_cannot_be_written(tmp_path:
     later.close()
     assert sorted(record["seed"] for record in recorded(tmp_path)) == [*seeds[:done], 20]
     assert not list(tmp_path.glob("*.jsonl")), "taken up"
+
+
+def test_an_archive_that_is_there_is_recorded_once_and_one_that_is_not_never(tmp_path: Path) -> None:
+    """The end of a run that is cut short is tried again: for the error line, with what is there."""
+    generation([1, 2], size=16).save(tmp_path, "npz", contact_sheet=False)
+    before = recorded(tmp_path)
+    writer = FolderWriter(tmp_path, "npz")
+    writer.add(generation([3, 4]))
+    with no_file_above(3000), pytest.raises(OSError, match=r"File too large: '.*slices\.npz'"):
+        writer.close()
+    assert recorded(tmp_path) == before
+    (tmp_path / "contact_sheet.png").mkdir()
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"Is a directory: '.*/contact_sheet\.png'$"):
+            writer.close()
+        assert [(record["seed"], record["index"]) for record in recorded(tmp_path)] == [(3, 0), (4, 1)]
 
 
 def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
