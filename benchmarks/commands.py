@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
     options = parser.parse_args(argv)
+    if unknown := [target for target in options.targets if target not in SHOWN]:
+        parser.error(f"no target {unknown[0]!r}: {', '.join(SHOWN)}")
     for target in options.targets or SHOWN:
-        if target not in SHOWN:
-            parser.error(f"no target {target!r}: {', '.join(SHOWN)}")
         machine, began = describe(), time.monotonic()
         status, lines = run(["make", target])
         if status:

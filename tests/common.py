@@ -2,11 +2,15 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +44,17 @@ def heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """A disk that takes files of `size` bytes: with this limit the kernel refuses the rest, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def write_toml(config: Config, path: Path) -> str:
     """`config` as a file for --config."""
     lines = [f"seed = {config.seed}"]
@@ -49,6 +64,12 @@ def write_toml(config: Config, path: Path) -> str:
     path.write_text("\n".join(lines))
     assert load_config(str(path)) == config
     return str(path)
+
+
+def both_stages(config: Config, **changes: Any) -> Config:
+    """`config` with the same changes in both stages."""
+    parts = {name: replace(getattr(config, name), **changes) for name in ("autoencoder_training", "diffusion_training")}
+    return replace(config, **parts)
 
 
 def dataset(folder: Path, volumes: dict[str, np.ndarray | bytes] | None = None) -> Path:

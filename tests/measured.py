@@ -35,9 +35,7 @@ def measured(page: str) -> list[str]:
     like, numbers with thousands, and words such as "eight minutes" and "twice as". Whole numbers alone are settings
     more often than figures, and are not found.
     """
-    page = re.sub(
-        r"```(\w*)\n(.*?)```", lambda fence: fence[2] if fence[1] == "console" else " ", page, flags=re.DOTALL
-    )
+    page = re.sub(FENCE, lambda fence: fence[2] if fence[1] == "console" else " ", page, flags=re.DOTALL)
     for pattern in NOT_PROSE:
         page = re.sub(pattern, " ", page, flags=re.DOTALL | re.MULTILINE)
     return [found[0] for pattern in MEASURED for found in re.finditer(pattern, page)]

@@ -21,6 +21,8 @@ from reliability.bad_wire import PROTOCOLS, Wire
 from server.process import TritonServer
 from toy_pipeline import Reference, write_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -66,7 +68,6 @@ def said(value: object) -> str:
     return f"{np.float32(value):g}" if isinstance(value, float) else str(value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_out_of_range_is_named_with_its_row_and_what_is_allowed(wire: Wire, name: str, protocol: str) -> None:
@@ -92,7 +93,6 @@ def test_a_value_out_of_range_is_named_with_its_row_and_what_is_allowed(wire: Wi
             assert message.split("{}")[1] in told, (value, reply)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_contradicts_the_protocol_is_refused(
@@ -110,7 +110,6 @@ def test_what_contradicts_the_protocol_is_refused(
         assert reply.kind == "refusal" or protocol in ("json", "binary"), reply
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_seeds_at_the_edges_give_their_images(wire: Wire, reference: Reference, protocol: str) -> None:
     rows = len(SEEDS)
@@ -118,7 +117,6 @@ def test_seeds_at_the_edges_give_their_images(wire: Wire, reference: Reference, 
     assert judge(ask, protocol, wire.send(ask, protocol), reference) == ("answered", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["9223372036854775808", "-9223372036854775809", "1.5", "1e3", '"1"', "null", "[[[[1]]]]x"]
 )
@@ -131,7 +129,6 @@ def test_json_seeds_that_are_no_int64_are_refused(wire: Wire, text: str) -> None
 # --- any request
 
 
-@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rng=st.randoms(use_true_random=False), protocol=st.sampled_from(PROTOCOLS), right=st.booleans())
 def test_any_request_is_refused_in_words_or_answered_right(wire, reference, rng, protocol, right) -> None:
@@ -142,7 +139,6 @@ def test_any_request_is_refused_in_words_or_answered_right(wire, reference, rng,
     assert not note, f"{outcome}: {note}"
 
 
-@pytest.mark.slow
 def test_fuzzing_finds_nothing(server: TritonServer, reference: Reference) -> None:
     counts = fuzz(server, reference, amount=600, seed=5)
     assert counts["inputs tried"] == 600
@@ -151,7 +147,6 @@ def test_fuzzing_finds_nothing(server: TritonServer, reference: Reference) -> No
     assert not any(counts[name] for name in ("images wrong", "internal errors", "hangs", "dead processes"))
 
 
-@pytest.mark.slow
 def test_fuzzing_would_find_a_wrong_image_and_a_wrong_refusal(
     server: TritonServer, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +184,6 @@ def arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
     return tensors
 
 
-@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(tensors=arrays())
 def test_reading_a_request_gives_rows_in_range_or_says_what_is_wrong(reference: Reference, tensors) -> None:
@@ -207,7 +201,6 @@ def test_reading_a_request_gives_rows_in_range_or_says_what_is_wrong(reference: 
         assert "-0.0" not in row.provenance(reference.settings)
 
 
-@pytest.mark.slow
 def test_the_oracle_agrees_with_the_function_on_values(reference: Reference) -> None:
     """`rows_of` was written from the protocol, `parse_rows` reads it: two thousand good and bad requests."""
     for seed in range(2000):

@@ -107,7 +107,6 @@ def test_wrong_images_are_seen_and_restarts_that_do_not_help_come_to_an_end(tmp_
     assert not any(launched.left().values()), launched.left()
 
 
-@pytest.mark.slow
 def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue longer than the patience of a health check once had a healthy server restarted."""
     container = import_container()
@@ -133,7 +132,6 @@ def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypa
             container.health(f"http://{server.http_url}")
 
 
-@pytest.mark.slow
 def test_an_answer_that_finds_no_memory_becomes_an_error(tmp_path: Path) -> None:
     """Where the pool has to be trusted: what fits is answered, and for the rest nobody waits in vain."""
     repository = write_faulty(tmp_path / "repository")

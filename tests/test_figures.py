@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -70,7 +69,7 @@ def test_every_record_of_a_figure_names_machine_and_date() -> None:
 
 
 def test_the_recorded_reliability_run_is_a_full_one() -> None:
-    record = json.loads((ROOT / "benchmarks" / "reliability.json").read_text())
+    record = read("reliability")
     assert list(record) == list(SCENARIOS)
     assert {entry["amount"] for entry in record.values()} == {1.0}
 

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from benchmarks.serving.names import OURS
+from benchmarks.figures.__main__ import read
+from benchmarks.serving.names import OURS, few_steps
 from common import ROOT, run_python, tracked
 
 TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]
@@ -56,7 +57,7 @@ def test_the_table_of_training_times_is_the_recorded_run() -> None:
 
 
 def recorded(scenario: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "serving" / f"bundle-{scenario}.json").read_text())["result"]
+    return read(f"serving/bundle-{scenario}")["result"]
 
 
 def test_how_fast_tells_what_was_measured() -> None:
@@ -71,7 +72,7 @@ def test_how_fast_tells_what_was_measured() -> None:
         "2.2 times": single[OURS]["faster_than_baseline"]["median"],
         "gRPC at most 1.03": one,
         "at most 1.05": many,
-        "20 steps": single[OURS]["median"] / single[f"{OURS}, 20 steps of DPM-Solver++"]["median"],
+        "20 steps": single[OURS]["median"] / single[few_steps(20)]["median"],
         "eight images": offline[OURS]["faster_than_baseline"]["median"],
         "start": recorded("start")["ready_s"]["median"],
     }

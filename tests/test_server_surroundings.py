@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import tritonclient.grpc as triton
 
 from common import ROOT, heed_signals, run_python
 from faulty_networks import order, write_faulty
-from reliability.launched import PATIENCE
+from reliability.launched import PATIENCE, Launched
 from server import ports, room
 from server.assemble import backends_folder, check_model_names, environment, plain
 from server.errors import ServerError
@@ -231,22 +232,21 @@ def _has_ipv6() -> bool:
 def test_a_launcher_without_stderr_whose_reader_leaves_goes_on(tmp_path: Path) -> None:
     """With -OO, and few files: it prints to nobody, and a signal ends it with status 0."""
     repository = write_front_model(tmp_path / "repository")
-    ports = {name: free_port("127.0.0.1") for name in ("http", "grpc", "metrics")}
+    launched = Launched(repository)
 
     def surroundings() -> None:
         heed_signals()
         os.close(2)
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
-    flags = [f"--{name}-port={port}" for name, port in ports.items()]
-    command = [sys.executable, "-OO", "-m", "server", f"--repository={repository}", *flags]
+    command = [sys.executable, "-OO", *launched.command[1:]]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=surroundings) as launcher:
         assert launcher.stdout
         assert launcher.stdout.readline().startswith(b"Starting tritonserver")
         launcher.stdout.close()
-        url = f"127.0.0.1:{ports['grpc']}"
-        while not listening("127.0.0.1", ports["metrics"]):  # the last to open
+        while not listening("127.0.0.1", launched.ports["metrics"]):  # the last to open
             assert launcher.poll() is None
-        assert probe(url, PATIENCE).seconds < PATIENCE
+            time.sleep(0.02)
+        assert probe(launched.grpc_url, PATIENCE).seconds < PATIENCE
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(PATIENCE) == 0

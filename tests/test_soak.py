@@ -47,6 +47,7 @@ def test_the_table_says_what_must_not_be() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_scenario_and_writes_its_table(tmp_path: Path, capsys) -> None:
     record = tmp_path / "record.json"
     record.write_text('{"bad input": {}, "orderly stops": "as before"}')

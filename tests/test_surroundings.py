@@ -3,12 +3,10 @@
 import ast
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from torch.utils.tensorboard import summary
 
 from benchmarks.sections import recorded
-from common import ROOT, SMALL, dataset, write_toml
+from common import ROOT, SMALL, no_file_above, write_toml
 from export.repository import RepositoryError, export_repository
 from training import plot, train_autoencoder
 from training.checkpoint import load_snapshot, save_snapshot, save_state
@@ -30,17 +28,6 @@ from training.pictures import save_picture
 from training.processes import joined
 
 NOT_UTF8 = os.fsdecode(b"fl\xe4che")
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """A disk that takes files of `size` bytes and no more."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- streams
@@ -153,20 +140,19 @@ def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_says_from_where_it_goes_on_and_does_to_the_same_bytes(tiny, tmp_path) -> None:
-    data = dataset(tmp_path / "data")
+def test_a_run_says_from_where_it_goes_on_and_does_to_the_same_bytes(tiny, small_data, tmp_path) -> None:
     stage = replace(tiny.autoencoder_training, epochs=1, volumes_per_batch=1, checkpoint_every=1)  # five iterations
-    config = replace(tiny, data=SMALL, autoencoder_training=stage)
+    config = replace(tiny, autoencoder_training=stage)
     full, whole = tmp_path / "full", tmp_path / "whole"
-    train_autoencoder.train(config, data, whole)
+    train_autoencoder.train(config, small_data, whole)
     shutil.copytree(whole, full)
     (full / "state.pt").write_bytes((full / "state_before.pt").read_bytes())  # one iteration to go
     with no_file_above(200_000), pytest.raises(NotWritten) as raised:
-        train_autoencoder.train(config, data, full)
+        train_autoencoder.train(config, small_data, full)
     state = full / "state.pt"
     words = f"{state} could not be written: File too large; the file before it is kept. {state} holds iteration 4; "
     assert str(raised.value) == words + "give the same command when there is room"
-    train_autoencoder.train(config, data, full)
+    train_autoencoder.train(config, small_data, full)
     for name in ("autoencoder.safetensors", "snapshot.json"):
         assert (full / "snapshot" / name).read_bytes() == (whole / "snapshot" / name).read_bytes()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -183,13 +169,13 @@ def test_a_torn_record_is_measured_again(tmp_path) -> None:
 # --- torn files
 
 
-def test_torn_latents_are_encoded_again(tiny, tmp_path, capsys) -> None:
-    data, path = dataset(tmp_path / "data"), tmp_path / "latents.safetensors"
+def test_torn_latents_are_encoded_again(tiny, small_data, tmp_path, capsys) -> None:
+    path = tmp_path / "latents.safetensors"
     torch.manual_seed(0)
     autoencoder = build_autoencoder(tiny.autoencoder).eval()
 
     def latents() -> dict[str, torch.Tensor]:
-        found = cached_latents(autoencoder, data, SMALL, joined(), path, "key")
+        found = cached_latents(autoencoder, small_data, SMALL, joined(), path, "key")
         return {name: tensor.clone() for name, tensor in found.items()}  # what is read stays in the file, which is torn
 
     first, content = latents(), path.read_bytes()
@@ -225,14 +211,14 @@ runpy.run_module("training.train_autoencoder", run_name="__main__")
 
 
 @pytest.mark.slow
-def test_training_needs_no_user_no_streams_and_few_descriptors(tiny, tmp_path) -> None:
+def test_training_needs_no_user_no_streams_and_few_descriptors(tiny, small_data, tmp_path) -> None:
     """As of `docker run -u 12345`, from a service without streams, with 32 descriptors, into a folder of odd bytes."""
     stage = replace(tiny.autoencoder_training, epochs=1, checkpoint_every=1)
-    file = write_toml(replace(tiny, data=SMALL, autoencoder_training=stage), tmp_path / "tiny.toml")
+    file = write_toml(replace(tiny, autoencoder_training=stage), tmp_path / "tiny.toml")
     out = tmp_path / NOT_UTF8
     unset = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
     env = {name: value for name, value in os.environ.items() if name not in unset}
-    options = [b"--config", file.encode(), b"--data", os.fsencode(dataset(tmp_path / "data")), b"--out"]
+    options = [b"--config", file.encode(), b"--data", os.fsencode(small_data), b"--out"]
     command = [os.fsencode(sys.executable), b"-c", NAMELESS.encode(), *options, os.fsencode(out)]
     streams = [b"sh", b"-c", b'"$@" 0<&- 1>&- 2>&-', b"sh"]
     done = subprocess.run([*streams, *command], cwd=ROOT, env=env, timeout=120, check=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose
 
-from common import SMALL, dataset, write_toml
+from common import SMALL, both_stages, dataset, write_toml
 from training import reconstruct, slices, train_autoencoder, train_diffusion
 from training.checkpoint import save_snapshot
 from training.config import Data
@@ -130,12 +130,10 @@ def spoil_first(root: Path, section: str) -> Path:
 )
 def test_every_verb_names_the_volume_that_holds_nan(tiny, small_snapshot, tmp_path, capsys, verb, section) -> None:
     """All but the first ended in MONAI's traceback, which says much of transforms and nothing of the file."""
-    root, snapshot = dataset(tmp_path, {}), replace(small_snapshot, config=replace(tiny, data=SMALL))
+    root, snapshot = dataset(tmp_path, {}), replace(small_snapshot, config=tiny)
     bad = spoil_first(root, section)
     save_snapshot(snapshot, tmp_path / "snapshot")
-    stages = ("autoencoder_training", "diffusion_training")
-    watched = {name: replace(getattr(tiny, name), validate_every=1, epochs=1) for name in stages}
-    file = write_toml(replace(snapshot.config, **watched), tmp_path / "tiny.toml")
+    file = write_toml(both_stages(tiny, validate_every=1, epochs=1), tmp_path / "tiny.toml")
     arguments = {
         train_autoencoder: ["--config", file],
         train_diffusion: ["--config", file, "--autoencoder", str(tmp_path / "snapshot")],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common import both_stages
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import CheckpointError, load_snapshot, load_state, save_snapshot
 from training.config import Config, ConfigError
@@ -16,12 +17,7 @@ from training.config import Config, ConfigError
 
 def lasting(config: Config, epochs: int) -> Config:
     """`config` with that many iterations in both stages, and no state saved on the way."""
-    changes = {"epochs": epochs, "checkpoint_every": 10**6}
-    return replace(
-        config,
-        autoencoder_training=replace(config.autoencoder_training, **changes),
-        diffusion_training=replace(config.diffusion_training, **changes),
-    )
+    return both_stages(config, epochs=epochs, checkpoint_every=10**6)
 
 
 def interrupt_when_running(number: signal.Signals) -> None:

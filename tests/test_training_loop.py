@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common import both_stages
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import CheckpointError, load_snapshot, load_state
-from training.config import Config, DiffusionTraining, Perceptual, Stage
+from training.config import DiffusionTraining, Perceptual, Stage
 from training.data import derived_seed
 from training.decathlon import DataError
 from training.losses import diffusion_step, discriminator_step, generator_step
@@ -19,12 +20,6 @@ from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined
 from training.update import Trained, learning_rate, update_autoencoder, update_unet
 from training.validation import denoising_strips, validate_autoencoder, validate_diffusion
-
-
-def stage(config: Config, **changes) -> Config:
-    """`config` with the same changes in both stages."""
-    parts = {name: replace(getattr(config, name), **changes) for name in ("autoencoder_training", "diffusion_training")}
-    return replace(config, **parts)
 
 
 def scalars(run: Path, tag: str) -> dict[int, float]:
@@ -48,7 +43,7 @@ def test_the_learning_rate_warms_up_and_falls_at_its_milestones() -> None:
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny) -> None:
     """Both stages against plain autograd on the mean of the parts' losses; float32, so to 1e-5 of the largest."""
-    config = stage(tiny, accumulate=2, learning_rate=0.0)
+    config = both_stages(tiny, accumulate=2, learning_rate=0.0)
     images = {part: torch.rand(3, 1, 32, 32) for part in range(2)}
     autoencoder, discriminator = build_autoencoder(config.autoencoder), build_discriminator(config.discriminator)
     trained = [Trained(network, config.autoencoder_training, joined()) for network in (autoencoder, discriminator)]
@@ -128,7 +123,7 @@ def test_low_precision_trains_to_nearly_the_same_losses(tiny, precision) -> None
     """bf16 has 8 bits of mantissa and fp16 11; the sums of the losses are fp32, hence 5 %."""
     found = {}
     for kind in ("fp32", precision):
-        config = stage(tiny, precision=kind)
+        config = both_stages(tiny, precision=kind)
         torch.manual_seed(0)
         networks = build_autoencoder(config.autoencoder), build_discriminator(config.discriminator)
         trained = [Trained(network, config.autoencoder_training, joined()) for network in networks]
@@ -149,7 +144,7 @@ def test_low_precision_trains_to_nearly_the_same_losses(tiny, precision) -> None
 
 
 def test_a_diverging_run_stops_and_keeps_the_batch(tiny, small_data, tmp_path) -> None:
-    config = stage(tiny, learning_rate=1e15, checkpoint_every=1)
+    config = both_stages(tiny, learning_rate=1e15, checkpoint_every=1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf).* at iteration \d.*give a new --out"):
         train_autoencoder.train(config, small_data, tmp_path)
     batch = load_file(tmp_path / "not_finite_rank0.safetensors")
@@ -159,7 +154,7 @@ def test_a_diverging_run_stops_and_keeps_the_batch(tiny, small_data, tmp_path) -
 
 @pytest.mark.slow
 def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, small_data, tmp_path) -> None:
-    config = stage(tiny, validate_every=1, patience=2, validation_volumes=1, epochs=9, learning_rate=0.0)
+    config = both_stages(tiny, validate_every=1, patience=2, validation_volumes=1, epochs=9, learning_rate=0.0)
     snapshot = train_autoencoder.train(config, small_data, tmp_path / "1")
     # Nothing is learnt at a rate of 0: the first validation is the best, and two more end the run.
     assert load_snapshot(snapshot).history["autoencoder"]["iterations"] == 3
@@ -171,7 +166,7 @@ def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, 
     )
     assert list(scalars(tmp_path / "1", "validation/psnr")) == [1, 2, 3]
 
-    learning = stage(config, learning_rate=1e-3, epochs=2)
+    learning = both_stages(config, learning_rate=1e-3, epochs=2)
     train_diffusion.train(learning, snapshot, small_data, tmp_path / "2")
     best = load_snapshot(tmp_path / "2" / "best")
     assert best.unet is not None
@@ -187,7 +182,7 @@ def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, 
 @pytest.mark.slow
 def test_validation_needs_volumes_to_hold_out(tiny, phantom, tmp_path) -> None:
     with pytest.raises(DataError, match="too few volumes"):
-        train_autoencoder.train(stage(tiny, validate_every=1), phantom, tmp_path)
+        train_autoencoder.train(both_stages(tiny, validate_every=1), phantom, tmp_path)
 
 
 def test_validation_measures_what_it_says(tiny) -> None:
@@ -216,7 +211,7 @@ def test_validation_measures_what_it_says(tiny) -> None:
 
 
 def test_snapshot_has_the_average_and_the_resume_state_has_both(tiny, small_data, tmp_path) -> None:
-    config = stage(tiny, ema_decay=0.9, epochs=3)
+    config = both_stages(tiny, ema_decay=0.9, epochs=3)
     snapshot = load_snapshot(train_autoencoder.train(config, small_data, tmp_path))
     state = load_state(tmp_path / "state.pt")["autoencoder"]
     name = next(iter(snapshot.autoencoder))
@@ -239,13 +234,13 @@ def test_perceptual_weights_are_used_or_missed_loudly(tiny, small_data, tmp_path
         spatial_dims=2, n_input_channels=3, num_classes=1000, conv1_t_stride=2, bias_downsample=False, feed_forward=True
     )
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")
-    config = stage(replace(tiny, perceptual=Perceptual(str(tmp_path / "resnet50.pth"), weight=0.5)), epochs=1)
+    config = both_stages(replace(tiny, perceptual=Perceptual(str(tmp_path / "resnet50.pth"), weight=0.5)), epochs=1)
     train_autoencoder.train(config, small_data, tmp_path / "with")
     assert "perceptual.weights = none" not in capsys.readouterr().err
     values = {tag: scalars(tmp_path / "with", tag)[1] for tag in ("l1", "kl", "perceptual", "adversarial", "loss")}
     total = values["l1"] + 1e-6 * values["kl"] + 0.5 * values["perceptual"] + 0.5 * values["adversarial"]
     assert values["loss"] == pytest.approx(total, rel=1e-5)
-    train_autoencoder.train(stage(tiny, epochs=1), small_data, tmp_path / "without")
+    train_autoencoder.train(both_stages(tiny, epochs=1), small_data, tmp_path / "without")
     assert "perceptual.weights = none" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="missing"):
         train_autoencoder.train(replace(tiny, perceptual=Perceptual("missing.pth")), small_data, tmp_path / "no")

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common import both_stages
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import load_state, save_snapshot, save_state
 from training.config import Config
@@ -19,12 +20,6 @@ from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.pictures import ERROR_GAIN
 from training.processes import Processes, joined
 from training.update import Trained, update_autoencoder, update_unet
-
-
-def both_stages(config: Config, **changes) -> Config:
-    """`config` with the same changes in both stages."""
-    parts = {name: replace(getattr(config, name), **changes) for name in ("autoencoder_training", "diffusion_training")}
-    return replace(config, **parts)
 
 
 def stage1_of(config: Config, snapshot, folder: Path) -> Path:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import ROOT, run_python, write_toml
+from common import ROOT, both_stages, run_python, write_toml
 from training import train_autoencoder, train_diffusion
 from training.checkpoint import load_snapshot, load_state, save_snapshot
 
 pytestmark = pytest.mark.slow
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -53,13 +54,8 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(
     """
     # Five volumes are for training, so an epoch is an update; at this rate nothing is learnt, and three suffice.
     common = {"epochs": 9, "volumes_per_batch": 1, "learning_rate": 1e-30, "validate_every": 1, "patience": 2}
-    single = replace(
-        tiny,
-        autoencoder_training=replace(tiny.autoencoder_training, accumulate=4, **common),
-        diffusion_training=replace(tiny.diffusion_training, accumulate=4, **common),
-    )
-    shared = [replace(getattr(single, name), accumulate=2) for name in ("autoencoder_training", "diffusion_training")]
-    two = replace(single, autoencoder_training=shared[0], diffusion_training=shared[1])
+    single = both_stages(tiny, accumulate=4, **common)
+    two = both_stages(single, accumulate=2)
     files = {name: write_toml(config, tmp_path / f"{name}.toml") for name, config in (("one", single), ("two", two))}
 
     def arguments(name: str, number: int) -> list[str]:
@@ -109,9 +105,8 @@ def test_a_killed_run_leaves_no_torn_file_and_continues_to_the_same_bytes(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_autoencoder.main(options(whole)) == 0
     reached, command = [], [sys.executable, "-m", "training.train_autoencoder", *options(killed)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):
-        with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.DEVNULL) as process:
             wait_for_progress(process, killed / "state.pt")
             time.sleep(moments.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
@@ -155,8 +150,7 @@ def test_a_second_stage_killed_around_its_latents_continues_to_the_same_bytes(
 def kill_at_line(text: str, command: list[str]) -> None:
     """SIGKILL to a command as soon as it prints `text`, be it only the start of a progress bar."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, env=env, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, env=ONE_THREAD, **pipes) as process:
         seen = b""
         while text.encode() not in seen:
             part = process.stdout.read1()

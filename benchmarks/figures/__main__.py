@@ -41,10 +41,7 @@ def page(name: str) -> str:
     """The page as it should be. Raises ValueError where it lacks the comments of a table."""
     text = (ROOT / name).read_text()
     for table, lines in PAGES[name].items():
-        try:
-            text = replaced(text, f"{COMMAND}, {table}", lines(read))
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
+        text = replaced(text, f"{COMMAND}, {table}", lines(read), name)
     return text
 
 
@@ -55,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is out of date")
     options = parser.parse_args(argv)
-    stale = [name for name in PAGES if page(name) != (ROOT / name).read_text()]
+    pages = {name: page(name) for name in PAGES}
+    stale = [name for name in PAGES if pages[name] != (ROOT / name).read_text()]
     for name in stale:
         if options.check:
             print(f"{name} does not show what is recorded: run `{COMMAND}`", file=sys.stderr)
         else:
-            write_text(ROOT / name, page(name))
+            write_text(ROOT / name, pages[name])
             print(f"wrote {name}")
     return 1 if options.check and stale else 0
 

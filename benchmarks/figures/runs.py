@@ -28,9 +28,9 @@ def reliability(read: Reader) -> Iterator[str]:
     rows = [row for scenario, entry in record.items() for row in _scenario(scenario, entry)]
     yield from markdown(["what was done", "how much", "lost, hung or wrong"], rows)
     yield ""
-    seconds = [entry["seconds"] for entry in record.values()]
-    took = "" if None in seconds else f", {sum(seconds) / 60:.0f} minutes in all"
-    yield f"{', '.join(dict.fromkeys(where_and_when(entry) for entry in record.values()))}{took}."
+    minutes = sum(entry["seconds"] for entry in record.values()) / 60
+    machines = dict.fromkeys(where_and_when(entry) for entry in record.values())
+    yield f"{', '.join(machines)}, {minutes:.0f} minutes in all."
 
 
 def _scenario(scenario: str, entry: Record) -> Iterator[list[str]]:

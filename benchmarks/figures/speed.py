@@ -6,8 +6,18 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.mixed_load.__main__ import table as mixed_load_table
 from benchmarks.rewrite import table as rewrite_table
-from benchmarks.serving.names import OURS
+from benchmarks.serving.names import (
+    BF16_LOOP,
+    COMPILED_LOOP,
+    DIFFUSERS_LOOP,
+    LOOP_IN_EXECUTE,
+    OPENVINO,
+    OURS,
+    few_steps,
+    litserve,
+)
 from benchmarks.serving.table import markdown
 
 Record = dict[str, Any]
@@ -15,20 +25,18 @@ Reader = Callable[[str], Record]
 """Gives a record by its path below benchmarks/, without `.json`."""
 Row = list[str]
 
-OPENVINO = f"{OURS}, profile openvino"
-FEW_STEPS = f"{OURS}, 20 steps of DPM-Solver++"
+FEW_STEPS = few_steps(20)
 RIVALS = {
-    "torch.compile": "MONAI's loop, torch.compile",
-    "diffusers' loop with fused attention": "diffusers' DDIM, fused attention",
-    "LitServe": "LitServe, max_batch_size 8",
+    "torch.compile": COMPILED_LOOP,
+    "diffusers' loop with fused attention": DIFFUSERS_LOOP,
+    "LitServe": litserve(8),
 }
-BF16_LOOP, LOOP_IN_EXECUTE = "MONAI's loop, bf16 autocast", "Triton, loop in execute()"
 
 
 def how_fast(read: Reader) -> Iterator[str]:
     """README's table of targets, with the machine of the runs."""
     runs = [read(f"serving/bundle-{name}") for name in ("single", "offline", "layers", "cost", "mixed", "start")]
-    machines = sorted({f"{run['machine']['cores']} cores of {run['machine']['processor']}" for run in runs})
+    machines = sorted({_cores(run) for run in runs})
     dates = sorted({run["machine"]["date"][:10] for run in runs})
     yield f"{', '.join(machines)} with {', '.join(runs[0]['machine']['instructions'])}; {' and '.join(dates)}."
     yield ""
@@ -57,12 +65,8 @@ def mixed_load(read: Reader) -> Iterator[str]:
         ("demo weights: ", _result(read, "mixed", "demo")["records"]),
         ("", read("mixed_load")["records"]),
     ):
-        for record in records:
-            means = [f"{record[kind]['mean']:.3g}" for kind in ("request_level", "step_level")]
-            ratios = [f"{record[f'{ratio}_ratio']:.2f}" for ratio in ("mean", "p99")]
-            rows.append([name + record["where"], record["rival_rows"], *means, *ratios])
-    heads = ["where", "rival's rows", "mean, request-level", "mean, step-level", "ratio of means", "ratio of p99"]
-    yield from markdown(heads, rows)
+        rows += [record | {"where": name + record["where"]} for record in records]
+    yield from mixed_load_table(rows).splitlines()
 
 
 def rewrite(read: Reader) -> Iterator[str]:
@@ -75,8 +79,11 @@ def rewrite(read: Reader) -> Iterator[str]:
 
 def where_and_when(record: Record) -> str:
     """The machine of a record, and its date."""
-    machine = record["machine"]
-    return f"{machine['cores']} cores of {machine.get('processor', 'a kind not recorded')}, {machine['date'][:10]}"
+    return f"{_cores(record)}, {record['machine']['date'][:10]}"
+
+
+def _cores(record: Record) -> str:
+    return f"{record['machine']['cores']} cores of {record['machine']['processor']}"
 
 
 def _result(read: Reader, scenario: str, weights: str = "bundle") -> Record:

@@ -24,10 +24,7 @@ SAMPLES = (
 def write_table(page: Path, record: Record) -> None:
     """Replace the block of `COMMAND` in `page`; a page that is not there gets nothing else."""
     text = page.read_text() if page.is_file() else f"{begin(COMMAND)}\n{END}\n"
-    try:
-        write_text(page, replaced(text, COMMAND, lines(record)))
-    except ValueError as error:
-        raise ValueError(f"{page} {error}") from None
+    write_text(page, replaced(text, COMMAND, lines(record), page))
 
 
 def lines(record: Record) -> Iterator[str]:

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import has_bf16
-from benchmarks.serving.names import BASELINE, OURS
+from benchmarks.serving.names import (
+    BASELINE,
+    BF16_LOOP,
+    COMPILED_LOOP,
+    DIFFUSERS_LOOP,
+    LOOP_IN_EXECUTE,
+    OPENVINO,
+    OURS,
+    few_steps,
+    litserve,
+)
 from benchmarks.serving.ours import FewSteps, Ours
 from benchmarks.serving.rivals.bls_loop import BlsLoop
 from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
@@ -40,26 +50,23 @@ class Entry:
 def entries(bench: Bench) -> dict[str, Entry]:
     """The baseline first."""
     weights, snapshot, batch = bench.weights, bench.snapshot, bench.amount.batch
-    few = f"{OURS}, {bench.amount.few_steps} steps of DPM-Solver++"
     listed = {
         BASELINE: Entry(lambda: Worker(monai_loop, weights, snapshot, "fp32", batch)),
-        "MONAI's loop, bf16 autocast": Entry(lambda: Worker(monai_loop, weights, snapshot, "bf16", batch), "bf16"),
-        "MONAI's loop, torch.compile": Entry(
+        BF16_LOOP: Entry(lambda: Worker(monai_loop, weights, snapshot, "bf16", batch), "bf16"),
+        COMPILED_LOOP: Entry(
             lambda: Worker(monai_loop, weights, snapshot, "fp32", batch, True), limit_s=bench.amount.compile_limit_s
         ),
-        "diffusers' DDIM, fused attention": Entry(lambda: Worker(diffusers_loop, weights, snapshot, batch)),
-        f"LitServe, max_batch_size {batch}": Entry(
-            lambda: LitServe(weights, snapshot, batch, bench.work / "litserve.log")
-        ),
-        "Triton, loop in execute()": Entry(lambda: BlsLoop(bench.repository(), bench.work / "bls_loop")),
+        DIFFUSERS_LOOP: Entry(lambda: Worker(diffusers_loop, weights, snapshot, batch)),
+        litserve(batch): Entry(lambda: LitServe(weights, snapshot, batch, bench.work / "litserve.log")),
+        LOOP_IN_EXECUTE: Entry(lambda: BlsLoop(bench.repository(), bench.work / "bls_loop")),
         OURS: Entry(lambda: ours(bench)),
-        few: Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
+        few_steps(bench.amount.few_steps): Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
     }
     if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
-        listed[f"{OURS}, profile openvino"] = Entry(lambda: Ours(bench.repository(), "openvino"))
+        listed[OPENVINO] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if has_bf16():
             for networks, what in ((("vae_decoder",), ", decoder in bf16"), (("unet", "vae_decoder"), " in bf16")):
-                listed[f"{OURS}, profile openvino{what}"] = Entry(partial(_in_bf16, bench, networks), "bf16")
+                listed[OPENVINO + what] = Entry(partial(_in_bf16, bench, networks), "bf16")
     return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
 
 

@@ -69,7 +69,9 @@ def leavers(amount: float, folder: Path, out: Path) -> Counts:
     with TritonServer(repository) as server:
         server.probe()
         after_deadline = {f"gone after a deadline {place}": took for place, took in places(repository, server).items()}
-        return {**storm(server, round(1000 * amount)), **after_deadline, **killed_clients(server)}
+        killed = {f"killed clients: {name}": value for name, value in killed_clients(server).items()}
+        # Not {**...}, in which a count would silently take the place of another of its name.
+        return dict(**storm(server, round(1000 * amount)), **after_deadline, **killed)
 
 
 def failing_networks(amount: float, folder: Path, out: Path) -> Counts:
@@ -89,7 +91,7 @@ def stops(amount: float, folder: Path, out: Path) -> Counts:
     """Orderly stops under load, and one whose grace period ends."""
     repository = write_faulty(folder)
     over = {f"grace period over: {name}": value for name, value in grace_over(repository).items()}
-    return {**drains(repository, rounds=max(1, round(10 * amount))), **over}
+    return dict(**drains(repository, rounds=max(1, round(10 * amount))), **over)
 
 
 def bad_inputs(amount: float, folder: Path, out: Path) -> Counts:
@@ -124,10 +126,15 @@ def ran(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
                 counts = SCENARIOS[scenario](options.amount, Path(folder) / "repository", options.out)
         except (OutOfBounds, AssertionError) as error:  # the others are still worth having
             print(f"{scenario}: {error}", file=sys.stderr, flush=True)
-            counts = {f"failed: {str(error).splitlines()[0]}": 1}
-    wrong = sum(value for name, value in counts.items() if must_be_none(name))
-    seconds = round(time.monotonic() - began, 1)
+            words = str(error).partition("\n")[0] or type(error).__name__
+            counts = {f"failed: {words}": 1}
+    seconds, wrong = round(time.monotonic() - began, 1), sum(wrong_of(counts).values())
     return {"machine": machine, "amount": options.amount, "seconds": seconds, "counts": counts, "wrong": wrong}
+
+
+def wrong_of(counts: Counts) -> Counts:
+    """Those that must be 0 and are not."""
+    return {name: value for name, value in counts.items() if value and must_be_none(name)}
 
 
 def keep(path: Path, record: Record) -> None:
@@ -175,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = [
         f"{scenario}, {name}: {value}"
         for scenario, entry in record.items()
-        for name, value in entry["counts"].items()
-        if value and must_be_none(name)
+        for name, value in wrong_of(entry["counts"]).items()
     ]
     print(f"\nwrong: {'; '.join(wrong)}" if wrong else "\nNothing lost, nothing wrong, nothing left.")
     return 1 if wrong else 0
