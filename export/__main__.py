@@ -148,7 +148,6 @@ def _export(arguments: argparse.Namespace) -> None:
         add_to_repository(arguments.source, plan)
         return
     into = arguments.into.resolve()
-    into.parent.mkdir(parents=True, exist_ok=True)
     extras = Extras(tuple(arguments.onnx), plan, arguments.torch, not arguments.no_onnx)
     export_repository(_load(arguments), into, arguments.name, extras=extras)
 

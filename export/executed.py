@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.files import NotWritten
+from training.files import not_written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +98,6 @@ def profiled_kernels(session: onnxruntime.InferenceSession) -> list[dict[str, An
         events = json.loads(path.read_text())
     except ValueError:
         reason = "ONNX Runtime left half a file there, as on a full disk; TMPDIR can name another folder"
-        raise NotWritten(f"{path} could not be written: {reason}") from None
+        raise not_written(path, reason) from None
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     return [kernel["args"] | {"ms": kernel["dur"] / 1e3} for kernel in kernels]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from training.command import run_command
+from training.command import exit_status, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,17 +175,11 @@ def _run(arguments: argparse.Namespace) -> list[str]:
 
 def report_status(run: Callable[[], list[str]]) -> int:
     """Call `run`, print the problems that it returns; the exit status."""
-    try:
-        problems = run()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+    problems: list[str] = []
+    status = exit_status(lambda: problems.extend(run()), "interrupted: nothing was written")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if problems else status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

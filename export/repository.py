@@ -20,7 +20,7 @@ from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
 from export.to_torch import add_programs
 from training.checkpoint import Snapshot
-from training.files import finish_interrupted, is_utf8, sha256, whole_folder, write_text
+from training.files import is_utf8, sha256, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
@@ -81,7 +81,6 @@ def export_repository(
     if not is_utf8(into):
         raise RepositoryError(f"{into} is not UTF-8, and neither ONNX Runtime nor Triton opens it: give another folder")
     in_place = into.resolve() == SOURCE.resolve()
-    finish_interrupted(into)
     if not in_place and into.exists() and not (into / "manifest.json").is_file():
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
     for graph in GRAPHS:

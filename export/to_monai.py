@@ -4,12 +4,11 @@ python -m export.to_monai RUN/snapshot --out FOLDER
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from training.command import run_command
+from training.command import exit_status, run_command
 from training.config import Config
 
 
@@ -41,23 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
 
+    return exit_status(lambda: _write(arguments), "interrupted")
+
+
+def _write(arguments: argparse.Namespace) -> None:
     from export.monai_weights import save_monai
     from training.checkpoint import load_snapshot
 
-    try:
-        snapshot = load_snapshot(arguments.snapshot)
-        written = save_monai(snapshot, arguments.out, arguments.layout)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    snapshot = load_snapshot(arguments.snapshot)
+    written = save_monai(snapshot, arguments.out, arguments.layout)
     print(*written, sep="\n")
     print("the scale factor is folded into the autoencoder: for these files it is 1.0")
     if differences := differences_from_bundle(snapshot.config):
         print(f"not the bundle's networks; its configurations must be given {', '.join(differences)}")
-    return 0
 
 
 if __name__ == "__main__":

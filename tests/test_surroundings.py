@@ -120,6 +120,16 @@ def test_folders_with_the_names_of_copies_stay(small_snapshot, tmp_path) -> None
     assert len(list(tmp_path.rglob("thesis.txt"))) == 2
 
 
+def test_a_folder_may_be_a_link_or_the_one_that_one_is_in(small_snapshot, tmp_path, monkeypatch) -> None:
+    (tmp_path / "link").symlink_to("disk")
+    for scale_factor in (1.0, 2.0):
+        save_snapshot(replace(small_snapshot, scale_factor=scale_factor), tmp_path / "link")
+    assert (tmp_path / "link").readlink() == Path("disk")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+    monkeypatch.chdir(tmp_path / "disk")
+    assert load_snapshot(Path()).scale_factor == 2.0
+
+
 def test_half_an_event_is_taken_back(tmp_path) -> None:
     """A reader gives up at half of one, and with it at all that come after."""
     file = Events(tmp_path / "events", purge_step=1)

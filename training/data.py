@@ -164,8 +164,10 @@ def check_voxels(root: Path, section: Section, config: Data) -> None:
         DataError: what training would see of one holds NaN or nothing; all are named.
     """
     volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
-    if _wrong(volumes.data, volumes.transform, config.workers):
-        raise DataError(report("volumes", _wrong(volumes.listed, volumes.transform, config.workers)))
+    if wrong := _wrong(volumes.data, volumes.transform, config.workers):
+        looked_at = {item["image"] for item in volumes.data}
+        others = [item for item in volumes.listed if item["image"] not in looked_at]
+        raise DataError(report("volumes", wrong + _wrong(others, volumes.transform, config.workers)))
 
 
 def load_volume(dataset: Volumes, index: int) -> Any:

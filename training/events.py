@@ -9,7 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from training.files import NotWritten
+from training.files import not_written
 
 
 class Events:
@@ -22,7 +22,7 @@ class Events:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
-            raise NotWritten(f"{self._path} could not be written: {error.strerror}") from error
+            raise not_written(self._path, error.strerror) from error
         self._records = RecordWriter(self)
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
@@ -43,4 +43,4 @@ class Events:
                 record = record[self._file.write(record) :]
         except OSError as error:
             self._file.truncate(end)
-            raise NotWritten(f"{self._path} could not be written: {error.strerror}") from error
+            raise not_written(self._path, error.strerror) from error

@@ -21,6 +21,11 @@ class NotWritten(OSError):
     """A file that could not be written, as on a full disk; the message names it, the reason and what is kept."""
 
 
+def not_written(path: Path, reason: object, kept: str = "") -> NotWritten:
+    """The error about `path`; kept: how its sentence goes on."""
+    return NotWritten(f"{path} could not be written: {reason}{kept}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, in a folder that exists; it takes the name `path` when the block ends well.
@@ -31,9 +36,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a process that was killed; perhaps a link to another file
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
-        with suppress(OSError):  # safetensors makes files that only their owner can read
-            temporary.chmod(0o666 & ~_umask())
+        with suppress(OSError):  # safetensors makes files anew, and so that only their owner can read them
+            temporary.chmod(mode)
         _to_disk(temporary)
         os.replace(temporary, path)
         _to_disk(path.parent)
@@ -43,7 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, NotWritten) or (reason := _reason(error)) is None:
             raise
         before = "; the file before it is kept" if path.is_file() else ""
-        raise NotWritten(f"{path} could not be written: {reason}{before}") from error
+        raise not_written(path, reason, before) from error
 
 
 @contextmanager
@@ -56,6 +64,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         NotWritten: something in the folder could not be written. What was at `folder` is kept, the new one is not.
     """
+    folder = folder.resolve()
     new, old = _beside(folder)
     finish_interrupted(folder)
     for leftover in (new, old):
@@ -76,11 +85,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
         new.rename(folder)
+    _to_disk(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def finish_interrupted(folder: Path) -> None:
     """Do the second rename of a `whole_folder` that ended between its two: the new folder is then whole."""
+    folder = folder.resolve()
     new, old = _beside(folder)
     if folder.exists() or not old.is_dir():
         return
@@ -89,6 +100,7 @@ def finish_interrupted(folder: Path) -> None:
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
+    """For a resolved folder: "." has neither name nor parent, and of a link it would be the link that is renamed."""
     # Hidden, as a user may well have a folder of his own called OUT.new.
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
@@ -127,7 +139,7 @@ def is_utf8(path: Path) -> bool:
 def duplicate(path: Path, other: Path) -> None:
     """Give the file `path` the second name `other`; on a file system without links, a copy of it. Raises NotWritten."""
     with whole_file(other) as temporary:
-        temporary.unlink(missing_ok=True)  # perhaps a link to `path`, of a process that was killed here
+        temporary.unlink()
         try:
             os.link(path, temporary)
         except OSError:
@@ -153,12 +165,6 @@ def _to_disk(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)  # there is no other way to read it
-    os.umask(mask)
-    return mask
 
 
 def _reason(error: BaseException | None) -> str | None:

@@ -3,6 +3,7 @@
 import gzip
 import math
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,13 @@ def check_whole(path: Path) -> None:
     Raises:
         NiftiError: the file is damaged.
     """
-    if path.suffix != ".gz":
-        return
+    if path.suffix == ".gz":
+        found = path.stat()
+        _check_gzip(path, found.st_mtime_ns, found.st_size)
+
+
+@cache  # a volume that is not kept in memory is read again and again; one that is damaged is checked each time
+def _check_gzip(path: Path, changed: int, size: int) -> None:
     try:
         with gzip.open(path) as file:
             while file.read(1 << 20):

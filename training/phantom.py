@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.command import exit_status, run_command
+from training.decathlon import TASK
 from training.files import whole_file, write_text
 
 Array = NDArray[np.float32]
-TASK = "Task01_BrainTumour"
 RECIPE = 1  # raise when the same (seed, index) gives other voxels: two recipes must not mix in a folder
 GRID = (240, 240, 155)  # voxels of 1 mm; axes point to patient Right, Anterior, Superior
 CROP = (slice(30, 210), slice(12, 228), slice(0, 155))  # holds every deformed brain; the rest is background

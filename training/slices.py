@@ -165,10 +165,10 @@ def write_slices(arguments: Arguments) -> str:
     from training.data import load_volume, open_volumes, volume_transforms
     from training.files import whole_folder, write_npz
 
-    out = arguments.out.absolute()  # "." has neither name nor parent
     config = Data(channel=arguments.channel, modality=arguments.modality, spacing=arguments.spacing)
+    out = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SliceError(f"{arguments.out} exists and is not an empty folder: give a new --out")
+        raise SliceError(f"{out} exists and is not an empty folder: give a new --out")
     transform = Compose(volume_transforms(config))
     volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
     total = len(volumes) * config.depth
@@ -184,7 +184,7 @@ def write_slices(arguments: Arguments) -> str:
                 images = np.asarray(load_volume(volumes, index)["image"])[0].transpose(2, 0, 1)[chosen]
                 file = new / f"{volumes.data[index]['name']}.npz"
                 write_npz(file, images=images.astype(np.float16), slices=chosen)
-    return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {arguments.out}"
+    return f"{len(drawn)} slices of {len(list(out.glob('*.npz')))} {arguments.section} volumes: {out}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

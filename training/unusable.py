@@ -40,7 +40,7 @@ def _is_instead(path: Path) -> str | None:
         return "is empty, 0 bytes: copy or download it again"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     for beginning, what in FOREIGN:
-        if start.startswith(beginning) or text.startswith(beginning):
+        if text.startswith(beginning):
             return f"is {what}"
     if path.suffix != ".gz":
         return "is compressed by gzip: give it a name that ends in .gz" if start.startswith(GZIP) else None
