@@ -5,7 +5,6 @@ Starts nothing and knows no model. docs/security.md says what the defaults are f
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import re
 import secrets
@@ -168,11 +167,7 @@ def read_secret(path: Path) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches that address."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    return ipaddress.ip_address(host).is_loopback
 
 
 def known_flags(binary: Path, env: Mapping[str, str]) -> frozenset[str]:

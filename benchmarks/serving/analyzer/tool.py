@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.serving.analyzer.fetch import environment
 from server.channel import EVERYBODY
+from server.health import NETWORKS
 from server.security import Access
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
 UNARY, STREAM = MODELS = ("mri_ldm", "mri_ldm_stream")
-NETWORKS = ("unet", "vae_decoder")
 TLS_FLAGS = {
     "root_certificates": "--ssl-grpc-root-certifications-file",
     "certificate_chain": "--ssl-grpc-certificate-chain-file",

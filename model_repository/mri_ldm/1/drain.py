@@ -33,12 +33,10 @@ class Drain:
 
     def asked(self) -> bool:
         """Whether no more requests are to be taken."""
-        if self._asked is None:
-            return False
-        if not self._asked.exists():
+        asked = self._asked is not None and self._asked.exists()
+        if not asked:
             self._say_serving()
-            return False
-        return True
+        return asked
 
     def _say_serving(self) -> None:
         """Say so, also anew: the folder may have been cleaned, and who has not said so is not waited for."""

@@ -151,9 +151,11 @@ class Responder:
         wanted = {name: array for name, array in tensors.items() if name in self._wanted}
         size = sum(array.nbytes for array in wanted.values())
         try:
-            check_fits(size)
+            sure = surely_fits(size)
+            if not sure:
+                check_fits(size)
             response = pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in wanted.items()])
-            if surely_fits(size):
+            if sure:
                 self._sender.send(response, flags=flags)
             else:  # Triton takes nothing after the last answer, also where that one has found no memory
                 self._sender.send(response, flags=0)

@@ -58,10 +58,11 @@ class SamplerTable:
 @lru_cache(maxsize=256)
 def left_out(schedule: NoiseSchedule, steps: int) -> str | None:
     """What to say of a grid that starts lower than its stride would allow; None for one that does not."""
-    trained, first = schedule.num_train_timesteps, int(schedule.timesteps(steps)[0])
-    unused = trained - (first + trained // steps)
+    trained = schedule.num_train_timesteps
+    unused = trained % steps
     if not unused:
         return None
+    first = int(schedule.timesteps(steps)[0])
     fewer = next(count for count in range(steps, 0, -1) if trained % count == 0)
     more = next(count for count in range(steps, trained + 1) if trained % count == 0)
     return (
