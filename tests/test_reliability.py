@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from common import ROOT
-from reliability.__main__ import SCENARIOS, must_be_none
+from reliability.__main__ import SCENARIOS, Counts, main, must_be_none
 from reliability.bounds import OutOfBounds, bounded
 from reliability.load import KEPT_ERRORS, Load
 
@@ -89,3 +89,18 @@ def test_a_run_that_takes_too_long_or_too_much_is_ended_wherever_it_waits() -> N
 @pytest.mark.parametrize("name", ["failed: not done after 1200 s", "requests lost", "images wrong", "other errors: x"])
 def test_what_must_not_be_ends_the_run_with_1(name: str) -> None:
     assert must_be_none(name)
+
+
+def test_a_scenario_that_fails_without_a_word_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(amount: float, folder: Path, out: Path) -> Counts:
+        raise AssertionError
+
+    monkeypatch.setitem(SCENARIOS, "load held", fail)
+    monkeypatch.setitem(SCENARIOS, "bad input", lambda amount, folder, out: {"inputs tried": 7})
+    assert main(["--only", "load held", "--only", "bad input", "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "| failed: AssertionError | 1 | **wrong** |" in shown
+    assert "| inputs tried | 7 |  |" in shown
+    assert shown.endswith("wrong: load held, failed: AssertionError: 1\n")
