@@ -76,11 +76,11 @@ def start(raw, **values):
     return call, done, outcome
 
 
-def wait_for_rows(server, rows: int) -> None:
-    """Returns once `rows` rows are in the step loop. The request must last for half a second."""
+def wait_for_rows(server, rows: int, where: str = "in_flight") -> None:
+    """Returns once `rows` rows are in the step loop, or "waiting" for it. Their requests must last half a second."""
     time.sleep(0.2)  # metrics are up to 0.1 s old: rows of an earlier request would be taken for these
-    deadline = time.monotonic() + 10
-    while gauge(server, "mri_ldm_rows_in_flight") < rows:
+    deadline = time.monotonic() + 20
+    while gauge(server, f"mri_ldm_rows_{where}") < rows:
         assert time.monotonic() < deadline, "the rows have not arrived"
         time.sleep(0.02)
 

@@ -115,7 +115,8 @@ def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypa
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
         server.probe()
         order(repository, "unet", seconds=0.2)
-        calls = [start(raw, seed=[seed], steps=[1])[0] for seed in range(40)]
+        calls = [start(raw, seed=[seed], steps=[1])[0] for seed in range(80)]
+        wait_for_rows(server, 60, "waiting")
         with pytest.raises(Busy, match="Deadline Exceeded"):
             probe(server.grpc_url, timeout_s=0.5)
         container.health(f"http://{server.http_url}")
