@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from brats_ldm_client import Progress
-from faulty_networks import order, write_faulty
+from faulty_networks import write_faulty
 from reliability import cancel
 from server.process import TritonServer
 from serving import gauge, infer, start, tensors, wait_for_rows, wait_until_idle
@@ -88,7 +88,6 @@ def test_interrupted_and_killed_clients_leave_no_rows(slow_server) -> None:
 
 
 def test_a_storm_of_leavers_leaves_nothing_behind(slow_server) -> None:
-    order(slow_server.repository, "unet", seconds=0.01)
     counts = cancel.storm(slow_server, leavers=200, threads=50)
     for name in ("rows not counted", "rows left", "threads left", "images wrong"):
         assert counts[name] == 0, counts

@@ -80,9 +80,10 @@ def _refused(call: Callable[[], object], code: str) -> None:
 def storm(server: TritonServer, leavers: int, threads: int = 8) -> dict[str, int | float]:
     """`leavers` requests that leave, by all ways in turn and several at once; then the server must be as before.
 
+    The server is one of `write_faulty`; a step takes 0.01 s there meanwhile, so that none is answered before it leaves.
     More than 90 threads hold more steps of work at once than a server takes.
     """
-    with connect(server.grpc_url) as raw:
+    with connect(server.grpc_url) as raw, _slow(server.repository, "unet", 0.01):
         known = infer(raw, seed=[1], steps=[10]).as_numpy("image")
         # The pool of shared memory and the allocator of Python grow to their size in the first of them.
         _leave(server.grpc_url, len(WAYS) * 2, threads)
