@@ -32,8 +32,9 @@ def repository(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository) -> Iterator[TritonServer]:
-    with TritonServer(repository, extra_args=["--log-verbose=1"]) as server:
+def server(repository, tmp_path_factory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with TritonServer(repository, log_path=log, extra_args=["--log-verbose=1"]) as server:
         server.probe()
         yield server
 
@@ -171,12 +172,23 @@ def test_limits_and_the_sign_of_life_are_there_from_the_start(server) -> None:
 # --- log lines
 
 
-def lines_about(server, act: Callable[[], object]) -> list[str]:
-    """What the sampling models log while `act` runs."""
-    before = len(server.log_tail(100_000))
+def lines_about(server, act: Callable[[], object], requests: int = 1) -> list[str]:
+    """What the sampling models log while `act` makes so many requests: a line each, in any order.
+
+    A line comes after the answer, from the thread that gave it: the next request's may be first.
+    """
+    before = server.log_path.stat().st_size
     act()
+    deadline = time.monotonic() + 10
+    while len(_our_lines(server, before)) < requests and time.monotonic() < deadline:
+        time.sleep(0.02)
     wait_until_idle(server)
-    lines = [part for line in server.log_tail(100_000)[before:] for part in RUN_TOGETHER.split(line)]
+    return _our_lines(server, before)
+
+
+def _our_lines(server, before: int) -> list[str]:
+    logged = server.log_path.read_bytes()[before:].decode(errors="replace")
+    lines = [part for line in logged.splitlines() for part in RUN_TOGETHER.split(line)]
     return [found[1] for line in lines if (found := OUR_LINE.match(line))]
 
 
@@ -191,12 +203,12 @@ def test_each_line_names_the_request(raw, server, repository) -> None:
         refused(raw, request_id="unlucky")()
 
     expected = [
-        "'well': 1 rows finished in",
-        "'nonsense': invalid: row 0: steps is 0;",
         "'late': deadline with 1 of 1 rows unfinished",
+        "'nonsense': invalid: row 0: steps is 0;",
         "'unlucky': network: model 'unet' has failed: the network is ill",
+        "'well': 1 rows finished in",
     ]
-    lines = lines_about(server, act)
+    lines = sorted(lines_about(server, act, requests=len(expected)))
     assert len(lines) == len(expected), lines
     for line, text in zip(lines, expected, strict=True):
         assert line.startswith(f"mri_ldm, request {text}"), lines
