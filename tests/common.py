@@ -28,6 +28,12 @@ def run_python(*arguments: str, timeout: float = 120, threads: int | None = None
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def processor_seconds() -> float:
+    """Used by the child processes that have ended: the same on a machine that is busy, unlike what the clock says."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def tracked(suffix: str = "") -> list[Path]:
     """Files and links of the repository, tracked or about to be."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]

@@ -3,10 +3,13 @@
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import tritonclient.grpc as triton
 
+Refusal = TypeVar("Refusal", bound=Exception)
 TYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
 
 
@@ -32,7 +35,7 @@ def infer(raw, *outputs: str, timeout: float = 60, **values) -> triton.InferResu
 
 def scrape(server) -> dict[str, float]:
     """The metrics of the front models, summed over labels."""
-    text = urllib.request.urlopen(server.metrics_url, timeout=5).read().decode()
+    text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
     values: dict[str, float] = {}
     for line in text.splitlines():
         if line.startswith("mri_ldm_"):
@@ -46,12 +49,16 @@ def gauge(server, name: str) -> float:
     return scrape(server)[name]
 
 
-def wait_until_idle(server, seconds: float = 5) -> float:
+PATIENCE = 30.0
+"""Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""
+
+
+def wait_until_idle(server) -> float:
     """Seconds until no row is left in the server and all is counted."""
     started = time.monotonic()
     time.sleep(0.2)  # metrics are up to 0.1 s old
     while not _idle(server):
-        assert time.monotonic() - started < seconds, "rows are left in the server"
+        assert time.monotonic() - started < PATIENCE, "rows are left in the server"
         time.sleep(0.02)
     return time.monotonic() - started
 
@@ -79,10 +86,33 @@ def start(raw, **values):
 def wait_for_rows(server, rows: int, where: str = "in_flight") -> None:
     """Returns once `rows` rows are in the step loop, or "waiting" for it. Their requests must last half a second."""
     time.sleep(0.2)  # metrics are up to 0.1 s old: rows of an earlier request would be taken for these
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while gauge(server, f"mri_ldm_rows_{where}") < rows:
         assert time.monotonic() < deadline, "the rows have not arrived"
         time.sleep(0.02)
+
+
+def wait_until_well(raw) -> None:
+    """Until the networks answer again: a call that hung comes back in its own time."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            infer(raw, seed=[1], steps=[1])
+            return
+        except triton.InferenceServerException:
+            assert time.monotonic() < deadline, "the model has not recovered"
+            time.sleep(0.1)
+
+
+def wait_until_refused(ask: Callable[[], object], kind: type[Refusal]) -> Refusal:
+    """The error of the first call of `ask` that fails: until a drain has begun, requests are let in."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            ask()
+        except kind as refusal:
+            return refusal
+    raise AssertionError("requests are still let in")
 
 
 def assert_images_of_pytorch_and_of_onnx(served, raw, snapshot) -> None:

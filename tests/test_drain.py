@@ -67,7 +67,7 @@ def test_the_command_waits_until_the_model_has_finished(model: Drain, tmp_path: 
     thread.start()
     began = time.monotonic()
     assert drain.main([str(tmp_path), "--grace=10"]) == 0
-    assert 0.3 <= time.monotonic() - began < 3
+    assert 0.3 <= time.monotonic() - began < 10
     thread.join()
     assert drain.main([str(tmp_path)]) == 0, "asking again does no harm"
     assert capsys.readouterr().out == "drained\n" * 2
@@ -148,16 +148,16 @@ def test_a_closed_line_lets_nobody_in_and_keeps_who_is_there() -> None:
 def test_a_stop_lets_running_requests_finish_refuses_others_and_leaves_nothing(tmp_path: Path) -> None:
     counts = drains(write_faulty(tmp_path / "repository"))
     assert counts["new requests refused"] == 1
-    assert counts["slowest exit after the last row, s"] < 2
+    assert counts["slowest exit after the last row, s"] < 10, "30 s are given to what is still there"
     for name in ("requests lost", "images wrong", "processes left", "regions left", "ports left"):
         assert counts[name] == 0, counts
 
 
 def test_a_request_that_outlives_the_grace_period_is_told_to_try_again(tmp_path: Path) -> None:
     counts = grace_over(write_faulty(tmp_path / "repository"), grace=0.5)
-    assert counts["answer after SIGTERM, s"] < 3
+    assert counts["answer after SIGTERM, s"] < 10, "it would run for 100"
     assert counts["other answers"] == 0, "refused by the loop itself: Triton from 25.05 on would let it go on"
-    assert counts["exit after the answer, s"] < 3
+    assert counts["exit after the answer, s"] < 10
     assert counts["processes left"] == counts["regions left"] == counts["ports left"] == 0
 
 

@@ -15,7 +15,16 @@ import tritonclient.grpc as triton
 
 from faulty_networks import order, write_faulty
 from server.process import TritonServer
-from serving import scrape, start, tensors, wait_for_rows, wait_until_idle
+from serving import (
+    PATIENCE,
+    scrape,
+    start,
+    tensors,
+    wait_for_rows,
+    wait_until_idle,
+    wait_until_refused,
+    wait_until_well,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +65,7 @@ def ask(raw, request_id: str = "", timeout: int | None = None, **values) -> None
 
 def labelled(server, metric: str) -> dict[str, float]:
     """Values of one metric by its label beside `model`, summed over models."""
-    text = urllib.request.urlopen(server.metrics_url, timeout=5).read().decode()
+    text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
     values: dict[str, float] = {}
     for label, value in re.findall(rf'^{metric}{{model="\w+",\w+="([^"]*)"}} (\S+)$', text, re.M):
         values[label] = values.get(label, 0) + float(value)
@@ -93,7 +102,8 @@ def test_errors_are_counted_by_reason(raw, server, repository) -> None:
     order(repository, "vae_decoder")
     order(repository, "unet", seconds=LIMITS["network_timeout"] + 0.3)
     assert changes(server, errors, refused(raw)) == {"network": 1}
-    time.sleep(0.3)  # the call comes back
+    order(repository, "unet")
+    wait_until_well(raw)
 
 
 def test_departures_are_counted_by_reason(raw, server, repository) -> None:
@@ -103,7 +113,7 @@ def test_departures_are_counted_by_reason(raw, server, repository) -> None:
         call, done, _ = start(raw, seed=[1, 2, 3], steps=[1000] * 3)
         wait_for_rows(server, 3)
         call.cancel()
-        assert done.wait(5)
+        assert done.wait(30)
 
     late = refused(raw, seed=[1, 2], steps=[1000, 1000], timeout=100_000)
     assert changes(server, "mri_ldm_cancelled_rows_total", leave) == {"cancelled": 3}
@@ -136,9 +146,9 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
     assert sum(int(size.split("-")[-1]) * n for size, n in calls.items() if n) >= 24
     assert grown["unet_calls_total"] >= 6
     assert grown["decoder_calls_total"] >= 4
-    assert SLOW <= grown["step_seconds_total"] / grown["unet_calls_total"] < 3 * SLOW
-    assert SLOW <= grown["decode_seconds_total"] / grown["decoder_calls_total"] < 3 * SLOW
-    assert took - 0.1 < grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
+    assert grown["step_seconds_total"] >= SLOW * grown["unet_calls_total"]
+    assert grown["decode_seconds_total"] >= SLOW * grown["decoder_calls_total"]
+    assert took / 2 < grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
     # Half of the rows wait until the others are done.
     assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 8 * took
     assert 2 * 3 * SLOW < grown["request_seconds_total"] <= 2 * took
@@ -146,10 +156,10 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
 
 def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None:
     """A model whose loop published them itself would say for as long as the call lasts that nobody is there."""
-    order(repository, "unet", seconds=1.5)
+    order(repository, "unet", seconds=0.95 * LIMITS["network_timeout"])
     before = scrape(server)["mri_ldm_requests_total"]
     calls = [start(raw, seed=[1] * 4, steps=[1] * 4) for _ in range(2)]
-    deadline = time.monotonic() + 1.3
+    deadline = time.monotonic() + 0.9 * LIMITS["network_timeout"]
     # The one of these that is published last: a scrape may come in between.
     while (now := scrape(server))["mri_ldm_row_steps_left"] < 8:
         assert time.monotonic() < deadline
@@ -247,15 +257,15 @@ def test_an_id_that_is_no_text_is_answered(server) -> None:
 
 def test_requests_to_a_stopping_server_are_counted_as_such(raw, server, repository) -> None:
     order(repository, "unet", seconds=0.02)
-    _, done, outcome = start(raw, seed=[1], steps=[50])
+    _, done, outcome = start(raw, seed=[1], steps=[100])
     wait_for_rows(server, 1)
-    drain = threading.Thread(target=server.drain, args=(10.0,))
+    drain = threading.Thread(target=server.drain, args=(PATIENCE,))
     drain.start()
-    deadline = time.monotonic() + 5
-    while not server.draining:
-        assert time.monotonic() < deadline
-    time.sleep(0.2)
-    assert changes(server, "mri_ldm_errors_total", refused(raw)) == {"stopping": 1}
+
+    def act() -> None:
+        assert "the server is stopping" in str(wait_until_refused(lambda: ask(raw), triton.InferenceServerException))
+
+    assert changes(server, "mri_ldm_errors_total", act) == {"stopping": 1}
     drain.join()
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     assert outcome[0].as_numpy("final_latent") is not None

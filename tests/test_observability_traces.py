@@ -118,11 +118,11 @@ def test_a_traced_request_holds_others_back_for_a_bounded_time(raw, server, repo
     """Its own steps go on; those after the limit are without spans."""
     order(repository, "unet", seconds=0.1)
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(traced, server, "too long", number=30, seed=1, steps=20)
+        slow = pool.submit(traced, server, "too long", number=30, seed=1, steps=100)
         wait_for_rows(server, 1)
         began = time.monotonic()
         raw.infer("mri_ldm", tensors(seed=[2], steps=[1]), client_timeout=30)
-        assert HOLD_SECONDS / 2 < time.monotonic() - began < HOLD_SECONDS + 1
+        assert HOLD_SECONDS / 2 < time.monotonic() - began < HOLD_SECONDS + 5, "the steps take ten seconds"
         order(repository, "unet")
         slow.result()
     assert 3 < calls(collector.of_request("too long"))["unet"] < 15
@@ -155,7 +155,7 @@ def test_in_mode_triton_the_request_alone_is_traced(repository, tmp_path) -> Non
         server.probe()
         with triton.InferenceServerClient(server.grpc_url) as raw:
             raw.infer("mri_ldm", tensors(seed=[1], steps=[20]))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while len(files := sorted(tmp_path.iterdir())) < 2:
             assert time.monotonic() < deadline, files
             time.sleep(0.05)

@@ -12,11 +12,12 @@ class Client:
     """What a blocking sender sees: `send` waits until the client reads."""
 
     def __init__(self) -> None:
-        self.reads = threading.Event()
+        self.asked, self.reads = threading.Event(), threading.Event()
         self.got: list[object] = []
 
     def send(self, answer: object) -> Callable[[], None]:
         def waits_and_sends() -> None:
+            self.asked.set()
             assert self.reads.wait(10)
             self.got.append(answer)
 
@@ -51,7 +52,7 @@ def test_a_client_that_does_not_read_costs_the_loop_no_time_and_bounded_memory(c
     stalled.last(client.send("image"))
     answered = threading.Event()
     other.last(answered.set)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5, "it would wait for ten"
     assert answered.wait(5), "others are answered meanwhile"
     assert not outboxes.flush(0.1), "nobody waits for it longer than told"
     client.reads.set()
@@ -68,7 +69,7 @@ def test_what_waits_is_dropped_when_the_request_was_cancelled(client: Client) ->
     outbox = Outbox(outboxes)
     for step in range(5):
         outbox.preview(client.send(step))
-    time.sleep(0.1)  # the first is on its way
+    assert client.asked.wait(5), "the first is on its way"
     outbox.last(client.send("cancelled"), instead=True, pause=0.05)
     client.reads.set()
     assert outboxes.flush(5)

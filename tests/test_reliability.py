@@ -55,7 +55,7 @@ def test_a_load_on_a_server_that_hangs_ends_when_it_is_told(silent: str, monkeyp
     before, began = threading.active_count(), time.monotonic()
     with Load(silent, [1, 2], IMAGES):
         time.sleep(0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "a request has 120 s"
     deadline = time.monotonic() + 15
     while threading.active_count() > before + 4:  # gRPC's own threads of four channels
         assert time.monotonic() < deadline
@@ -81,7 +81,7 @@ def test_a_run_that_takes_too_long_or_too_much_is_ended_wherever_it_waits() -> N
         threading.Event().wait(30)
     with pytest.raises(OutOfBounds, match=r"holds \d+ MB, more than 1"), bounded(60, 1):
         threading.Event().wait(30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     with bounded(60, 1e6):
         pass
 

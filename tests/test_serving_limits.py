@@ -84,7 +84,7 @@ def test_stopping_with_work_in_flight_answers_and_ends(small_repository) -> None
         wait_for_rows(server, 8)
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 8
-        assert done.wait(5), "the request was never answered"
+        assert time.monotonic() - began < 12, "15 s are given to a server that does not end"
+        assert done.wait(30), "the request was never answered"
     # Either lets a client try again elsewhere; INTERNAL would end its run.
     assert outcome[0].status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"), outcome

@@ -17,7 +17,7 @@ from fake_triton import DIGEST, Served
 
 from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
-from common import heed_signals
+from common import heed_signals, processor_seconds
 
 
 def command_line(*args: object) -> list[str]:
@@ -83,7 +83,7 @@ def test_connection_refused_is_one_line_at_once(here: Here, tmp_path: Path) -> N
     ):
         began = time.monotonic()
         done = command(*arguments, "--url", "127.0.0.1:1")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15, "lost connections are tried again for a minute"
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
         assert "no Triton server answers at 127.0.0.1:1" in done.stderr
@@ -207,18 +207,18 @@ def test_info_and_ready(here: Here, served: Served) -> None:
     checksum = re.fullmatch(rf"ready: {served.url}, image (sha256:[0-9a-f]{{64}})\n", done.stdout)
     assert checksum, done.stdout
     assert here("ready", "--deep", "--checksum", checksum[1], "--url", served.url).returncode == 0
-    wrong = here("ready", "--deep", "--checksum", "sha256:0", "--timeout", "0.3", "--url", served.url)
+    wrong = here("ready", "--deep", "--checksum", "sha256:0", "--timeout", "1", "--url", served.url)
     assert wrong.returncode == 1
     assert checksum[1] in wrong.stderr
 
 
 def test_help_is_fast_complete_and_light() -> None:
-    began = time.monotonic()
+    before = processor_seconds()
     done = run("generate", "--help")
-    elapsed = time.monotonic() - began
+    took = processor_seconds() - before
     options = "-n --seed --seeds --preset --steps --sampler --eta --out --format --url --timeout --tls-ca --concurrency"
     assert all(option in done.stdout for option in options.split())
-    assert elapsed < 1.5, "0.1 s on a quiet machine; the bound allows for a busy one"
+    assert took < 1, "0.1 s is usual"
     program = (
         "import sys; from brats_ldm_client._cli import main\n"
         "try: main(['--help'])\n"

@@ -77,14 +77,17 @@ def test_a_large_n_is_split_and_put_back_in_order_though_answers_come_in_any(cal
 
 
 def test_concurrency_is_used_and_kept(caller: Caller, served: Served) -> None:
-    now, peak = 0, 0
+    now, peak, all_there = 0, 0, threading.Event()
 
     def count(seeds: list[int], context: grpc.ServicerContext) -> None:
         nonlocal now, peak
         with served.triton.lock:
             now += 1
             peak = max(peak, now)
-        time.sleep(0.05)
+        if peak == 3:
+            all_there.set()
+        all_there.wait(5)
+        time.sleep(0.05)  # for one more than there may be
         with served.triton.lock:
             now -= 1
 
@@ -160,8 +163,8 @@ def test_the_retries_end(caller: Caller, served: Served) -> None:
     served.triton.behave = fail_first(served, 10**6)
     began = time.monotonic()
     with pytest.raises(ServerUnavailable, match="queue is full"):
-        caller("generate", 1, client={"retry_seconds": 0.5})
-    assert time.monotonic() - began < 2
+        caller("generate", 1, client={"retry_seconds": 1.5})
+    assert time.monotonic() - began < 10
     assert len(served.triton.received) >= 3
 
 
@@ -169,7 +172,7 @@ def test_a_request_that_the_server_keeps_cancelling(caller: Caller, served: Serv
     """A server that stops cancels what it holds: worth a retry, but not for ever."""
     served.triton.behave = lambda seeds, context: context.abort(grpc.StatusCode.CANCELLED, "stopping")
     with pytest.raises(Cancelled, match="stopping"):
-        caller("generate", 1, client={"retry_seconds": 0.3})
+        caller("generate", 1, client={"retry_seconds": 1})
     assert len(served.triton.received) > 1
 
 
@@ -209,7 +212,7 @@ def test_the_deadline(caller: Caller, served: Served) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"0\.3 s"):
         caller("generate", 1, client={"timeout": 0.3})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5, "the server stalls for ten seconds"
     served.triton.wait_cancelled(1)
 
 
@@ -242,7 +245,7 @@ def test_ctrl_c_cancels_the_work(served: Served) -> None:
         while len(served.triton.received) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(5) == 42
+        assert process.wait(30) == 42
     finally:
         process.kill()
     served.triton.wait_cancelled(3)
@@ -284,7 +287,7 @@ def test_connection_refused_is_one_clear_error_at_once(caller: Caller) -> None:
             caller(method, *([1] if method == "generate" else []))
     with pytest.raises(ServerUnavailable, match="no Triton server"):
         caller.stream(1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10, "lost connections are tried again for a minute"
 
 
 def test_headers_and_an_injected_stub(caller: Caller, served: Served) -> None:

@@ -97,7 +97,7 @@ def test_the_deadline(caller: Caller, served: Served) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         caller.stream(1, client={"timeout": 0.3})
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5, "the server stalls for ten seconds"
 
 
 def test_a_stream_that_ends_without_an_image(caller: Caller, served: Served) -> None:
@@ -106,7 +106,7 @@ def test_a_stream_that_ends_without_an_image(caller: Caller, served: Served) -> 
     began = time.monotonic()
     with pytest.raises(ProtocolError, match="without an image"):
         caller.stream(1, steps=2)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_arguments_are_checked_when_called_not_when_iterated(served: Served) -> None:
@@ -134,7 +134,7 @@ def test_abandoned_streams_leave_no_thread(served: Served) -> None:
         for _ in range(5):
             for _ in client.stream(1, steps=3):
                 break
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 15
         while client_threads() > threads and time.monotonic() < deadline:
             time.sleep(0.05)
         assert client_threads() <= threads

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
 from faulty_networks import order
 from reliability.launched import PATIENCE, Launched
 from reliability.load import STEPS, count_wrong, in_peace
 from server.channel import connect
-from serving import infer, start, wait_for_rows
+from serving import infer, start, wait_for_rows, wait_until_refused
 
 SEEDS = (1, 2, 3)
 
@@ -33,7 +32,6 @@ def drains(repository: Path, rounds: int = 1, requests: int = 4) -> dict[str, in
             wait_for_rows(launched, requests * len(SEEDS))
             launched.process.send_signal(signal.SIGTERM)
             launched.wait_for("Draining")
-            time.sleep(0.4)  # the drain command has to start
             slowest_refusal = max(slowest_refusal, _refusal(launched.grpc_url))
             refused += 1
             for generation in running:
@@ -65,12 +63,19 @@ def _generate(url: str, stream: bool) -> Generation:
 
 def _refusal(url: str) -> float:
     """Seconds until a new request is refused, with a hint when to come again."""
-    with Client(url, retry_seconds=0) as client:
+    began = 0.0
+
+    def ask() -> None:
+        nonlocal began
         began = time.monotonic()
-        with pytest.raises(ServerUnavailable, match=r"is stopping.* try again in about") as refusal:
-            client.generate(1, steps=1)
-        assert refusal.value.retry_after > 0
-        return time.monotonic() - began
+        client.generate(1, steps=1)
+
+    with Client(url, retry_seconds=0) as client:
+        refusal = wait_until_refused(ask, ServerUnavailable)
+        took = time.monotonic() - began
+    assert re.search(r"is stopping.* try again in about", str(refusal))
+    assert refusal.retry_after > 0
+    return took
 
 
 def _exit(launched: Launched) -> float:

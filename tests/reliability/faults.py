@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import tritonclient.grpc as triton
-
 from brats_ldm_client import BratsLDMError, Client
 from faulty_networks import NETWORKS, order
 from reliability.launched import Launched
 from reliability.load import Load, in_peace
 from server.channel import connect
-from serving import infer
+from serving import infer, wait_until_well
 
 FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 2.5}}
 """What a network is told, by kind of fault; the repository has a network_timeout of 1 s."""
@@ -36,7 +34,7 @@ def network_faults(repository: Path, url: str, rounds: int = 1) -> dict[str, int
                 counts["faults injected"] += 1
                 counts.update(_meet(url, network, fault))
                 order(repository, network)
-                _until_well(raw, deadline=time.monotonic() + 3 * ANSWER_SECONDS)
+                wait_until_well(raw)
                 counts["images wrong"] += infer(raw, seed=[1], steps=[4]).as_numpy("image").tobytes() != known.tobytes()
     return dict(counts)
 
@@ -67,17 +65,6 @@ def _meet(url: str, network: str, fault: str) -> Counter[str]:
                 infer(raw, "final_latent", seed=[1], steps=[4], timeout=ANSWER_SECONDS)
             counts["others that went on"] += 1
     return counts
-
-
-def _until_well(raw: triton.InferenceServerClient, deadline: float) -> None:
-    """A call that hung comes back in its own time."""
-    while True:
-        try:
-            infer(raw, seed=[1], steps=[1])
-            return
-        except triton.InferenceServerException:
-            assert time.monotonic() < deadline, "the model has not recovered"
-            time.sleep(0.1)
 
 
 def kills(repository: Path, victims: Sequence[str]) -> dict[str, int | float]:
