@@ -89,7 +89,8 @@ class Client(BaseClient):
             retry_seconds=options.retry_seconds,
             now=time.monotonic(),
         )
-        answers: queue.SimpleQueue[tuple[Chunk, Any, BaseException | None]] = queue.SimpleQueue()
+        # No SimpleQueue: with a timeout it may wait for ever, see `test_no_wait_with_a_timeout_lasts_for_ever`.
+        answers: queue.Queue[tuple[Chunk, Any, BaseException | None]] = queue.Queue()
         calls: dict[Chunk, Any] = {}
         try:
             while not schedule.finished:
@@ -261,7 +262,7 @@ class Client(BaseClient):
 
 
 def _report(
-    answers: queue.SimpleQueue[tuple[Chunk, Any, BaseException | None]],
+    answers: queue.Queue[tuple[Chunk, Any, BaseException | None]],
     chunk: Chunk,
     result: Any,
     error: BaseException | None,

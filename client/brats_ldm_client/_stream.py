@@ -31,7 +31,7 @@ class ResponseStream:
 
     def __init__(self, grpc_client: Any, options: Options, call: dict[str, Any]) -> None:
         self._grpc, self._options = grpc_client, options
-        self._events: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._events: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._deadline = time.monotonic() + options.timeout + _GRACE
         self.answered = False
