@@ -9,6 +9,8 @@ from typing import TypeVar
 import numpy as np
 import tritonclient.grpc as triton
 
+PATIENCE = 30.0
+"""Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""
 Refusal = TypeVar("Refusal", bound=Exception)
 TYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
 
@@ -33,11 +35,16 @@ def infer(raw, *outputs: str, timeout: float = 60, **values) -> triton.InferResu
     return raw.infer("mri_ldm", tensors(**values), outputs=wanted, client_timeout=timeout)
 
 
+def metrics_text(server) -> str:
+    """All metrics, in Prometheus' format."""
+    text: bytes = urllib.request.urlopen(server.metrics_url, timeout=PATIENCE).read()
+    return text.decode()
+
+
 def scrape(server) -> dict[str, float]:
     """The metrics of the front models, summed over labels."""
-    text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
     values: dict[str, float] = {}
-    for line in text.splitlines():
+    for line in metrics_text(server).splitlines():
         if line.startswith("mri_ldm_"):
             name = line.partition("{")[0]
             values[name] = values.get(name, 0) + float(line.split()[-1])
@@ -49,18 +56,19 @@ def gauge(server, name: str) -> float:
     return scrape(server)[name]
 
 
-PATIENCE = 30.0
-"""Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""
-
-
 def wait_until_idle(server) -> float:
     """Seconds until no row is left in the server and all is counted."""
     started = time.monotonic()
     time.sleep(0.2)  # metrics are up to 0.1 s old
-    while not _idle(server):
-        assert time.monotonic() - started < PATIENCE, "rows are left in the server"
-        time.sleep(0.02)
+    _wait_until(lambda: _idle(server), "rows are left in the server")
     return time.monotonic() - started
+
+
+def _wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
 
 
 def _idle(server) -> bool:
@@ -86,32 +94,30 @@ def start(raw, **values):
 def wait_for_rows(server, rows: int, where: str = "in_flight") -> None:
     """Returns once `rows` rows are in the step loop, or "waiting" for it. Their requests must last half a second."""
     time.sleep(0.2)  # metrics are up to 0.1 s old: rows of an earlier request would be taken for these
-    deadline = time.monotonic() + PATIENCE
-    while gauge(server, f"mri_ldm_rows_{where}") < rows:
-        assert time.monotonic() < deadline, "the rows have not arrived"
-        time.sleep(0.02)
+    _wait_until(lambda: gauge(server, f"mri_ldm_rows_{where}") >= rows, "the rows have not arrived")
 
 
 def wait_until_well(raw) -> None:
     """Until the networks answer again: a call that hung comes back in its own time."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            infer(raw, seed=[1], steps=[1])
-            return
-        except triton.InferenceServerException:
-            assert time.monotonic() < deadline, "the model has not recovered"
-            time.sleep(0.1)
+    _wait_until(lambda: _answers(raw), "the model has not recovered")
 
 
-def wait_until_refused(ask: Callable[[], object], kind: type[Refusal]) -> Refusal:
-    """The error of the first call of `ask` that fails: until a drain has begun, requests are let in."""
+def _answers(raw) -> bool:
+    try:
+        infer(raw, seed=[1], steps=[1])
+    except triton.InferenceServerException:
+        return False
+    return True
+
+
+def wait_until_refused(ask: Callable[[], object], kind: type[Refusal]) -> tuple[Refusal, float]:
+    """The error of the first call of `ask` that fails, and its seconds: until a drain begins, requests are let in."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while (began := time.monotonic()) < deadline:
         try:
             ask()
         except kind as refusal:
-            return refusal
+            return refusal, time.monotonic() - began
     raise AssertionError("requests are still let in")
 
 

@@ -17,6 +17,7 @@ from faulty_networks import order, write_faulty
 from server.process import TritonServer
 from serving import (
     PATIENCE,
+    metrics_text,
     scrape,
     start,
     tensors,
@@ -65,9 +66,8 @@ def ask(raw, request_id: str = "", timeout: int | None = None, **values) -> None
 
 def labelled(server, metric: str) -> dict[str, float]:
     """Values of one metric by its label beside `model`, summed over models."""
-    text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
     values: dict[str, float] = {}
-    for label, value in re.findall(rf'^{metric}{{model="\w+",\w+="([^"]*)"}} (\S+)$', text, re.M):
+    for label, value in re.findall(rf'^{metric}{{model="\w+",\w+="([^"]*)"}} (\S+)$', metrics_text(server), re.M):
         values[label] = values.get(label, 0) + float(value)
     return values
 
@@ -113,7 +113,7 @@ def test_departures_are_counted_by_reason(raw, server, repository) -> None:
         call, done, _ = start(raw, seed=[1, 2, 3], steps=[1000] * 3)
         wait_for_rows(server, 3)
         call.cancel()
-        assert done.wait(30)
+        assert done.wait(PATIENCE)
 
     late = refused(raw, seed=[1, 2], steps=[1000, 1000], timeout=100_000)
     assert changes(server, "mri_ldm_cancelled_rows_total", leave) == {"cancelled": 3}
@@ -263,7 +263,8 @@ def test_requests_to_a_stopping_server_are_counted_as_such(raw, server, reposito
     drain.start()
 
     def act() -> None:
-        assert "the server is stopping" in str(wait_until_refused(lambda: ask(raw), triton.InferenceServerException))
+        refusal, _ = wait_until_refused(lambda: ask(raw), triton.InferenceServerException)
+        assert "the server is stopping" in str(refusal)
 
     assert changes(server, "mri_ldm_errors_total", act) == {"stopping": 1}
     drain.join()

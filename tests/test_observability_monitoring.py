@@ -23,7 +23,7 @@ from common import ROOT
 from faulty_networks import order, write_faulty
 from server.ports import free_port
 from server.process import TritonServer
-from serving import start, tensors, wait_for_rows, wait_until_idle
+from serving import PATIENCE, metrics_text, start, tensors, wait_for_rows, wait_until_idle
 
 MONITORING = ROOT / "deploy" / "monitoring"
 CASES = ROOT / "tests" / "data" / "alerts_test.yml"
@@ -138,14 +138,14 @@ def work(raw: triton.InferenceServerClient, server: TritonServer) -> None:
     call, done, _ = start(raw, seed=[1], steps=[1000])
     wait_for_rows(server, 1)
     call.cancel()
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     order(server.repository, "unet")
     wait_until_idle(server)
 
 
 @pytest.fixture(scope="module")
 def scraped(server) -> str:
-    return urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
+    return metrics_text(server)
 
 
 def ours(scraped: str) -> str:

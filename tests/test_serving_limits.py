@@ -9,7 +9,7 @@ import tritonclient.grpc as triton
 
 from brats_ldm_client import InvalidRequest
 from server.process import TritonServer
-from serving import gauge, infer, start, wait_for_rows, wait_until_idle
+from serving import PATIENCE, gauge, infer, start, wait_for_rows, wait_until_idle
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +85,6 @@ def test_stopping_with_work_in_flight_answers_and_ends(small_repository) -> None
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < 12, "15 s are given to a server that does not end"
-        assert done.wait(30), "the request was never answered"
+        assert done.wait(PATIENCE), "the request was never answered"
     # Either lets a client try again elsewhere; INTERNAL would end its run.
     assert outcome[0].status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"), outcome

@@ -89,7 +89,7 @@ class Client(BaseClient):
             retry_seconds=options.retry_seconds,
             now=time.monotonic(),
         )
-        # No SimpleQueue: with a timeout it may wait for ever, see `test_no_wait_with_a_timeout_lasts_for_ever`.
+        # No SimpleQueue: with a timeout, that of CPython up to 3.12 may wait for ever on a busy machine.
         answers: queue.Queue[tuple[Chunk, Any, BaseException | None]] = queue.Queue()
         calls: dict[Chunk, Any] = {}
         try:

@@ -63,16 +63,8 @@ def _generate(url: str, stream: bool) -> Generation:
 
 def _refusal(url: str) -> float:
     """Seconds until a new request is refused, with a hint when to come again."""
-    began = 0.0
-
-    def ask() -> None:
-        nonlocal began
-        began = time.monotonic()
-        client.generate(1, steps=1)
-
     with Client(url, retry_seconds=0) as client:
-        refusal = wait_until_refused(ask, ServerUnavailable)
-        took = time.monotonic() - began
+        refusal, took = wait_until_refused(lambda: client.generate(1, steps=1), ServerUnavailable)
     assert re.search(r"is stopping.* try again in about", str(refusal))
     assert refusal.retry_after > 0
     return took

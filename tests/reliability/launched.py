@@ -18,6 +18,7 @@ from server.ports import free_port
 from server.remains import SHARED_MEMORY, alive, children, model_of
 
 PATIENCE = 60.0
+"""Seconds for the launcher, which starts whole servers: more than `serving.PATIENCE`."""
 
 
 class Launched:
