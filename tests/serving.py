@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 PATIENCE = 30.0
 """Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""
 Refusal = TypeVar("Refusal", bound=Exception)
+NETWORK_CALLS = {"unet": "unet", "vae_decoder": "decoder"}  # the words that the metrics have for them
 TYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
 
 
@@ -75,6 +76,22 @@ def _idle(server) -> bool:
     now = scrape(server)
     ended = sum(now[f"mri_ldm_{how}_total"] for how in ("finished_requests", "errors", "cancelled_requests"))
     return not now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] and now["mri_ldm_requests_total"] == ended
+
+
+def triton_counted(raw, server) -> dict[str, tuple[int, int]]:
+    """Rows and calls of each network in Triton's own statistics, once the server is idle.
+
+    Triton counts a call after it has handed on the answer, so whoever reads at once may miss the last one.
+    """
+    wait_until_idle(server)
+    made = {name: gauge(server, f"mri_ldm_{calls}_calls_total") for name, calls in NETWORK_CALLS.items()}
+
+    def read() -> dict[str, tuple[int, int]]:
+        of = {name: raw.get_inference_statistics(name).model_stats[0] for name in made}
+        return {name: (count.inference_count, count.execution_count) for name, count in of.items()}
+
+    _wait_until(lambda: all(calls >= made[name] for name, (_, calls) in read().items()), "Triton has not counted all")
+    return read()
 
 
 def start(raw, **values):

@@ -9,7 +9,7 @@ import tritonclient.grpc as triton
 
 from brats_ldm_client import InvalidRequest
 from server.process import TritonServer
-from serving import PATIENCE, gauge, infer, start, wait_for_rows, wait_until_idle
+from serving import PATIENCE, gauge, infer, start, triton_counted, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -59,22 +59,18 @@ def test_the_client_names_bad_values_in_both_models(client) -> None:
 
 def test_metrics_count_what_was_done(raw, small_server) -> None:
     """Images and steps are those asked for; calls are those that Triton itself has counted."""
-    wait_until_idle(small_server)
 
     def counted() -> np.ndarray:
+        executed = triton_counted(raw, small_server)
         names = ("images", "steps", "unet_calls", "decoder_calls")
-        return np.array([gauge(small_server, f"mri_ldm_{name}_total") for name in names])
+        ours = [gauge(small_server, f"mri_ldm_{name}_total") for name in names]
+        return np.array([*ours, *(calls for _, calls in executed.values())])
 
-    def by_triton() -> np.ndarray:
-        networks = ("unet", "vae_decoder")
-        return np.array([raw.get_inference_statistics(name).model_stats[0].execution_count for name in networks])
-
-    before, executed = counted(), by_triton()
+    before = counted()
     infer(raw, seed=[1, 2, 3], steps=[4, 4, 2])
-    wait_until_idle(small_server)
-    grown = counted() - before
-    assert grown[:2].tolist() == [3, 10]
-    assert np.array_equal(grown[2:], by_triton() - executed)
+    images, steps, *calls = counted() - before
+    assert (images, steps) == (3, 10)
+    assert calls[:2] == calls[2:]
 
 
 def test_stopping_with_work_in_flight_answers_and_ends(small_repository) -> None:
