@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from server.process import TritonServer
 from training.sample import generate
 
 if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
     from training.checkpoint import Snapshot
 
 ROWS = 8  # of one request of the throughput, as the client library cuts them
@@ -30,6 +32,22 @@ STARTUP_S = 240.0
 COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
 # Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
 TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
+
+
+class Counts(NamedTuple):
+    """Triton's statistics of a model since its start, all of them of the same calls."""
+
+    rows: int
+    calls: int
+    ns: int  # compute, and the copies in and out
+
+    @classmethod
+    def of_unet(cls, client: InferenceServerClient) -> Counts:
+        # Not `inference_count`: it is of requests, and ahead of the calls.
+        sizes = client.get_inference_statistics("unet", client_timeout=20).model_stats[0].batch_stats
+        calls = sum(size.compute_infer.count for size in sizes)
+        ns = sum(size.compute_infer.ns + size.compute_input.ns + size.compute_output.ns for size in sizes)
+        return cls(sum(size.batch_size * size.compute_infer.count for size in sizes), calls, ns)
 
 
 class Served:
@@ -109,42 +127,33 @@ class Served:
     def step_ms(self, rows: int) -> dict[str, float]:
         """A step of the sampling loop, of `rows` rows of one request: all of it, and the share of the network.
 
-        network_ms is Triton's own statistics of unet (compute, and the copies in and out); the rest is the call from
-        model to model, the recurrence and the bookkeeping. Nothing is decoded.
+        network_ms is from Triton's own statistics; the rest is the call from model to model, the recurrence and the
+        bookkeeping. Nothing is decoded.
         """
         self.setup.check_time()
         seeds = list(range(rows))
         self.images(seeds, "final_latent")
-        before, started = self._unet_statistics(), time.perf_counter()
+        before, started = self._unet_counts(), time.perf_counter()
         for _ in range(self.setup.repeats):
             self.images(seeds, "final_latent")
         seconds = time.perf_counter() - started
-        computed = rows * self.setup.steps * self.setup.repeats
-        after = self._unet_statistics(before.inference_count + computed)
-        calls = after.execution_count - before.execution_count
-        step, network = 1000 * seconds / calls, (_network_ns(after) - _network_ns(before)) / calls / 1e6
+        after = self._unet_counts(before.rows + rows * self.setup.steps * self.setup.repeats)
+        calls = after.calls - before.calls
+        step, network = 1000 * seconds / calls, (after.ns - before.ns) / calls / 1e6
         return {"rows": rows, "step_ms": step, "network_ms": network, "overhead_ms": step - network, "calls": calls}
 
-    def _unet_statistics(self, rows: int = 0) -> Any:
-        """Triton's own, once they count so many rows: it counts a call after it has handed on the answer.
+    def _unet_counts(self, rows: int = 0) -> Counts:
+        """Once they have at least so many rows: Triton counts a call after it has handed on the answer.
 
         Raises:
-            TimeoutError: they never do.
+            TimeoutError: they never have.
         """
         deadline = time.monotonic() + COUNTED_S
-        while (found := self._unet_now()).inference_count < rows:
+        while (counts := Counts.of_unet(self.client)).rows < rows:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Triton has counted {found.inference_count} rows of unet, and {rows} were computed")
+                raise TimeoutError(f"Triton has counted {counts.rows} rows of unet, and {rows} were computed")
             time.sleep(0.01)
-        return found
-
-    def _unet_now(self) -> Any:
-        return self.client.get_inference_statistics("unet", client_timeout=20).model_stats[0]
-
-
-def _network_ns(statistics_: Any) -> int:
-    of = statistics_.inference_stats
-    return int(of.compute_infer.ns + of.compute_input.ns + of.compute_output.ns)
+        return counts
 
 
 def served(
