@@ -139,16 +139,15 @@ class Request:
         return self.outputs
 
 
-def test_requests_share_a_batch_and_get_their_own_rows(
-    backend: SimpleNamespace,
-    cuda: gpu_stand_in.Cuda,
-    instance: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def model(
+    backend: SimpleNamespace, cuda: gpu_stand_in.Cuda, instance: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The model of the backend, with what stands in for Triton's stub."""
     stub = SimpleNamespace(
         Tensor=lambda name, array: (name, array),
         InferenceResponse=lambda tensors, error=None: error or dict(tensors),
-        TritonError=SimpleNamespace(INTERNAL=13),
+        TritonError=type("TritonError", (Exception,), {"INTERNAL": 13}),
         Logger=SimpleNamespace(log_info=lambda text: None, log_warn=no_warning),
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub)
@@ -156,12 +155,23 @@ def test_requests_share_a_batch_and_get_their_own_rows(
     model = importlib.import_module("model").TritonPythonModel()
     monkeypatch.delitem(sys.modules, "model")
     model.initialize({**instance, "model_config": json.dumps(CONFIG)})
+    return model
+
+
+def test_requests_share_a_batch_and_get_their_own_rows(model: Any, cuda: gpu_stand_in.Cuda) -> None:
     requests = [Request(2, "pred"), Request(1), Request(9, "pred")]
     first, second, third = model.execute(requests)
     np.testing.assert_array_equal(first["pred"], expected(requests[0].given))
     assert second == {}
     np.testing.assert_array_equal(third["pred"], expected(requests[2].given))
     assert cuda.launches == 1
+
+
+def test_requests_that_fail_together_get_errors_of_their_own(model: Any) -> None:
+    """Triton frees an error's memory with each response that has it: one that two share has ended servers."""
+    first, second = model.execute([Request(60, "pred"), Request(5, "pred")])
+    assert first.args == second.args == ("65 rows; the plan takes 1 to 64", 13)
+    assert first is not second
 
 
 def test_a_size_that_cannot_be_captured_runs_without_a_graph(
