@@ -1,5 +1,6 @@
 """Talking to a served repository from tests, below the client library."""
 
+import re
 import threading
 import time
 import urllib.request
@@ -44,8 +45,13 @@ def metrics_text(server) -> str:
 
 def scrape(server) -> dict[str, float]:
     """The metrics of the front models, summed over labels."""
+    return front_metrics(metrics_text(server))
+
+
+def front_metrics(text: str) -> dict[str, float]:
+    """The same from the text of all metrics."""
     values: dict[str, float] = {}
-    for line in metrics_text(server).splitlines():
+    for line in text.splitlines():
         if line.startswith("mri_ldm_"):
             name = line.partition("{")[0]
             values[name] = values.get(name, 0) + float(line.split()[-1])
@@ -73,7 +79,12 @@ def _wait_until(holds: Callable[[], bool], otherwise: str) -> None:
 
 
 def _idle(server) -> bool:
-    now = scrape(server)
+    """Triton's count of requests that reached the front models is never old, as ours may be."""
+    text = metrics_text(server)
+    reached = re.findall(r'^nv_inference_request_success{model="mri_ldm(?:_stream)?",.*} (\d+)$', text, re.MULTILINE)
+    now = front_metrics(text)
+    if now["mri_ldm_requests_total"] < sum(map(int, reached)):
+        return False
     ended = sum(now[f"mri_ldm_{how}_total"] for how in ("finished_requests", "errors", "cancelled_requests"))
     return not now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] and now["mri_ldm_requests_total"] == ended
 

@@ -171,6 +171,21 @@ def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None
     assert all(done.wait(10) for _, done, _ in calls)
 
 
+def test_whoever_sees_a_request_ended_sees_its_work(raw, server) -> None:
+    """Metrics are published one by one, and a scrape comes in between. Each request has one row of two steps."""
+    before = scrape(server)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(lambda: [ask(raw) for _ in range(200)])
+        while not asking.done():
+            now = scrape(server)
+            grown = {name.removeprefix("mri_ldm_"): now[name] - before[name] for name in now}
+            ended = grown["finished_requests_total"]
+            assert ended <= grown["images_total"]
+            assert ended <= grown["steps_total"] / 2
+            assert ended <= grown["requests_total"]
+    asking.result()
+
+
 def test_limits_and_the_sign_of_life_are_there_from_the_start(server) -> None:
     now = scrape(server)
     assert now["mri_ldm_rows_in_flight_limit"] == 2 * LIMITS["max_rows_in_flight"]  # two models

@@ -16,6 +16,8 @@ ALIVE_SECONDS = 10.0
 COUNTER, GAUGE = "COUNTER", "GAUGE"  # by name: pb_utils has its classes only once the model is loaded
 ERRORS = ("invalid", "overloaded", "stopping", "network", "internal", "unsent")
 DEPARTURES = ("cancelled", "deadline")
+ENDS = ("mri_ldm_finished_requests_total", "mri_ldm_errors_total", "mri_ldm_cancelled_requests_total")
+"""Each request adds to one of them when it ends."""
 Values = dict[tuple[str, str], float]
 """By name and value of the label, which is empty where there is none."""
 
@@ -135,7 +137,7 @@ class Metrics:
         self._publish()
 
     def _publish(self) -> None:
-        """Counters first: whoever sees the last row gone sees all that it did."""
+        """In this order: whoever sees a request ended or the last row gone sees all that it did."""
         try:
             for (name, label), value in self._values().items():
                 old = self._published.get((name, label), 0)
@@ -150,12 +152,12 @@ class Metrics:
             pb_utils.Logger.log_error(f"{self.model}: metrics cannot be published: {error}")
 
     def _values(self) -> Values:
-        """Current values in the order of `FAMILIES`."""
+        """Current values: the work, then the ends of requests, then what is there now."""
         counters, settings = self._batcher.counters, self._settings
         in_flight, waiting = self._batcher.rows
         with self._lock:
-            values: Values = dict(self._events)
-        values |= {
+            events = dict(sorted(self._events.items(), key=lambda event: event[0][0] in ENDS))
+        work: Values = {
             ("mri_ldm_images_total", ""): counters.images,
             ("mri_ldm_started_rows_total", ""): counters.started_rows,
             ("mri_ldm_queue_seconds_total", ""): counters.queue_seconds,
@@ -163,6 +165,11 @@ class Metrics:
             ("mri_ldm_step_seconds_total", ""): counters.step_seconds,
             ("mri_ldm_decoder_calls_total", ""): counters.decoder_calls,
             ("mri_ldm_decode_seconds_total", ""): counters.decode_seconds,
+        }
+        calls: Values = {
+            ("mri_ldm_unet_calls_total", size): n for size, n in zip(BATCH_SIZES, counters.unet_calls, strict=True)
+        }
+        now: Values = {
             ("mri_ldm_rows_in_flight", ""): in_flight,
             ("mri_ldm_rows_waiting", ""): waiting,
             ("mri_ldm_row_steps_left", ""): self._batcher.row_steps,
@@ -172,11 +179,7 @@ class Metrics:
             ("mri_ldm_rows_waiting_limit", ""): settings.max_rows_waiting,
             ("mri_ldm_row_steps_limit", ""): settings.max_row_steps,
         }
-        calls = {
-            ("mri_ldm_unet_calls_total", size): float(n)
-            for size, n in zip(BATCH_SIZES, counters.unet_calls, strict=True)
-        }
-        return calls | values
+        return work | calls | events | now
 
 
 def _labels(model: str, family: Family, value: str) -> dict[str, str]:
