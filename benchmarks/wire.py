@@ -6,7 +6,7 @@ import http.client
 import json
 from collections.abc import Mapping
 from email.message import Message
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,30 @@ def ask(
     wanted = [triton.InferRequestedOutput(output)]
     answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
     return _finite(answer, model, output)
+
+
+class Counts(NamedTuple):
+    """What Triton's statistics say of a model since its start, all of the same calls.
+
+    A call is counted after its answer was handed on: whoever reads at once may miss the last one.
+    """
+
+    rows: int
+    calls: int
+    ns: int  # compute, and the copies in and out
+
+
+def counts(
+    client: InferenceServerClient, model: str, headers: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
+) -> Counts:
+    """Those of `model`. Raises InferenceServerException where the server has none."""
+    answer = client.get_inference_statistics(model, headers=headers and dict(headers), client_timeout=timeout_s)
+    sizes = answer.model_stats[0].batch_stats  # `inference_count` is of requests, and ahead of the calls
+    return Counts(
+        rows=sum(size.batch_size * size.compute_infer.count for size in sizes),
+        calls=sum(size.compute_infer.count for size in sizes),
+        ns=sum(size.compute_infer.ns + size.compute_input.ns + size.compute_output.ns for size in sizes),
+    )
 
 
 def ask_http(url: str, model: str, output: str, feeds: Mapping[str, Array], shape: tuple[int, ...]) -> Array:

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from brats_ldm_client import Client, Generation, Progress
-from faulty_networks import write_faulty
+from faulty_networks import order, write_faulty
 from reliability.memory import anonymous_bytes
 from server.process import TritonServer
 from server.remains import children
@@ -94,6 +94,7 @@ def test_others_go_on_while_one_client_does_not_read(server: TritonServer) -> No
 
 
 def test_what_is_kept_for_it_is_bounded(server: TritonServer) -> None:
+    order(server.repository, "unet", seconds=0.005)  # so that a busy machine has time to send what a step gives
     with stalled(server, **much(4)) as responses:  # memory pools and the allocators have their size then
         received(responses)
     wait_until_idle(server)
@@ -102,6 +103,7 @@ def test_what_is_kept_for_it_is_bounded(server: TritonServer) -> None:
         wait_for_steps(server, steps_before + ROWS * STEPS)
         growth = (all_memory(server) - before) / 1e6
         answers = received(responses)
+    order(server.repository, "unet")
     previews = [r for r in answers if "preview" in r and "image" not in r]
     sent = sum(len(r["preview"]) for r in previews) / 2**20
     assert 0.8 * BUDGET_MB <= sent <= BUDGET_MB, "as much as is allowed"
@@ -136,8 +138,10 @@ def test_its_deadline_is_kept(server: TritonServer) -> None:
 
 def test_a_reader_that_reads_gets_every_preview(server: TritonServer) -> None:
     """Within the limit: 8 MB are 128 previews of 4 rows."""
+    order(server.repository, "unet", seconds=0.05)  # 16 wait to be sent at most: that takes a stall of 0.8 s
     with Client(server.grpc_url) as client:
         *events, _ = client.stream([1, 2, 3, 4], steps=20, preview_every=1)
+    order(server.repository, "unet")
     assert all(isinstance(event, Progress) and event.previews is not None for event in events)
     for row in range(4):
         assert sorted({int(event.step[row]) for event in events} - {0}) == list(range(1, 21))

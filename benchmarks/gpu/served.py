@@ -11,20 +11,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.gpu.setup import Array, Setup, random_feeds
-from benchmarks.wire import ask
+from benchmarks.wire import Counts, ask, counts
 from export.graphs import GRAPHS, Graph
 from server.channel import connect
 from server.process import TritonServer
 from training.sample import generate
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import InferenceServerClient
-
     from training.checkpoint import Snapshot
 
 ROWS = 8  # of one request of the throughput, as the client library cuts them
@@ -32,22 +30,6 @@ STARTUP_S = 240.0
 COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
 # Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
 TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
-
-
-class Counts(NamedTuple):
-    """Triton's statistics of a model since its start, all of them of the same calls."""
-
-    rows: int
-    calls: int
-    ns: int  # compute, and the copies in and out
-
-    @classmethod
-    def of_unet(cls, client: InferenceServerClient) -> Counts:
-        # Not `inference_count`: it is of requests, and ahead of the calls.
-        sizes = client.get_inference_statistics("unet", client_timeout=20).model_stats[0].batch_stats
-        calls = sum(size.compute_infer.count for size in sizes)
-        ns = sum(size.compute_infer.ns + size.compute_input.ns + size.compute_output.ns for size in sizes)
-        return cls(sum(size.batch_size * size.compute_infer.count for size in sizes), calls, ns)
 
 
 class Served:
@@ -149,11 +131,11 @@ class Served:
             TimeoutError: they never have.
         """
         deadline = time.monotonic() + COUNTED_S
-        while (counts := Counts.of_unet(self.client)).rows < rows:
+        while (now := counts(self.client, "unet")).rows < rows:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Triton has counted {counts.rows} rows of unet, and {rows} were computed")
+                raise TimeoutError(f"Triton has counted {now.rows} rows of unet, and {rows} were computed")
             time.sleep(0.01)
-        return counts
+        return now
 
 
 def served(

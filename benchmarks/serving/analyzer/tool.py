@@ -9,7 +9,7 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from server.security import Access
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
+    from benchmarks.wire import Counts
+
 UNARY, STREAM = MODELS = ("mri_ldm", "mri_ldm_stream")
 TLS_FLAGS = {
     "root_certificates": "--ssl-grpc-root-certifications-file",
@@ -29,7 +31,6 @@ TLS_FLAGS = {
     "private_key": "--ssl-grpc-private-key-file",
 }
 TIMEOUT_S = 20.0
-Counts = dict[str, tuple[int, int]]
 
 
 class AnalyzerError(RuntimeError):
@@ -169,20 +170,23 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.floor(share * (len(values) - 1) + 0.5)]
 
 
-def counts(client: InferenceServerClient, access: Access) -> Counts:
-    """Rows and calls so far, by network, in Triton's own statistics. Raises AnalyzerError where it has none."""
+def counts(client: InferenceServerClient, access: Access) -> dict[str, Counts]:
+    """Those so far, by network. Raises AnalyzerError where Triton has none."""
     from tritonclient.utils import InferenceServerException
 
-    headers, found = dict(access.headers), {}
+    from benchmarks import wire  # with NumPy, which --help is spared
+
+    found = {}
     for network in NETWORKS:
         try:
-            answer = client.get_inference_statistics(network, headers=headers, client_timeout=TIMEOUT_S)
+            found[network] = wire.counts(client, network, access.headers, TIMEOUT_S)
         except InferenceServerException as error:
             raise AnalyzerError(f"the server's statistics of {network} cannot be had: {error}") from error
-        found[network] = answer.model_stats[0].inference_count, answer.model_stats[0].execution_count
     return found
 
 
-def mean_rows(before: Counts, after: Counts) -> dict[str, float]:
+def mean_rows(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, float]:
     """Rows in a call of each network, between two counts."""
-    return {name: (rows - before[name][0]) / max(1, calls - before[name][1]) for name, (rows, calls) in after.items()}
+    return {
+        name: (now.rows - before[name].rows) / max(1, now.calls - before[name].calls) for name, now in after.items()
+    }
