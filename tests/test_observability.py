@@ -126,19 +126,21 @@ def test_departures_are_counted_by_reason(raw, server, repository) -> None:
 
 
 def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> None:
-    """Eight rows of three steps on four places: at least six calls of at most four rows, and half of the rows wait."""
+    """Eight rows of three steps on four places: at least six calls of at most four rows, and half of the rows wait.
+
+    They are one request: of two, the second could come late, and wait for less.
+    """
     for network in ("unet", "vae_decoder"):
         order(repository, network, seconds=SLOW)
     before, sizes = scrape(server), labelled(server, "mri_ldm_unet_calls_total")
     began = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda first: ask(raw, seed=list(range(first, first + 4)), steps=[3] * 4), (0, 4)))
+    ask(raw, seed=list(range(8)), steps=[3] * 8)
     took = time.monotonic() - began
     wait_until_idle(server)
     now = scrape(server)
     grown = {name.removeprefix("mri_ldm_"): now[name] - before[name] for name in now}
     calls = {size: n - sizes[size] for size, n in labelled(server, "mri_ldm_unet_calls_total").items()}
-    assert grown["requests_total"] == grown["finished_requests_total"] == 2
+    assert grown["requests_total"] == grown["finished_requests_total"] == 1
     assert grown["images_total"] == grown["started_rows_total"] == 8
     assert grown["steps_total"] == 24
     assert sum(calls.values()) == grown["unet_calls_total"]
@@ -148,10 +150,10 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
     assert grown["decoder_calls_total"] >= 4
     assert grown["step_seconds_total"] >= SLOW * grown["unet_calls_total"]
     assert grown["decode_seconds_total"] >= SLOW * grown["decoder_calls_total"]
-    assert took / 2 < grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
+    assert grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
     # Half of the rows wait until the others are done.
     assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 8 * took
-    assert 2 * 3 * SLOW < grown["request_seconds_total"] <= 2 * took
+    assert 2 * 3 * SLOW < grown["request_seconds_total"] <= took
 
 
 def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None:
