@@ -21,7 +21,8 @@ class Span:
     parent: str
     name: str
     attributes: dict[str, Any]
-    nanoseconds: int
+    begin: int  # nanoseconds since 1970
+    end: int
 
 
 class Collector:
@@ -90,7 +91,8 @@ def _spans(body: dict[str, Any]) -> list[Span]:
             parent=span.get("parentSpanId", ""),
             name=span["name"],
             attributes={each["key"]: next(iter(each["value"].values())) for each in span.get("attributes", [])},
-            nanoseconds=int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"]),
+            begin=int(span["startTimeUnixNano"]),
+            end=int(span["endTimeUnixNano"]),
         )
         for resource in body["resourceSpans"]
         for scope in resource["scopeSpans"]

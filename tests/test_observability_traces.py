@@ -84,8 +84,9 @@ def test_one_image_shows_its_fifty_steps_and_its_decoding_in_the_callers_trace(s
     assert front.name == "mri_ldm"
     assert calls(spans) == {"unet": 50, "vae_decoder": 1}
     assert {span.trace for span in spans} == {f"{0xABC:032x}"}
-    # The request lasts as long as its calls: a trace that Triton has ended before would be shorter.
-    assert front.nanoseconds >= sum(span.nanoseconds for span in children)
+    # Triton would end the trace with execute(), long before the calls. (A call's span may end after its answer.)
+    begins = sorted(span.begin for span in children)
+    assert front.begin <= begins[0] <= begins[-1] <= front.end
 
 
 def test_a_stream_is_traced_too(server, collector) -> None:
