@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 import tritonclient.grpc as triton
 
+from benchmarks.wire import Counts, counts
+
 PATIENCE = 30.0
 """Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""
 Refusal = TypeVar("Refusal", bound=Exception)
@@ -89,20 +91,13 @@ def _idle(server) -> bool:
     return not now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] and now["mri_ldm_requests_total"] == ended
 
 
-def triton_counted(raw, server) -> dict[str, tuple[int, int]]:
-    """Rows and calls of each network in Triton's own statistics, once the server is idle.
-
-    Triton counts a call after it has handed on the answer, so whoever reads at once may miss the last one.
-    """
+def triton_counted(raw, server) -> dict[str, Counts]:
+    """Triton's own statistics of each network, once the server is idle and they have all calls."""
     wait_until_idle(server)
-    made = {name: gauge(server, f"mri_ldm_{calls}_calls_total") for name, calls in NETWORK_CALLS.items()}
-
-    def read() -> dict[str, tuple[int, int]]:
-        of = {name: raw.get_inference_statistics(name).model_stats[0] for name in made}
-        return {name: (count.inference_count, count.execution_count) for name, count in of.items()}
-
-    _wait_until(lambda: all(calls >= made[name] for name, (_, calls) in read().items()), "Triton has not counted all")
-    return read()
+    for network, calls in NETWORK_CALLS.items():
+        made = gauge(server, f"mri_ldm_{calls}_calls_total")
+        _wait_until(lambda n=network, made=made: counts(raw, n).calls >= made, "Triton has not counted all calls")
+    return {network: counts(raw, network) for network in NETWORK_CALLS}
 
 
 def start(raw, **values):

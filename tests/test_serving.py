@@ -119,11 +119,11 @@ def test_mixed_requests_are_answered_as_if_alone(raw, small_server) -> None:
         return infer(raw, seed=[seed], steps=[steps], sampler=[sampler]).as_numpy("final_latent")
 
     expected = [run(case) for case in cases]
-    before, _ = triton_counted(raw, small_server)["unet"]
+    before = triton_counted(raw, small_server)["unet"]
     with ThreadPoolExecutor(len(cases)) as pool:
         answers = list(pool.map(run, cases))
-    after, _ = triton_counted(raw, small_server)["unet"]
-    assert after - before == sum(steps for _, steps, _ in cases)
+    after = triton_counted(raw, small_server)["unet"]
+    assert after.rows - before.rows == sum(steps for _, steps, _ in cases)
     assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
 
 
@@ -134,9 +134,9 @@ def test_requests_share_calls_where_a_call_costs_the_same_for_all(tmp_path) -> N
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda seed: infer(raw, seed=[seed], steps=[60]), range(4)))
-        rows, calls = triton_counted(raw, server)["unet"]
-    assert rows == 240
-    assert calls < 180
+        unet = triton_counted(raw, server)["unet"]
+    assert unet.rows == 240
+    assert unet.calls < 180
 
 
 def test_a_large_request_is_split_and_put_together_in_order(client) -> None:

@@ -64,7 +64,7 @@ def test_metrics_count_what_was_done(raw, small_server) -> None:
         executed = triton_counted(raw, small_server)
         names = ("images", "steps", "unet_calls", "decoder_calls")
         ours = [gauge(small_server, f"mri_ldm_{name}_total") for name in names]
-        return np.array([*ours, *(calls for _, calls in executed.values())])
+        return np.array([*ours, *(network.calls for network in executed.values())])
 
     before = counted()
     infer(raw, seed=[1, 2, 3], steps=[4, 4, 2])
