@@ -153,7 +153,8 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
     assert grown["step_seconds_total"] + grown["decode_seconds_total"] <= took
     # Half of the rows wait until the others are done.
     assert 4 * 3 * SLOW <= grown["queue_seconds_total"] < 8 * took
-    assert 2 * 3 * SLOW < grown["request_seconds_total"] <= took
+    # Its end is taken after the answer has gone, which may be here by then.
+    assert 2 * 3 * SLOW < grown["request_seconds_total"] < 2 * took
 
 
 def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None:
