@@ -162,8 +162,14 @@ def test_rows_of_many_requests_share_one_call() -> None:
 
 
 def test_a_late_request_joins_at_the_next_step_and_a_short_one_leaves_early() -> None:
-    clock = [0]
-    batcher = Batcher(fake_denoise, fake_decode)
+    """On a device where rows in a call are free: by this machine's clock the batcher might let them take turns."""
+    clock, now = [0], [0.0]
+
+    def denoise(latents, timesteps):
+        now[0] += 1
+        return fake_denoise(latents, timesteps)
+
+    batcher = Batcher(denoise, fake_decode, clock=lambda: now[0])
     long, short = Recorder(clock), Recorder(clock)
     batcher.submit(make_job(long, [(1, "ddim", 50, 0.0)]))
     for _ in range(10):
