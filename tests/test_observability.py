@@ -166,8 +166,8 @@ def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None
     # The one of these that is published last: a scrape may come in between.
     while (now := scrape(server))["mri_ldm_row_steps_left"] < 8:
         assert time.monotonic() < deadline
-    assert now["mri_ldm_rows_in_flight"] == 4
-    assert now["mri_ldm_rows_waiting"] == 4
+    assert 1 <= now["mri_ldm_rows_in_flight"] <= 4  # as many as the batcher finds quickest
+    assert now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] == 8
     assert now["mri_ldm_row_steps_left"] == 8
     assert now["mri_ldm_requests_total"] - before == 2
     order(repository, "unet")
