@@ -94,10 +94,10 @@ def _idle(server) -> bool:
 def triton_counted(raw, server) -> dict[str, Counts]:
     """Triton's own statistics of each network, once the server is idle and they have all calls."""
     wait_until_idle(server)
-    for network, calls in NETWORK_CALLS.items():
-        made = gauge(server, f"mri_ldm_{calls}_calls_total")
-        _wait_until(lambda n=network, made=made: counts(raw, n).calls >= made, "Triton has not counted all calls")
-    return {network: counts(raw, network) for network in NETWORK_CALLS}
+    now = scrape(server)
+    made = {network: now[f"mri_ldm_{calls}_calls_total"] for network, calls in NETWORK_CALLS.items()}
+    _wait_until(lambda: all(counts(raw, each).calls >= made[each] for each in made), "Triton has not counted all calls")
+    return {network: counts(raw, network) for network in made}
 
 
 def start(raw, **values):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mri_ldm.batcher import Batcher
+from mri_ldm.batcher import Batcher, Denoise
 from mri_ldm.line import Job, Overloaded
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
@@ -18,6 +18,16 @@ SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
 def fake_denoise(latents: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
     """Row by row a function of that row's latent and timestep: mixing rows up cannot go unseen."""
     return np.tanh(0.8 * latents + timesteps.astype(np.float32)[:, None, None, None] / 700)
+
+
+def taking(seconds: float, now: list[float]) -> Denoise:
+    """`fake_denoise` of a device on which a call takes so long whatever its rows, by the clock `now`."""
+
+    def denoise(latents: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+        now[0] += seconds
+        return fake_denoise(latents, timesteps)
+
+    return denoise
 
 
 def fake_decode(latents: np.ndarray) -> np.ndarray:
@@ -142,11 +152,11 @@ def test_rows_of_many_requests_share_one_call() -> None:
     On a device where rows in a call are free, once the batcher knows that.
     """
     sizes, now = [], [0.0]
+    device = taking(1.0, now)
 
     def denoise(latents, timesteps):
         sizes.append(len(latents))
-        now[0] += 1
-        return fake_denoise(latents, timesteps)
+        return device(latents, timesteps)
 
     clock = [0]
     batcher = Batcher(denoise, fake_decode, clock=lambda: now[0])
@@ -164,12 +174,7 @@ def test_rows_of_many_requests_share_one_call() -> None:
 def test_a_late_request_joins_at_the_next_step_and_a_short_one_leaves_early() -> None:
     """On a device where rows in a call are free: by this machine's clock the batcher might let them take turns."""
     clock, now = [0], [0.0]
-
-    def denoise(latents, timesteps):
-        now[0] += 1
-        return fake_denoise(latents, timesteps)
-
-    batcher = Batcher(denoise, fake_decode, clock=lambda: now[0])
+    batcher = Batcher(taking(1.0, now), fake_decode, clock=lambda: now[0])
     long, short = Recorder(clock), Recorder(clock)
     batcher.submit(make_job(long, [(1, "ddim", 50, 0.0)]))
     for _ in range(10):

@@ -37,6 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def quick(server: TritonServer) -> None:
+    """Whatever an earlier test has told the network."""
+    order(server.repository, "unet")
+
+
 def message(timeout_s: float | None = None, **values: Any) -> Any:
     """A request of `mri_ldm_stream` as gRPC sends it."""
     request = service_pb2.ModelInferRequest(model_name="mri_ldm_stream", id="slow")
@@ -103,7 +109,6 @@ def test_what_is_kept_for_it_is_bounded(server: TritonServer) -> None:
         wait_for_steps(server, steps_before + ROWS * STEPS)
         growth = (all_memory(server) - before) / 1e6
         answers = received(responses)
-    order(server.repository, "unet")
     previews = [r for r in answers if "preview" in r and "image" not in r]
     sent = sum(len(r["preview"]) for r in previews) / 2**20
     assert 0.8 * BUDGET_MB <= sent <= BUDGET_MB, "as much as is allowed"
@@ -141,7 +146,6 @@ def test_a_reader_that_reads_gets_every_preview(server: TritonServer) -> None:
     order(server.repository, "unet", seconds=0.05)  # 16 wait to be sent at most: that takes a stall of 0.8 s
     with Client(server.grpc_url) as client:
         *events, _ = client.stream([1, 2, 3, 4], steps=20, preview_every=1)
-    order(server.repository, "unet")
     assert all(isinstance(event, Progress) and event.previews is not None for event in events)
     for row in range(4):
         assert sorted({int(event.step[row]) for event in events} - {0}) == list(range(1, 21))

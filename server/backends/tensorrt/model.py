@@ -44,8 +44,8 @@ class TritonPythonModel:
             parts = {name: np.split(answer, ends[:-1]) for name, answer in answers.items()}
         except Exception as error:
             # Not one error for all: Triton frees its memory with each response, and dies of the second time.
-            failures = [pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL) for _ in requests]
-            return [pb_utils.InferenceResponse([], failure) for failure in failures]
+            code = pb_utils.TritonError.INTERNAL
+            return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code)) for _ in requests]
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(name, parts[name][index]) for name in names])
             for index, names in enumerate(wanted)
