@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 Array = NDArray[np.float32]
+IDENTITY = np.array([1, 0, 0, 0, 0, 0, 1], np.float32)
+"""A row of `SamplerTable.linear` that leaves latent and estimate as they are."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,16 @@ class NoiseSchedule:
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """timesteps: int32 [steps]; coefficients: float32 [steps, 6], columns a, b, c, d, alpha, sigma."""
+    """The rows of a sampler.
+
+    timesteps: int32 [steps]; coefficients: float32 [steps, 6], columns a, b, c, d, alpha, sigma.
+    linear: float32 [steps, 7], columns a, b, c, d, e, f, g of the same recurrence where both results are linear forms:
+    x' = a * x + b * eps + c * h + d * z and h' = e * x + f * eps + g * h. `IDENTITY` is such a row too.
+    """
 
     timesteps: NDArray[np.int32]
     coefficients: Array
+    linear: Array
 
     @property
     def steps(self) -> int:
@@ -92,8 +100,10 @@ def sampler_table(schedule: NoiseSchedule, sampler: str, steps: int, eta: float)
         columns = _ddim(alpha_bar, 1.0 if sampler == "ddpm" else eta)
     else:
         raise ValueError(f"sampler is {sampler!r}; it must be one of {', '.join(SAMPLERS)}")
-    table = np.stack([*columns, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)], axis=1)
-    return SamplerTable(timesteps, table.astype(np.float32))
+    alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    table = np.stack([*columns, alpha, sigma], axis=1)
+    linear = np.stack([*columns, 1 / alpha, -sigma / alpha, np.zeros_like(alpha)], axis=1)
+    return SamplerTable(timesteps, table.astype(np.float32), linear.astype(np.float32))
 
 
 Columns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
