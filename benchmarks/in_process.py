@@ -15,6 +15,7 @@ from mri_ldm.batcher import Batcher  # isort: skip
 from mri_ldm.line import Job  # isort: skip
 from mri_ldm.request import RowParameters  # isort: skip
 from mri_ldm.settings import read_settings  # isort: skip
+from mri_ldm.stepping import SingleSteps  # isort: skip
 
 Array = NDArray[Any]
 
@@ -66,7 +67,7 @@ class Engine:
     def _batcher(self, rows: int) -> Batcher:
         """Kept, as the server's is: it learns how many rows go together."""
         if rows not in self._batchers:
-            self._batchers[rows] = Batcher(self.unet, self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
+            self._batchers[rows] = Batcher([SingleSteps(self.unet)], self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
                                            max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
         return self._batchers[rows]
 
@@ -77,7 +78,10 @@ class _Answer:
     latents: Array
     images: Array | None
 
-    def wants_out(self) -> bool:
+    def late(self) -> bool:
+        return False
+
+    def gone(self) -> bool:
         return False
 
     def preview(self, steps: Array, estimates: Array) -> None: ...

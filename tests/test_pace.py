@@ -8,7 +8,7 @@ def settle(pace: Pace, base: float, row: float, calls: int = 7 * TRIES, there: i
     """Make calls, and return how many of 64 rows the next has."""
     for _ in range(calls):
         rows = pace.rows(64, there)
-        pace.measured(rows, base + row * rows)
+        pace.measured(rows, 1, base + row * rows)
     return pace.rows(64, there)
 
 
@@ -42,7 +42,7 @@ def test_all_sizes_are_tried_and_the_first_call_of_one_may_be_slow() -> None:
     pace, tried = Pace(64), []
     for call in range(7 * TRIES):
         tried.append(pace.rows(64, 64))
-        pace.measured(tried[-1], 10.0 if call % TRIES == 0 else 1.0)
+        pace.measured(tried[-1], 1, 10.0 if call % TRIES == 0 else 1.0)
     assert tried == sorted([1, 2, 4, 8, 16, 32, 64] * TRIES)
     assert pace.rows(64, 64) == 64
 

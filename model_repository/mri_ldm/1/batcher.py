@@ -1,27 +1,28 @@
 """Step-level continuous batching: one network call a tick for rows of all requests, each at its own step.
 
-Knows nothing of Triton: a request is a `Job`, its answers go to the job's `Listener`, and the two networks are
-functions. Only `submit` may be called from another thread than the one that calls `tick`.
+Knows nothing of Triton: a request is a `Job`, its answers go to the job's `Listener`, and the networks are functions.
+Only `submit` may be called from another thread than the one that calls `tick`.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .line import Array, Job, Line, Row
-from .noise import standard_normal
 from .pace import Pace
-from .samplers import advance
+from .previews import previews_due, send_previews
+from .slots import Slots
+from .stepping import Stepper
 
-Denoise = Callable[[Array, NDArray[np.int32]], Array]
-"""(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64]"""
 Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
 QUEUE_CHECK_SECONDS = 0.1
+ASKING_SHARE = 20
+"""Whether requesters have gone is asked again after so many times what asking has taken: a twentieth of the time."""
 BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
 """Rows in a call of the UNet, as `Counters.unet_calls` tells them apart."""
 
@@ -44,15 +45,15 @@ class Counters:
 class Batcher:
     """The rows on their way: which are in the step loop, which at the decoder, which wait.
 
-    At most `max_rows_in_flight` rows take a step together, chosen anew at each (`Line`), as many as suit the device
-    (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until it is decoded, so a slow
-    decoder holds back others instead of piling up work. One chunk of `decode_batch` rows is decoded a tick: decoding
-    never holds the step loop for longer.
+    At most `max_rows_in_flight` rows take steps together, chosen anew at each call (`Line`), as many and by as many
+    steps as suit the device (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until
+    it is decoded, so a slow decoder holds back others instead of piling up work. One chunk of `decode_batch` rows is
+    decoded a tick: decoding never holds the step loop for longer.
     """
 
     def __init__(
         self,
-        denoise: Denoise,
+        steppers: Sequence[Stepper],
         decode: Decode,
         *,
         max_rows_in_flight: int = 64,
@@ -61,13 +62,15 @@ class Batcher:
         decode_batch: int = 2,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._denoise, self._decode, self._clock = denoise, decode, clock
+        """steppers: a row is advanced by the first that takes it; the last takes any."""
+        self._steppers, self._decode, self._clock = steppers, decode, clock
         self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
         self._line = Line(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
         self._pace = Pace(max_rows_in_flight)
+        self._slots = Slots(max_rows_in_flight)
         self._in_step: list[Row] = []
         self._decoding: deque[Row] = deque()
-        self._next_queue_check = 0.0
+        self._next_check = self._next_queue_check = 0.0
         self.counters = Counters()
         self.calling: Sequence[Row] = ()
         """Rows that the last call of a network, or the one now made, is for."""
@@ -92,12 +95,11 @@ class Batcher:
         return self._line.row_steps
 
     def tick(self) -> bool:
-        """One step of as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
-        self._drop_cancelled()
-        ready = self._line.next(self._max_rows_in_flight - len(self._decoding))
-        self._in_step = ready[: self._pace.rows(len(ready), self._line.rows)]
+        """One call for as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
+        self._drop_leavers()
+        stepper, self._in_step = self._choose()
         if self._in_step:
-            self._step()
+            self._advance(stepper)
         if self._decoding:
             self._decode_chunk()
         return self._line.rows > 0
@@ -106,68 +108,98 @@ class Batcher:
         """End every job with `error`."""
         self._fail(self._line.jobs, error)
 
-    def _drop_cancelled(self) -> None:
-        """Rows with a place are asked about at each step, others ten times a second: asking costs a round trip."""
-        jobs = _jobs([*self._in_step, *self._decoding])
-        if self._clock() >= self._next_queue_check:
-            jobs = self._line.jobs
-            self._next_queue_check = self._clock() + QUEUE_CHECK_SECONDS
-        leaving = [job for job in jobs if job.listener.wants_out()]
+    def _drop_leavers(self) -> None:
+        """Rows with a place are looked at before each call, others ten times a second.
+
+        Asking whether a requester has gone costs a round trip, so it is asked less often where many are there.
+        """
+        began = self._clock()
+        look_at_all = began >= self._next_queue_check
+        jobs = self._line.jobs if look_at_all else _jobs([*self._in_step, *self._decoding])
+        leaving = [job for job in jobs if job.listener.late()]
+        if look_at_all or began >= self._next_check:
+            leaving += [job for job in jobs if job not in leaving and job.listener.gone()]
+            now = self._clock()
+            self._next_check = now + ASKING_SHARE * (now - began)
+            if look_at_all:
+                self._next_queue_check = max(self._next_check, now + QUEUE_CHECK_SECONDS)
         if leaving:
             self._remove(leaving)
             for job in leaving:
                 job.listener.cancelled(job.unfinished)
 
-    def _step(self) -> None:
+    def _choose(self) -> tuple[Stepper, list[Row]]:
+        """The rows of the next call, and how they are advanced: as the first in line is."""
+        ready = self._line.ready()
+        first = next(ready, None)
+        places = self._max_rows_in_flight - len(self._decoding)
+        if first is None or places <= 0:
+            return self._steppers[-1], []
+        stepper = next(each for each in self._steppers if each.takes(first))
+        alike = (row for row in ready if self._stepper(row) is stepper)
+        rows = [first, *islice(alike, places - 1)]
+        return stepper, rows[: self._pace.rows(len(rows), self._line.rows)]
+
+    def _stepper(self, row: Row) -> Stepper:
+        return next(stepper for stepper in self._steppers if stepper.takes(row))
+
+    def _advance(self, stepper: Stepper) -> None:
         rows, began = self._in_step, self._clock()
         self.calling = rows
-        self._count_started(rows, began)
-        x = np.stack([row.job.latents[row.index] for row in rows])
-        timesteps = np.array([row.table.timesteps[row.step] for row in rows], np.int32)
+        self._start(rows, began)
+        steps = self._steps(stepper, rows)
+        counts = [min(steps, row.left) for row in rows]
+        due = previews_due(rows, counts)
+        state = self._slots.take(rows)
         started = self._clock()
         try:
-            eps = self._denoise(x, timesteps)
+            estimates = stepper.advance(rows, state, steps, bool(due))
         except Exception as error:
             self._fail(_jobs(rows), error)
             return
-        took = self._clock() - started
-        self._line.measured(len(rows), took)
-        self._pace.measured(len(rows), took)
-        self.counters.unet_calls[min((len(rows) - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
-        self.counters.last_unet_batch = len(rows)
-        self.counters.steps += len(rows)
-        coefficients = np.stack([row.table.coefficients[row.step] for row in rows])
-        h = np.stack([row.job.estimates[row.index] for row in rows])
-        latents, estimates = advance(coefficients, x, eps, h, _step_noise(rows, coefficients[:, 3], x))
-        for row, latent, estimate in zip(rows, latents, estimates, strict=True):
-            row.job.latents[row.index] = latent
-            row.job.estimates[row.index] = estimate
-            row.job.done[row.index] += 1
-        self._send_previews(rows)
+        self._count_call(len(rows), stepper.computed or steps, sum(counts), self._clock() - started)
+        self._slots.put(rows, state)
+        if estimates is not None:
+            send_previews(due, rows, counts, estimates, self._slots)
+        for row, count in zip(rows, counts, strict=True):
+            row.step += count
+            row.job.steps_left -= count
         self._retire()
         self.counters.step_seconds += self._clock() - began
 
-    def _count_started(self, rows: Sequence[Row], now: float) -> None:
-        waited = [now - row.job.arrived for row in rows if row.step == 0]
-        self.counters.started_rows += len(waited)
-        self.counters.queue_seconds += sum(waited)
-
-    def _send_previews(self, rows: Sequence[Row]) -> None:
-        due = []
+    def _start(self, rows: Sequence[Row], now: float) -> None:
+        """Places for the rows that take their first steps."""
         for row in rows:
-            every = row.job.preview_every[row.index]
-            if every > 0 and row.step % every == 0:
-                due.append(row)
-        for job in _jobs(due):
-            job.listener.preview(job.done.copy(), job.estimates.copy())
+            if row.step == 0:
+                self._slots.start(row)
+                self.counters.started_rows += 1
+                self.counters.queue_seconds += now - row.job.arrived
+
+    def _steps(self, stepper: Stepper, rows: Sequence[Row]) -> int:
+        """The steps of the next call; fewer do not make the call of an unrolled network shorter."""
+        if stepper.computed:
+            return stepper.most
+        return self._pace.steps([row.left for row in rows], stepper.most, self._line.arriving)
+
+    def _count_call(self, rows: int, computed: int, row_steps: int, seconds: float) -> None:
+        self._line.measured(row_steps, seconds)
+        self._pace.measured(rows, computed, seconds)
+        self.counters.unet_calls[min((rows - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
+        self.counters.last_unet_batch = rows
+        self.counters.steps += row_steps
 
     def _retire(self) -> None:
         """Send rows that have done their last step on to the decoder, or out."""
-        retired = [row for row in self._in_step if row.step == row.table.steps]
-        self._in_step = [row for row in self._in_step if row.step < row.table.steps]
-        self._decoding.extend(row for row in retired if row.job.decode)
+        retired = [row for row in self._in_step if not row.left]
+        self._in_step = [row for row in self._in_step if row.left]
         for row in retired:
-            if not row.job.decode:
+            row.job.latents[row.index], estimate = self._slots.of(row)
+            if row.job.estimates is not None:
+                row.job.estimates[row.index] = estimate
+            self._slots.release(row)
+            if row.job.decode:
+                self._decoding.append(row)
+            else:
                 self._finish(row)
 
     def _decode_chunk(self) -> None:
@@ -182,7 +214,7 @@ class Batcher:
         self.counters.decode_seconds += self._clock() - began
         for row, image in zip(rows, images, strict=True):
             if row.job.images is None:
-                row.job.images = np.empty((len(row.job.seeds), *image.shape), np.float32)
+                row.job.images = np.empty((len(row.job.rows), *image.shape), np.float32)
             row.job.images[row.index] = image
         for row in rows:
             self._decoding.popleft()
@@ -206,17 +238,10 @@ class Batcher:
         self._line.remove(jobs)
         self._in_step = [row for row in self._in_step if row.job not in jobs]
         self._decoding = deque(row for row in self._decoding if row.job not in jobs)
+        for row in (row for job in jobs for row in job.rows):
+            self._slots.release(row)
 
 
 def _jobs(rows: Iterable[Row]) -> list[Job]:
     """The jobs of the rows, each once, in order."""
     return list(dict.fromkeys(row.job for row in rows))
-
-
-def _step_noise(rows: Sequence[Row], scales: Array, like: Array) -> Array:
-    """Fresh noise for the rows whose sampler adds some, zeros for the others."""
-    noise = np.zeros_like(like)
-    for place, (row, scale) in enumerate(zip(rows, scales, strict=True)):
-        if scale > 0:
-            noise[place] = standard_normal(int(row.job.seeds[row.index]), row.step + 1)
-    return noise

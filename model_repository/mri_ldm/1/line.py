@@ -1,12 +1,11 @@
 """Requests on their way: which rows take the next step, and how much may wait. Knows no network and no Triton."""
 
 import bisect
-import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from .samplers import SamplerTable
 Array = NDArray[np.float32]
 SLOWDOWN = 5.0
 SMOOTHING = 0.1
+ARRIVALS_SECONDS = 1.0
 
 
 class Overloaded(Exception):
@@ -31,8 +31,11 @@ class Closed(Overloaded):
 class Listener(Protocol):
     """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
 
-    def wants_out(self) -> bool:
-        """Whether the requester has gone or its deadline has passed."""
+    def late(self) -> bool:
+        """Whether its deadline has passed."""
+
+    def gone(self) -> bool:
+        """Whether the requester has gone or has cancelled; asking takes a moment."""
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """Steps done [B] and x0 estimates [B, 1, 64, 64] of all rows, when one of them is due."""
@@ -44,57 +47,56 @@ class Listener(Protocol):
         """A network call with a row of this job has failed."""
 
     def cancelled(self, rows: int) -> None:
-        """`rows` unfinished rows have left because `wants_out` said so."""
+        """`rows` unfinished rows have left because it is late or gone."""
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One image on its way: where it belongs, and how far it is. `slot`: its place in `Slots` once it has started."""
+
+    job: "Job"
+    index: int
+    seed: int
+    table: SamplerTable
+    preview_every: int
+    step: int = 0
+    slot: int = -1
+
+    @property
+    def left(self) -> int:
+        """Steps still to do."""
+        return self.table.steps - self.step
 
 
 @dataclass(eq=False)
 class Job:
-    """One request of B rows with their state; `latents` starts as noise [B, 1, 64, 64].
+    """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and in the end the answer.
 
     preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `Line`.
+    estimates: the last x0 estimates of the rows that are done, where there are previews. steps_left: of all rows.
     """
 
     listener: Listener
-    seeds: Sequence[int]
-    tables: Sequence[SamplerTable]
+    seeds: InitVar[Sequence[int]]
+    tables: InitVar[Sequence[SamplerTable]]
     latents: Array
-    preview_every: Sequence[int] = ()
+    preview_every: InitVar[Sequence[int]] = ()
     decode: bool = True
     arrived: float = field(default=0.0, init=False)
     due: float = field(default=0.0, init=False)
-    done: NDArray[np.int32] = field(init=False)
-    estimates: Array = field(init=False)
+    rows: Sequence[Row] = field(init=False)
+    estimates: Array | None = field(default=None, init=False)
     images: Array | None = field(default=None, init=False)
     unfinished: int = field(init=False)
+    steps_left: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.preview_every = self.preview_every or [0] * len(self.seeds)
-        self.done = np.zeros(len(self.seeds), np.int32)
-        self.estimates = np.zeros_like(self.latents)
-        self.unfinished = len(self.seeds)
-
-    @property
-    def remaining_steps(self) -> int:
-        """Steps that all rows together have still to do."""
-        return sum(table.steps for table in self.tables) - int(self.done.sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image on its way: a place in its job."""
-
-    job: Job
-    index: int
-
-    @property
-    def table(self) -> SamplerTable:
-        """The row's coefficients."""
-        return self.job.tables[self.index]
-
-    @property
-    def step(self) -> int:
-        """Steps done so far."""
-        return int(self.job.done[self.index])
+    def __post_init__(self, seeds: Sequence[int], tables: Sequence[SamplerTable], preview_every: Sequence[int]) -> None:
+        given = zip(seeds, tables, preview_every or [0] * len(seeds), strict=True)
+        self.rows = [Row(self, index, *each) for index, each in enumerate(given)]
+        self.unfinished = len(self.rows)
+        self.steps_left = sum(table.steps for table in tables)
+        if any(preview_every):
+            self.estimates = np.zeros_like(self.latents)
 
 
 class Line:
@@ -112,6 +114,7 @@ class Line:
         self._lock = threading.Lock()
         self._jobs: list[Job] = []
         self._seconds_per_row_step = 0.0
+        self._arrivals, self._last_arrival = 0.0, clock()
         self._closed = ""
 
     def close(self, reason: str) -> None:
@@ -125,7 +128,7 @@ class Line:
         Raises:
             Overloaded: there is no room for all of them, or (Closed) the line is closed; none is let in then.
         """
-        rows, row_steps = len(job.seeds), job.remaining_steps
+        rows, row_steps = len(job.rows), job.steps_left
         with self._lock:
             if self._closed:
                 raise Closed(self._closed)
@@ -140,6 +143,7 @@ class Line:
                     f"({rows} rows): {self._retry(shortage)}"
                 )
             job.arrived = self._clock()
+            self._arrivals, self._last_arrival = self._decayed(job.arrived) + rows, job.arrived
             job.due = job.arrived + SLOWDOWN * row_steps * self._seconds_per_row_step
             bisect.insort(self._jobs, job, key=attrgetter("due"))
 
@@ -170,16 +174,24 @@ class Line:
         return sum(job.unfinished for job in self._jobs)
 
     def _row_steps(self) -> int:
-        return sum(job.remaining_steps for job in self._jobs)
+        return sum(job.steps_left for job in self._jobs)
 
-    def next(self, places: int) -> list[Row]:
-        """Up to `places` rows that have steps to do, first due first."""
-        ready = (Row(job, i) for job in self.jobs for i in range(len(job.seeds)) if job.done[i] < job.tables[i].steps)
-        return list(itertools.islice(ready, max(0, places)))
+    def ready(self) -> Iterator[Row]:
+        """The rows that have steps to do, first due first."""
+        return (row for job in self.jobs for row in job.rows if row.step < row.table.steps)
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """A step of `rows` rows took `seconds`."""
-        new, old = seconds / rows, self._seconds_per_row_step
+    @property
+    def arriving(self) -> float:
+        """Rows that have come a second, lately."""
+        with self._lock:
+            return self._decayed(self._clock()) / ARRIVALS_SECONDS
+
+    def _decayed(self, now: float) -> float:
+        return self._arrivals * math.exp((self._last_arrival - now) / ARRIVALS_SECONDS)
+
+    def measured(self, row_steps: int, seconds: float) -> None:
+        """A call that did `row_steps` steps, summed over its rows, took `seconds`."""
+        new, old = seconds / row_steps, self._seconds_per_row_step
         self._seconds_per_row_step = new if old == 0 else old + SMOOTHING * (new - old)
 
     def remove(self, jobs: Sequence[Job]) -> None:

@@ -6,6 +6,7 @@ both models; config.pbtxt says which of them may answer more than once.
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .batcher import Batcher
-from .drain import Drain
+from .drain import POLL_SECONDS, Drain
 from .failures import RESTART_HINT
 from .line import Closed, Job
 from .metrics import Metrics
@@ -22,6 +23,7 @@ from .outbox import Outboxes
 from .request import RowParameters, parse_rows
 from .responder import Responder
 from .settings import read_settings
+from .stepping import SeveralSteps, SingleSteps, Stepper
 from .tracing import Tracer, trace_of
 
 INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
@@ -39,11 +41,17 @@ class TritonPythonModel:
         self._tracer = Tracer(lambda: self._batcher.calling)
         # Of a repository that is no folder, Triton copies this model alone: networks are known once they answer, then.
         repository = Path(args["model_repository"]).parent
-        self._networks = Networks(self._settings.crop, self._settings.network_timeout, self._tracer, repository)
+        self._networks = Networks(
+            self._settings.crop,
+            self._settings.network_timeout,
+            self._tracer,
+            repository,
+            draws=not self._settings.unrolled,
+        )
         streams = pb_utils.using_decoupled_model_transaction_policy(config)
         self._outboxes = Outboxes() if streams else None
         self._batcher = Batcher(
-            self._networks.denoise,
+            self._steppers(),
             self._networks.decode,
             max_rows_in_flight=self._settings.max_rows_in_flight,
             max_rows_waiting=self._settings.max_rows_waiting,
@@ -53,6 +61,7 @@ class TritonPythonModel:
         self._name = args["model_name"]
         self._metrics = Metrics(self._name, self._batcher, self._settings)
         self._drain = Drain(args["model_instance_name"])
+        self._next_look = 0.0
         self._work, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sampling loop", daemon=True)
         self._thread.start()
@@ -77,6 +86,13 @@ class TritonPythonModel:
         self._work.set()
         self._thread.join()
         self._metrics.stop()
+
+    def _steppers(self) -> list[Stepper]:
+        several = self._settings.steps_per_call
+        singly = SingleSteps(self._networks.denoise)
+        if not several:
+            return [singly]
+        return [SeveralSteps(self._networks.advance, several, unrolled=self._settings.unrolled), singly]
 
     def _admit(self, request: Any) -> None:
         rows: list[RowParameters] = []
@@ -114,7 +130,8 @@ class TritonPythonModel:
                 # Before the ticks, so that a request admitted during the last of them wakes the loop again.
                 self._work.clear()
                 while not self._stopping.is_set() and self._tick():
-                    self._look_for_drain()
+                    if time.monotonic() >= self._next_look:
+                        self._look_for_drain()
                 self._look_for_drain()
                 self._metrics.changed()
         finally:
@@ -123,6 +140,7 @@ class TritonPythonModel:
             self._networks.close()
 
     def _look_for_drain(self) -> None:
+        self._next_look = time.monotonic() + POLL_SECONDS
         if self._drain.asked():
             self._batcher.close(f"the server is stopping and takes no more requests: {RESTART_HINT}")
             if self._drain.time_is_over():

@@ -1,10 +1,9 @@
-"""The two networks as functions: NumPy arrays in and out, one BLS call each, each bounded in time."""
+"""The networks as functions: NumPy arrays in and out, one BLS call each, each bounded in time."""
 
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,69 +25,96 @@ class _Refused(Exception):
 
 
 class Networks:
-    """Calls of `unet` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
+    """Calls of `unet`, `unet_steps` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
 
     crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to. repository: where the
-    models lie, the networks beside this one.
+    models lie, the networks beside this one. draws: whether `unet_steps` draws noise, so that it takes seeds.
     """
 
-    def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path) -> None:
-        self._crop, self._tracer = crop, tracer
-        self._unet, self._decoder = (
-            Caller(model, timeout, there=(repository / model).is_dir()) for model in ("unet", "vae_decoder")
+    def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path, draws: bool = False) -> None:
+        self._crop, self._tracer, self._draws = crop, tracer, draws
+        self._unet, self._unet_steps, self._decoder = (
+            Caller(model, timeout, there=(repository / model).is_dir())
+            for model in ("unet", "unet_steps", "vae_decoder")
         )
 
     def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
         inputs = {"latent": latents, "timesteps": timesteps[:, None]}
         with self._tracer.current() as trace:
-            return self._unet.run(lambda: _call("unet", inputs, "pred", trace))
+            return self._unet.run(lambda: _call("unet", inputs, ["pred"], trace))[0]
+
+    def advance(
+        self,
+        latents: Array,
+        estimates: Array,
+        timesteps: NDArray[np.int32],
+        coefficients: Array,
+        seeds: NDArray[np.int64],
+        draws: NDArray[np.int32],
+        every_estimate: bool,
+    ) -> tuple[Array, Array, Array | None]:
+        """Several steps, as `stepping.CallSteps`."""
+        inputs = {"latent": latents, "estimate": estimates, "timesteps": timesteps, "coefficients": coefficients}
+        if self._draws:
+            inputs |= {"seed": seeds[:, None], "draw": draws[:, None]}
+        outputs = ["next_latent", "next_estimate", *(["estimates"] if every_estimate else [])]
+        with self._tracer.current() as trace:
+            latents, estimates, *every = self._unet_steps.run(lambda: _call("unet_steps", inputs, outputs, trace))
+        return latents, estimates, every[0] if every else None
 
     def decode(self, latents: Array) -> Array:
         """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
         with self._tracer.current() as trace:
-            images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, "image", trace))
+            images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, ["image"], trace))[0]
         crop = self._crop
         return images[:, :, crop:-crop, crop:-crop] if crop else images
 
     def close(self) -> None:
         """No more calls."""
-        self._unet.close()
-        self._decoder.close()
+        for caller in (self._unet, self._unet_steps, self._decoder):
+            caller.close()
 
 
 class Caller:
     """Runs the calls of one network in a thread of its own: a call that hangs holds nothing up beyond its timeout.
 
     While it hangs, further calls fail at once; when it has come back, they work again. there: whether the model is
-    known to be there; it is, too, once it has answered.
+    known to be there; it is, too, once it has answered. `run` is for one thread.
     """
 
     def __init__(self, model: str, timeout: float, there: bool) -> None:
         self._model, self._timeout = model, timeout
-        self._calls: queue.SimpleQueue[tuple[Future[Array], Callable[[], Array]] | None] = queue.SimpleQueue()
-        self._last: Future[Array] | None = None
+        # Queues and no futures: a thread is handed over in a third of the time.
+        self._calls: queue.SimpleQueue[Callable[[], list[Array]] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[list[Array] | BaseException] = queue.SimpleQueue()
+        self._hangs = False
         self._began = 0.0
         self._there = there
         threading.Thread(target=self._work, name=f"calls of {model}", daemon=True).start()
 
-    def run(self, call: Callable[[], Array]) -> Array:
+    def run(self, call: Callable[[], list[Array]]) -> list[Array]:
         """What `call` returns. Raises NetworkError, NetworkGone also where it takes too long or an earlier one does."""
-        future = self._last
-        if future is None or future.done():
-            future = self._last = Future()
-            self._began = time.monotonic()
-            self._calls.put((future, call))
-            wait([future], self._timeout)
-        if not future.done():
-            seconds = time.monotonic() - self._began
-            raise NetworkGone(f"model {self._model!r} has not answered for {seconds:.0f} s: {RESTART_HINT}")
-        try:
-            answer = future.result()
-        except _Refused as refused:
-            words, there = str(refused), self._there
-            raise failure(self._model, words, unavailable=refused.unavailable, there=there) from refused
+        if self._hangs:
+            self._wait(0)
+        self._began = time.monotonic()
+        self._calls.put(call)
+        answer = self._wait(self._timeout)
+        if isinstance(answer, _Refused):
+            raise failure(self._model, str(answer), unavailable=answer.unavailable, there=self._there) from answer
+        if isinstance(answer, BaseException):
+            raise answer
         self._there = True
+        return answer
+
+    def _wait(self, seconds: float) -> list[Array] | BaseException:
+        try:
+            answer = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            self._hangs = True
+            since = time.monotonic() - self._began
+            raise NetworkGone(f"model {self._model!r} has not answered for {since:.0f} s: {RESTART_HINT}") from None
+        self._hangs = False
         return answer
 
     def close(self) -> None:
@@ -96,18 +122,17 @@ class Caller:
         self._calls.put(None)
 
     def _work(self) -> None:
-        while (item := self._calls.get()) is not None:
-            future, call = item
+        while call := self._calls.get():
             try:
-                future.set_result(call())
+                self._answers.put(call())
             except BaseException as error:
-                future.set_exception(error)
+                self._answers.put(error)
 
 
-def _call(model: str, inputs: dict[str, NDArray[Any]], output: str, trace: Any | None) -> Array:
+def _call(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str], trace: Any | None) -> list[Array]:
     request = pb_utils.InferenceRequest(
         model_name=model,
-        requested_output_names=[output],
+        requested_output_names=outputs,
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
         # A GPU model would leave its output there, where NumPy cannot read it.
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
@@ -119,8 +144,8 @@ def _call(model: str, inputs: dict[str, NDArray[Any]], output: str, trace: Any |
         raise _Refused(str(error)) from error
     if response.has_error():
         raise _Refused(response.error().message(), _is_unavailable(response.error()))
-    # A copy: the tensor's memory goes back to the pool with the response.
-    return np.array(pb_utils.get_output_tensor_by_name(response, output).as_numpy())
+    # Copies: the tensors' memory goes back to the pool with the response.
+    return [np.array(pb_utils.get_output_tensor_by_name(response, output).as_numpy()) for output in outputs]
 
 
 def _is_unavailable(error: Any) -> bool:

@@ -1,6 +1,9 @@
-"""How many rows a call of the UNet should have, learned from how long its calls take on this machine."""
+"""How many rows, and how many steps of each, a call of the UNet should have: learned from how long its calls take."""
 
 from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
 
 TRIES = 3
 RECHECK_CALLS = 256
@@ -19,18 +22,21 @@ class Pace:
     Numbers of rows are told apart by powers of two. Each is tried TRIES times when enough rows are there (the first
     calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
     counts is the quickest of the last TRIES, which other work on the machine disturbs least.
+
+    A call of several steps takes what it takes to make a call, and so much a step. For each number of rows, the two are
+    told from the quickest calls of one step and of several.
     """
 
     def __init__(self, most: int) -> None:
         """most: rows of the largest call."""
-        self._seconds_per_row = [deque[float](maxlen=TRIES) for _ in range(most.bit_length())]
+        self._calls_of = [_Calls() for _ in range(most.bit_length())]
         self._calls = 0
 
     def rows(self, ready: int, there: int) -> int:
-        """How many of `ready` rows should take the next step together; `there`: they and all that wait for a place."""
+        """How many of `ready` rows should take the next steps together; `there`: they and all that wait for a place."""
         sizes = [1 << power for power in range(ready.bit_length())]
-        for size, tries in zip(sizes, self._seconds_per_row, strict=False):
-            if len(tries) < TRIES:
+        for size, calls in zip(sizes, self._calls_of, strict=False):
+            if calls.count < TRIES:
                 return size
         recheck, rest = divmod(self._calls, RECHECK_CALLS)
         if rest == 0 and sizes:
@@ -39,11 +45,61 @@ class Pace:
             sizes[-1] = ready
 
         def cost(size: int) -> float:
-            return min(self._seconds_per_row[size.bit_length() - 1]) * (FOLLOWERS * there + size)
+            # Per row of the power of two below `size`, as it was measured.
+            return self._calls_of[size.bit_length() - 1].seconds_per_row_step * (FOLLOWERS * there + size)
 
         return min(sizes, key=cost, default=0)
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """A call with `rows` rows took `seconds`."""
+    def steps(self, left: Sequence[int], most: int, arriving: float) -> int:
+        """How many steps the next call should have, for rows with so many left; `most` at most.
+
+        What is lost in a call of k steps: all rows wait for the call to be made; a row with fewer steps left waits for
+        the others; and whoever comes meanwhile, `arriving` rows a second, waits on average for half of it. The k with
+        the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
+        """
+        calls = self._calls_of[len(left).bit_length() - 1]
+        if not calls.several:
+            return min(most, min(left))
+        if len(calls.single) < TRIES or self._calls % RECHECK_CALLS == 0:
+            return 1
+        call, step = calls.seconds()
+        ks = np.arange(1, min(most, max(left)) + 1)
+        done = np.minimum.outer(ks, left).sum(axis=1)
+        lost = call * len(left) + step * (ks * len(left) - done) + arriving * (call + step * ks) ** 2 / 2
+        return int(ks[np.argmin(lost / done)])
+
+    def measured(self, rows: int, steps: int, seconds: float) -> None:
+        """A call that computed `steps` steps of `rows` rows took `seconds`."""
         self._calls += 1
-        self._seconds_per_row[rows.bit_length() - 1].append(seconds / rows)
+        self._calls_of[rows.bit_length() - 1].add(rows, steps, seconds)
+
+
+class _Calls:
+    """The last calls of about as many rows: those of one step, and those of several."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.single = deque[float](maxlen=TRIES)
+        """Seconds per row of a call of one step."""
+        self.several = deque[tuple[float, int]](maxlen=TRIES)
+        """Seconds per row and step of a call, and its steps."""
+        self.rows = 1
+
+    def add(self, rows: int, steps: int, seconds: float) -> None:
+        self.count += 1
+        if steps == 1:
+            self.single.append(seconds / rows)
+        else:
+            self.several.append((seconds / (rows * steps), steps))
+        self.rows = rows
+
+    @property
+    def seconds_per_row_step(self) -> float:
+        """Of the quickest of the last calls."""
+        return min(self.several)[0] if self.several else min(self.single)
+
+    def seconds(self) -> tuple[float, float]:
+        """What making a call takes, and a step of all its rows."""
+        (per_step, steps), single = min(self.several), min(self.single)
+        call = max(0.0, (single - per_step) / (1 - 1 / steps))
+        return call * self.rows, max(0.0, single - call) * self.rows

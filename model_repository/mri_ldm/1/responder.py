@@ -64,10 +64,14 @@ class Responder:
         """Whether decoding is asked for; a caller that needs latents only is spared it."""
         return "image" in self._wanted
 
-    def wants_out(self) -> bool:
-        """The client has cancelled or gone, or its deadline has passed."""
+    def late(self) -> bool:
+        """The request's deadline has passed."""
         self._late = self._deadline is not None and time.monotonic() > self._deadline
-        return self._late or bool(self._sender.is_cancelled())
+        return self._late
+
+    def gone(self) -> bool:
+        """The client has cancelled or gone; asks Triton."""
+        return bool(self._sender.is_cancelled())
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """One response before the image: steps done and x0 estimates, these as far as `max_preview_mb` reaches."""

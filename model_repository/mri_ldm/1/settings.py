@@ -19,7 +19,8 @@ class SettingsError(ValueError):
 class Settings:
     """Limits (`PARAMETERS`), and facts about the weights.
 
-    crop: pixels cut from each side of a decoded image; digest: identifies the weights of both networks.
+    crop: pixels cut from each side of a decoded image; digest: identifies the weights of the networks.
+    steps_per_call: 0 where the repository has no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
     max_rows_per_request: int
@@ -31,6 +32,8 @@ class Settings:
     network_timeout: int
     max_preview_mb: int
     trace_hold: int
+    steps_per_call: int
+    unrolled: int
     noise_schedule: NoiseSchedule
     crop: int
     model_name: str
@@ -87,6 +90,19 @@ PARAMETERS = {
         86_400,
         "Seconds for which a traced request may hold back new ones; what it takes longer has no spans, 0: none has.",
     ),
+    "steps_per_call": Parameter(
+        0,
+        0,
+        1000,
+        "Most steps of a row in one call of `unet_steps`, if there is one; 0: as many as it was exported for.",
+    ),
+    "any_steps": Parameter(
+        0,
+        0,
+        1,
+        "1: `unet_steps` takes any number of steps, and draws noise (profile `torch`); 0: it is unrolled, for as many "
+        "as it was exported for, and rows that need noise go step by step.",
+    ),
 }
 
 
@@ -101,12 +117,20 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         raise SettingsError(f"unknown parameters {unknown}; known are {sorted(PARAMETERS)}")
     limits = {name: _value(name, parameter, parameters.get(name)) for name, parameter in PARAMETERS.items()}
     record = _read_record(version_folder / "model.json")
+    any_steps = limits.pop("any_steps")
     try:
+        exported = int(record.get("steps_per_call", 0))
+        if limits["steps_per_call"] > exported > 0 and not any_steps:
+            raise SettingsError(
+                f"parameter steps_per_call is {limits['steps_per_call']}, but unet_steps was exported for {exported}"
+            )
+        limits["steps_per_call"] = (limits["steps_per_call"] or exported) if exported else 0
         for name, network in (("max_rows_in_flight", "unet"), ("decode_batch", "vae_decoder")):
             if limits[name] > (most := record["max_batch_size"][network]):
                 raise SettingsError(f"parameter {name} is {limits[name]}, but {network} takes {most} rows at most")
         return Settings(
             **limits,
+            unrolled=0 if any_steps else exported,
             noise_schedule=NoiseSchedule(**record["noise_schedule"]),
             crop=(record["decoded_size"] - record["image_size"]) // 2,
             model_name=record["name"],

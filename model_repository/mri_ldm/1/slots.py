@@ -1,0 +1,70 @@
+"""The latents and estimates of the rows that have started, in arrays that live as long as the rows."""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from .line import Array, Row
+
+
+class Slots:
+    """A place for each started row. The lowest free one is taken, so that rows of one call mostly lie side by side."""
+
+    def __init__(self, rows: int) -> None:
+        """rows: for how many there is room at first; there is always room for more."""
+        self._free = list(range(max(rows, 1)))
+        self._state: Array | None = None
+        self._copies: Array | None = None
+
+    def start(self, row: Row) -> None:
+        """Take a place for a row, with its job's latent and an estimate of zero."""
+        start = row.job.latents[row.index]
+        if self._state is None:
+            self._state = np.empty((2, len(self._free), *start.shape), np.float32)
+        if not self._free:
+            more = np.empty_like(self._state)
+            self._free = list(range(self._state.shape[1], 2 * self._state.shape[1]))
+            self._state = np.concatenate([self._state, more], axis=1)
+        row.slot = heapq.heappop(self._free)
+        self._state[0, row.slot] = start
+        self._state[1, row.slot] = 0
+
+    def release(self, row: Row) -> None:
+        """Give the row's place back, where it has one."""
+        if row.slot >= 0:
+            heapq.heappush(self._free, row.slot)
+            row.slot = -1
+
+    def of(self, row: Row) -> Array:
+        """Latent and estimate of a row that has a place, [2, 1, 64, 64]; a view."""
+        assert self._state is not None
+        return self._state[:, row.slot]
+
+    def take(self, rows: Sequence[Row]) -> Array:
+        """Latents and estimates of rows that have a place, [2, n, 1, 64, 64], to be written to and `put` back.
+
+        The places themselves where they lie side by side, in order; else copies, good until the next call.
+        """
+        assert self._state is not None
+        places = [row.slot for row in rows]
+        if _side_by_side(places):
+            return self._state[:, places[0] : places[0] + len(places)]
+        if self._copies is None or self._copies.shape[1] < len(places):
+            self._copies = np.empty((2, len(places), *self._state.shape[2:]), np.float32)
+        copies = self._copies[:, : len(places)]
+        for copy, state in zip(copies, self._state, strict=True):
+            # With mode "raise" NumPy would copy once more, to leave `out` as it is where a place is out of bounds.
+            np.take(state, places, axis=0, out=copy, mode="clip")
+        return copies
+
+    def put(self, rows: Sequence[Row], taken: Array) -> None:
+        """Write what `take` gave back."""
+        assert self._state is not None
+        places = [row.slot for row in rows]
+        if not _side_by_side(places):
+            self._state[:, places] = taken
+
+
+def _side_by_side(places: Sequence[int]) -> bool:
+    return places == list(range(places[0], places[0] + len(places)))

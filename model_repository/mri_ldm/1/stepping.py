@@ -1,0 +1,125 @@
+"""How rows take their steps: one a call of `unet`, or several a call of `unet_steps`. Knows nothing of Triton."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .line import Array, Row
+from .noise import standard_normal
+from .samplers import IDENTITY, advance_in_place
+
+Denoise = Callable[[Array, NDArray[np.int32]], Array]
+"""(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64], which may be written to"""
+
+
+class CallSteps(Protocol):
+    """Advances n rows by K steps of the recurrence `SamplerTable.linear`, in one call."""
+
+    def __call__(
+        self,
+        latents: Array,
+        estimates: Array,
+        timesteps: NDArray[np.int32],
+        coefficients: Array,
+        seeds: NDArray[np.int64],
+        draws: NDArray[np.int32],
+        every_estimate: bool,
+    ) -> tuple[Array, Array, Array | None]:
+        """New latents and estimates [n, 1, 64, 64], and the estimates of all K steps [n, K, 1, 64, 64] if asked for.
+
+        latents, estimates: [n, 1, 64, 64]; timesteps [n, K]; coefficients [n, K, 7]; step k of a row has the noise
+        `standard_normal(seed, draw + k)`.
+        """
+
+
+class Stepper(Protocol):
+    """One way to advance rows. most: steps of a row in one call. computed: what a call costs, 0: what it is given."""
+
+    most: int
+    computed: int
+
+    def takes(self, row: Row) -> bool:
+        """Whether it can advance this row; the answer is the same for all of its steps."""
+
+    def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
+        """Advance each row by `steps` steps, or as many as it has left, in place.
+
+        state: latents and estimates [2, n, 1, 64, 64]. Returns the estimates after every step [n, >= steps, 1, 64, 64],
+        at least where `previews` asks for them.
+        """
+
+
+class SingleSteps:
+    """One step a call: the network predicts the noise, and the recurrence is computed here."""
+
+    most = 1
+    computed = 1
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self._spare = np.empty(0, np.float32)
+        self._threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
+
+    def takes(self, row: Row) -> bool:
+        """Any."""
+        return True
+
+    def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
+        """As `Stepper.advance`. The noise of stochastic rows is drawn while the network computes."""
+        latents, estimates = state
+        coefficients = np.stack([row.table.coefficients[row.step] for row in rows])
+        noise = self._start_drawing(rows, coefficients[:, 3])
+        predicted = self._denoise(latents, np.array([row.table.timesteps[row.step] for row in rows], np.int32))
+        if self._spare.size < state.size:
+            self._spare = np.empty(state.size, np.float32)
+        advance_in_place(
+            coefficients, latents, predicted, estimates, noise(), self._spare[: state.size].reshape(state.shape)
+        )
+        return estimates[:, None] if previews else None
+
+    def _start_drawing(self, rows: Sequence[Row], scales: Array) -> Callable[[], dict[int, Array]]:
+        """The noise of this step by place, for the rows whose sampler adds some; it is waited for when called."""
+        places = np.flatnonzero(scales > 0).tolist()
+        parts = [places[first :: self._threads] for first in range(min(self._threads, len(places)))]
+
+        def draw(part: list[int]) -> dict[int, Array]:
+            return {place: standard_normal(rows[place].seed, rows[place].step + 1) for place in part}
+
+        drawn = [self._pool.submit(draw, part) for part in parts]
+        return lambda: {place: z for part in drawn for place, z in part.result().items()}
+
+
+class SeveralSteps:
+    """Several steps a call, with the recurrence beside the network."""
+
+    def __init__(self, call: CallSteps, most: int, *, unrolled: int = 0) -> None:
+        """most: steps of a row in one call.
+
+        unrolled: the steps that the network is made of, so that it always computes as many, and the rest of a call is
+        steps that change nothing; it draws no noise. 0: any number, with noise.
+        """
+        self._call, self.most, self.computed = call, most, unrolled
+
+    def takes(self, row: Row) -> bool:
+        """An unrolled network has deterministic rows only."""
+        return not (self.computed and row.table.stochastic)
+
+    def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
+        """As `Stepper.advance`."""
+        length = self.computed or steps
+        timesteps = np.zeros((len(rows), length), np.int32)
+        coefficients = np.empty((len(rows), length, len(IDENTITY)), np.float32)
+        for place, row in enumerate(rows):
+            count = min(steps, row.left)
+            timesteps[place, :count] = row.table.timesteps[row.step : row.step + count]
+            coefficients[place, :count] = row.table.linear[row.step : row.step + count]
+            coefficients[place, count:] = IDENTITY
+        seeds = np.array([row.seed for row in rows], np.int64)
+        draws = np.array([row.step + 1 for row in rows], np.int32)
+        state[0], state[1], every = self._call(*state, timesteps, coefficients, seeds, draws, previews)
+        return every
