@@ -67,7 +67,8 @@ class Engine:
     def _batcher(self, rows: int) -> Batcher:
         """Kept, as the server's is: it learns how many rows go together."""
         if rows not in self._batchers:
-            self._batchers[rows] = Batcher([SingleSteps(self.unet)], self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
+            steppers = [SingleSteps(self.unet)]
+            self._batchers[rows] = Batcher(steppers, self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
                                            max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
         return self._batchers[rows]
 

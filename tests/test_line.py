@@ -5,7 +5,7 @@ from mri_ldm.batcher import Batcher
 from mri_ldm.line import Overloaded
 from mri_ldm.stepping import SingleSteps
 
-from test_batcher import Recorder, drain, fake_decode, fake_denoise, make_job, taking
+from batching import Recorder, drain, fake_decode, fake_denoise, make_job, taking
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:

@@ -59,3 +59,45 @@ def test_what_was_right_once_is_looked_at_again() -> None:
     pace = Pace(64)
     assert settle(pace, 1.0, 0.0) == 64
     assert settle(pace, 0.0, 1.0, calls=RECHECK_CALLS * 7 * TRIES) == 1
+
+
+def settle_steps(pace: Pace, call: float, step: float, left: list[int], arriving: float = 0.0, most: int = 25) -> int:
+    """Make calls on a device that takes `call + step * steps` seconds, and return how many steps the next would have."""
+    for _ in range(3 * TRIES):
+        steps = pace.steps(left, most, arriving)
+        pace.measured(len(left), steps, call + step * steps)
+    return pace.steps(left, most, arriving)
+
+
+def test_calls_have_many_steps_where_nobody_comes_or_ends() -> None:
+    assert settle_steps(Pace(64), 0.7, 1.1, [50] * 8) == 25
+    assert settle_steps(Pace(64), 0.7, 1.1, [50] * 8, most=10) == 10
+
+
+def test_the_more_come_the_fewer_steps_a_call_has() -> None:
+    chosen = [settle_steps(Pace(64), 0.7, 1.1, [50] * 8, arriving) for arriving in (0.0, 0.02, 0.2, 2.0)]
+    assert chosen == sorted(chosen, reverse=True)
+    assert chosen[0] == 25 > chosen[2] > chosen[3] >= 1
+
+
+def test_a_row_that_ends_is_padded_only_where_that_is_cheaper_than_a_call_of_its_own() -> None:
+    """One row with two steps left among seven with many, in calls that cost little or much beside their steps."""
+    left = [2, *[50] * 7]
+    assert settle_steps(Pace(64), 0.01, 1.1, left) == 2
+    assert settle_steps(Pace(64), 10.0, 1.1, left) == 25
+    assert settle_steps(Pace(64), 0.7, 1.1, [2] * 8) == 2, "never more steps than any row has left"
+
+
+def test_making_a_call_is_told_from_its_steps() -> None:
+    """On a device where a call is free, its steps are no reason for fewer calls."""
+    assert settle_steps(Pace(64), 0.0, 1.1, [50] * 8, arriving=0.01) == 1
+    assert settle_steps(Pace(64), 5.0, 1.1, [50] * 8, arriving=0.01) > 10
+
+
+def test_a_device_that_has_become_slower_to_call_is_noticed() -> None:
+    pace = Pace(64)
+    assert settle_steps(pace, 0.0, 1.0, [50] * 8, arriving=0.01) == 1
+    for _ in range(RECHECK_CALLS * TRIES):
+        steps = pace.steps([50] * 8, 25, 0.01)
+        pace.measured(8, steps, 9.0 + steps)
+    assert pace.steps([50] * 8, 25, 0.01) > 5

@@ -14,7 +14,7 @@ from export.configs import parse_config
 
 SETTINGS = Settings(
     max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
-    decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, crop=8,
+    decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, steps_per_call=0, unrolled=0, crop=8,
     noise_schedule=NoiseSchedule(1000, 0.0015, 0.0195),
     model_name="m", digest="sha256:0",
 )  # fmt: skip
@@ -127,6 +127,33 @@ def test_settings_come_from_config_and_record(tmp_path) -> None:
     assert read_settings(parameters(max_steps="30"), tmp_path) == replace(SETTINGS, max_steps=30)
 
 
+@pytest.mark.parametrize("model", ["mri_ldm", "mri_ldm_stream"])
+def test_the_profile_torch_differs_in_the_steps_of_a_call_alone(model: str) -> None:
+    folder = ROOT / "model_repository" / model
+    config, torch = parse_config(folder / "config.pbtxt"), parse_config(folder / "configs" / "torch.pbtxt")
+    for name in ("steps_per_call", "any_steps"):
+        assert int(torch.parameters[name].string_value) > int(config.parameters[name].string_value)
+        torch.parameters[name].CopyFrom(config.parameters[name])
+    assert torch == config
+
+
+@pytest.mark.parametrize(
+    ("exported", "changes", "steps_per_call", "unrolled"),
+    [
+        (None, {}, 0, 0),
+        (None, {"steps_per_call": "25", "any_steps": "1"}, 0, 0),  # a repository without unet_steps, in profile torch
+        (5, {}, 5, 5),
+        (5, {"steps_per_call": "2"}, 2, 5),
+        (5, {"steps_per_call": "25", "any_steps": "1"}, 25, 0),
+    ],
+)
+def test_the_steps_of_a_call_are_what_the_repository_has(tmp_path, exported, changes, steps_per_call, unrolled) -> None:
+    record = RECORD | ({"steps_per_call": exported} if exported else {})
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    settings = read_settings(parameters(**changes), tmp_path)
+    assert (settings.steps_per_call, settings.unrolled if exported else 0) == (steps_per_call, unrolled)
+
+
 def test_the_documented_parameters_are_those_of_the_code() -> None:
     rows = [f"| `{name}` | {p.smallest}..{p.largest} | {p.default} | {p.meaning} |" for name, p in PARAMETERS.items()]
     table = "\n".join(["| parameter | range | default | meaning |", "|---|---|---|---|", *rows])
@@ -140,6 +167,11 @@ def test_the_documented_parameters_are_those_of_the_code() -> None:
         ({"decode_batch": "0"}, RECORD, "decode_batch is '0'"),
         ({"max_rows_in_flight": "65"}, RECORD, "max_rows_in_flight is 65, but unet takes 64 rows at most"),
         ({"max_steps": "1001"}, RECORD, r"max_steps is '1001'; it must be a whole number in 1\.\.1000"),
+        (
+            {"steps_per_call": "6"},
+            RECORD | {"steps_per_call": 5},
+            "steps_per_call is 6, but unet_steps was exported for 5",
+        ),
         ({"max_row_steps": "\u0664"}, RECORD, "max_row_steps is"),
         ({"max_row_waiting": "5"}, RECORD, r"unknown parameters \['max_row_waiting'\]; known are"),
         ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),

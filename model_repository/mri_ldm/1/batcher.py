@@ -135,7 +135,7 @@ class Batcher:
         places = self._max_rows_in_flight - len(self._decoding)
         if first is None or places <= 0:
             return self._steppers[-1], []
-        stepper = next(each for each in self._steppers if each.takes(first))
+        stepper = self._stepper(first)
         alike = (row for row in ready if self._stepper(row) is stepper)
         rows = [first, *islice(alike, places - 1)]
         return stepper, rows[: self._pace.rows(len(rows), self._line.rows)]

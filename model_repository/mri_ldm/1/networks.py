@@ -55,7 +55,12 @@ class Networks:
         every_estimate: bool,
     ) -> tuple[Array, Array, Array | None]:
         """Several steps, as `stepping.CallSteps`."""
-        inputs = {"latent": latents, "estimate": estimates, "timesteps": timesteps, "coefficients": coefficients}
+        inputs: dict[str, NDArray[Any]] = {
+            "latent": latents,
+            "estimate": estimates,
+            "timesteps": timesteps,
+            "coefficients": coefficients,
+        }
         if self._draws:
             inputs |= {"seed": seeds[:, None], "draw": draws[:, None]}
         outputs = ["next_latent", "next_estimate", *(["estimates"] if every_estimate else [])]

@@ -58,9 +58,10 @@ class Pace:
         the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
         """
         calls = self._calls_of[len(left).bit_length() - 1]
-        if not calls.several:
+        recheck, rest = divmod(self._calls, RECHECK_CALLS)
+        if len(calls.several) < TRIES or (rest == 0 and recheck % 2):
             return min(most, min(left))
-        if len(calls.single) < TRIES or self._calls % RECHECK_CALLS == 0:
+        if len(calls.single) < TRIES or rest == 0:
             return 1
         call, step = calls.seconds()
         ks = np.arange(1, min(most, max(left)) + 1)

@@ -20,7 +20,7 @@ class Settings:
     """Limits (`PARAMETERS`), and facts about the weights.
 
     crop: pixels cut from each side of a decoded image; digest: identifies the weights of the networks.
-    steps_per_call: 0 where the repository has no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
+    steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
     max_rows_per_request: int

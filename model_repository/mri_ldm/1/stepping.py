@@ -121,5 +121,6 @@ class SeveralSteps:
             coefficients[place, count:] = IDENTITY
         seeds = np.array([row.seed for row in rows], np.int64)
         draws = np.array([row.step + 1 for row in rows], np.int32)
-        state[0], state[1], every = self._call(*state, timesteps, coefficients, seeds, draws, previews)
+        answer = self._call(state[0], state[1], timesteps, coefficients, seeds, draws, previews)
+        state[0], state[1], every = answer
         return every
