@@ -62,8 +62,8 @@ def test_what_was_right_once_is_looked_at_again() -> None:
 
 
 def settle_steps(pace: Pace, call: float, step: float, left: list[int], arriving: float = 0.0, most: int = 25) -> int:
-    """Make calls on a device that takes `call + step * steps` seconds, and return how many steps the next would have."""
-    for _ in range(3 * TRIES):
+    """Make calls on a device that takes `call + step * steps` seconds, and return the steps of the next."""
+    for _ in range(4 * TRIES):
         steps = pace.steps(left, most, arriving)
         pace.measured(len(left), steps, call + step * steps)
     return pace.steps(left, most, arriving)

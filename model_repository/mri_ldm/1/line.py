@@ -143,7 +143,8 @@ class Line:
                     f"({rows} rows): {self._retry(shortage)}"
                 )
             job.arrived = self._clock()
-            self._arrivals, self._last_arrival = self._decayed(job.arrived) + rows, job.arrived
+            if self._jobs:
+                self._arrivals, self._last_arrival = self._decayed(job.arrived) + rows, job.arrived
             job.due = job.arrived + SLOWDOWN * row_steps * self._seconds_per_row_step
             bisect.insort(self._jobs, job, key=attrgetter("due"))
 
@@ -182,7 +183,7 @@ class Line:
 
     @property
     def arriving(self) -> float:
-        """Rows that have come a second, lately."""
+        """Rows that have come a second, lately, while others were here already."""
         with self._lock:
             return self._decayed(self._clock()) / ARRIVALS_SECONDS
 
