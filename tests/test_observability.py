@@ -143,7 +143,7 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
     assert grown["requests_total"] == grown["finished_requests_total"] == 1
     assert grown["images_total"] == grown["started_rows_total"] == 8
     assert grown["steps_total"] == 24
-    assert sum(calls.values()) == grown["unet_calls_total"]
+    assert sum(calls.values()) == grown["unet_calls_total"] == grown["call_steps_total"]
     assert sum(int(size.split("-")[0]) * n for size, n in calls.items() if n) <= 24
     assert sum(int(size.split("-")[-1]) * n for size, n in calls.items() if n) >= 24
     assert grown["unet_calls_total"] >= 6

@@ -43,7 +43,8 @@ def test_an_unrolled_network_takes_a_call_for_every_five_steps_and_pads_the_last
     drain(batcher, [0])
     assert device.calls == [(1, 5)] * 3
     assert np.array_equal(recorder.latents[0], alone((1, "dpmpp_2m", 12, 0.0), linear=True))
-    assert batcher.counters.steps == 12
+    assert (batcher.counters.steps, batcher.counters.call_steps) == (12, 12)
+    assert sum(batcher.counters.unet_calls) == 3
 
 
 def test_a_newcomer_waits_for_at_most_one_call() -> None:

@@ -36,6 +36,7 @@ class Counters:
     queue_seconds: float = 0.0
     steps: int = 0
     unet_calls: list[int] = field(default_factory=lambda: [0] * len(BATCH_SIZES))
+    call_steps: int = 0
     last_unet_batch: int = 0
     step_seconds: float = 0.0
     decoder_calls: int = 0
@@ -157,7 +158,10 @@ class Batcher:
         except Exception as error:
             self._fail(_jobs(rows), error)
             return
-        self._count_call(len(rows), stepper.computed or steps, sum(counts), self._clock() - started)
+        took = self._clock() - started
+        self._pace.measured(len(rows), stepper.computed or steps, took)
+        self._line.measured(sum(counts), took)
+        self._count_call(counts)
         self._slots.put(rows, state)
         if estimates is not None:
             send_previews(due, rows, counts, estimates, self._slots)
@@ -181,12 +185,12 @@ class Batcher:
             return stepper.most
         return self._pace.steps([row.left for row in rows], stepper.most, self._line.arriving)
 
-    def _count_call(self, rows: int, computed: int, row_steps: int, seconds: float) -> None:
-        self._line.measured(row_steps, seconds)
-        self._pace.measured(rows, computed, seconds)
+    def _count_call(self, counts: Sequence[int]) -> None:
+        rows = len(counts)
         self.counters.unet_calls[min((rows - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
         self.counters.last_unet_batch = rows
-        self.counters.steps += row_steps
+        self.counters.call_steps += max(counts)
+        self.counters.steps += sum(counts)
 
     def _retire(self) -> None:
         """Send rows that have done their last step on to the decoder, or out."""

@@ -50,15 +50,20 @@ FAMILIES = {
     ),
     "mri_ldm_steps_total": Family(COUNTER, "Denoising steps done, summed over rows"),
     "mri_ldm_unet_calls_total": Family(
-        COUNTER, "Calls of unet, by rows in the call; steps over calls is the mean", "rows", BATCH_SIZES
+        COUNTER, "Calls of unet or unet_steps, by rows in the call", "rows", BATCH_SIZES
     ),
-    "mri_ldm_step_seconds_total": Family(COUNTER, "Seconds in steps of the loop: a call of unet and what follows it"),
+    "mri_ldm_call_steps_total": Family(
+        COUNTER, "Steps of those calls, whatever their rows; over calls it is the mean of steps in a call"
+    ),
+    "mri_ldm_step_seconds_total": Family(
+        COUNTER, "Seconds in steps of the loop: calls of unet or unet_steps and what goes with them"
+    ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
     "mri_ldm_rows_in_flight": Family(GAUGE, "Rows with a place in the step loop or at the decoder"),
     "mri_ldm_rows_waiting": Family(GAUGE, "Rows that wait for a place"),
     "mri_ldm_row_steps_left": Family(GAUGE, "Steps still to do, summed over all rows"),
-    "mri_ldm_unet_batch_size": Family(GAUGE, "Rows in the last call of unet"),
+    "mri_ldm_unet_batch_size": Family(GAUGE, "Rows in the last call of unet or unet_steps"),
     "mri_ldm_alive_timestamp_seconds": Family(
         GAUGE, f"Unix time of the last sign of life of the model's process, which gives one every {ALIVE_SECONDS:.0f} s"
     ),
@@ -162,6 +167,7 @@ class Metrics:
             ("mri_ldm_started_rows_total", ""): counters.started_rows,
             ("mri_ldm_queue_seconds_total", ""): counters.queue_seconds,
             ("mri_ldm_steps_total", ""): counters.steps,
+            ("mri_ldm_call_steps_total", ""): counters.call_steps,
             ("mri_ldm_step_seconds_total", ""): counters.step_seconds,
             ("mri_ldm_decoder_calls_total", ""): counters.decoder_calls,
             ("mri_ldm_decode_seconds_total", ""): counters.decode_seconds,
