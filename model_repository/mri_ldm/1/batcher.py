@@ -48,8 +48,8 @@ class Batcher:
 
     At most `max_rows_in_flight` rows take steps together, chosen anew at each call (`Line`), as many and by as many
     steps as suit the device (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until
-    it is decoded, so a slow decoder holds back others instead of piling up work. One chunk of `decode_batch` rows is
-    decoded a tick: decoding never holds the step loop for longer.
+    it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call one chunk of
+    `decode_batch` rows is decoded: decoding never holds the step loop for longer.
     """
 
     def __init__(
@@ -96,13 +96,16 @@ class Batcher:
         return self._line.row_steps
 
     def tick(self) -> bool:
-        """One call for as many rows as there are places, then one chunk of decoding. Returns whether there is more."""
+        """One call for as many rows as there are places, and a chunk of decoding for each of its steps.
+
+        Returns whether there is more.
+        """
         self._drop_leavers()
         stepper, self._in_step = self._choose()
-        if self._in_step:
-            self._advance(stepper)
-        if self._decoding:
-            self._decode_chunk()
+        steps = self._advance(stepper) if self._in_step else 1
+        for _ in range(steps):
+            if self._decoding:
+                self._decode_chunk()
         return self._line.rows > 0
 
     def fail_all(self, error: Exception) -> None:
@@ -144,7 +147,8 @@ class Batcher:
     def _stepper(self, row: Row) -> Stepper:
         return next(stepper for stepper in self._steppers if stepper.takes(row))
 
-    def _advance(self, stepper: Stepper) -> None:
+    def _advance(self, stepper: Stepper) -> int:
+        """Make one call; returns its steps."""
         rows, began = self._in_step, self._clock()
         self.calling = rows
         self._start(rows, began)
@@ -157,7 +161,7 @@ class Batcher:
             estimates = stepper.advance(rows, state, steps, bool(due))
         except Exception as error:
             self._fail(_jobs(rows), error)
-            return
+            return steps
         took = self._clock() - started
         self._pace.measured(len(rows), stepper.computed or steps, took)
         self._line.measured(sum(counts), took)
@@ -170,6 +174,7 @@ class Batcher:
             row.job.steps_left -= count
         self._retire()
         self.counters.step_seconds += self._clock() - began
+        return max(counts)
 
     def _start(self, rows: Sequence[Row], now: float) -> None:
         """Places for the rows that take their first steps."""
@@ -183,7 +188,9 @@ class Batcher:
         """The steps of the next call; fewer do not make the call of an unrolled network shorter."""
         if stepper.computed:
             return stepper.most
-        return self._pace.steps([row.left for row in rows], stepper.most, self._line.arriving)
+        # Where rows wait for a place, whoever comes waits for one too, and not for the end of this call.
+        arriving = self._line.arriving if self._line.rows <= self._max_rows_in_flight else 0.0
+        return self._pace.steps([row.left for row in rows], stepper.most, arriving)
 
     def _count_call(self, counts: Sequence[int]) -> None:
         rows = len(counts)

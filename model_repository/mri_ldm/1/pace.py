@@ -8,6 +8,7 @@ import numpy as np
 TRIES = 3
 RECHECK_CALLS = 256
 FOLLOWERS = 8
+FEW_STEPS = 4
 
 
 class Pace:
@@ -24,7 +25,7 @@ class Pace:
     counts is the quickest of the last TRIES, which other work on the machine disturbs least.
 
     A call of several steps takes what it takes to make a call, and so much a step. For each number of rows, the two are
-    told from the quickest calls of one step and of several.
+    told from the quickest calls of one step and of several, which are tried with no more than FEW_STEPS.
     """
 
     def __init__(self, most: int) -> None:
@@ -60,7 +61,7 @@ class Pace:
         calls = self._calls_of[len(left).bit_length() - 1]
         recheck, rest = divmod(self._calls, RECHECK_CALLS)
         if len(calls.several) < TRIES or (rest == 0 and recheck % 2):
-            return min(most, min(left))
+            return min(most, min(left), FEW_STEPS)
         if len(calls.single) < TRIES or rest == 0:
             return 1
         call, step = calls.seconds()
