@@ -134,3 +134,13 @@ def test_more_rows_than_there_are_places_start_and_pause_and_all_end_right() -> 
     drain(batcher, [0])
     for recorder, rows in zip(recorders, specs, strict=True):
         assert np.array_equal(recorder.latents, np.stack([alone(spec, linear=True) for spec in rows]))
+
+
+def test_a_call_is_followed_by_as_many_chunks_of_decoding_as_it_has_steps() -> None:
+    """Two rows a chunk: with one chunk a call, images would wait for the decoder while it waits for calls."""
+    device, recorder = Device(), Recorder([0])
+    batcher = device.settled(10)
+    batcher.submit(make_job(recorder, [(seed, "ddim", 10, 0.0) for seed in range(4)]))
+    batcher.tick()
+    assert device.calls == [(4, 10)]
+    assert recorder.events["finished"]
