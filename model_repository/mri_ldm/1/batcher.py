@@ -106,6 +106,7 @@ class Batcher:
         for _ in range(steps):
             if self._decoding:
                 self._decode_chunk()
+                self._drop_leavers()
         return self._line.rows > 0
 
     def fail_all(self, error: Exception) -> None:
@@ -113,7 +114,7 @@ class Batcher:
         self._fail(self._line.jobs, error)
 
     def _drop_leavers(self) -> None:
-        """Rows with a place are looked at before each call, others ten times a second.
+        """Rows with a place are looked at before each call of a network, others ten times a second.
 
         Asking whether a requester has gone costs a round trip, so it is asked less often where many are there.
         """
