@@ -133,11 +133,10 @@ def check_limits(folder: Path, configs: Configs) -> list[str]:
                     f"{model}/1/model.json: {network} takes {most} rows, but its config.pbtxt says {declared_most}: "
                     "make them equal, or export again"
                 )
-        said, steps = record.get("steps_per_call", 1), _steps_declared(configs)
+        said, steps = record.get("steps_per_call", 0), _steps_declared(configs)
         if said != steps:
             problems.append(
-                f"{model}/1/model.json: steps_per_call is {said}, but {STEPS_MODEL}/config.pbtxt "
-                f"{'takes ' + str(steps) if steps > 1 else 'is not there'}: export again"
+                f"{model}/1/model.json: steps_per_call is {said}, but {STEPS_MODEL} has {steps}: export again"
             )
         for parameter, network in CALLS.items():
             rows = configs[model]["default"].parameters[parameter].string_value
@@ -150,9 +149,9 @@ def check_limits(folder: Path, configs: Configs) -> list[str]:
 
 
 def _steps_declared(configs: Configs) -> int:
-    """Steps in a call of unet_steps, 1 without it."""
+    """Steps in a call of unet_steps, 0 where there is none."""
     if STEPS_MODEL not in configs:
-        return 1
+        return 0
     return next(int(t.dims[0]) for t in configs[STEPS_MODEL]["default"].input if t.name == "timesteps")
 
 

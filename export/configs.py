@@ -97,7 +97,6 @@ def write_steps_configs(model_folder: Path, steps: int) -> None:
     first_dim = re.compile(rf"(\bdims?: *\[? *){STEPS_PER_CALL}\b")
     for path in profiles(STEPS_TEMPLATES).values():
         target = model_folder / path.relative_to(STEPS_TEMPLATES)
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, first_dim.sub(rf"\g<1>{steps}", path.read_text()))
 
 

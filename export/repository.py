@@ -56,7 +56,7 @@ class Extras:
     with_onnx: bool = True
     """False: model.pt2 alone, on a machine without ONNX."""
     steps_per_call: int | None = None
-    """Steps in a call of unet_steps; 1: without that network; None: STEPS_PER_CALL where any other extra is for a GPU."""
+    """Steps in a call of unet_steps, 1: no such network; None: STEPS_PER_CALL if another extra is for a GPU, else 1."""
 
     def __post_init__(self) -> None:
         if not self.with_onnx and (self.torch is None or self.onnx or self.plan):
@@ -208,7 +208,7 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> di
 
 
 def _replace_weights(staging: Path, into: Path) -> None:
-    """Move the files of `staging` into place, and remove weights, and the model of several steps, that are not there."""
+    """Move the files of `staging` into place, and remove the weights and the unet_steps that they do not replace."""
     new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
     for path in sorted(new):
         (into / path).parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def with_steps(steps: int) -> tuple[Graph, ...]:
 
 
 def stepped(network: Network, inputs: tuple[torch.Tensor, ...]) -> list[Array]:
-    """The outputs of unet_steps by a call of `network` for each step; `inputs` in the order of the record, on the CPU."""
+    """The outputs of unet_steps for `inputs`, in the order of the record, by a call of `network` for each step."""
     x, h, timesteps, coefficients = inputs
     estimates = []
     for k in range(timesteps.shape[1]):
@@ -56,13 +56,14 @@ def add_steps(
     Returns how far the float32 file is from single steps, and what the manifest says of the others.
 
     Raises:
-        ParityError: a file is further off than its precision may be in a call of `unet`.
+        ParityError: a file is further off than its precision may be in one call of `unet`. Seen for 5 steps: twice as
+            far as that call.
         onnx.checker.ValidationError: a graph is invalid.
     """
     graph = unet_steps(steps)
     report(f"{graph.name}: unrolling {steps} steps")
     inputs = random_inputs(graph, rows=2, seed=1)
-    reference = stepped(_in_onnxruntime(folder / UNET.name / "1" / "model.onnx"), inputs)
+    reference = stepped(onnx_network(folder / UNET.name / "1" / "model.onnx"), inputs)
 
     def unrolled(precision: Precision) -> Path:
         path = folder / graph.name / "1" / onnx_file(precision)
@@ -86,6 +87,7 @@ def add_steps(
     return parity, records
 
 
-def _in_onnxruntime(path: Path) -> Network:
+def onnx_network(path: Path) -> Network:
+    """An ONNX file of `unet`, by ONNX Runtime on the CPU."""
     session = cpu_session(path)
     return lambda *inputs: torch.from_numpy(run_onnx(UNET, session, inputs))

@@ -1,4 +1,4 @@
-"""The network of one step to a graph of several: calls of it in a row, with the recurrence of the samplers between them.
+"""The network of one step to a graph of several: calls of it in a row, and the recurrence of the samplers between them.
 
     x' = a * x + b * eps + c * h        h' = e * x + f * eps + g * h
 
