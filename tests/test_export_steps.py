@@ -171,7 +171,7 @@ def test_a_server_answers_what_onnx_runtime_computes(steps_repository: Path, pro
             for wanted in (names, names[:2], names[2:]):
                 outputs = [triton.InferRequestedOutput(name) for name in wanted]
                 result = client.infer("unet_steps", tensors(**feeds), outputs=outputs, client_timeout=60)
-                assert [output.name for output in result.get_response().outputs] == wanted
+                assert {output.name for output in result.get_response().outputs} == set(wanted)
                 for name in wanted:
                     answer, reference = result.as_numpy(name), expected[names.index(name)]
                     if profile == "cpu":
