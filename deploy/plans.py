@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 TRTEXEC = os.environ.get("TRTEXEC", "/usr/src/tensorrt/bin/trtexec")
-INPUTS = {"unet": {"latent": "1x64x64", "timesteps": "1"}, "vae_decoder": {"latent": "1x64x64"}}
-"""Network to its inputs and their dims for a row."""
-BEST_ROWS = {"unet": 8, "vae_decoder": 4}
+LATENT = "1x64x64"
+BEST_ROWS = {"unet": 8, "vae_decoder": 4, "unet_steps": 8}
+"""Every network that a repository may have, and the rows for which TensorRT chooses its kernels."""
 ONNX = {"fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "tf32": "model.onnx", "fp32": "model.onnx"}
 PLAN, CACHE = "model.plan", "timing.cache"
 Json = dict[str, Any]
@@ -31,12 +31,12 @@ class Refusal(Exception):
 def prepare(source: Path, into: Path, precision: str, dry_run: bool) -> None:
     """Copy the repository, and build the plans that are not there for this TensorRT, this GPU and these weights."""
     if dry_run:
-        for network in INPUTS:
+        for network in inputs(source):
             print(shlex.join(build_command(source, into / network / "1" / PLAN, network, precision, "10.0.0")))
         return
     version, gpu = tensorrt_version(), this_gpu()
     manifest = copy_repository(source, into)
-    for network in INPUTS:
+    for network in inputs(source):
         wanted = stamp(source, network, precision, version, gpu)
         plan = into / network / "1" / PLAN
         if reason := stale(into, manifest, wanted):
@@ -84,10 +84,8 @@ def files(folder: Path) -> Iterator[Path]:
 
 def build_command(source: Path, plan: Path, network: str, precision: str, version: str) -> list[str]:
     """The trtexec command line. What is computed in fp16 is what the graph says, so the network is strongly typed."""
-    rows = profile(source, network)
-    shapes = {
-        limit: ",".join(f"{name}:{rows[limit]}x{dims}" for name, dims in INPUTS[network].items()) for limit in rows
-    }
+    rows, tensors = profile(source, network), inputs(source)[network]
+    shapes = {limit: ",".join(f"{name}:{rows[limit]}x{dims}" for name, dims in tensors.items()) for limit in rows}
     # From TensorRT 11 on there are no others, and no flag to say so.
     typed = ["--stronglyTyped"] if version.startswith("10.") else []
     return [
@@ -102,9 +100,24 @@ def build_command(source: Path, plan: Path, network: str, precision: str, versio
     ]
 
 
+def inputs(source: Path) -> dict[str, dict[str, str]]:
+    """Network of the repository to its inputs and their dims for a row."""
+    networks = {"unet": {"latent": LATENT, "timesteps": "1"}, "vae_decoder": {"latent": LATENT}}
+    if steps := model_record(source).get("steps_per_call"):
+        shapes = {"latent": LATENT, "estimate": LATENT, "timesteps": f"{steps}", "coefficients": f"{steps}x7"}
+        networks["unet_steps"] = shapes
+    return networks
+
+
+def model_record(source: Path) -> Json:
+    """What export has written for the sampling loop."""
+    record: Json = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())
+    return record
+
+
 def profile(source: Path, network: str) -> dict[str, int]:
     """Rows that the plan takes: 1, those it is best at, and the most that Triton sends."""
-    most = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())["max_batch_size"]
+    most = model_record(source)["max_batch_size"]
     return {"min": 1, "opt": BEST_ROWS[network], "max": most[network]}
 
 
@@ -143,7 +156,7 @@ def check(repository: Path) -> None:
     """Raise Refusal where a plan is missing, changed, or of another TensorRT or GPU than this container's."""
     manifest, version, gpu = json.loads((repository / "manifest.json").read_text()), tensorrt_version(), this_gpu()
     present = {each["model"]: each for each in manifest.get("plans", [])}
-    for network in INPUTS:
+    for network in inputs(repository):
         precision = present.get(network, {}).get("precision", "fp16")
         if reason := stale(repository, manifest, stamp(repository, network, precision, version, gpu)):
             raise Refusal(f"{network}: the plan is not for this container: {reason}; run `prepare` again")

@@ -57,6 +57,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-onnx", action="store_true", help="with --torch: no other file than model.pt2; needs no ONNX here"
     )
+    parser.add_argument(
+        "--steps-per-call",
+        type=int,
+        metavar="K",
+        help="also write unet_steps, which takes K steps of the sampler in one call, and 1 = none; of it is written "
+        "what else is of unet (default: 5 where something for a GPU is written, else 1)",
+    )
     _add_tensorrt(parser)
     add_monai_options(parser)
     arguments = parser.parse_args(argv)
@@ -142,13 +149,13 @@ def _export(arguments: argparse.Namespace) -> None:
 
     plan = _build_options(arguments)
     if arguments.source is not None and (arguments.source / "manifest.json").is_file():
-        if plan is None or arguments.onnx or arguments.torch:
+        if plan is None or arguments.onnx or arguments.torch or arguments.steps_per_call is not None:
             raise RepositoryError(f"{arguments.source} is a repository; it takes plans only: give --tensorrt PRECISION")
         arguments.into = arguments.source
         add_to_repository(arguments.source, plan)
         return
     into = arguments.into.resolve()
-    extras = Extras(tuple(arguments.onnx), plan, arguments.torch, not arguments.no_onnx)
+    extras = Extras(tuple(arguments.onnx), plan, arguments.torch, not arguments.no_onnx, arguments.steps_per_call)
     export_repository(_load(arguments), into, arguments.name, extras=extras)
 
 

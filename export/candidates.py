@@ -120,7 +120,7 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
         stamp = by_model[graph.name]
         content = (repository / stamp["file"]).read_bytes()
         engine = Engine(graph, stamp["runtime"], content, bool(stamp["options"].get("version_compatible")))
-        return lambda *inputs: torch.from_numpy(engine(inputs))
+        return lambda *inputs: torch.from_numpy(engine(inputs)[0])
 
     stamp = stamps[0]
     return Candidate(f"{stamp['runtime']} {stamp['version']}", stamp["precision"], network(UNET), network(VAE_DECODER))

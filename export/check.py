@@ -12,7 +12,7 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.configs import ConfigMismatch, declared, parse_config, profiles
+from export.configs import STEPS_MODEL, ConfigMismatch, as_profile, declared, parse_config, profiles
 from export.executed import openvino_core
 from export.machine import Gpu, Machine, this_machine
 from export.plans_check import check_plan
@@ -91,12 +91,13 @@ def read_configs(folder: Path) -> tuple[Configs, list[str]]:
 
 
 def _differences(model: Path, configs: dict[str, ModelConfig]) -> Iterator[str]:
-    default = declared(configs["default"]) if "default" in configs else None
     for profile, config in configs.items():
         if config.name != model.name:
             yield f"{profiles(model)[profile]}: name is {config.name!r}, but the folder is {model.name!r}: use one name"
-        elif default and (found := declared(config)) != default:
-            extra, missing = [line for line in found if line not in default], [x for x in default if x not in found]
+        elif "default" in configs and (found := declared(config)) != (
+            expected := declared(as_profile(configs["default"], profile))
+        ):
+            extra, missing = [line for line in found if line not in expected], [x for x in expected if x not in found]
             yield (
                 f"{profiles(model)[profile]}: has {extra} where config.pbtxt has {missing}: "
                 "clients and the sampler expect the same tensors of every profile"
@@ -132,6 +133,11 @@ def check_limits(folder: Path, configs: Configs) -> list[str]:
                     f"{model}/1/model.json: {network} takes {most} rows, but its config.pbtxt says {declared_most}: "
                     "make them equal, or export again"
                 )
+        said, steps = record.get("steps_per_call", 0), _steps_declared(configs)
+        if said != steps:
+            problems.append(
+                f"{model}/1/model.json: steps_per_call is {said}, but {STEPS_MODEL} has {steps}: export again"
+            )
         for parameter, network in CALLS.items():
             rows = configs[model]["default"].parameters[parameter].string_value
             if not rows.isdecimal() or int(rows) > configs[network]["default"].max_batch_size:
@@ -142,11 +148,18 @@ def check_limits(folder: Path, configs: Configs) -> list[str]:
     return problems
 
 
+def _steps_declared(configs: Configs) -> int:
+    """Steps in a call of unet_steps, 0 where there is none."""
+    if STEPS_MODEL not in configs:
+        return 0
+    return next(int(t.dims[0]) for t in configs[STEPS_MODEL]["default"].input if t.name == "timesteps")
+
+
 def check_profile(folder: Path, configs: Configs, profile: str | None, machine: Machine) -> list[str]:
     """Whether the networks have the profile, and the files that it serves on this machine."""
     if profile is None:
         return []
-    networks = sorted(set(CALLS.values()))
+    networks = [network for network in (*CALLS.values(), STEPS_MODEL) if network in configs]
     missing = [network for network in networks if profile not in configs[network]]
     if missing:
         known = sorted(set.intersection(*(set(configs[network]) for network in networks)))

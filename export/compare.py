@@ -5,6 +5,7 @@ Runs where there is no ONNX, but for what runs ONNX.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,21 @@ def hold(what: str, reference: Array, answer: Array, precision: Precision) -> Pa
     return parity
 
 
+def hold_all(
+    what: str, graph: Graph, references: Sequence[Array], answers: Sequence[Array], precision: Precision
+) -> Parity:
+    """`hold` for each output of the record, and the worst of them.
+
+    Raises:
+        ParityError: as in `hold`.
+    """
+    results = []
+    for spec, reference, answer in zip(graph.outputs, references, answers, strict=True):
+        which = f"{what} {spec.name}" if len(graph.outputs) > 1 else what
+        results.append(hold(which, reference, answer, precision))
+    return max(results, key=lambda parity: parity.relative_l2)
+
+
 def cpu_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU; threads 0 = one per core."""
     import onnxruntime
@@ -96,9 +112,14 @@ def feeds_of(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> dict[str, NDArra
 
 
 def run_onnx(graph: Graph, session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> Array:
-    """The output for `inputs`, which are in the order of the record."""
-    output: Array = session.run([graph.output.name], feeds_of(graph, inputs))[0]
-    return output
+    """The first output for `inputs`, which are in the order of the record."""
+    return run_all(graph, session, inputs)[0]
+
+
+def run_all(graph: Graph, session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> list[Array]:
+    """The outputs in the order of the record, as the inputs are."""
+    outputs: list[Array] = session.run([spec.name for spec in graph.outputs], feeds_of(graph, inputs))
+    return outputs
 
 
 @torch.no_grad()

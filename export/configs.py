@@ -4,15 +4,22 @@ Imports no torch: the preflight runs where there is none.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import TYPE_INT32, TYPE_INT64, ModelConfig
+
+from training.files import write_text
 
 if TYPE_CHECKING:
     from export.graphs import Graph, TensorSpec
 
+STEPS_MODEL = "unet_steps"
+STEPS_TEMPLATES = Path(__file__).parent / STEPS_MODEL
+"""Its configs, outside the source repository, which has none of it; for STEPS_PER_CALL steps."""
+STEPS_PER_CALL = 5
 TRITON_TYPES = {"torch.float32": "TYPE_FP32", "torch.int32": "TYPE_INT32"}
 
 
@@ -42,7 +49,7 @@ def _expected(graph: "Graph") -> list[str]:
     def line(kind: str, spec: "TensorSpec") -> str:
         return f"{kind} {spec.name} {TRITON_TYPES[str(spec.dtype)]} {list(spec.shape)}"
 
-    tensors = [*(line("input", spec) for spec in graph.inputs), line("output", graph.output)]
+    tensors = [line("input", spec) for spec in graph.inputs] + [line("output", spec) for spec in graph.outputs]
     return [f"name {graph.name}", f"max_batch_size {graph.max_batch_size}", *tensors]
 
 
@@ -54,17 +61,43 @@ def declared(config: ModelConfig) -> list[str]:
     return [f"name {config.name}", f"max_batch_size {config.max_batch_size}", *lines]
 
 
+def as_profile(default: ModelConfig, profile: str) -> ModelConfig:
+    """A config.pbtxt with the tensors that a profile of the model must have: the same, but for unet_steps in torch.
+
+    A program takes any number of steps, and draws the noise of a row itself.
+    """
+    config = ModelConfig()
+    config.CopyFrom(default)
+    if (default.name, profile) == (STEPS_MODEL, "torch"):
+        for tensor in (*config.input, *config.output):
+            if tensor.name in ("timesteps", "coefficients", "estimates"):
+                tensor.dims[0] = -1
+        config.input.add(name="seed", data_type=TYPE_INT64, dims=[1])
+        config.input.add(name="draw", data_type=TYPE_INT32, dims=[1])
+    return config
+
+
 def check_configs(graph: "Graph", model_folder: Path) -> None:
-    """Hold config.pbtxt and every configs/*.pbtxt of a model to its record.
+    """Hold config.pbtxt of a model to its record, and every configs/*.pbtxt to what `as_profile` makes of that.
 
     Raises:
         ConfigMismatch: with the lines that differ.
     """
-    for path in profiles(model_folder).values():
-        expected, found = _expected(graph), declared(parse_config(path))
+    default = parse_config(model_folder / "config.pbtxt")
+    for profile, path in profiles(model_folder).items():
+        expected = _expected(graph) if profile == "default" else declared(as_profile(default, profile))
+        found = declared(parse_config(path))
         if expected != found:
             difference = difflib.unified_diff(found, expected, str(path), f"export.graphs: {graph.name}", lineterm="")
             raise ConfigMismatch("\n".join(difference))
+
+
+def write_steps_configs(model_folder: Path, steps: int) -> None:
+    """The configs of unet_steps for `steps` steps in a call, from the templates."""
+    first_dim = re.compile(rf"(\bdims?: *\[? *){STEPS_PER_CALL}\b")
+    for path in profiles(STEPS_TEMPLATES).values():
+        target = model_folder / path.relative_to(STEPS_TEMPLATES)
+        write_text(target, first_dim.sub(rf"\g<1>{steps}", path.read_text()))
 
 
 def check_image_size(size: int, path: Path) -> None:

@@ -20,6 +20,8 @@ class TensorSpec:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    spread: float = 1.0
+    """Standard deviation of random values."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,20 @@ class Graph:
     """A network as it is served, 1 to `max_batch_size` rows at once.
 
     TensorRT chooses its kernels for `opt_batch_size` rows. `build` makes the module, whose arguments are the inputs in
-    order.
+    order; that of unet_steps the module of one step.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
     opt_batch_size: int
     max_batch_size: int
     build: Callable[[Snapshot], "Denoiser | Decoder"]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first of `outputs`: all of them, but for unet_steps."""
+        return self.outputs[0]
 
 
 class Denoiser(nn.Module):
@@ -89,7 +96,7 @@ LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))
 UNET = Graph(
     name="unet",
     inputs=(LATENT, TensorSpec("timesteps", torch.int32, (1,))),
-    output=TensorSpec("pred", torch.float32, (1, 64, 64)),
+    outputs=(TensorSpec("pred", torch.float32, (1, 64, 64)),),
     opt_batch_size=8,
     max_batch_size=64,
     build=Denoiser,
@@ -97,7 +104,7 @@ UNET = Graph(
 VAE_DECODER = Graph(
     name="vae_decoder",
     inputs=(LATENT,),
-    output=TensorSpec("image", torch.float32, (1, 256, 256)),
+    outputs=(TensorSpec("image", torch.float32, (1, 256, 256)),),
     opt_batch_size=4,
     max_batch_size=4,
     build=Decoder,
@@ -105,14 +112,36 @@ VAE_DECODER = Graph(
 GRAPHS = (UNET, VAE_DECODER)
 
 
+def unet_steps(steps: int) -> Graph:
+    """`steps` steps of UNET in one call: what makes the next latent of the last one is in `coefficients`, a row a step.
+
+    The columns a, b, c, d, e, f, g are those of export.unroll, where d is ignored.
+    """
+    estimate = TensorSpec("estimate", torch.float32, LATENT.shape)
+    # Sums of three terms with such weights are as large as the terms.
+    coefficients = TensorSpec("coefficients", torch.float32, (steps, 7), spread=3**-0.5)
+    return Graph(
+        name="unet_steps",
+        inputs=(LATENT, estimate, TensorSpec("timesteps", torch.int32, (steps,)), coefficients),
+        outputs=(
+            TensorSpec("next_latent", torch.float32, LATENT.shape),
+            TensorSpec("next_estimate", torch.float32, LATENT.shape),
+            TensorSpec("estimates", torch.float32, (steps, *LATENT.shape)),
+        ),
+        opt_batch_size=UNET.opt_batch_size,
+        max_batch_size=UNET.max_batch_size,
+        build=Denoiser,
+    )
+
+
 def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:
-    """Inputs of `rows` rows: standard normal latents, timesteps uniform in 0..999."""
+    """Inputs of `rows` rows: normal latents and coefficients, timesteps uniform in 0..999."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(spec: TensorSpec) -> Tensor:
         shape = (rows, *spec.shape)
         if spec.dtype == torch.int32:
             return torch.randint(1000, shape, generator=generator, dtype=spec.dtype)
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator) * spec.spread
 
     return tuple(draw(spec) for spec in graph.inputs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from export.compare import Array, Parity, cpu_session, hold, run_onnx
+from export.compare import Array, Parity, cpu_session, hold_all, run_all
 from export.graphs import GRAPHS, Graph, random_inputs
 from export.precision import Precision
 from export.to_onnx import onnx_file
@@ -17,11 +17,11 @@ from export.to_tensorrt import BuildOptions, Plan, PlanError, Runtime, build_pla
 from training.files import sha256, whole_file
 
 PLAN_FILE = "model.plan"
-Run = Callable[[tuple[torch.Tensor, ...]], Array]
+Run = Callable[[tuple[torch.Tensor, ...]], Sequence[Array]]
 
 
 class Engine:
-    """A plan on the GPU: the inputs of the record in order, on the CPU, to the output. Not thread-safe."""
+    """A plan on the GPU: inputs of the record in order, on the CPU, to its outputs in order. Not thread-safe."""
 
     def __init__(self, graph: Graph, runtime: Runtime, content: Any, version_compatible: bool = False) -> None:
         """Deserialise; a version compatible plan carries code of its own, which is then run.
@@ -41,21 +41,24 @@ class Engine:
         self.tensors = describe_engine(self.engine)
         self.context = self.engine.create_execution_context()
 
-    def __call__(self, inputs: tuple[torch.Tensor, ...]) -> Array:
+    def __call__(self, inputs: tuple[torch.Tensor, ...]) -> list[Array]:
         """Waits for the result."""
-        output = torch.empty((len(inputs[0]), *self.graph.output.shape), dtype=self.graph.output.dtype, device="cuda")
+        outputs = {
+            spec.name: torch.empty((len(inputs[0]), *spec.shape), dtype=spec.dtype, device="cuda")
+            for spec in self.graph.outputs
+        }
         tensors = {spec.name: tensor.cuda() for spec, tensor in zip(self.graph.inputs, inputs, strict=True)}
         stream = torch.cuda.Stream()  # on the default stream TensorRT synchronises more than it must
         stream.wait_stream(torch.cuda.current_stream())
         for name, tensor in tensors.items():
             self.context.set_input_shape(name, tuple(tensor.shape))
             self.context.set_tensor_address(name, tensor.data_ptr())
-        self.context.set_tensor_address(self.graph.output.name, output.data_ptr())
+        for name, tensor in outputs.items():
+            self.context.set_tensor_address(name, tensor.data_ptr())
         if not self.context.execute_async_v3(stream.cuda_stream):
             raise PlanError(f"{self.graph.name}: TensorRT failed to run the plan")
         stream.synchronize()
-        answer: Array = output.cpu().numpy()
-        return answer
+        return [tensor.cpu().numpy() for tensor in outputs.values()]
 
 
 def gate(graph: Graph, reference: Path, run: Run, precision: Precision) -> Parity:
@@ -71,7 +74,7 @@ def gate(graph: Graph, reference: Path, run: Run, precision: Precision) -> Parit
     for rows in sorted({1, graph.opt_batch_size, graph.max_batch_size}):
         inputs = random_inputs(graph, rows, seed=rows)
         what = f"{graph.name}: the plan, {rows} rows,"
-        results.append(hold(what, run_onnx(graph, session, inputs), run(inputs), precision))
+        results.append(hold_all(what, graph, run_all(graph, session, inputs), run(inputs), precision))
     return max(results, key=lambda parity: parity.relative_l2)
 
 

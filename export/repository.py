@@ -9,22 +9,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.compare import Parity, compare, compare_modules, feeds_of
-from export.configs import check_configs, check_image_size
-from export.executed import in_onnxruntime
-from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph, random_inputs
+from export.compare import Parity, compare
+from export.configs import STEPS_MODEL, STEPS_PER_CALL, check_configs, check_image_size, write_steps_configs
+from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph, unet_steps
 from export.plans import add_plans
-from export.precision import DTYPES, Precision, reduced_precision
+from export.precision import Precision
+from export.reduced import write_reduced
 from export.rewrite import rewritten
+from export.steps import add_steps, served_graphs, with_steps
 from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
 from export.to_torch import add_programs
 from training.checkpoint import Snapshot
-from training.files import is_utf8, sha256, whole_folder, write_text
+from training.files import is_utf8, sha256, whole_file, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
 WEIGHTS = ("*.onnx", "*.plan", "*.pt2")
+MOST_STEPS = 50
+"""In a call: a whole image of the default sampler. Graphs and plans grow with them."""
 
 
 class RepositoryError(ValueError):
@@ -52,10 +55,20 @@ class Extras:
     """Also model.pt2, for the profile torch."""
     with_onnx: bool = True
     """False: model.pt2 alone, on a machine without ONNX."""
+    steps_per_call: int | None = None
+    """Steps in a call of unet_steps, 1: no such network; None: STEPS_PER_CALL if another extra is for a GPU, else 1."""
 
     def __post_init__(self) -> None:
         if not self.with_onnx and (self.torch is None or self.onnx or self.plan):
             raise RepositoryError("without ONNX there is the profile torch alone: give its precision and no other")
+        if self.steps_per_call is not None and not 1 <= self.steps_per_call <= MOST_STEPS:
+            raise RepositoryError(f"steps in a call are {self.steps_per_call}; they must be 1 to {MOST_STEPS}")
+
+    def steps(self) -> int:
+        """Steps in a call of the network, 1 or more."""
+        if self.steps_per_call is not None:
+            return self.steps_per_call
+        return STEPS_PER_CALL if self.onnx or self.plan or self.torch else 1
 
     def reduced(self) -> list[Precision]:
         """The precisions of the ONNX files, each once."""
@@ -96,7 +109,7 @@ def export_repository(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return manifest
-    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json")
+    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json", STEPS_MODEL)
     with whole_folder(into) as new:
         shutil.copytree(SOURCE, new, ignore=ignore, dirs_exist_ok=True)  # follows the link, so it is self-contained
         return _write_weights(snapshot, new, name, report, extras)
@@ -110,11 +123,12 @@ def add_to_repository(folder: Path, options: BuildOptions, report: Callable[[str
         PlanError, ParityError: nothing has been changed then.
     """
     manifest = json.loads((folder / "manifest.json").read_text())
-    for graph in GRAPHS:
+    graphs = served_graphs(folder)
+    for graph in graphs:
         for file in (f"{graph.name}/1/model.onnx", f"{graph.name}/1/{onnx_file(options.precision)}"):
             if (folder / file).is_file() and sha256(folder / file) != manifest["sha256"].get(file):
                 raise RepositoryError(f"{folder / file} is not the file that manifest.json describes: export it anew")
-    stamps = add_plans(folder, options, report)
+    stamps = add_plans(folder, options, report, graphs)
     new = {stamp["file"] for stamp in stamps}
     manifest["plans"] = [stamp for stamp in manifest.get("plans", []) if stamp["file"] not in new] + stamps
     manifest["sha256"] |= {file: sha256(folder / file) for file in sorted(new)}
@@ -128,10 +142,20 @@ def _write_weights(
     for graph in GRAPHS if extras.with_onnx else ():
         module = graph.build(snapshot)
         parity[graph.name] = _write_network(graph, module, folder, report)
-        reduced += [_write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
-    plans = add_plans(folder, extras.plan, report) if extras.plan else []
+        reduced += [write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
+    if extras.steps() > 1:
+        write_steps_configs(folder / STEPS_MODEL, extras.steps())
+        check_configs(unet_steps(extras.steps()), folder / STEPS_MODEL)
+        if extras.with_onnx:
+            parity[STEPS_MODEL], unrolled = add_steps(snapshot, folder, extras.steps(), extras.reduced(), report)
+            reduced += unrolled
+    plans = add_plans(folder, extras.plan, report, with_steps(extras.steps())) if extras.plan else []
     programs = add_programs(snapshot, folder, extras.torch, report) if extras.torch else []
-    record = json.dumps(_model_record(snapshot, folder, name), indent=2) + "\n"
+    if extras.torch and extras.steps() > 1:
+        # The same program: the backend takes the steps.
+        with whole_file(folder / STEPS_MODEL / "1" / "model.pt2") as temporary:
+            shutil.copyfile(folder / "unet" / "1" / "model.pt2", temporary)
+    record = json.dumps(_model_record(snapshot, folder, name, extras.steps()), indent=2) + "\n"
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.
         if model == "mri_ldm" or (folder / model).is_dir():
@@ -164,34 +188,12 @@ def _write_network(graph: Graph, module: Denoiser | Decoder, folder: Path, repor
     return parity
 
 
-def _write_reduced(
-    graph: Graph, module: Denoiser | Decoder, folder: Path, precision: Precision, report: Callable[[str], None]
-) -> dict[str, Any]:
-    report(f"{graph.name}: exporting {precision}")
-    path = folder / graph.name / "1" / onnx_file(precision)
-    reduced = reduced_precision(module, DTYPES[precision])
-    export_onnx(graph, reduced, path)
-    if precision == "bf16":
-        checked, parity = "PyTorch, not the file", compare_modules(graph, module, reduced, precision)
-    else:
-        found = in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
-        checked = f"ONNX Runtime, which computes the file in {' and '.join(sorted(found))} here"
-        parity = compare(graph, module, path, precision=precision)
-    report(f"{graph.name}: {precision} differs by {parity.relative_l2:.1e} (relative L2; {checked})")
-    return {
-        "model": graph.name,
-        "file": str(path.relative_to(folder)),
-        "precision": precision,
-        "checked": checked,
-        "parity": parity.record(),
-    }
-
-
-def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]:
+def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> dict[str, Any]:
     """What the sampling loop must know: model.json."""
-    folders = [folder / graph.name / "1" for graph in GRAPHS]
+    graphs = with_steps(steps)
+    folders = [folder / graph.name / "1" for graph in graphs]
     files = [next(path for path in (each / "model.onnx", each / "model.pt2") if path.is_file()) for each in folders]
-    digests = "".join(f"{graph.name} {sha256(file)}\n" for graph, file in zip(GRAPHS, files, strict=True))
+    digests = "".join(f"{graph.name} {sha256(file)}\n" for graph, file in zip(graphs, files, strict=True))
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -200,15 +202,19 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str) -> dict[str, Any]
         "noise_schedule": asdict(snapshot.config.noise_schedule),
         "decoded_size": VAE_DECODER.output.shape[-1],
         "image_size": snapshot.config.data.size,
-        "max_batch_size": {graph.name: graph.max_batch_size for graph in GRAPHS},
+        "max_batch_size": {graph.name: graph.max_batch_size for graph in graphs},
+        **({"steps_per_call": steps} if steps > 1 else {}),
     }
 
 
 def _replace_weights(staging: Path, into: Path) -> None:
-    """Move the files of `staging` into place, and remove the weights that they do not replace."""
+    """Move the files of `staging` into place, and remove the weights and the unet_steps that they do not replace."""
     new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
     for path in sorted(new):
+        (into / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / path, into / path)
+    if not (staging / STEPS_MODEL).is_dir():
+        shutil.rmtree(into / STEPS_MODEL, ignore_errors=True)  # a folder without a model stops a server
     for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
         if path.relative_to(into) not in new:
             path.unlink()  # of the weights before

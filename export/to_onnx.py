@@ -49,7 +49,7 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
             module.eval(),
             random_inputs(graph, rows=2, seed=0),
             input_names=[spec.name for spec in graph.inputs],
-            output_names=[graph.output.name],
+            output_names=[spec.name for spec in graph.outputs],
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=tuple({0: batch} for _ in graph.inputs),

@@ -225,7 +225,7 @@ def _describe_network(network: Any, profile: Any) -> tuple[PlanTensor, ...]:
 
 def _check_record(graph: Graph, onnx: Path, tensors: tuple[PlanTensor, ...]) -> None:
     expected = {(spec.name, "input", DTYPES[spec.dtype], (-1, *spec.shape)) for spec in graph.inputs}
-    expected.add((graph.output.name, "output", DTYPES[graph.output.dtype], (-1, *graph.output.shape)))
+    expected |= {(spec.name, "output", DTYPES[spec.dtype], (-1, *spec.shape)) for spec in graph.outputs}
     found = {(tensor.name, tensor.mode, tensor.dtype, tensor.shape) for tensor in tensors}
     if found != expected:
         raise PlanError(f"{onnx} is not {graph.name}: it has {sorted(found)}, the record says {sorted(expected)}")

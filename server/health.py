@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHAPE = (1, 1, 240, 240)
 # Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is not there by far more.
 TOLERANCE = 1e-2
-NETWORKS = ("unet", "vae_decoder")
+NETWORKS = ("unet", "unet_steps", "vae_decoder")
 
 
 class Busy(ServerError):

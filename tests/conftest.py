@@ -84,16 +84,30 @@ def tiny(small_snapshot, monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot`, exported, in fp16 too, by the command that users type. Read only."""
+    """`small_snapshot`, exported, in fp16 too, step by step. Read only."""
+    options = ("--onnx", "fp16", "--steps-per-call", "1")
+    return (
+        made_once(tmp_path_factory, "export", partial(export_by_command, small_snapshot, options)) / "model_repository"
+    )
+
+
+@pytest.fixture(scope="session")
+def steps_repository(small_snapshot, tmp_path_factory) -> Path:
+    """`small_snapshot` in float32, as ONNX and programs, with five steps in a call. Read only."""
+    options = ("--torch", "fp32")
+    return (
+        made_once(tmp_path_factory, "steps", partial(export_by_command, small_snapshot, options)) / "model_repository"
+    )
+
+
+def export_by_command(snapshot, options: tuple[str, ...], folder: Path) -> None:
+    """A snapshot to folder/model_repository, by the command that users type."""
     from training.checkpoint import save_snapshot
 
-    def export(folder: Path) -> None:
-        save_snapshot(small_snapshot, folder / "snapshot")
-        options = ["--into", str(folder / "model_repository"), "--name", "small", "--onnx", "fp16"]
-        done = run_python("-m", "export", str(folder / "snapshot"), *options, timeout=600)
-        assert done.returncode == 0, done.stderr
-
-    return made_once(tmp_path_factory, "export", export) / "model_repository"
+    save_snapshot(snapshot, folder / "snapshot")
+    into = ["--into", str(folder / "model_repository"), "--name", "small"]
+    done = run_python("-m", "export", str(folder / "snapshot"), *into, *options, timeout=600)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +116,8 @@ def torch_repository(small_snapshot, tmp_path_factory) -> Path:
     from export.repository import Extras, export_repository
 
     def export(into: Path) -> None:
-        export_repository(small_snapshot, into, "small", extras=Extras(torch="fp32", with_onnx=False))
+        extras = Extras(torch="fp32", with_onnx=False, steps_per_call=1)
+        export_repository(small_snapshot, into, "small", extras=extras)
 
     return made_once(tmp_path_factory, "torch_repository", export)
 
@@ -141,7 +156,8 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
-COSTLY = {"phantom", "small_repository", "torch_repository", "server", "small_server", "cautious", "perf_analyzer"}
+COSTLY = {"phantom", "small_repository", "steps_repository", "torch_repository"}
+COSTLY |= {"server", "small_server", "cautious", "perf_analyzer"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

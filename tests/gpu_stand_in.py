@@ -101,7 +101,10 @@ class Logger:
 
 
 class Context:
-    """Adds timesteps to twice the latent, in float32, at the shapes and addresses that were set."""
+    """Adds timesteps to twice the latent, in float32, at the shapes and addresses that were set.
+
+    A plan may have the output "both", too: the latent, and that.
+    """
 
     def __init__(self, cuda: Cuda, rows: list[int]) -> None:
         self.cuda, self.rows = cuda, rows
@@ -125,7 +128,7 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert self.memory
-        assert set(self.addresses) == {"latent", "timesteps", "pred"}
+        assert set(self.addresses) - {"both"} == {"latent", "timesteps", "pred"}
         shapes = dict(self.shapes)
         if self.cuda.captured is not None and shapes["latent"][0] not in self.runs:
             return False  # the first run of a shape sets things up
@@ -136,6 +139,9 @@ class Context:
             latent, timesteps = (self.array(name, shapes[name]) for name in ("latent", "timesteps"))
             pred = self.array("pred", shapes["latent"])
             pred.view(np.float32)[...] = 2 * latent.view(np.float32) + timesteps.view(np.int32)[:, :, None]
+            if "both" in self.addresses:
+                both = self.array("both", (shapes["latent"][0], 2, *shapes["latent"][1:]))
+                both[...] = np.stack([latent, pred], axis=1)
 
         self.cuda.queue(compute)
         return True
@@ -179,7 +185,7 @@ class Engine:
         return list(self.tensors)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return self.trt.TensorIOMode.OUTPUT if name == "pred" else self.trt.TensorIOMode.INPUT
+        return self.trt.TensorIOMode.OUTPUT if name in OUTPUTS else self.trt.TensorIOMode.INPUT
 
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self.tensors[name][0])
@@ -189,7 +195,7 @@ class Engine:
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
         assert profile == 0
-        assert name != "pred"
+        assert name not in OUTPUTS
         return [[rows, *self.tensors[name][1][1:]] for rows in self.rows]
 
     def create_execution_context(self, strategy: Any) -> Context:
@@ -198,9 +204,35 @@ class Engine:
         return self.contexts[-1]
 
 
+OUTPUTS = ("pred", "both")
 TENSORS = {"latent": ("FLOAT", [-1, 4, 4]), "timesteps": ("INT32", [-1, 1]), "pred": ("FLOAT", [-1, 4, 4])}
 
 
 def plan(version: str = "10.13.2.6", rows: tuple[int, int, int] = (1, 8, 64), **tensors: Any) -> bytes:
     """A plan for `TensorRT`."""
     return json.dumps({"version": version, "rows": rows, "tensors": TENSORS | tensors}).encode()
+
+
+def feeds(rows: int) -> dict[str, Any]:
+    """Inputs of such a plan, different for each number of rows."""
+    rng = np.random.default_rng(rows)
+    latent = rng.standard_normal((rows, 4, 4)).astype(np.float32)
+    return {"latent": latent, "timesteps": rng.integers(0, 1000, (rows, 1)).astype(np.int32)}
+
+
+def expected(given: dict[str, Any]) -> Any:
+    """Its output "pred" for them."""
+    return 2 * given["latent"] + given["timesteps"][:, :, None].astype(np.float32)
+
+
+class Request:
+    """A request as the stub hands it over."""
+
+    def __init__(self, rows: int, *outputs: str) -> None:
+        self.given, self.outputs = feeds(rows), outputs
+
+    def inputs(self) -> list[Any]:
+        return [SimpleNamespace(name=lambda n=n: n, as_numpy=lambda a=a: a) for n, a in self.given.items()]
+
+    def requested_output_names(self) -> tuple[str, ...]:
+        return self.outputs

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT
-from training.files import sha256
+from export.configs import write_steps_configs
+from training.files import sha256, write_text
 
 NETWORKS = ("unet", "vae_decoder")
 Manifest = dict[str, Any]
@@ -22,6 +23,19 @@ def copy_light(folder: Path) -> Path:
             (folder / model / "1" / name).write_text(f"{name} of {model}")
     write_manifest(folder, {"name": "light"})
     return folder
+
+
+def add_steps(folder: Path, steps: int) -> None:
+    """Give such a copy unet_steps, as export does."""
+    write_steps_configs(folder / "unet_steps", steps)
+    (folder / "unet_steps" / "1").mkdir()
+    for name in ("model.onnx", "model.fp16.onnx"):
+        (folder / "unet_steps" / "1" / name).write_text(f"{name} of unet_steps")
+    record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
+    record |= {"max_batch_size": record["max_batch_size"] | {"unet_steps": 64}, "steps_per_call": steps}
+    for front in ("mri_ldm", "mri_ldm_stream"):
+        write_text(folder / front / "1" / "model.json", json.dumps(record))
+    write_manifest(folder, {"name": "light"})
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

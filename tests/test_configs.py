@@ -4,15 +4,14 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from common import ROOT
-from export.configs import parse_config
+from export.configs import STEPS_TEMPLATES, parse_config
 
-NETWORKS = ("unet", "vae_decoder")
-REPOSITORY = ROOT / "model_repository"
+FOLDERS = {name: ROOT / "model_repository" / name for name in ("unet", "vae_decoder")} | {"unet_steps": STEPS_TEMPLATES}
+NETWORKS = tuple(FOLDERS)
 
 
 def profile(model: str, name: str) -> ModelConfig:
-    folder = REPOSITORY / model
-    return parse_config(folder / (f"configs/{name}.pbtxt" if name else "config.pbtxt"))
+    return parse_config(FOLDERS[model] / (f"configs/{name}.pbtxt" if name else "config.pbtxt"))
 
 
 def captured(config: ModelConfig) -> dict[int, int]:
@@ -70,6 +69,19 @@ def test_mixed_gpus_is_the_default_profile_with_a_plan_for_each_capability(model
 
 
 @pytest.mark.parametrize("name", ["mixed_gpus", "onnxruntime_gpu", "torch", "openvino"])
-def test_a_profile_that_one_network_has_the_other_has_too(name: str) -> None:
+def test_a_profile_that_one_network_has_the_others_have_too(name: str) -> None:
     """Triton takes config.pbtxt without a word where a profile is missing."""
-    assert all((REPOSITORY / model / "configs" / f"{name}.pbtxt").is_file() for model in NETWORKS)
+    assert all((folder / "configs" / f"{name}.pbtxt").is_file() for folder in FOLDERS.values())
+
+
+@pytest.mark.parametrize("name", ["", "mixed_gpus", "onnxruntime_gpu", "openvino", "cpu"])
+def test_several_steps_are_served_as_one_is(name: str) -> None:
+    """The files differ in the tensors alone, and so does what is captured and warmed up."""
+    one, several = profile("unet", name), profile("unet_steps", name)
+    assert captured(several) == captured(one)
+    assert [sample.batch_size for sample in several.model_warmup] == [sample.batch_size for sample in one.model_warmup]
+    for config in (one, several):
+        for field in ("name", "input", "output", "model_warmup"):
+            config.ClearField(field)
+        del config.optimization.cuda.graph_spec[:]
+    assert several == one

@@ -21,8 +21,8 @@ from tritonclient.utils import InferenceServerException
 
 from common import ROOT
 from export import check
-from export.graphs import GRAPHS
-from light_repository import NETWORKS, copy_light, write_manifest
+from export.graphs import GRAPHS, unet_steps
+from light_repository import NETWORKS, add_steps, copy_light, write_manifest
 from server import room
 from server.process import TritonServer
 from toy_models import write_front_model
@@ -191,6 +191,22 @@ def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_pat
     assert "--noTF32" in later
     tf32 = plans.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", "unet", "tf32", "11.1.0")
     assert set(later) - set(tf32) == {"--noTF32"}
+
+
+def test_several_steps_in_a_call_get_a_plan_too(machine: Machine, container: ModuleType, tmp_path: Path) -> None:
+    add_steps(machine.source, 3)
+    plans, graph = sys.modules[container.prepare.__module__], unet_steps(3)
+    command = plans.build_command(machine.source, tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1")
+    for limit, rows in (("min", 1), ("opt", graph.opt_batch_size), ("max", graph.max_batch_size)):
+        shapes = [f"{spec.name}:{'x'.join(map(str, (rows, *spec.shape)))}" for spec in graph.inputs]
+        assert f"--{limit}Shapes={','.join(shapes)}" in command
+    assert machine.prepare() == ["unet", "vae_decoder", "unet_steps"]
+    assert machine.prepare() == []
+    preflight = ["--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]
+    assert check.main([str(machine.models), *preflight]) == 0
+    assert machine.serve().returncode == 0
+    (machine.models / "unet_steps" / "1" / "model.plan").write_text("half of")
+    assert "unet_steps: the plan is not for this container: the file has been changed" in machine.serve().stderr
 
 
 def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:

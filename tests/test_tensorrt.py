@@ -17,10 +17,13 @@ from onnx import TensorProto, helper
 from common import ROOT
 from export import check, plans
 from export.__main__ import main
-from export.compare import ParityError, cpu_session, run_onnx
-from export.graphs import GRAPHS, UNET, VAE_DECODER
+from export.compare import ParityError, cpu_session, run_all
+from export.graphs import GRAPHS, UNET, VAE_DECODER, unet_steps
+from export.precision import DTYPES, reduced_precision
 from export.repository import Extras, RepositoryError, add_to_repository, export_repository
+from export.to_onnx import export_onnx
 from export.to_tensorrt import BuildOptions, Plan, PlanError, build_plan
+from export.unroll import unroll
 from training.files import sha256
 
 pytestmark = pytest.mark.slow
@@ -66,6 +69,63 @@ def test_a_real_engine_of_each_network_of_the_demo_weights_described(
     assert check.main([str(folder)]) == 0
 
 
+def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> None:
+    """At the lowest level; at the usual one it takes TensorRT-RTX minutes."""
+    unroll(ROOT / "model_repository" / "unet" / "1" / "model.onnx", 5, tmp_path / "model.onnx")
+    options = BuildOptions("tensorrt_rtx", "fp32", optimization_level=0)
+    plan = build_plan(unet_steps(5), tmp_path / "model.onnx", options)
+    assert [str(tensor) for tensor in plan.tensors] == [
+        "input  latent FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
+        "input  estimate FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
+        "input  timesteps INT32 [-1, 5]  min [1, 5]  opt [8, 5]  max [64, 5]",
+        "input  coefficients FLOAT [-1, 5, 7]  min [1, 5, 7]  opt [8, 5, 7]  max [64, 5, 7]",
+        "output next_latent FLOAT [-1, 1, 64, 64]",
+        "output next_estimate FLOAT [-1, 1, 64, 64]",
+        "output estimates FLOAT [-1, 5, 1, 64, 64]",
+    ]
+    weights = (tmp_path / "model.onnx").stat().st_size
+    assert weights < memoryview(plan.content).nbytes < 3 * weights, (
+        "each step has its kernels, and all the same weights"
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_real_engines_of_several_steps_in_reduced_precision(small_snapshot, tmp_path: Path, precision) -> None:
+    network = reduced_precision(UNET.build(small_snapshot), DTYPES[precision])
+    export_onnx(UNET, network, tmp_path / "unet.onnx")
+    unroll(tmp_path / "unet.onnx", 2, tmp_path / "model.onnx")
+    options = BuildOptions("tensorrt_rtx", precision, optimization_level=0)
+    assert len(build_plan(unet_steps(2), tmp_path / "model.onnx", options).tensors) == 7
+    with pytest.raises(PlanError, match=r"is not unet_steps: it has .*, the record says"):
+        build_plan(unet_steps(3), tmp_path / "model.onnx", options)
+
+
+def test_plans_of_a_repository_with_several_steps(steps_repository, tmp_path: Path) -> None:
+    folder = shutil.copytree(steps_repository, tmp_path / "repository")
+    add_to_repository(folder, BuildOptions("tensorrt_rtx", "fp32", optimization_level=0))
+    stamp = json.loads((folder / "manifest.json").read_text())["plans"][-1]
+    assert (stamp["model"], stamp["file"]) == ("unet_steps", "unet_steps/1/model.plan")
+    assert stamp["onnx_sha256"] == sha256(folder / "unet_steps" / "1" / "model.onnx")
+    assert check.main([str(folder), "--profile", "default"]) == 0
+
+
+@pytest.mark.parametrize("wrong", ["next_latent", "next_estimate", "estimates"])
+def test_the_gate_holds_every_output(steps_repository, wrong: str) -> None:
+    graph = replace(unet_steps(5), opt_batch_size=2, max_batch_size=2)
+    path = steps_repository / "unet_steps" / "1" / "model.onnx"
+    session = cpu_session(path)
+
+    def run(inputs):
+        outputs = run_all(graph, session, inputs)
+        return [
+            array * (1.001 if spec.name == wrong else 1) for spec, array in zip(graph.outputs, outputs, strict=True)
+        ]
+
+    with pytest.raises(ParityError, match=rf"unet_steps: the plan, 1 rows, {wrong} differs from float32 by 1\.0\de-03"):
+        plans.gate(graph, path, run, "fp32")
+    assert plans.gate(graph, path, lambda inputs: run_all(graph, session, inputs), "fp32").max_abs == 0
+
+
 def test_plans_are_stamped(built) -> None:
     manifest = json.loads((built / "manifest.json").read_text())
     assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder"]
@@ -109,7 +169,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, built: Path, computes: Path, error:
 
     def run(graph, runtime, content, version_compatible):
         session = cpu_session(computes / graph.name / "1" / "model.fp16.onnx")
-        return lambda inputs: run_onnx(graph, session, inputs) * (1 + error)
+        return lambda inputs: [output * (1 + error) for output in run_all(graph, session, inputs)]
 
     def build(graph, path, options):
         return Plan((built / graph.name / "1" / "model.plan").read_bytes(), (), tensorrt_rtx.__version__)

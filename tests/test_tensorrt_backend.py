@@ -19,6 +19,7 @@ from google.protobuf.json_format import MessageToDict
 import gpu_stand_in
 from common import ROOT
 from export.configs import parse_config
+from gpu_stand_in import Request, expected, feeds
 from server.errors import ServerError
 from server.process import TritonServer
 
@@ -86,16 +87,6 @@ def no_warning(message: str) -> None:
     raise AssertionError(message)
 
 
-def feeds(rows: int) -> dict[str, Any]:
-    rng = np.random.default_rng(rows)
-    latent = rng.standard_normal((rows, 4, 4)).astype(np.float32)
-    return {"latent": latent, "timesteps": rng.integers(0, 1000, (rows, 1)).astype(np.int32)}
-
-
-def expected(given: dict[str, Any]) -> Any:
-    return 2 * given["latent"] + given["timesteps"][:, :, None].astype(np.float32)
-
-
 def test_every_batch_is_right_and_those_with_a_graph_are_replayed(
     backend: SimpleNamespace, cuda: gpu_stand_in.Cuda, instance: dict[str, str]
 ) -> None:
@@ -126,19 +117,6 @@ def test_answers_outlive_the_next_batch(
         engine.run(["pred"], feeds(65))
 
 
-class Request:
-    """A request as the stub hands it over."""
-
-    def __init__(self, rows: int, *outputs: str) -> None:
-        self.given, self.outputs = feeds(rows), outputs
-
-    def inputs(self) -> list[Any]:
-        return [SimpleNamespace(name=lambda n=n: n, as_numpy=lambda a=a: a) for n, a in self.given.items()]
-
-    def requested_output_names(self) -> tuple[str, ...]:
-        return self.outputs
-
-
 @pytest.fixture
 def model(
     backend: SimpleNamespace, cuda: gpu_stand_in.Cuda, instance: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -165,6 +143,23 @@ def test_requests_share_a_batch_and_get_their_own_rows(model: Any, cuda: gpu_sta
     assert second == {}
     np.testing.assert_array_equal(third["pred"], expected(requests[2].given))
     assert cuda.launches == 1
+
+
+def test_requests_get_those_of_several_outputs_that_they_ask_for(
+    backend: SimpleNamespace, cuda: gpu_stand_in.Cuda, instance: dict[str, str]
+) -> None:
+    plan = gpu_stand_in.plan(both=("FLOAT", [-1, 2, 4, 4]))
+    Path(instance["model_repository"], "1", "model.plan").write_bytes(plan)
+    outputs = [*CONFIG["output"], {"name": "both", "data_type": "TYPE_FP32", "dims": ["2", "4", "4"]}]
+    engine = backend.plan_loading.load({**CONFIG, "output": outputs}, instance, no_warning)
+    for rows in (3, 7):  # in a graph, and without one
+        given = feeds(rows)
+        both = np.stack([given["latent"], expected(given)], axis=1)
+        for names in (["pred"], ["both"], ["both", "pred"]):
+            answer = engine.run(names, given)
+            assert list(answer) == names
+            for name, array in answer.items():
+                np.testing.assert_array_equal(array, both if name == "both" else both[:, 1])
 
 
 def test_requests_that_fail_together_get_errors_of_their_own(model: Any) -> None:
