@@ -29,6 +29,7 @@ PAGES: dict[str, dict[str, Callable[[Reader], Iterator[str]]]] = {
         "rewrite": speed.rewrite,
         "mixed-load": speed.mixed_load,
         "steps-a-call": steps.choice,
+        "loop": steps.loop,
     },
     "docs/openvino.md": {"openvino": speed.openvino},
 }

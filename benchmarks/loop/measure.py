@@ -13,13 +13,11 @@ import numpy as np
 
 from benchmarks.loop.repository import CALLS, FRONT
 from benchmarks.timing import spread
-from benchmarks.wire import ask, counts
+from benchmarks.wire import ask, settled
 from server.channel import connect
 from server.process import TritonServer
 
 SAMPLERS = ("ddim", "ddpm")
-COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
-LOOKS_S = 0.2  # between two looks at them, of which both see the same
 WARM_UP_STEPS = 40  # in which the loop learns how many rows go together
 
 
@@ -92,21 +90,11 @@ class Loop:
         return [float(each) for each in ask(self._client, CALLS, "took", feeds)]
 
     def done(self) -> Done:
-        """What has been computed since the start, once it is counted: Triton counts a call after its answer."""
-        deadline, before = time.monotonic() + COUNTED_S, None
-        while (now := self._counted()) != before:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the server computes although nobody has asked for anything")
-            before = now
-            time.sleep(LOOKS_S)
-        return now
-
-    def _counted(self) -> Done:
-        single = counts(self._client, "unet")
-        if not self._several:
-            return Done(single.rows, 0, single.calls)
-        several = counts(self._client, "unet_steps")
-        return Done(single.rows, several.rows, single.calls + several.calls)
+        """What has been computed since the start."""
+        several = ["unet_steps"] if self._several else []
+        counted = settled(self._client, ["unet", *several])
+        rows = counted["unet_steps"].rows if several else 0
+        return Done(counted["unet"].rows, rows, sum(each.calls for each in counted.values()))
 
 
 def measure(loop: Loop, steps_a_call: int, amount: Amount, samplers: Sequence[str] = SAMPLERS) -> Iterator[Any]:
