@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.message import Message
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,15 +28,32 @@ def ask(
     Raises:
         ValueError: the answer is not finite.
     """
+    inputs, wanted = _request(output, feeds)
+    answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
+    return _finite(answer, model, output)
+
+
+def send(
+    client: InferenceServerClient,
+    model: str,
+    output: str,
+    feeds: Mapping[str, Array],
+    answer: Callable[[Any, Exception | None], None],
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """The same without waiting: `answer` is called with the result or an error, in another thread."""
+    inputs, wanted = _request(output, feeds)
+    client.async_infer(model, inputs, answer, outputs=wanted, client_timeout=timeout_s)
+
+
+def _request(output: str, feeds: Mapping[str, Array]) -> tuple[list[Any], list[Any]]:
     import tritonclient.grpc as triton
 
     inputs = []
     for name, array in feeds.items():
         inputs.append(triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype)))
         inputs[-1].set_data_from_numpy(array)
-    wanted = [triton.InferRequestedOutput(output)]
-    answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
-    return _finite(answer, model, output)
+    return inputs, [triton.InferRequestedOutput(output)]
 
 
 class Counts(NamedTuple):
