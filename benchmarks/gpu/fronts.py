@@ -1,4 +1,4 @@
-"""Front models beside `mri_ldm`, each with its number of steps a call: one server and its networks measure all of them."""
+"""Front models beside `mri_ldm`, each with its number of steps a call: one server and its networks measure them all."""
 
 from __future__ import annotations
 

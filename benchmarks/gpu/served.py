@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu.fronts import FRONT, front
 from benchmarks.gpu.setup import Array, Setup, random_feeds
-from benchmarks.mixed_load.workload import MEAN_STEPS, STEPS, arrivals, summary
+from benchmarks.mixed_load.workload import MEAN_STEPS, STEPS, arrivals
 from benchmarks.wire import ask, send, settled
 from export.graphs import GRAPHS, Graph
 from server.channel import connect
@@ -171,7 +171,9 @@ class Served:
                 raise TimeoutError("an image has not come")
         if failures:
             raise failures[0]
-        return {"rate": rate, "load": LOAD, "requests": len(workload), **summary(workload, latencies)}
+        p50, p99 = (float(np.quantile(latencies, part)) for part in (0.5, 0.99))
+        told = {"mean": statistics.mean(latencies), "p50": p50, "p99": p99}
+        return {"rate": rate, "load": LOAD, "requests": len(workload), **told}
 
 
 def _request(seeds: list[int], steps: int) -> dict[str, Array]:
