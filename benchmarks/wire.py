@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from email.message import Message
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 TIMEOUT_S = 600.0
+COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
+LOOKS_S = 0.2
 
 
 def ask(
@@ -25,15 +28,32 @@ def ask(
     Raises:
         ValueError: the answer is not finite.
     """
+    inputs, wanted = _request(output, feeds)
+    answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
+    return _finite(answer, model, output)
+
+
+def send(
+    client: InferenceServerClient,
+    model: str,
+    output: str,
+    feeds: Mapping[str, Array],
+    answer: Callable[[Any, Exception | None], None],
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """The same without waiting: `answer` is called with the result or an error, in another thread."""
+    inputs, wanted = _request(output, feeds)
+    client.async_infer(model, inputs, answer, outputs=wanted, client_timeout=timeout_s)
+
+
+def _request(output: str, feeds: Mapping[str, Array]) -> tuple[list[Any], list[Any]]:
     import tritonclient.grpc as triton
 
     inputs = []
     for name, array in feeds.items():
         inputs.append(triton.InferInput(name, list(array.shape), triton.np_to_triton_dtype(array.dtype)))
         inputs[-1].set_data_from_numpy(array)
-    wanted = [triton.InferRequestedOutput(output)]
-    answer = client.infer(model, inputs, outputs=wanted, client_timeout=timeout_s).as_numpy(output)
-    return _finite(answer, model, output)
+    return inputs, [triton.InferRequestedOutput(output)]
 
 
 class Counts(NamedTuple):
@@ -45,6 +65,10 @@ class Counts(NamedTuple):
     rows: int
     calls: int
     ns: int  # compute, and the copies in and out
+
+    def since(self, before: Counts) -> Counts:
+        """What has come since `before`."""
+        return Counts(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 def counts(
@@ -58,6 +82,21 @@ def counts(
         calls=sum(size.compute_infer.count for size in sizes),
         ns=sum(size.compute_infer.ns + size.compute_input.ns + size.compute_output.ns for size in sizes),
     )
+
+
+def settled(client: InferenceServerClient, models: Sequence[str], timeout_s: float = COUNTED_S) -> dict[str, Counts]:
+    """The counts of each model on a server that nobody asks: once two looks at them see the same.
+
+    Raises:
+        TimeoutError: they go on changing.
+    """
+    deadline, before = time.monotonic() + timeout_s, None
+    while (now := {model: counts(client, model) for model in models}) != before:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Triton counts calls of {' and '.join(models)} although nobody has asked for anything")
+        before = now
+        time.sleep(LOOKS_S)
+    return now
 
 
 def ask_http(url: str, model: str, output: str, feeds: Mapping[str, Array], shape: tuple[int, ...]) -> Array:

@@ -50,6 +50,7 @@ BY_TESTS: dict[str, str] = {
     "python -m benchmarks.cpu_path": "test_cpu_path.py",
     "python -m benchmarks.figures": "test_figures.py",
     "python -m benchmarks.gpu": "test_gpu_benchmark.py",
+    "python -m benchmarks.loop": "test_loop_benchmark.py",
     "python -m benchmarks.mixed_load": "test_mixed_load.py",
     "python -m benchmarks.quality": "test_quality.py",
     "python -m benchmarks.rewrite": "test_rewrite_benchmark.py",

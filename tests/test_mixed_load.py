@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mixed_load import several
 from benchmarks.mixed_load.__main__ import main
-from benchmarks.mixed_load.simulated import Device, capacity, request_level, step_level
+from benchmarks.mixed_load.simulated import Calls, Device, capacity, request_level, step_level
 from benchmarks.mixed_load.workload import MEAN_STEPS, Arrival, arrivals, summary
 from common import run_python
 
@@ -40,6 +41,25 @@ def test_few_steps_leave_early_and_all_leave_sooner() -> None:
     assert pytest.approx(26.5) == MEAN_STEPS
 
 
+def test_a_call_of_several_steps_takes_its_time() -> None:
+    """Alone: ten steps in calls of four are three calls; an unrolled network computes the two that nobody needs."""
+    device = Device(0.003, 0.0135, 0.1, call=0.5)
+    for padded, steps in ((False, 10), (True, 12)):
+        found = step_level([Arrival(1.0, 10)], device, 8, Calls(4, always=True, padded=padded))
+        assert found == pytest.approx([3 * 0.5 + steps * 0.0165 + 0.1])
+
+
+def test_the_batcher_chooses_as_many_steps_as_are_good() -> None:
+    """At each load nearly as good as the best fixed number for it, in the mean and for whoever waits longest."""
+    record = several.compare(several.GPU, 1000)
+    assert record["images_per_s"][several.OWN] > 0.95 * record["images_per_s"][several.ONE_STEP]
+    for each in record["latencies"]:
+        ways = {name: ways for name, ways in each["ways"].items() if "unrolled" not in name}
+        own = ways.pop(several.OWN)
+        for kind, most in (("mean", 1.1), ("p99", 1.2)):
+            assert own[kind] < most * min(way[kind] for way in ways.values()), (each["load"], kind)
+
+
 @pytest.mark.slow
 def test_the_command_measures_a_real_server(small_repository, tmp_path: Path, capsys) -> None:
     out = tmp_path / "load.json"
@@ -48,7 +68,9 @@ def test_the_command_measures_a_real_server(small_repository, tmp_path: Path, ca
     assert served["where"] == "tritonserver, this machine"
     assert min(served["step_level"].values()) > 0
     assert {record["where"] for record in simulated} == {"simulated, as this machine", "simulated, as a GPU"}
-    assert "| tritonserver, this machine | 8 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| tritonserver, this machine | 8 |" in printed
+    assert "| images a second |" in printed
 
 
 def test_help_is_quick() -> None:

@@ -93,7 +93,7 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, C
         if not running:
             server = stack.enter_context(TritonServer(arguments.repository, profile))
             server.probe()
-            running.append(measure.Bench(server, amount, print))
+            running.append(measure.Bench(server, amount, print, _unrolled(arguments)))
         return running[0]
 
     def measure_times(part: Callable[[measure.Bench], Any]) -> Any:
@@ -115,6 +115,12 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, C
         **{name: partial(measure_times, part) for name, part in times.items()},
         **{name: partial(measure_memory, part) for name, part in memories.items()},
     }
+
+
+def _unrolled(arguments: argparse.Namespace) -> int:
+    """Steps that every call computes."""
+    model = json.loads((arguments.repository / "mri_ldm" / "1" / "model.json").read_text())
+    return 1 if arguments.profile == "torch" else max(1, model.get("steps_per_call", 1))
 
 
 def _stop(number: int, frame: object) -> None:

@@ -74,6 +74,8 @@ class Bench:
     server: TritonServer
     amount: Amount
     report: Report
+    steps_per_call: int = 1
+    """Of an unrolled network."""
 
     def client(self, rows: int) -> Client:
         """Sends requests of so many images, one at a time."""
@@ -88,7 +90,8 @@ def calibration(bench: Bench) -> dict[str, Any]:
         def tell(rows: int, steps: int, seconds: float) -> None:
             conditions.after(f"  {rows} rows, {steps} steps: {seconds:.3g} s")
 
-        found = calibrate(client, amount.calibration_rows, amount.calibration_steps, amount.calibration_rounds, tell)
+        kinds = (amount.calibration_rows, amount.calibration_steps, amount.calibration_rounds)
+        found = calibrate(client, *kinds, tell, steps_per_call=bench.steps_per_call)
     return {"model": asdict(found), **conditions.found()}
 
 

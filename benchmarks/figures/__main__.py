@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.blocks import replaced
-from benchmarks.figures import runs, speed
+from benchmarks.figures import runs, speed, steps
 from benchmarks.figures.speed import Reader, Record
 from training.command import run_command
 from training.files import write_text
@@ -25,7 +25,12 @@ PAGES: dict[str, dict[str, Callable[[Reader], Iterator[str]]]] = {
         "how-fast": speed.how_fast,
         "reliability": runs.reliability,
     },
-    "benchmarks/README.md": {"rewrite": speed.rewrite, "mixed-load": speed.mixed_load},
+    "benchmarks/README.md": {
+        "rewrite": speed.rewrite,
+        "mixed-load": speed.mixed_load,
+        "steps-a-call": steps.choice,
+        "loop": steps.loop,
+    },
     "docs/openvino.md": {"openvino": speed.openvino},
 }
 """Page to its tables by name."""

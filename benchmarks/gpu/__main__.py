@@ -46,6 +46,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: fp16; --cpu: fp32")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after these (default: 9)")
     parser.add_argument("--cpu", action="store_true", help="try the benchmark itself: few, tiny, on the CPU")
+    parser.add_argument("--compile", action="store_true", help="with --cpu: what is compiled, too (minutes)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help="of those that --dry-run names")
     parser.add_argument("--no-tests", action="store_true", help="leave `pytest -m gpu` out")
     parser.add_argument("--dry-run", action="store_true", help="print the order, times and the kit's size, and end")
     arguments = parser.parse_args(argv)
@@ -61,11 +63,12 @@ def _setup(arguments: argparse.Namespace, work: Path, deadline: float) -> Setup:
 
     shared = {"work": work, "demo_snapshot": arguments.snapshot, "precision": arguments.precision, "deadline": deadline}
     if arguments.cpu:
-        few = {"batches": (1, 2), "steps": 2, "images": 2, "requests": 2, "repeats": 1}
+        few = {"batches": (1, 2), "steps": 2, "steps_a_call": (1, 2), "images": 2, "requests": 2, "repeats": 1}
         return Setup(device=torch.device("cpu"), **few, **shared)
     if not torch.cuda.is_available():
         raise SystemExit("error: torch sees no GPU here; --cpu tries the benchmark itself")
     many = {"batches": (1, 8, 64), "steps": 50, "images": 512, "requests": 30, "repeats": 10}
+    many["steps_a_call"] = (1, 5, 10, 50)
     return Setup(device=torch.device("cuda", 0), **many, **shared)
 
 
@@ -74,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, deadline = _parse(argv), time.monotonic()
     deadline += 60 * arguments.minutes
     tensorrt, tests = find_spec("tensorrt") is not None, not arguments.no_tests
-    names = order(arguments.weights, tensorrt and not arguments.cpu, tests and not arguments.cpu)
+    compiled = arguments.compile or not arguments.cpu
+    names = order(arguments.weights, tensorrt and not arguments.cpu, tests and not arguments.cpu, compiled)
+    if unknown := sorted(set(arguments.only) - set(names)):
+        raise SystemExit(f"error: no section {unknown[0]} here, but {', '.join(names)}")
+    names = [name for name in names if not arguments.only or name in arguments.only]
     if arguments.dry_run:
         _print_plan(names, arguments.minutes)
         return 0
@@ -129,6 +136,7 @@ def _sections(names: Sequence[str], setup: Setup) -> list[tuple[str, Callable[[]
         own, trained = repositories(weights), weights == "demo"
         functions: dict[str, Callable[[], Any]] = {
             "served-torch": lambda: served(setup, own.snapshot(), own.torch, "torch", trained),
+            "served-compiled": lambda: served(setup, own.snapshot(), own.compiled, "torch", trained),
             "served-tensorrt": lambda: served(setup, own.snapshot(), own.tensorrt, None, trained),
             "pytorch": lambda: bundle_loop(setup, own.snapshot()),
             "programs": lambda: programs(setup, own.snapshot(), own.torch),

@@ -10,14 +10,15 @@ SERVED = {
     "image_ms": 8,
     "throughput": 15,
     "computes": 0,
-    "step_one": 3,
-    "step_many": 15,
+    "steps_a_call": 30,
+    "poisson": 6,
     "parity": 15,
     "network_ms": 4,
 }
 # Seconds, estimated for an H100 and the bundle's networks: the records of a run have what each took (seconds_each).
 PARTS = {
     "served-torch": SERVED,
+    "served-compiled": {**SERVED, "export_s": 130},
     "pytorch": {"tf32": 12, "amp": 16, "fp32": 14},
     "programs": {
         "channels_last": 12,
@@ -32,13 +33,14 @@ START_S = 15
 """Until the first section begins."""
 
 
-def order(weights: Sequence[str], tensorrt: bool, tests: bool) -> list[str]:
+def order(weights: Sequence[str], tensorrt: bool, tests: bool, compiled: bool = True) -> list[str]:
     """Names of the sections, the most wanted first: `weights`-kind, and tests.
 
     The first of the weights is measured in every way, the others as served: for that their parity is held.
     """
     first, *others = weights
     sections = [f"{first}-served-torch", f"{first}-pytorch"]
+    sections += [f"{first}-served-compiled"] if compiled else []
     sections += [f"{each}-served-torch" for each in others]
     sections += [f"{first}-programs"]
     sections += [f"{each}-served-tensorrt" for each in weights if tensorrt]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.gpu.fronts import add_fronts
 from benchmarks.gpu.setup import Setup
 from benchmarks.weights import load_weights
 from export.repository import Extras, export_repository
@@ -28,10 +29,17 @@ class Repositories:
 
     def torch(self) -> Path:
         """The profile torch alone, exported with the torch that is here."""
-        into = self._setup.work / f"{self._weights}-torch"
+        return self._torch("torch", Extras(torch=self._setup.precision, with_onnx=False))
+
+    def compiled(self) -> Path:
+        """The same, compiled for the device that is here."""
+        return self._torch("compiled", Extras(torch=self._setup.precision, with_onnx=False, compiled=True))
+
+    def _torch(self, kind: str, extras: Extras) -> Path:
+        into = self._setup.work / f"{self._weights}-{kind}"
         if not into.exists():
-            extras = Extras(torch=self._setup.precision, with_onnx=False)
             export_repository(self.snapshot(), into, self._weights, extras=extras)
+            add_fronts(into, self._setup.steps_a_call)
         return into
 
     def tensorrt(self) -> Path:

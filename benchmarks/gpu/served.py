@@ -5,7 +5,9 @@ All requests go over gRPC to a server on this machine.
 
 from __future__ import annotations
 
+import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.gpu.fronts import FRONT, front
 from benchmarks.gpu.setup import Array, Setup, random_feeds
-from benchmarks.wire import Counts, ask, counts
+from benchmarks.mixed_load.workload import MEAN_STEPS, STEPS, arrivals
+from benchmarks.wire import ask, send, settled
 from export.graphs import GRAPHS, Graph
 from server.channel import connect
 from server.process import TritonServer
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 ROWS = 8  # of one request of the throughput, as the client library cuts them
 STARTUP_S = 240.0
-COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
+LOAD = 0.6  # of capacity, where arrivals are a Poisson process
 # Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
 TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
 
@@ -59,10 +63,9 @@ class Served:
         """One request; its output."""
         return ask(self.client, model, output, feeds, STARTUP_S)
 
-    def images(self, seeds: list[int], output: str = "image") -> Array:
-        """One request of mri_ldm with a row for each seed."""
-        steps = np.full((len(seeds), 1), self.setup.steps, np.int32)
-        return self.ask("mri_ldm", output, {"seed": np.array(seeds, np.int64)[:, None], "steps": steps})
+    def images(self, seeds: list[int], output: str = "image", model: str = FRONT) -> Array:
+        """One request with a row for each seed."""
+        return self.ask(model, output, _request(seeds, self.setup.steps))
 
     def computes(self) -> list[str]:
         """What the backends have logged of each network: precision, device, and which batches have a CUDA graph.
@@ -85,9 +88,9 @@ class Served:
             for rows in self.setup.rows(graph)
         }
 
-    def image_ms(self) -> dict[str, float]:
+    def image_ms(self, model: str = FRONT, requests: int = 0) -> dict[str, float]:
         """One image at a time."""
-        times = sorted(self.setup.times_ms(lambda: self.images([7]), self.setup.requests))
+        times = sorted(self.setup.times_ms(lambda: self.images([7], model=model), requests or self.setup.requests))
         return {
             "p50": statistics.median(times),
             "p90": times[min(len(times) - 1, int(0.9 * len(times)))],
@@ -106,36 +109,75 @@ class Served:
             seconds = time.perf_counter() - started
         return {"images_per_s": rows / seconds, "images": rows}
 
-    def step_ms(self, rows: int) -> dict[str, float]:
-        """A step of the sampling loop, of `rows` rows of one request: all of it, and the share of the network.
+    def steps_a_call(self) -> dict[str, Any]:
+        """By the steps of a call, and "own" where the batcher chooses: one image, and a step by rows."""
+        models = {str(steps): front(steps) for steps in self.setup.steps_a_call} | {"own": FRONT}
+        return {
+            name: {
+                "image_ms": self.image_ms(model, max(2, self.setup.requests // 3)),
+                "step": {rows: self.step_ms(rows, model) for rows in self.setup.batches},
+            }
+            for name, model in models.items()
+            if (self.server.repository / model).is_dir()
+        }
+
+    def step_ms(self, rows: int, model: str) -> dict[str, float]:
+        """A step of all the `rows` rows of a request: the whole of it, and the share of the network.
 
         network_ms is from Triton's own statistics; the rest is the call from model to model, the recurrence and the
-        bookkeeping. Nothing is decoded.
+        bookkeeping. Nothing is decoded. outside: the share of the rest. steps_a_call: of a row, on average.
         """
         self.setup.check_time()
         seeds = list(range(rows))
-        self.images(seeds, "final_latent")
-        before, started = self._unet_counts(), time.perf_counter()
+        self.images(seeds, "final_latent", model)
+        networks = [name for name in ("unet", "unet_steps") if (self.server.repository / name).is_dir()]
+        before, started = settled(self.client, networks), time.perf_counter()
         for _ in range(self.setup.repeats):
-            self.images(seeds, "final_latent")
+            self.images(seeds, "final_latent", model)
         seconds = time.perf_counter() - started
-        after = self._unet_counts(before.rows + rows * self.setup.steps * self.setup.repeats)
-        calls = after.calls - before.calls
-        step, network = 1000 * seconds / calls, (after.ns - before.ns) / calls / 1e6
-        return {"rows": rows, "step_ms": step, "network_ms": network, "overhead_ms": step - network, "calls": calls}
+        after, steps = settled(self.client, networks), self.setup.steps * self.setup.repeats
+        counted = [after[name].since(before[name]) for name in networks]
+        step, network = 1000 * seconds / steps, sum(each.ns for each in counted) / steps / 1e6
+        return {
+            "rows": rows,
+            "step_ms": step,
+            "network_ms": network,
+            "overhead_ms": step - network,
+            "outside": 1 - network / step,
+            "calls": sum(each.calls for each in counted),
+            "steps_a_call": rows * steps / sum(each.rows for each in counted),
+        }
 
-    def _unet_counts(self, rows: int = 0) -> Counts:
-        """Once they have at least so many rows: Triton counts a call after it has handed on the answer.
+    def poisson(self, images_per_s: float) -> dict[str, float]:
+        """Seconds from arrival to image, of single images of mixed steps at LOAD of what `images_per_s` stands for."""
+        self.setup.check_time()
+        rate = LOAD * images_per_s * max(STEPS) / MEAN_STEPS
+        workload = arrivals(self.setup.images, rate, seed=4)
+        latencies, failures, answered = [0.0] * len(workload), [], threading.Semaphore(0)
 
-        Raises:
-            TimeoutError: they never have.
-        """
-        deadline = time.monotonic() + COUNTED_S
-        while (now := counts(self.client, "unet")).rows < rows:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"Triton has counted {now.rows} rows of unet, and {rows} were computed")
-            time.sleep(0.01)
-        return now
+        def answer(place: int, due: float, result: Any, error: Any) -> None:
+            latencies[place] = time.perf_counter() - due
+            failures.extend([error] if error is not None else [])
+            answered.release()
+
+        began = time.perf_counter()
+        for place, arrival in enumerate(workload):
+            due = began + arrival.seconds
+            time.sleep(max(0.0, due - time.perf_counter()))
+            steps = math.ceil(arrival.steps * self.setup.steps / max(STEPS))
+            send(self.client, FRONT, "image", _request([place], steps), partial(answer, place, due))
+        for _ in workload:
+            if not answered.acquire(timeout=STARTUP_S):
+                raise TimeoutError("an image has not come")
+        if failures:
+            raise failures[0]
+        p50, p99 = (float(np.quantile(latencies, part)) for part in (0.5, 0.99))
+        told = {"mean": statistics.mean(latencies), "p50": p50, "p99": p99}
+        return {"rate": rate, "load": LOAD, "requests": len(workload), **told}
+
+
+def _request(seeds: list[int], steps: int) -> dict[str, Array]:
+    return {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((len(seeds), 1), steps, np.int32)}
 
 
 def served(
@@ -153,10 +195,11 @@ def served(
     with Served(setup, repository, profile) as server:
         yield "start_s", server.start_s
         yield "image_ms", server.image_ms()
-        yield "throughput", server.throughput()
+        throughput = server.throughput()
+        yield "throughput", throughput
         yield "computes", server.computes()
-        yield "step_one", server.step_ms(1)
-        yield "step_many", server.step_ms(max(setup.batches))
+        yield "steps_a_call", server.steps_a_call()
+        yield "poisson", server.poisson(throughput["images_per_s"])
         found = parity(setup, snapshot, server, trained)
         yield "parity", found
         yield "network_ms", {graph.name: server.network_ms(graph) for graph in GRAPHS}

@@ -31,14 +31,16 @@ class OutOfTime(Exception):
 class Setup:
     """How much is measured, and on what.
 
-    steps: denoising steps of an image; images: of the throughput; requests: of the latency of one image; repeats: of
-    every other median; deadline: of time.monotonic(), after which nothing new is begun.
+    steps: denoising steps of an image; steps_a_call: of these, in one call; images: of the throughput; requests: of the
+    latency of one image; repeats: of every other median; deadline: of time.monotonic(), after which nothing new is
+    begun.
     """
 
     device: torch.device
     precision: Precision
     batches: tuple[int, ...]
     steps: int
+    steps_a_call: tuple[int, ...]
     images: int
     requests: int
     repeats: int

@@ -14,6 +14,7 @@ NAMES = {
     "demo": "Demo weights (small networks)",
     "small": "Tiny networks, to try the benchmark",
 }
+SERVED = {"torch": "profile torch", "compiled": "profile torch, compiled", "tensorrt": "profile tensorrt"}
 
 
 def write_table(folder: Path) -> Path:
@@ -30,7 +31,9 @@ def write_table(folder: Path) -> Path:
         }
         if own:
             lines += ["", f"## {title}", "", _machine(next(iter(own.values()))["machine"]), ""]
-            lines += [*_speed(own), "", *_batches(own), "", *_details(own)]
+            lines += [*_speed(own), "", *_batches(own), "", *_steps(own), *_details(own)]
+    if not any("gpu" in record["machine"] for record in records.values()):
+        lines += ["", "**None of these are figures of a GPU.**"]
     path = folder / "table.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
@@ -47,12 +50,12 @@ def _speed(own: dict[str, Any]) -> Iterable[str]:
     for mode, times in _result(own, "pytorch").items():
         columns[f"torch {mode}"] = (times["unet_ms"]["1"], times["autoencoder_ms"], times["image_ms"])
     program = _result(own, "programs").get("channels_last", {})
-    for profile in ("torch", "tensorrt"):
-        served = _result(own, f"served-{profile}")
-        calls = program if profile == "torch" else {}
+    for kind, title in SERVED.items():
+        served = _result(own, f"served-{kind}")
+        calls = program if kind == "torch" else {}
         unet, decoder = (calls.get(name, {}).get("call_ms", {}).get("1") for name in ("unet", "vae_decoder"))
         if served or unet is not None:
-            columns[f"profile {profile}"] = (unet, decoder, served.get("image_ms", {}).get("p50"))
+            columns[title] = (unet, decoder, served.get("image_ms", {}).get("p50"))
     yield from _rows(
         ["", *columns],
         [
@@ -69,9 +72,9 @@ def _batches(own: dict[str, Any]) -> Iterable[str]:
     for layout, networks in _result(own, "programs").items():
         for name, values in networks.items():
             columns[f"{name}, program, {layout}"] = values["call_ms"]
-    for profile in ("torch", "tensorrt"):
-        for name, times in _result(own, f"served-{profile}").get("network_ms", {}).items():
-            columns[f"{name}, served by {profile}"] = times
+    for kind, title in SERVED.items():
+        for name, times in _result(own, f"served-{kind}").get("network_ms", {}).items():
+            columns[f"{name}, served, {title}"] = times
     batches = sorted({int(batch) for times in columns.values() for batch in times})
     yield from _rows(
         ["ms by batch", *map(str, batches)],
@@ -79,22 +82,42 @@ def _batches(own: dict[str, Any]) -> Iterable[str]:
     )
 
 
+def _steps(own: dict[str, Any]) -> Iterable[str]:
+    """By steps a call: one image over gRPC, and a step of so many rows with the share that is not the network's."""
+    rows: list[list[Any]] = []
+    head = ["", "steps a call", "one image, p50 ms", "p90 ms"]
+    batches: list[str] = []
+    for kind, title in SERVED.items():
+        for name, found in _result(own, f"served-{kind}").get("steps_a_call", {}).items():
+            batches = list(found["step"])
+            steps = [(each["step_ms"], each["overhead_ms"], each["outside"]) for each in found["step"].values()]
+            cells = [f"{step:.2f}, of it {beside:.2f} ({outside:.0%})" for step, beside, outside in steps]
+            own_choice = f"{found['step'][batches[0]]['steps_a_call']:.0f}, its own choice" if name == "own" else name
+            rows.append([title, own_choice, found["image_ms"]["p50"], found["image_ms"]["p90"], *cells])
+    if rows:
+        yield from _rows([*head, *(f"a step of {each} rows, of it beside the network, ms" for each in batches)], rows)
+        yield ""
+
+
 def _details(own: dict[str, Any]) -> Iterable[str]:
     """What there is of each server, a line for each figure."""
-    for profile in ("torch", "tensorrt"):
-        served = _result(own, f"served-{profile}")
+    for kind, title in SERVED.items():
+        served = _result(own, f"served-{kind}")
         told = []
         if image := served.get("image_ms"):
             told.append(f"one image over gRPC p50 {image['p50']:.1f} ms, p90 {image['p90']:.1f} ms")
         if throughput := served.get("throughput"):
             told.append(f"{throughput['images_per_s']:.1f} images a second")
-        for step in (served[name] for name in ("step_one", "step_many") if name in served):
-            told.append(f"beside its network a step takes {step['overhead_ms']:.2f} ms at {step['rows']} rows")
+        if poisson := served.get("poisson"):
+            told.append(
+                f"of mixed steps at {poisson['load']:.0%} load, {poisson['rate']:.1f} a second, mean "
+                f"{1e3 * poisson['mean']:.0f} ms, p99 {1e3 * poisson['p99']:.0f} ms"
+            )
         if parity := served.get("parity"):
             told.append(f"final latents within {parity['latent_relative_l2']:.1e} of fp32 (relative L2)")
             told.append(f"images alone and in a batch within {parity['alone_against_batch_max_abs']:.1e}")
         if told:
-            yield f"Profile {profile}: {'; '.join(told)}."
+            yield f"{title[0].upper()}{title[1:]}: {'; '.join(told)}."
     if differences := [
         f"{name}, {layout}, {values['relative_l2']:.1e}"
         for layout, networks in _result(own, "programs").items()

@@ -4,6 +4,7 @@
 
 Simulated: the batcher itself on a device whose step takes base + row * n seconds. Served: tritonserver with the demo
 weights on this machine, against request-level batching of the same graphs in process; `make bench` records that.
+And, simulated, what several steps in a call of the network do to the latency (benchmarks/mixed_load/several.py).
 """
 
 import argparse
@@ -90,13 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = simulate("simulated, as a GPU", *GPU_LIKE, options.load, 10 * options.requests)
     if not options.simulated:
         records = serve(options.repository, options.rows, options.load, options.requests) + records
-    print(table(records))
+    from benchmarks.mixed_load import several
+
+    calls = several.compare(several.GPU, min(2000, 10 * options.requests))
+    print(table(records), several.table(calls), sep="\n\n")
     if options.out is not None:
         from training.files import write_text
 
         command = f"python -m benchmarks.mixed_load --requests {options.requests} --load {options.load}"
         command += " --simulated" if options.simulated else ""
-        figures = {"machine": machine, "command": command, "records": records}
+        figures = {"machine": machine, "command": command, "records": records, "several_steps": calls}
         write_text(options.out, json.dumps(figures, indent=2) + "\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""The pure batcher on a simulated device, beside two ways to batch whole requests on the same device."""
+"""The pure batcher on a simulated device, beside batching whole requests on the same device."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,25 +7,46 @@ from dataclasses import dataclass
 import numpy as np
 from mri_ldm.batcher import Batcher
 from mri_ldm.line import Job
-from mri_ldm.samplers import NoiseSchedule, sampler_table
+from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
+from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 
 from benchmarks.mixed_load.workload import STEPS, Arrival
 
 TABLES = {steps: sampler_table(NoiseSchedule(1000, 0.0015, 0.0195), "ddim", steps, 0.0) for steps in STEPS}
 LATENT = np.zeros((1, 1, 1, 1), np.float32)
+Array = np.ndarray
+Steps = tuple[Array, Array, None]
 
 
 @dataclass(frozen=True)
 class Device:
-    """A step of n rows takes base + row * n seconds, decoding an image `decode`."""
+    """A call of K steps of n rows takes call + K * (base + row * n) seconds, decoding an image `decode`."""
 
     base: float
     row: float
     decode: float
+    call: float = 0.0
 
     def step(self, rows: int) -> float:
-        """Seconds of a UNet call."""
-        return self.base + self.row * rows
+        """Seconds of a UNet call of one step."""
+        return self.steps(rows, 1)
+
+    def steps(self, rows: int, count: int) -> float:
+        """Seconds of a UNet call of `count` steps."""
+        return self.call + count * (self.base + self.row * rows)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How many steps a call has: `most` at most, as many as the batcher likes, or always as many.
+
+    always: each call asks for `most` steps, and no row leaves before its end. padded: as an unrolled network, the steps
+    that no row needs take their time too.
+    """
+
+    most: int = 1
+    always: bool = False
+    padded: bool = False
 
 
 class Latency:
@@ -34,7 +55,10 @@ class Latency:
     def __init__(self, clock: list[float], arrived: float) -> None:
         self.clock, self.arrived, self.seconds = clock, arrived, 0.0
 
-    def wants_out(self) -> bool:
+    def late(self) -> bool:
+        return False
+
+    def gone(self) -> bool:
         return False
 
     def preview(self, steps: object, estimates: object) -> None: ...
@@ -48,22 +72,35 @@ class Latency:
     def cancelled(self, rows: int) -> None: ...
 
 
-def step_level(workload: Sequence[Arrival], device: Device, most_rows: int) -> list[float]:
-    """Latencies by `Batcher`, with at most `most_rows` rows in a step; seconds."""
+def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
+    """Takes its time on the clock and computes nothing."""
+
+    def denoise(latents: Array, timesteps: Array) -> Array:
+        clock[0] += device.step(len(latents))
+        return latents.copy()
+
+    def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: object) -> Steps:
+        needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
+        clock[0] += device.steps(len(latents), calls.most if calls.padded else int(needed))
+        return latents, estimates, None
+
+    if calls.most == 1:
+        return SingleSteps(denoise)
+    return SeveralSteps(advance, calls.most, unrolled=calls.most if calls.always else 0)
+
+
+def step_level(workload: Sequence[Arrival], device: Device, most_rows: int, calls: Calls = Calls()) -> list[float]:
+    """Latencies by `Batcher`, with at most `most_rows` rows in a call; seconds."""
     clock = [0.0]
 
-    def denoise(latents: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-        clock[0] += device.step(len(latents))
-        return latents
-
-    def decode(latents: np.ndarray) -> np.ndarray:
+    def decode(latents: Array) -> Array:
         clock[0] += device.decode * len(latents)
         return latents
 
     most = len(workload)
     batcher = Batcher(
-        denoise, decode, max_rows_in_flight=most_rows, max_rows_waiting=most, max_row_steps=most * max(STEPS),
-        clock=lambda: clock[0],
+        [_stepper(device, calls, clock)], decode, max_rows_in_flight=most_rows, max_rows_waiting=most,
+        max_row_steps=most * max(STEPS), clock=lambda: clock[0],
     )  # fmt: skip
     listeners, coming, busy = [], deque(workload), False
     while coming or busy:

@@ -28,6 +28,7 @@ class Calibration:
 
     `worst` is the largest relative error of the model on the requests that it was fitted to, `spread` how far the
     repeats of one of them are apart, over their median: what another load on the machine moves.
+    `steps_per_call`: of a network that always computes so many; steps that nobody asked for take their time too.
     """
 
     request: float
@@ -36,6 +37,7 @@ class Calibration:
     decode: float
     worst: float
     spread: float = 0.0
+    steps_per_call: int = 1
 
     def predict(self, images: int, steps: int = 50, rows_in_flight: int = 32) -> float:
         """Seconds for `images` images of `steps` steps with so many of them on their way at once.
@@ -46,7 +48,13 @@ class Calibration:
         if min(images, steps, rows_in_flight) < 1:
             raise InvalidRequest(f"images ({images}), steps ({steps}) and images at once ({rows_in_flight}) start at 1")
         waves = math.ceil(images / min(rows_in_flight, images))
+        steps = computed(steps, self.steps_per_call)
         return self.request + waves * steps * self.step_base + images * (steps * self.step_row + self.decode)
+
+
+def computed(steps: int, steps_per_call: int) -> int:
+    """Steps that are computed for so many, in whole calls."""
+    return math.ceil(steps / steps_per_call) * steps_per_call
 
 
 def calibrate(
@@ -55,19 +63,23 @@ def calibrate(
     steps: Sequence[int] = STEPS,
     repeats: int = REPEATS,
     report: Callable[[int, int, float], None] | None = None,
+    steps_per_call: int = 1,
 ) -> Calibration:
     """Time requests of `rows` images with `steps` steps, medians of `repeats`, on an otherwise idle server.
 
     The client must send as many rows in a request as `rows` has at most. `report(rows, steps, seconds)` is called after
     each request. They are sent round by round: what else the machine does then hits all kinds alike.
+    `steps_per_call`: see `Calibration`.
 
     Raises:
-        InvalidRequest: fewer than two different numbers of rows or steps: the model has four unknowns.
+        InvalidRequest: fewer than two different numbers of rows, or of steps in whole calls: there are four unknowns.
     """
-    if len(set(rows)) < 2 or len(set(steps)) < 2 or min(*rows, *steps, repeats) < 1:
+    if min(*rows, *steps, repeats, steps_per_call) < 1 or len(set(rows)) < 2 or len(set(steps)) < 2:
         raise InvalidRequest(
             f"give two different numbers of rows and two of steps, or more, not {list(rows)} and {list(steps)}"
         )
+    if len({computed(depth, steps_per_call) for depth in steps}) < 2:
+        raise InvalidRequest(f"in calls of {steps_per_call} steps, {list(steps)} steps are as many calls")
     # Memory is allocated, kernels are chosen, and the server learns how many rows of a step pay.
     client.generate(max(rows), seed=0, steps=max(steps))
     times: dict[tuple[int, int], list[float]] = {(count, depth): [] for count in rows for depth in steps}
@@ -76,16 +88,17 @@ def calibrate(
             own.append(_seconds(client, count, depth))
             if report is not None:
                 report(count, depth, own[-1])
-    found = fit([(*kind, statistics.median(own)) for kind, own in times.items()])
+    found = fit([(*kind, statistics.median(own)) for kind, own in times.items()], steps_per_call)
     return replace(found, spread=max((max(own) - min(own)) / statistics.median(own) for own in times.values()))
 
 
-def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
+def fit(measured: Sequence[tuple[int, int, float]], steps_per_call: int = 1) -> Calibration:
     """Least squares of relative errors over (rows, steps, seconds); no part is negative.
 
     Active set: a part that would be negative is set to 0 and the others are fitted again.
     """
-    table = np.array([(1.0, steps, steps * rows, rows) for rows, steps, _ in measured])
+    made = [(rows, computed(steps, steps_per_call)) for rows, steps, _ in measured]
+    table = np.array([(1.0, steps, steps * rows, rows) for rows, steps in made])
     seconds = np.array([took for *_, took in measured])
     parts, kept = np.zeros(4), list(range(4))
     while kept:
@@ -97,7 +110,7 @@ def fit(measured: Sequence[tuple[int, int, float]]) -> Calibration:
         kept.pop(int(found.argmin()))
     worst = float(np.abs(table @ parts / seconds - 1).max())
     request, step_base, step_row, decode = map(float, parts)
-    return Calibration(request, step_base, step_row, decode, worst)
+    return Calibration(request, step_base, step_row, decode, worst, steps_per_call=steps_per_call)
 
 
 def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
@@ -108,6 +121,8 @@ def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequen
         f"request    {1e3 * found.request:.0f} ms",
         f"off by at most {found.worst:.0%} on what was measured, whose repeats differ by up to {found.spread:.0%}",
     ]
+    if found.steps_per_call > 1:
+        lines[0] += f", in whole calls of {found.steps_per_call} steps"
     if found.spread > UNSTEADY:
         lines.append("something else ran on the server or its machine: calibrate again when they are idle")
     lines += ["", f"predicted, not run: {steps} steps, {rows_in_flight} images at once"]

@@ -122,6 +122,13 @@ def _calibrate_parser(commands: Any) -> None:
         metavar="N",
         help="images in the timed requests, 1 to 64 (1 2 4 8); on a GPU add 32",
     )
+    parser.add_argument(
+        "--steps-per-call",
+        type=_positive,
+        default=1,
+        metavar="K",
+        help="of a server whose network always computes K steps in a call (profiles with unet_steps but torch)",
+    )
     parser.add_argument("--json", action="store_true", help="print the model and the predictions as JSON")
     connection_options(parser, timeout=600.0)
     parser.set_defaults(run=_calibrate)
@@ -146,7 +153,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     print("rows steps  seconds", file=sys.stderr)
     with connect(args, timeout=args.timeout, rows_per_request=max(rows), concurrency=1) as client:
         found = calibrate(
-            client, rows, report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr)
+            client,
+            rows,
+            report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr),
+            steps_per_call=args.steps_per_call,
         )
     print((as_json if args.json else describe)(found, args.steps, args.at_once, images))
     return 0

@@ -44,6 +44,21 @@ def test_a_prediction_counts_waves_of_rows() -> None:
     assert TRUE.predict(10, 50, 4) == pytest.approx(0.01 + 3 * 50 * 0.004 + 10 * (50 * 0.013 + 0.05))
 
 
+def test_steps_are_computed_in_whole_calls() -> None:
+    """Of a network of five steps, seven cost as ten; what a call costs beside its steps is in `step_base`."""
+    true = replace(TRUE, steps_per_call=5)
+    assert true.predict(2, 7, 2) == TRUE.predict(2, 10, 2)
+    assert true.predict(2, 10, 2) == TRUE.predict(2, 10, 2)
+    calls = [(rows, steps, true.predict(rows, steps, rows)) for rows in ROWS for steps in (3, 7, 22)]
+    found = fit(calls, steps_per_call=5)
+    assert found.worst < 1e-9
+    assert found.predict(100, 48) == pytest.approx(true.predict(100, 48))
+    assert fit(calls).worst > 0.01
+    assert "whole calls of 5 steps" in describe(true, 50, 32, [1])
+    with pytest.raises(InvalidRequest, match="as many calls"):
+        calibrate(Client("127.0.0.1:1"), steps=(5, 25), steps_per_call=50)
+
+
 @pytest.mark.parametrize("numbers", [(0, 50, 32), (1, 0, 32), (1, 50, 0)])
 def test_nothing_is_predicted_for_no_images(numbers) -> None:
     with pytest.raises(InvalidRequest, match="start at 1"):

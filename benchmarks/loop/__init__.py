@@ -1,0 +1,1 @@
+"""What the served sampling loop costs beside the calls of its network."""
