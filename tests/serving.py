@@ -69,11 +69,12 @@ def wait_until_idle(server) -> float:
     """Seconds until no row is left in the server and all is counted."""
     started = time.monotonic()
     time.sleep(0.2)  # metrics are up to 0.1 s old
-    _wait_until(lambda: _idle(server), "rows are left in the server")
+    wait_until(lambda: _idle(server), "rows are left in the server")
     return time.monotonic() - started
 
 
-def _wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+    """Returns once `holds` does; fails with the words `otherwise` when PATIENCE is over."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, otherwise
@@ -96,7 +97,7 @@ def triton_counted(raw, server) -> dict[str, Counts]:
     wait_until_idle(server)
     now = scrape(server)
     made = {network: now[f"mri_ldm_{calls}_calls_total"] for network, calls in NETWORK_CALLS.items()}
-    _wait_until(lambda: all(counts(raw, each).calls >= made[each] for each in made), "Triton has not counted all calls")
+    wait_until(lambda: all(counts(raw, each).calls >= made[each] for each in made), "Triton has not counted all calls")
     return {network: counts(raw, network) for network in made}
 
 
@@ -117,12 +118,12 @@ def start(raw, **values):
 def wait_for_rows(server, rows: int, where: str = "in_flight") -> None:
     """Returns once `rows` rows are in the step loop, or "waiting" for it. Their requests must last half a second."""
     time.sleep(0.2)  # metrics are up to 0.1 s old: rows of an earlier request would be taken for these
-    _wait_until(lambda: gauge(server, f"mri_ldm_rows_{where}") >= rows, "the rows have not arrived")
+    wait_until(lambda: gauge(server, f"mri_ldm_rows_{where}") >= rows, "the rows have not arrived")
 
 
 def wait_until_well(raw) -> None:
     """Until the networks answer again: a call that hung comes back in its own time."""
-    _wait_until(lambda: _answers(raw), "the model has not recovered")
+    wait_until(lambda: _answers(raw), "the model has not recovered")
 
 
 def _answers(raw) -> bool:
