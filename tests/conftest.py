@@ -1,12 +1,15 @@
 """What the tests share: the serving code as an importable package, a small exported repository, a real server."""
 
+import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tritonclient.grpc as triton
@@ -108,6 +111,29 @@ def torch_repository(small_snapshot, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def steps_repository(torch_repository, tmp_path_factory) -> Path:
+    """`torch_repository` with unet_steps. Read only."""
+
+    def copy(into: Path) -> None:
+        shutil.copytree(torch_repository, into)
+        shutil.copytree(ROOT / "export" / "unet_steps", into / "unet_steps", dirs_exist_ok=True)
+        (into / "unet_steps" / "1").mkdir(exist_ok=True)
+        shutil.copy2(into / "unet" / "1" / "model.pt2", into / "unet_steps" / "1")
+
+    return made_once(tmp_path_factory, "steps_repository", copy)
+
+
+@pytest.fixture
+def torch_backend(monkeypatch) -> Iterator[SimpleNamespace]:
+    """The modules of the backend torch_export, imported as the stub imports them: by their bare names."""
+    monkeypatch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
+    names = ("noise", "torch_program", "torch_recurrence", "torch_replays", "torch_steps", "torch_loading")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
 def small_server(small_repository) -> Iterator[TritonServer]:
     """A tritonserver that serves `small_repository`."""
     with TritonServer(small_repository, profile="cpu") as server:
@@ -141,7 +167,16 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
-COSTLY = {"phantom", "small_repository", "torch_repository", "server", "small_server", "cautious", "perf_analyzer"}
+COSTLY = {
+    "phantom",
+    "small_repository",
+    "torch_repository",
+    "steps_repository",
+    "server",
+    "small_server",
+    "cautious",
+    "perf_analyzer",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
