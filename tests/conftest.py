@@ -123,12 +123,13 @@ def steps_repository(torch_repository, tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "steps_repository", copy)
 
 
-@pytest.fixture
-def torch_backend(monkeypatch) -> Iterator[SimpleNamespace]:
+@pytest.fixture(scope="module")
+def torch_backend() -> Iterator[SimpleNamespace]:
     """The modules of the backend torch_export, imported as the stub imports them: by their bare names."""
-    monkeypatch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
     names = ("noise", "torch_program", "torch_recurrence", "torch_replays", "torch_steps", "torch_loading")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
 
