@@ -1,5 +1,6 @@
 """What the tests share: the serving code as an importable package, a small exported repository, a real server."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tritonclient.grpc as triton
@@ -120,6 +122,17 @@ def torch_repository(small_snapshot, tmp_path_factory) -> Path:
         export_repository(small_snapshot, into, "small", extras=extras)
 
     return made_once(tmp_path_factory, "torch_repository", export)
+
+
+@pytest.fixture(scope="module")
+def torch_backend() -> Iterator[SimpleNamespace]:
+    """The modules of the backend torch_export, imported as the stub imports them: by their bare names."""
+    names = ("noise", "torch_program", "torch_recurrence", "torch_replays", "torch_steps", "torch_loading")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in names:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

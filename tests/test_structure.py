@@ -48,6 +48,12 @@ def test_both_front_models_are_one_code() -> None:
     assert link.resolve() == SERVING
 
 
+def test_noise_is_drawn_by_one_code() -> None:
+    link = ROOT / "server" / "backends" / "torch_export" / "noise.py"
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == SERVING / "noise.py"
+
+
 def test_front_models_take_the_same_tensors() -> None:
     unary, stream = (parse_config(SERVING.parents[1] / name / "config.pbtxt") for name in ("mri_ldm", "mri_ldm_stream"))
     assert list(stream.input)[: len(unary.input)] == list(unary.input)

@@ -15,8 +15,9 @@ from export.__main__ import main
 from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER
 from export.to_torch import compare_torch, export_torch
+from sampler_steps import ALL, SAMPLERS, Feeds, assert_close, feeds_of
 from server.process import TritonServer
-from serving import assert_images_of_pytorch_and_of_onnx, infer
+from serving import PATIENCE, assert_images_of_pytorch_and_of_onnx, infer, tensors
 from training.checkpoint import save_snapshot
 from training.sample import generate
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(torch_repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(torch_repository, profile="torch") as server:
+def server(steps_repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(steps_repository, profile="torch") as server:
         server.probe()
         yield server
 
@@ -38,10 +39,33 @@ def test_the_served_image_is_that_of_pytorch_and_of_the_cpu_profile(server, smal
 def test_without_a_gpu_the_cpu_serves_and_the_log_says_so(server) -> None:
     """KIND_AUTO in the config: Triton chooses."""
     lines = [line for line in server.log_tail(1000) if "torch.export model" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     if not torch.cuda.is_available():
         assert all(f"fp32, written by torch {torch.__version__}, runs on cpu" in line for line in lines)
         assert all("CUDA graphs for batches none" in line for line in lines)
+
+
+def ask_steps(server: TritonServer, feeds: Feeds, *asked: str) -> Feeds:
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        outputs = [triton.InferRequestedOutput(name) for name in asked]
+        result = client.infer("unet_steps", tensors(**feeds), outputs=outputs, client_timeout=PATIENCE)
+    assert {output.name for output in result.get_response().outputs} == set(asked)
+    return {name: result.as_numpy(name) for name in asked}
+
+
+def test_several_steps_in_a_call_are_served(server, torch_repository, torch_backend) -> None:
+    """As in process, for any number of them, and with the outputs that the request names."""
+    steps = torch_backend.torch_steps.Steps(torch_repository / "unet" / "1" / "model.pt2", torch.device("cpu"))
+    for count, asked in ((1, ["next_latent"]), (4, ALL), (7, ["estimates"])):
+        feeds = feeds_of(*SAMPLERS, count=count)
+        assert_close(ask_steps(server, feeds, *asked), steps.run(asked, feeds), 1e-4)
+
+
+def test_a_call_that_is_refused_says_why(server) -> None:
+    feeds = {**feeds_of("ddim", count=2), "draw": np.array([[-1]], np.int32)}
+    with pytest.raises(triton.InferenceServerException, match="draw is -1; it must be 0 or more") as refusal:
+        ask_steps(server, feeds, *ALL)
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_the_manifest_tells_how_a_program_was_made(torch_repository) -> None:

@@ -1,21 +1,17 @@
 """The backend of the profile "torch" below Triton: files that are refused, configs, and the rows of a batch.
 
-What needs a GPU runs here on stand-ins for its memory and its graphs; with a GPU, `-m gpu`, on the real ones.
+What needs a GPU runs here on a stand-in for its memory and its graphs; with a GPU, `-m gpu`, on the real ones.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
 import re
-import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,22 +21,17 @@ from google.protobuf.json_format import MessageToDict
 from common import ROOT
 from export.configs import parse_config
 from export.graphs import GRAPHS, UNET, random_inputs
+from torch_stand_in import TorchCuda
 
 pytestmark = pytest.mark.slow
 
-BACKEND = ROOT / "server" / "backends" / "torch_export"
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The modules of the backend, imported as the stub imports them: by their bare names."""
-    monkeypatch.syspath_prepend(BACKEND)
-    names = ("torch_program", "torch_loading")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    for name in names:
-        del sys.modules[name]
+def backend(torch_backend: SimpleNamespace) -> SimpleNamespace:
+    return torch_backend
 
 
 @pytest.fixture
@@ -223,52 +214,28 @@ def test_rows_of_one_graph_are_bitwise_whatever_is_in_the_others(on_gpu) -> None
         assert np.array_equal(part, together[start : start + 5])
 
 
-class StandInGraph:
-    """A CUDA graph without CUDA: fixed inputs and a fixed output, which every replay overwrites."""
-
-    replays: ClassVar[list[int]] = []
-
-    @torch.inference_mode()
-    def __init__(self, module: Any, inputs: list[torch.Tensor], pool: Any) -> None:
-        self.graph, self.module, self.inputs = self, module, inputs
-        self.output = module(*inputs)
-
-    @torch.inference_mode()
-    def replay(self) -> None:
-        self.replays.append(len(self.output))
-        self.output.copy_(self.module(*self.inputs))
-
-
-class StandInStage:
-    """Memory of the host in both places."""
-
-    def __init__(self, spec: Any, rows: int, device: torch.device) -> None:
-        self.array = np.zeros((rows, *spec.shape), spec.dtype)
-        self.host, self.device = torch.from_numpy(self.array), torch.from_numpy(self.array.copy())
+@pytest.fixture
+def cuda(monkeypatch) -> TorchCuda:
+    return TorchCuda(monkeypatch)
 
 
 @pytest.fixture
-def stand_in(backend, unet, monkeypatch) -> Any:
+def stand_in(backend, unet, cuda, monkeypatch) -> Any:
     """The program on a GPU that is none, with graphs of 1, 2 and 4 rows."""
     load = backend.torch_program.load_module
     monkeypatch.setattr(backend.torch_program, "load_module", lambda path, device: load(path, CPU))
-    monkeypatch.setattr(backend.torch_program, "_Graph", StandInGraph)
-    monkeypatch.setattr(backend.torch_program, "_Stage", StandInStage)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
-    monkeypatch.setattr(StandInGraph, "replays", [])
     return backend.torch_program.Program(unet, GPU, [4, 1, 2])
 
 
-def test_calls_are_padded_to_the_next_graph_and_cut_by_the_largest(stand_in, backend, unet) -> None:
+def test_calls_are_padded_to_the_next_graph_and_cut_by_the_largest(stand_in, cuda, backend, unet) -> None:
     eager = backend.torch_program.Program(unet, CPU)
     assert stand_in.buckets == [1, 2, 4]
     for rows, graphs in ((1, [1]), (2, [2]), (3, [4]), (4, [4]), (7, [4, 4]), (9, [4, 4, 1])):
-        StandInGraph.replays.clear()
+        cuda.forget()
         feeds = feeds_of(UNET, rows, seed=rows)
         np.testing.assert_allclose(stand_in(feeds), eager(feeds), atol=1e-5)
-        assert StandInGraph.replays == graphs
+        assert [(4, 2, 1)[number] for number in cuda.replays] == graphs
+        assert cuda.waits == len(graphs)
 
 
 def test_an_answer_outlives_the_next_call(stand_in) -> None:

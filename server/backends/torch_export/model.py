@@ -1,7 +1,8 @@
 """A python-based Triton backend, `backend: "torch_export"`: programs of torch.export on a GPU or a CPU.
 
-`torch_loading.py` reads the config, `torch_program.py` runs the program; here are the requests. Triton merges them,
-checks them against the config and never sends more than max_batch_size rows. The server's Python needs torch.
+`torch_loading.py` reads the config, `torch_program.py` runs the program, `torch_steps.py` several steps of it a call;
+here are the requests. Triton merges them, checks them against the config and never sends more than max_batch_size
+rows. The server's Python needs torch.
 """
 
 from __future__ import annotations
@@ -52,9 +53,17 @@ class TritonPythonModel:
             inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
             stacked = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
             ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
-            parts = np.split(self.program(stacked), ends[:-1])
+            wanted = [list(request.requested_output_names()) for request in requests]
+            answers = self.program.run(set().union(*wanted), stacked)
+            parts = {name: np.split(answer, ends[:-1]) for name, answer in answers.items()}
         except Exception as error:
-            code = pb_utils.TritonError.INVALID_ARG if isinstance(error, ValueError) else pb_utils.TritonError.INTERNAL
+            wrong = isinstance(error, ValueError)
+            if wrong and len(requests) > 1:  # the fault of one, and not of the others
+                return [response for request in requests for response in self.execute([request])]
+            # Not one error for all: Triton frees its memory with each response, and dies of the second time.
+            code = pb_utils.TritonError.INVALID_ARG if wrong else pb_utils.TritonError.INTERNAL
             return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code)) for _ in requests]
-        name = self.program.record.output.name
-        return [pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(part))]) for part in parts]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, parts[name][index]) for name in names])
+            for index, names in enumerate(wanted)
+        ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch_program import Program, Record, read_record
+from torch_steps import Steps, check_program, inputs, outputs
 
 Json = dict[str, Any]
 BUCKETS = "1,2,4,8,16,32,64"
@@ -15,15 +16,24 @@ BOOLEANS = {"0": False, "false": False, "1": True, "true": True}
 PARAMETERS = ("batch_buckets", "channels_last")
 
 
-def load(config: Json, instance: Mapping[str, str]) -> Program:
-    """The program of a config, on the device of an instance. Raises ValueError for what does not fit, and why."""
+def load(config: Json, instance: Mapping[str, str]) -> Program | Steps:
+    """The program of a config, on the device of an instance; several steps a call where the config has coefficients.
+
+    Raises ValueError for what does not fit, and why.
+    """
     name = config.get("default_model_filename") or "model.pt2"
     path = Path(instance["model_repository"], instance["model_version"], name)
     check_tensors(config, read_record(path))
     buckets, channels_last = parameters(config)
     on_gpu = instance["model_instance_kind"] == "GPU"
     device = torch.device("cuda", int(instance["model_instance_device_id"])) if on_gpu else torch.device("cpu")
-    return Program(path, device, buckets, channels_last=channels_last)
+    kind = Steps if has_steps(config) else Program
+    return kind(path, device, buckets, channels_last=channels_last)
+
+
+def has_steps(config: Json) -> bool:
+    """Whether the model of a config does the steps of a sampler: it takes their coefficients."""
+    return any(tensor["name"] == "coefficients" for tensor in config["input"])
 
 
 def parameters(config: Json) -> tuple[list[int], bool]:
@@ -45,11 +55,17 @@ def parameters(config: Json) -> tuple[list[int], bool]:
 
 
 def check_tensors(config: Json, record: Record) -> None:
-    """Compare every tensor by name, type and shape. Raises ValueError with both sides."""
-    declared = [(t["name"], t["data_type"], [int(d) for d in t["dims"]]) for t in config["input"] + config["output"]]
-    present = [(t.name, triton_type(t.dtype), list(t.shape)) for t in [*record.inputs, record.output]]
-    if sorted(declared) != sorted(present):
-        raise ValueError(f"the config declares {declared}, and the file has {present}")
+    """Compare every tensor by name, type and shape, inputs with inputs. Raises ValueError with both sides."""
+    if has_steps(config):
+        check_program(record)
+        present, owner = {"input": inputs(-1), "output": outputs(-1)}, "several steps a call have"
+    else:
+        present, owner = {"input": record.inputs, "output": (record.output,)}, "the file has"
+    for side, specs in present.items():
+        declared = [(t["name"], t["data_type"], [int(dim) for dim in t["dims"]]) for t in config[side]]
+        needed = [(t.name, triton_type(t.dtype), list(t.shape)) for t in specs]
+        if sorted(declared) != sorted(needed):
+            raise ValueError(f"the config declares {side}s {declared}, and {owner} {needed}")
 
 
 def triton_type(dtype: str) -> str:

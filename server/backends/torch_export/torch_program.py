@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,12 +106,41 @@ def load_module(path: Path, device: torch.device) -> torch.nn.Module:
         ) from error
 
 
+def prepared(path: Path, device: torch.device, *, channels_last: bool) -> Any:
+    """The module at `path`, ready to be called on `device`. Raises ProgramError as `load_module` does.
+
+    channels_last: convolutions on [N, H, W, C] in memory, the layout of the GPU's matrix units.
+    """
+    if device.type == "cuda":
+        # Float32 layers stay float32, and a load chooses the same kernels as the one before.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+    # No type says that `to` takes a memory format alone.
+    module = cast(Any, load_module(path, device))
+    return module.to(memory_format=torch.channels_last) if channels_last else module
+
+
+def checked(specs: Sequence[Tensor], feeds: dict[str, Array]) -> list[Array]:
+    """The arrays of `specs`, all of B rows. Raises ValueError for those that are missing or do not fit."""
+    for spec in specs:
+        if spec.name not in feeds:
+            raise ValueError(f"input {spec.name!r} is missing; given are {sorted(feeds)}")
+        array = feeds[spec.name]
+        if array.dtype != np.dtype(spec.dtype) or array.shape[1:] != spec.shape:
+            given = f"{array.dtype} {list(array.shape)}"
+            raise ValueError(f"input {spec.name!r} is {given}; it must be {spec.dtype} [B, {str(list(spec.shape))[1:]}")
+    arrays = [feeds[spec.name] for spec in specs]
+    if any(len(array) != len(arrays[0]) for array in arrays) or len(arrays[0]) == 0:
+        raise ValueError(f"inputs have {[len(array) for array in arrays]} rows; all must have the same, one or more")
+    return arrays
+
+
 class Program:
     """A program with its largest batch; called with NumPy arrays by name, the first axis the rows.
 
     On a GPU: `buckets` are the batch sizes that have a CUDA graph; a call is padded to the next of them, and cut by the
     largest. Rows in the padding are what an earlier call left there: no operation mixes rows. On a CPU `buckets` are
-    without effect. `channels_last`: convolutions on [N, H, W, C] in memory, the layout of the GPU's matrix units.
+    without effect. `channels_last`: see `prepared`.
     """
 
     def __init__(
@@ -118,50 +148,37 @@ class Program:
     ) -> None:
         self.record = read_record(path)
         self.device = device
+        self._module = prepared(path, device, channels_last=channels_last)
+        self._graphs: dict[int, Graph] = {}
         if device.type == "cuda":
-            # Float32 layers stay float32, and a load chooses the same kernels as the one before.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.benchmark = False
-        module = load_module(path, device)
-        # No type says that `to` takes a memory format alone.
-        self._module = cast(Any, module).to(memory_format=torch.channels_last) if channels_last else module
-        self._graphs: dict[int, _Graph] = {}
-        if device.type == "cuda":
-            self._stage = [_Stage(spec, max(buckets), device) for spec in self.record.inputs]
-            self._answer = _Stage(self.record.output, max(buckets), device)
+            self._stage = [Stage(spec, max(buckets), device) for spec in self.record.inputs]
+            self._answer = Stage(self.record.output, max(buckets), device)
             pool = torch.cuda.graph_pool_handle()
             # The largest first: the others then fit into its memory.
             for rows in sorted(set(buckets), reverse=True):
-                self._graphs[rows] = _Graph(self._module, [stage.device[:rows] for stage in self._stage], pool)
+                inputs = [stage.device[:rows] for stage in self._stage]
+                self._graphs[rows] = Graph(partial(self._module, *inputs), device, pool)
 
     @property
     def buckets(self) -> list[int]:
         """The batch sizes that have a CUDA graph; none on a CPU."""
         return sorted(self._graphs)
 
+    def run(self, asked: Collection[str], feeds: dict[str, Array]) -> dict[str, Array]:
+        """The outputs that are `asked` for, by name. Raises as a call does."""
+        name = self.record.output.name
+        return {name: self(feeds)} if name in asked else {}
+
     def __call__(self, feeds: dict[str, Array]) -> Array:
         """The output for arrays [B, ...] by name; any B. Raises ValueError for arrays that do not fit."""
-        arrays = [self._checked(spec, feeds) for spec in self.record.inputs]
+        arrays = checked(self.record.inputs, feeds)
         rows = len(arrays[0])
-        if any(len(array) != rows for array in arrays) or rows == 0:
-            raise ValueError(
-                f"inputs have {[len(array) for array in arrays]} rows; all must have the same, one or more"
-            )
         if not self._graphs:
             with torch.inference_mode():
                 return cast(Array, self._module(*map(torch.from_numpy, map(np.array, arrays))).numpy())
         most = max(self._graphs)
         parts = [self._replay([array[start : start + most] for array in arrays]) for start in range(0, rows, most)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _checked(self, spec: Tensor, feeds: dict[str, Array]) -> Array:
-        if spec.name not in feeds:
-            raise ValueError(f"input {spec.name!r} is missing; given are {sorted(feeds)}")
-        array = feeds[spec.name]
-        if array.dtype != np.dtype(spec.dtype) or array.shape[1:] != spec.shape:
-            given = f"{array.dtype} {list(array.shape)}"
-            raise ValueError(f"input {spec.name!r} is {given}; it must be {spec.dtype} [B, {str(list(spec.shape))[1:]}")
-        return array
 
     def _replay(self, arrays: list[Array]) -> Array:
         rows = len(arrays[0])
@@ -176,27 +193,40 @@ class Program:
         return cast(Array, self._answer.array[:rows].copy())
 
 
-class _Stage:
-    """A tensor's place on the GPU, and page-locked memory beside it, from which a copy need not wait."""
+def page_locked(spec: Tensor, rows: int) -> torch.Tensor:
+    """Zeros [rows, ...] on the host, from and to which a copy need not wait."""
+    return torch.zeros((rows, *spec.shape), dtype=_torch_type(spec), pin_memory=True)
+
+
+def on_device(spec: Tensor, rows: int, device: torch.device) -> torch.Tensor:
+    """Zeros [rows, ...] on the GPU."""
+    return torch.zeros((rows, *spec.shape), dtype=_torch_type(spec), device=device)
+
+
+def _torch_type(spec: Tensor) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, spec.dtype)).dtype
+
+
+class Stage:
+    """A tensor's place on the GPU, and page-locked memory beside it; `array` is that memory as NumPy sees it."""
 
     def __init__(self, spec: Tensor, rows: int, device: torch.device) -> None:
-        dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
-        self.host = torch.zeros((rows, *spec.shape), dtype=dtype, pin_memory=True)
+        self.host = page_locked(spec, rows)
         self.array = self.host.numpy()
-        self.device = torch.zeros((rows, *spec.shape), dtype=dtype, device=device)
+        self.device = on_device(spec, rows, device)
 
 
-class _Graph:
-    """The module captured on `inputs`, which stay where they are; `output` is overwritten by every replay."""
+class Graph:
+    """What `run` launches, captured. Its inputs stay where they are; `output` is overwritten by every replay."""
 
-    def __init__(self, module: Any, inputs: list[torch.Tensor], pool: Any) -> None:
+    def __init__(self, run: Callable[[], torch.Tensor], device: torch.device, pool: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.device(inputs[0].device):
+        with torch.inference_mode(), torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
-                    module(*inputs)
+                    run()
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(self.graph, pool=pool):
-                self.output: torch.Tensor = module(*inputs)
+                self.output: torch.Tensor = run()

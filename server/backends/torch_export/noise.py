@@ -1,0 +1,1 @@
+../../../model_repository/mri_ldm/1/noise.py

@@ -1,0 +1,152 @@
+"""Steps of the recurrence on a GPU: one CUDA graph a batch size, replayed as often as there are steps.
+
+What a step computes stays on the GPU, and so does the count of steps, by which the graph finds its timesteps and
+coefficients: between two replays the host does nothing but bring noise, which threads draw meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Collection, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from noise import LATENT_SHAPE
+from torch_program import Array, Graph, Stage, Tensor, on_device, page_locked
+from torch_recurrence import COLUMNS, IDENTITY, Rows, advance, columns_of, draw_rows
+
+THREADS = 8  # that draw noise, at most
+AHEAD = 3  # steps that they may be in front: to ask for fifty at once takes long, and the GPU would wait
+FINALS = ("next_latent", "next_estimate")
+LATENTS = Tensor("latents", "float32", LATENT_SHAPE)
+
+
+class Memory:
+    """What the graphs of all batch sizes share: the state, tables with `room` for so many steps, threads for noise.
+
+    Tables of latents, one on the GPU and two in page-locked memory, take 16 KB a step and row. `room` is more than
+    WARM_UP_RUNS.
+    """
+
+    def __init__(self, rows: int, room: int, device: torch.device) -> None:
+        self.room, self.device = room, device
+        self.state = Stage(LATENTS, 2 * rows, device)
+        self.timesteps = Stage(Tensor("timesteps", "int32", (1,)), room * rows, device)
+        self.columns = Stage(Tensor("columns", "float32", (1,) * len(LATENT_SHAPE)), room * COLUMNS * rows, device)
+        self.estimates = Stage(LATENTS, room * rows, device)
+        self.noise, self.step_noise = page_locked(LATENTS, room * rows), on_device(LATENTS, rows, device)
+        self.noisy = False  # whether step_noise holds anything but zeros
+        self.step = on_device(Tensor("step", "int64", ()), 1, device)
+        self.workers = min(THREADS, len(os.sched_getaffinity(0)))
+        self.threads = ThreadPoolExecutor(self.workers, thread_name_prefix="noise")
+
+
+class _Table:
+    """A stage seen as [steps, ..., rows, ...] without gaps, so that the first steps of it are copied at once."""
+
+    def __init__(self, stage: Stage, *shape: int) -> None:
+        self.host, self.device = _seen(stage.host, *shape), _seen(stage.device, *shape)
+        self.array = self.host.numpy()
+
+
+def _seen(memory: torch.Tensor, *shape: int) -> torch.Tensor:
+    return memory[: int(np.prod(shape))].view(*shape, *memory.shape[1:])
+
+
+class Replays:
+    """The step of one batch size, captured; called with that many rows or fewer. Not for several threads at once."""
+
+    def __init__(self, module: Any, memory: Memory, rows: int, pool: Any) -> None:
+        self._module, self._memory, self._rows = module, memory, rows
+        self._state = _Table(memory.state, 2, rows)
+        self._timesteps = _Table(memory.timesteps, memory.room, rows)
+        self._columns = _Table(memory.columns, memory.room, COLUMNS, rows)
+        self._estimates = _Table(memory.estimates, memory.room, rows)
+        self._noise = _seen(memory.noise, memory.room, rows)
+        self._noise_array = self._noise.numpy()
+        memory.step.zero_()
+        self._graph = Graph(self._step, memory.device, pool).graph
+
+    def _step(self) -> torch.Tensor:
+        """What is captured: a step of all rows, after which the count goes on."""
+        step, state = self._memory.step, self._state.device
+        timesteps, columns = (table.device.index_select(0, step)[0] for table in (self._timesteps, self._columns))
+        eps = self._module(state[0], timesteps)
+        state.copy_(advance(state, eps, self._memory.step_noise[: self._rows], columns))
+        self._estimates.device.index_copy_(0, step, state[1:])
+        return step.add_(1)
+
+    def __call__(self, rows: Rows, asked: Collection[str]) -> dict[str, Array]:
+        """The answers that are `asked` for. The host waits once, and once more for each `room` of steps above that."""
+        count, room = len(rows), self._memory.room
+        finals = [(place, name) for place, name in enumerate(FINALS) if name in asked]
+        estimates = np.empty((count, rows.steps, *LATENT_SHAPE), np.float32) if "estimates" in asked else None
+        with torch.cuda.device(self._memory.device):
+            self._state.array[:, :count] = rows.start.swapaxes(0, 1)
+            self._state.device.copy_(self._state.host, non_blocking=True)
+            for at in range(0, rows.steps, room):
+                piece = rows.part(slice(None), slice(at, at + room))
+                self._advance(piece)
+                if estimates is not None:
+                    done = slice(piece.steps)
+                    self._estimates.host[done].copy_(self._estimates.device[done], non_blocking=True)
+                for place, _ in finals if at + piece.steps == rows.steps else ():
+                    self._state.host[place].copy_(self._state.device[place], non_blocking=True)
+                # From here on the host's tables may be filled again, and the answers are there.
+                torch.cuda.current_stream().synchronize()
+                if estimates is not None:
+                    estimates[:, at : at + room] = self._estimates.array[done, :count].swapaxes(0, 1)
+        answers = {name: self._state.array[place, :count].copy() for place, name in finals}
+        return answers | ({} if estimates is None else {"estimates": estimates})
+
+    def _advance(self, rows: Rows) -> None:
+        """Queue all that the steps of `rows` take; no more of them than there is room for."""
+        count, steps = len(rows), rows.steps
+        self._timesteps.array[:steps, :count, 0] = rows.timesteps.T
+        self._columns.array[:steps, :, :count] = columns_of(rows.coefficients)
+        # What pads the batch stays as it is.
+        self._timesteps.array[:steps, count:] = 0
+        self._columns.array[:steps, :, count:] = columns_of(np.array([[IDENTITY]], np.float32))
+        for table in (self._timesteps, self._columns):
+            table.device[:steps].copy_(table.host[:steps], non_blocking=True)
+        self._memory.step.zero_()
+        with closing(self._drawn(rows)) as drawn:
+            for step, noise in enumerate(drawn):
+                self._bring(noise, step, count)
+                self._graph.replay()
+
+    def _drawn(self, rows: Rows) -> Generator[list[Future[None]], None, None]:
+        """For each step what draws its noise, nothing for a step without. Once closed, nothing draws any more."""
+        noisy = rows.noisy
+        share = -(-len(rows) // self._memory.workers)
+        begun: deque[list[Future[None]]] = deque()
+        try:
+            for ahead in range(rows.steps + AHEAD):
+                if ahead < rows.steps:
+                    firsts = range(0, len(rows), share) if noisy[:, ahead].any() else ()
+                    parts = [slice(at, min(at + share, len(rows))) for at in firsts]
+                    begun.append(
+                        [self._draw(rows.keys[part, ahead], noisy[part, ahead], ahead, part) for part in parts]
+                    )
+                if ahead >= AHEAD:
+                    yield begun[0]
+                    begun.popleft()
+        finally:
+            wait([future for futures in begun for future in futures if not future.cancel()])
+
+    def _draw(self, keys: Array, noisy: Array, step: int, part: slice) -> Future[None]:
+        return self._memory.threads.submit(draw_rows, self._noise_array[step, part], keys, noisy)
+
+    def _bring(self, drawn: list[Future[None]], step: int, count: int) -> None:
+        """Queue the copy of a step's noise; zeros for a step without, where there is anything else."""
+        for future in drawn:
+            future.result()
+        if drawn:
+            self._memory.step_noise[:count].copy_(self._noise[step, :count], non_blocking=True)
+        elif self._memory.noisy:
+            self._memory.step_noise.zero_()
+        self._memory.noisy = bool(drawn)
