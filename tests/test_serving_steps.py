@@ -84,10 +84,8 @@ def test_calls_have_as_many_steps_as_the_repository_says(server: TritonServer) -
     def calls() -> dict[str, int]:
         wait_until_idle(server)
         made = gauge(server, "mri_ldm_unet_calls_total")
-        wait_until(
-            lambda: sum(counts(raw, each).calls for each in networks) >= made, "Triton has not counted all calls"
-        )
-        return {each: counts(raw, each).calls for each in networks}
+        wait_until(lambda: sum(counted().values()) >= made, "Triton has not counted all calls")
+        return counted()
 
     before, steps = calls(), gauge(server, "mri_ldm_steps_total")
     infer(raw, **ROWS)
@@ -128,3 +126,18 @@ def test_it_is_the_recurrence_of_the_samplers(small_snapshot, steps_repository, 
             eps = session.run(["pred"], {"latent": x, "timesteps": table.timesteps[None, i : i + 1]})[0]
             x, h = advance(table.coefficients[i : i + 1], x, eps, h, standard_normal(seed, i + 1)[None])
         np.testing.assert_allclose(served["latents"][place], x[0], atol=TOLERANCE)
+
+
+def test_the_profile_torch_takes_any_number_of_steps_and_draws_the_noise(steps_repository, served) -> None:
+    """Every row goes through `unet_steps`, the stochastic one too, in calls of up to 25 steps."""
+    with TritonServer(steps_repository, profile="torch") as server:
+        server.probe()
+        raw = triton.InferenceServerClient(server.grpc_url)
+        before = counts(raw, "unet").calls
+        several = answers(server)
+        wait_until_idle(server)
+        assert counts(raw, "unet").calls == before
+        steps, calls = (gauge(server, f"mri_ldm_{what}_total") for what in ("call_steps", "unet_calls"))
+        assert steps > calls
+    for name in ("latents", "alone", "previews"):
+        np.testing.assert_allclose(several[name], served[name], atol=TOLERANCE)
