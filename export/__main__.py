@@ -61,8 +61,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--steps-per-call",
         type=int,
         metavar="K",
-        help="also write unet_steps, which takes K steps of the sampler in one call, and 1 = none; of it is written "
-        "what else is of unet (default: 5 where something for a GPU is written, else 1)",
+        help="also write unet_steps, which takes K steps of the sampler in one call, in the same kinds of files as "
+        "unet; 1: leave it out (default: 5 where something for a GPU is written, else 1)",
     )
     _add_tensorrt(parser)
     add_monai_options(parser)

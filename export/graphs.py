@@ -41,7 +41,7 @@ class Graph:
 
     @property
     def output(self) -> TensorSpec:
-        """The first of `outputs`: all of them, but for unet_steps."""
+        """The only one, but for unet_steps, where it is the first."""
         return self.outputs[0]
 
 
@@ -113,9 +113,9 @@ GRAPHS = (UNET, VAE_DECODER)
 
 
 def unet_steps(steps: int) -> Graph:
-    """`steps` steps of UNET in one call: what makes the next latent of the last one is in `coefficients`, a row a step.
+    """`steps` steps of UNET in one call, with the recurrence of the samplers between them.
 
-    The columns a, b, c, d, e, f, g are those of export.unroll, where d is ignored.
+    `coefficients` has a row for each step: a, b, c, d, e, f, g as in export.unroll, which ignores d.
     """
     estimate = TensorSpec("estimate", torch.float32, LATENT.shape)
     # Sums of three terms with such weights are as large as the terms.

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from export.compare import Parity, compare
-from export.configs import STEPS_MODEL, STEPS_PER_CALL, check_configs, check_image_size, write_steps_configs
+from export.configs import (
+    STEPS_MODEL,
+    STEPS_PER_CALL,
+    STEPS_TEMPLATES,
+    check_configs,
+    check_image_size,
+    write_steps_configs,
+)
 from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph, unet_steps
 from export.plans import add_plans
 from export.precision import Precision
@@ -98,6 +105,7 @@ def export_repository(
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
     for graph in GRAPHS:
         check_configs(graph, SOURCE / graph.name)
+    check_configs(unet_steps(STEPS_PER_CALL), STEPS_TEMPLATES)
     for model in ("mri_ldm", "mri_ldm_stream"):
         check_image_size(snapshot.config.data.size, SOURCE / model / "config.pbtxt")
     if in_place:
