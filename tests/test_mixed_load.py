@@ -70,7 +70,7 @@ def test_the_command_measures_a_real_server(small_repository, tmp_path: Path, ca
     assert {record["where"] for record in simulated} == {"simulated, as this machine", "simulated, as a GPU"}
     printed = capsys.readouterr().out
     assert "| tritonserver, this machine | 8 |" in printed
-    assert "| images a second |" in printed
+    assert "| images/s at most |" in printed
 
 
 def test_help_is_quick() -> None:

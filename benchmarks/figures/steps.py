@@ -45,4 +45,5 @@ def _own(record: Record) -> list[str]:
 
 
 def _run(run: Record) -> str:
-    return f"{where_and_when(run)}, code {run['code'] or 'of no checkout'}"
+    load = run["machine"]["load"][0]
+    return f"{where_and_when(run)}, load at the start {load:.1f}, code {run['code'] or 'of no checkout'}"

@@ -34,7 +34,7 @@ def _runs(options: argparse.Namespace) -> Iterator[Any]:
     if options.quick:
         amount = Amount(rows=(1, 2), steps=20, rounds=2, seconds=0.05)
     elif options.own_networks:
-        amount = Amount(rows=(1, 8), steps=50, rounds=5, seconds=2.0)
+        amount = Amount(rows=(1, 8), steps=20, rounds=5, seconds=1.0)
     else:
         # So many steps that what a request costs once is nothing beside them.
         amount = Amount(rows=(1, 8, 64), steps=500, rounds=5, seconds=0.5)

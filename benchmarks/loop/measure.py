@@ -105,7 +105,7 @@ def measure(loop: Loop, steps_a_call: int, amount: Amount, samplers: Sequence[st
     """
     cells = [(rows, sampler) for rows in amount.rows for sampler in samplers]
     for rows, sampler in cells:
-        loop.generate(rows, sampler, WARM_UP_STEPS)
+        loop.generate(rows, sampler, min(WARM_UP_STEPS, amount.steps))
     for rows, sampler in cells:
         before, served, calls, bare = loop.done(), [], [], 0
         for _ in range(amount.rounds):

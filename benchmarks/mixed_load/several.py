@@ -50,4 +50,4 @@ def table(record: dict[str, Any]) -> str:
         cells = [f"{1e3 * each['ways'][name]['mean']:.0f} / {1e3 * each['ways'][name]['p99']:.0f}" for name in names]
         lines.append(f"| {100 * each['load']:.0f} % | " + " | ".join(cells) + " |")
     most = [f"{record['images_per_s'][name]:.0f}" for name in names]
-    return "\n".join([*lines, "| images a second | " + " | ".join(most) + " |"])
+    return "\n".join([*lines, "| images/s at most | " + " | ".join(most) + " |"])
