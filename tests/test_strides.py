@@ -144,3 +144,12 @@ def test_a_call_is_followed_by_as_many_chunks_of_decoding_as_it_has_steps() -> N
     batcher.tick()
     assert device.calls == [(4, 10)]
     assert recorder.events["finished"]
+
+
+def test_calls_whose_every_estimate_is_shown_have_fewer_steps_where_they_have_many_rows() -> None:
+    device = Device()
+    batcher = device.settled(25)
+    rows = [(seed, "ddim", 50, 0.0) for seed in range(64)]
+    batcher.submit(make_job(Recorder([0]), rows, decode=False, preview_every=[1] * 64))
+    drain(batcher, [0])
+    assert 64 < max(rows * steps for rows, steps in device.calls) <= 320

@@ -21,6 +21,8 @@ from .stepping import Stepper
 Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
 QUEUE_CHECK_SECONDS = 0.1
+MOST_ESTIMATES = 320
+"""Of rows after steps, in the answer of one call: 5 MB, which have to fit into shared memory."""
 ASKING_SHARE = 20
 """Whether requesters have gone is asked again after so many times what asking has taken: a twentieth of the time."""
 BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
@@ -191,7 +193,9 @@ class Batcher:
             return stepper.most
         # Where rows wait for a place, whoever comes waits for one too, and not for the end of this call.
         arriving = self._line.arriving if self._line.rows <= self._max_rows_in_flight else 0.0
-        return self._pace.steps([row.left for row in rows], stepper.most, arriving)
+        shown = any(row.preview_every for row in rows)
+        most = max(1, min(stepper.most, MOST_ESTIMATES // len(rows))) if shown else stepper.most
+        return self._pace.steps([row.left for row in rows], most, arriving)
 
     def _count_call(self, counts: Sequence[int]) -> None:
         rows = len(counts)

@@ -24,8 +24,8 @@ class Pace:
     calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
     counts is the quickest of the last TRIES, which other work on the machine disturbs least.
 
-    A call of several steps takes what it takes to make a call, and so much a step. For each number of rows, the two are
-    told from the quickest calls of one step and of several, which are tried with no more than FEW_STEPS.
+    A call of several steps takes what it takes to make a call, and so much a step. The two are told from pairs of calls
+    with about as many rows, one of several steps (FEW_STEPS when that is tried) and one of a single step after it.
     """
 
     def __init__(self, most: int) -> None:
@@ -59,12 +59,12 @@ class Pace:
         the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
         """
         calls = self._calls_of[len(left).bit_length() - 1]
-        recheck, rest = divmod(self._calls, RECHECK_CALLS)
-        if len(calls.several) < TRIES or (rest == 0 and recheck % 2):
-            return min(most, min(left), FEW_STEPS)
-        if len(calls.single) < TRIES or rest == 0:
-            return 1
-        call, step = calls.seconds()
+        few, recheck = min(most, min(left), FEW_STEPS), self._calls % RECHECK_CALLS
+        if len(calls.several) < TRIES or recheck == 0:
+            return few
+        if len(calls.costs) < TRIES or recheck == 1:
+            return 1 if calls.paired(len(left)) else few
+        call, step = calls.cost()
         ks = np.arange(1, min(most, max(left)) + 1)
         done = np.minimum.outer(ks, left).sum(axis=1)
         lost = call * len(left) + step * (ks * len(left) - done) + arriving * (call + step * ks) ** 2 / 2
@@ -77,31 +77,43 @@ class Pace:
 
 
 class _Calls:
-    """The last calls of about as many rows: those of one step, and those of several."""
+    """The last calls with about as many rows."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.single = deque[float](maxlen=TRIES)
-        """Seconds per row of a call of one step."""
-        self.several = deque[tuple[float, int]](maxlen=TRIES)
-        """Seconds per row and step of a call, and its steps."""
-        self.rows = 1
+        self.single, self.several = deque[float](maxlen=TRIES), deque[float](maxlen=TRIES)
+        """Seconds per row and step of calls of one step, and of more."""
+        self.costs = deque[float](maxlen=TRIES)
+        """What making a call took."""
+        self._last = (0, 0, 0.0)
+        """Rows, steps and seconds of the last call of several steps."""
 
     def add(self, rows: int, steps: int, seconds: float) -> None:
+        """A call has been made."""
         self.count += 1
-        if steps == 1:
-            self.single.append(seconds / rows)
-        else:
-            self.several.append((seconds / (rows * steps), steps))
-        self.rows = rows
+        if steps > 1:
+            self.several.append(seconds / (rows * steps))
+            self._last = rows, steps, seconds
+            return
+        self.single.append(seconds / rows)
+        if self.paired(rows):
+            _, several, longer = self._last
+            self.costs.append(max(0.0, (seconds - longer / several) / (1 - 1 / several)))
+
+    def paired(self, rows: int) -> bool:
+        """Whether a call of `rows` rows can be compared with the last of several steps."""
+        return abs(self._last[0] - rows) <= rows // 8
+
+    def cost(self) -> tuple[float, float]:
+        """Seconds that making a call takes, and a step of all its rows."""
+        _, steps, seconds = self._last
+        call = sorted(self.costs)[len(self.costs) // 2]
+        return call, max(0.0, seconds - call) / steps
 
     @property
     def seconds_per_row_step(self) -> float:
-        """Of the quickest of the last calls."""
-        return min(self.several)[0] if self.several else min(self.single)
-
-    def seconds(self) -> tuple[float, float]:
-        """What making a call takes, and a step of all its rows."""
-        (per_step, steps), single = min(self.several), min(self.single)
-        call = max(0.0, (single - per_step) / (1 - 1 / steps))
-        return call * self.rows, max(0.0, single - call) * self.rows
+        """Of the quickest of the last calls; of FEW_STEPS where that is known, so that sizes can be compared."""
+        if not self.costs:
+            return min(self.several or self.single)
+        call, step = self.cost()
+        return (step + call / FEW_STEPS) / self._last[0]
