@@ -50,6 +50,8 @@ class Extras:
     """Also model.plan, and the ONNX file that it is built from."""
     torch: Precision | None = None
     """Also model.pt2, for the profile torch."""
+    compiled: bool = False
+    """And model.compiled.pt2 beside it, for the device that is here."""
     with_onnx: bool = True
     """False: model.pt2 alone, on a machine without ONNX."""
 
@@ -130,7 +132,9 @@ def _write_weights(
         parity[graph.name] = _write_network(graph, module, folder, report)
         reduced += [_write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
     plans = add_plans(folder, extras.plan, report) if extras.plan else []
-    programs = add_programs(snapshot, folder, extras.torch, report) if extras.torch else []
+    programs = []
+    if extras.torch:
+        programs = add_programs(snapshot, folder, extras.torch, report, compiled=extras.compiled)
     record = json.dumps(_model_record(snapshot, folder, name), indent=2) + "\n"
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.

@@ -37,7 +37,7 @@ Feeds = dict[str, np.ndarray[Any, Any]]
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The modules of the backend, imported as the stub imports them: by their bare names."""
     monkeypatch.syspath_prepend(BACKEND)
-    names = ("torch_program", "torch_loading")
+    names = ("torch_program", "torch_loading", "torch_compiled")
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
