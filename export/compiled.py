@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import re
 import shutil
 import sysconfig
 import threading
@@ -30,8 +31,9 @@ from training.files import duplicate, sha256, whole_file
 
 RECORD = "record"
 # Instructions that a compiler may choose for arithmetic and bits; the other words of the kernel's list are none.
-INSTRUCTIONS = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "popcnt", "movbe", "adx", "aes", "vaes", "pclmul")
-INSTRUCTIONS += ("vpclmul", "gfni", "sha", "amx", "xop", "asimd", "sve", "bf16", "i8mm", "atomics", "fp", "crc32")
+INSTRUCTIONS = re.compile(
+    "s?sse|avx|fma|f16c|bmi|abm|popcnt|movbe|adx|v?aes|v?pclmul|gfni|sha|amx|xop|asimd|sve|bf16|i8mm|atomics|fp|crc32"
+)
 
 
 class CompileError(ValueError):
@@ -135,7 +137,7 @@ def instructions() -> set[str]:
     """What this processor can do beyond its architecture: compilers are told to use all of it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
-    return {word for word in words.split() if word.startswith(INSTRUCTIONS)}
+    return {word for word in words.split() if INSTRUCTIONS.match(word)}
 
 
 @torch.no_grad()

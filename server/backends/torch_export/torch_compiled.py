@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import torch
 LOG = logging.getLogger(__name__)
 RECORD = "record"
 # As in export/compiled.py.
-INSTRUCTIONS = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "popcnt", "movbe", "adx", "aes", "vaes", "pclmul")
-INSTRUCTIONS += ("vpclmul", "gfni", "sha", "amx", "xop", "asimd", "sve", "bf16", "i8mm", "atomics", "fp", "crc32")
+INSTRUCTIONS = re.compile(
+    "s?sse|avx|fma|f16c|bmi|abm|popcnt|movbe|adx|v?aes|v?pclmul|gfni|sha|amx|xop|asimd|sve|bf16|i8mm|atomics|fp|crc32"
+)
 
 
-class Compiled(torch.nn.Module):
+class Compiled(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into torch
     """A loaded package: tensors in, one tensor out, as the program's module; it holds no parameters that could move."""
 
     def __init__(self, path: Path, device: torch.device, max_batch_size: int) -> None:
@@ -93,4 +95,4 @@ def instructions() -> set[str]:
     """What this processor can do beyond its architecture."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
-    return {word for word in words.split() if word.startswith(INSTRUCTIONS)}
+    return {word for word in words.split() if INSTRUCTIONS.match(word)}

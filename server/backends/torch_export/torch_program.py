@@ -18,7 +18,7 @@ import torch
 if __package__:  # benchmarks import this file from the checkout
     from .torch_compiled import load_compiled
 else:
-    from torch_compiled import load_compiled
+    from torch_compiled import load_compiled  # type: ignore[no-redef]
 
 Array = np.ndarray[Any, Any]
 RECORD = "record.json"
