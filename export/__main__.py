@@ -64,6 +64,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also write unet_steps, which takes K steps of the sampler in one call, in the same kinds of files as "
         "unet; 1: leave it out (default: 5 where something for a GPU is written, else 1)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="with --torch: also write model.compiled.pt2, compiled for this machine's GPU, or its CPU where it has "
+        "none; takes minutes and a C++ compiler",
+    )
     _add_tensorrt(parser)
     add_monai_options(parser)
     arguments = parser.parse_args(argv)
@@ -71,6 +77,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give one of: a folder, or --autoencoder FILE --unet FILE")
     if (arguments.autoencoder is None) != (arguments.unet is None):
         parser.error("--autoencoder and --unet belong together")
+    if arguments.compile and not arguments.torch:
+        parser.error("--compile compiles what --torch writes: give --torch PRECISION, too")
     if arguments.tensorrt_rtx and (arguments.version_compatible or arguments.hardware != "none"):
         parser.error("plans of TensorRT-RTX fit every RTX GPU: --version-compatible and --hardware are for --tensorrt")
     return arguments
@@ -154,8 +162,19 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.into = arguments.source
         add_to_repository(arguments.source, plan)
         return
+    if arguments.compile:
+        from export.compiled import check_compiler
+
+        check_compiler()  # before the work, not after it
     into = arguments.into.resolve()
-    extras = Extras(tuple(arguments.onnx), plan, arguments.torch, not arguments.no_onnx, arguments.steps_per_call)
+    extras = Extras(
+        tuple(arguments.onnx),
+        plan,
+        arguments.torch,
+        compiled=arguments.compile,
+        with_onnx=not arguments.no_onnx,
+        steps_per_call=arguments.steps_per_call,
+    )
     export_repository(_load(arguments), into, arguments.name, extras=extras)
 
 

@@ -213,7 +213,10 @@ def report(folder: Path, manifest: dict[str, Any], configs: Configs, machine: Ma
         )
     for program in manifest.get("programs", ()):
         measured = "measured" if program.get("parity") else "not measured"
-        lines.append(f"  {program['file']}: torch {program['torch']}, {program['precision']}; parity {measured}")
+        device = f", for {program['name']}" if "device" in program else ""
+        lines.append(
+            f"  {program['file']}: torch {program['torch']}, {program['precision']}{device}; parity {measured}"
+        )
     if not _stamps(manifest):
         there = [name for name in configs["unet"] if not check_profile(folder, configs, name, machine)]
         return [*lines, f"No plans; there are the files of these profiles: {', '.join(there) or 'none'}."]

@@ -56,7 +56,7 @@ def reduced_precision(
         is_norm = isinstance(layer, nn.GroupNorm | nn.LayerNorm)
         if is_norm and float32_norms:
             reduced.set_submodule(name, Float32(layer, dtype))
-        elif is_norm or isinstance(layer, nn.Conv2d | nn.Linear):
+        elif is_norm or isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
             layer.to(dtype)
     last_norm = next(name for name, layer in reduced.named_modules() if layer is reduced.last_layers()[0])
     reduced.set_submodule(last_norm, Float32(reduced.last_layers()[0], torch.float32))

@@ -26,9 +26,9 @@ from export.rewrite import rewritten
 from export.steps import add_steps, served_graphs, with_steps
 from export.to_onnx import OPSET, export_onnx, onnx_file
 from export.to_tensorrt import BuildOptions, load_runtime
-from export.to_torch import add_programs
+from export.to_torch import add_programs, share_programs
 from training.checkpoint import Snapshot
-from training.files import is_utf8, sha256, whole_file, whole_folder, write_text
+from training.files import is_utf8, sha256, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
@@ -60,6 +60,8 @@ class Extras:
     """Also model.plan, and the ONNX file that it is built from."""
     torch: Precision | None = None
     """Also model.pt2, for the profile torch."""
+    compiled: bool = False
+    """And model.compiled.pt2 beside it, for the device that is here."""
     with_onnx: bool = True
     """False: model.pt2 alone, on a machine without ONNX."""
     steps_per_call: int | None = None
@@ -158,11 +160,11 @@ def _write_weights(
             parity[STEPS_MODEL], unrolled = add_steps(snapshot, folder, extras.steps(), extras.reduced(), report)
             reduced += unrolled
     plans = add_plans(folder, extras.plan, report, with_steps(extras.steps())) if extras.plan else []
-    programs = add_programs(snapshot, folder, extras.torch, report) if extras.torch else []
-    if extras.torch and extras.steps() > 1:
-        # The same program: the backend takes the steps.
-        with whole_file(folder / STEPS_MODEL / "1" / "model.pt2") as temporary:
-            shutil.copyfile(folder / "unet" / "1" / "model.pt2", temporary)
+    programs = []
+    if extras.torch:
+        programs = add_programs(snapshot, folder, extras.torch, report, compiled=extras.compiled)
+        if extras.steps() > 1:
+            share_programs(folder, STEPS_MODEL)
     record = json.dumps(_model_record(snapshot, folder, name, extras.steps()), indent=2) + "\n"
     for model in ("mri_ldm", "mri_ldm_stream"):
         # In the source repository the second folder is a link to the first; only a copy has both.

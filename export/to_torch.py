@@ -14,24 +14,35 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from export.compare import Parity, hold
+from export.compiled import add_compiled, check_compiler
+from export.fewer_kernels import with_fewer_kernels
 from export.graphs import GRAPHS, Decoder, Denoiser, Graph, TensorSpec, random_inputs
 from export.precision import DTYPES, Precision, reduced_precision
 from training.checkpoint import Snapshot
-from training.files import whole_file
+from training.files import duplicate, whole_file
 
 RECORD = "record.json"
 
 
 def export_torch(
-    graph: Graph, module: Denoiser | Decoder, path: Path, precision: Precision, *, float32_norms: bool = True
+    graph: Graph,
+    module: Denoiser | Decoder,
+    path: Path,
+    precision: Precision,
+    *,
+    float32_norms: bool = False,
+    timesteps: int = 1000,
 ) -> None:
-    """Write `module` in `precision` to `path`; tensors named as in the record, float32 in and out.
+    """Write `module` in `precision` and fewer operations to `path`; tensors named as in the record, float32 in and out.
 
-    `float32_norms` as in `reduced_precision`.
+    `float32_norms` as in `reduced_precision`: by default no casts surround them, as PyTorch sums them in float32 all
+    the same. `timesteps`: of the training.
 
     An older torch than the one that wrote a file is not promised to load it: the record says which one it was.
     """
-    network = reduced_precision(module.eval(), DTYPES[precision], float32_norms=float32_norms)
+    network = reduced_precision(
+        with_fewer_kernels(module.eval(), timesteps), DTYPES[precision], float32_norms=float32_norms
+    )
     batch = torch.export.Dim("batch", min=1)
     inputs = random_inputs(graph, rows=2, seed=0)
     with torch.no_grad(), warnings.catch_warnings():
@@ -72,19 +83,29 @@ def compare_torch(graph: Graph, module: Denoiser | Decoder, path: Path, precisio
 
 
 def add_programs(
-    snapshot: Snapshot, folder: Path, precision: Precision, report: Callable[[str], None] = print
+    snapshot: Snapshot,
+    folder: Path,
+    precision: Precision,
+    report: Callable[[str], None] = print,
+    *,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """Write 1/model.pt2 of each network below `folder`, each held to its tolerance; what the manifest says of them.
 
+    `compiled`: and 1/model.compiled.pt2, for the device that is here.
+
     Raises:
         CheckpointError: a snapshot of stage 1.
+        CompileError: nothing can be compiled here.
         ParityError: a program does not compute what the snapshot does.
     """
-    records = []
+    if compiled:
+        check_compiler()
+    records, timesteps = [], snapshot.config.noise_schedule.num_train_timesteps
     for graph in GRAPHS:
         report(f"{graph.name}: exporting for the profile torch, {precision}")
         module, path = graph.build(snapshot), folder / graph.name / "1" / "model.pt2"
-        export_torch(graph, module, path, precision)
+        export_torch(graph, module, path, precision, timesteps=timesteps)
         parity = compare_torch(graph, module, path, precision)
         report(f"{graph.name}: model.pt2 differs from PyTorch in fp32 by {parity.relative_l2:.1e} (relative L2)")
         records.append(
@@ -95,4 +116,12 @@ def add_programs(
                 "parity": parity.record(),
             }
         )
+        if compiled:
+            records.append(add_compiled(graph, module, folder, precision, report))
     return records
+
+
+def share_programs(folder: Path, model: str) -> None:
+    """Give another model below `folder` the programs of `unet`: the backend takes the steps. Raises NotWritten."""
+    for program in (folder / "unet" / "1").glob("*.pt2"):
+        duplicate(program, folder / model / "1" / program.name)

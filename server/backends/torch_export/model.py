@@ -8,6 +8,7 @@ rows. The server's Python needs torch.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,19 @@ except ImportError as missing:
     raise pb_utils.TritonModelException(
         f"this server's Python environment has no working torch ({missing}): pip install torch"
     ) from missing
+
+
+class _TritonLog(logging.Handler):
+    """What the modules beside this one have to say, in the server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = pb_utils.Logger.log_warn if record.levelno >= logging.WARNING else pb_utils.Logger.log_info
+        say(record.getMessage())
+
+
+_OURS = logging.getLogger("torch_compiled")
+_OURS.addHandler(_TritonLog())
+_OURS.setLevel(logging.INFO)
 
 
 class TritonPythonModel:

@@ -1,0 +1,199 @@
+"""A program of torch.export to a package of AOTInductor beside it: the same network, compiled for the device here.
+
+The package holds a shared library, which is code for this machine's processor, GPU and torch. Its metadata says which,
+and which program it was made from: server/backends/torch_export uses it where all of that fits, else the program.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import re
+import shutil
+import sysconfig
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export.passes import move_to_device_pass
+from tqdm import tqdm
+
+from export.compare import Parity, hold
+from export.graphs import Decoder, Denoiser, Graph, random_inputs
+from export.precision import Precision
+from training.files import sha256, whole_file
+
+RECORD = "record"
+# Instructions that a compiler may choose for arithmetic and bits; the other words of the kernel's list are none.
+INSTRUCTIONS = re.compile(
+    "s?sse|avx|fma|f16c|bmi|abm|popcnt|movbe|adx|v?aes|v?pclmul|gfni|sha|amx|xop|asimd|sve|bf16|i8mm|atomics|fp|crc32"
+)
+
+
+class CompileError(ValueError):
+    """Nothing can be compiled here; the message says what is missing and what to do."""
+
+
+def compiled_file(program: Path) -> Path:
+    """model.compiled.pt2 beside model.pt2."""
+    return program.with_suffix(".compiled.pt2")
+
+
+def check_compiler() -> None:
+    """Look for what AOTInductor needs on this machine, before the work that it would be for. Raises CompileError."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # its class has moved between versions
+        raise CompileError(
+            f"--compile needs a C++ compiler, and torch finds none ({str(error).splitlines()[0]}): "
+            "apt-get install g++, or set CXX to one"
+        ) from error
+    if not torch.cuda.is_available():
+        return
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    missing = {
+        "the CUDA toolkit (of torch's CUDA version; set CUDA_HOME)": not _has_cuda_headers(),
+        "Triton (pip install triton)": importlib.util.find_spec("triton") is None,
+        f"{header} (apt-get install python3-dev)": not header.is_file(),
+        "a C compiler (apt-get install gcc)": not (shutil.which("gcc") or shutil.which("clang")),
+    }
+    if names := [name for name, is_missing in missing.items() if is_missing]:
+        raise CompileError(f"--compile for a GPU needs {' and '.join(names)}, missing here")
+
+
+def _has_cuda_headers() -> bool:
+    from torch.utils.cpp_extension import include_paths
+
+    try:
+        return any(Path(folder, "cuda.h").is_file() for folder in include_paths("cuda"))
+    except OSError:  # no CUDA_HOME
+        return False
+
+
+def device_here() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compile_program(graph: Graph, program: Path, precision: Precision) -> Path:
+    """Compile the program at `program`, for 1 to `graph.max_batch_size` rows; takes minutes. Returns the new file.
+
+    Raises:
+        CompileError: torch or a compiler that it calls has failed.
+    """
+    device, path = device_here(), compiled_file(program)
+    options: dict[str, Any] = {"aot_inductor.metadata": {RECORD: json.dumps(_record(graph, program, precision))}}
+    # With a dynamic batch Inductor would leave convolutions in NCHW, and would take the threads of this process for
+    # those of the server's.
+    options |= {"force_layout_optimization": True} if device.type == "cuda" else {"cpp.dynamic_threads": True}
+    try:
+        with whole_file(path) as temporary, temporary.open("w+b") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bounded = _bounded(graph, program, device)
+            torch._inductor.aoti_compile_and_package(bounded, package_path=file, inductor_configs=options)
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, RuntimeError):
+            raise
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise CompileError(f"{program} could not be compiled: {type(error).__name__}: {first}") from error
+    return path
+
+
+def _bounded(graph: Graph, program: Path, device: torch.device) -> torch.export.ExportedProgram:
+    """The program on `device`, no more than the largest batch: then Inductor knows what 32 bits hold."""
+    module: Any = move_to_device_pass(torch.export.load(program), str(device)).module(check_guards=False)
+    if device.type == "cuda":
+        module = module.to(memory_format=torch.channels_last)  # else weights would be laid out anew in each call
+    inputs = tuple(tensor.to(device) for tensor in random_inputs(graph, rows=2, seed=0))
+    batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
+    with torch.no_grad():
+        return torch.export.export(module, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
+
+
+def _record(graph: Graph, program: Path, precision: Precision) -> dict[str, Any]:
+    gpu = torch.cuda.is_available()
+    return {
+        "program_sha256": sha256(program),
+        "torch": torch.__version__,
+        "device": device_here().type,
+        "capability": list(torch.cuda.get_device_capability()) if gpu else None,
+        "name": torch.cuda.get_device_name() if gpu else platform.machine(),
+        "machine": platform.machine(),
+        "instructions": sorted(instructions()),
+        "precision": precision,
+        "max_batch_size": graph.max_batch_size,
+    }
+
+
+def instructions() -> set[str]:
+    """What this processor can do beyond its architecture: compilers are told to use all of it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
+    return {word for word in words.split() if INSTRUCTIONS.match(word)}
+
+
+@torch.no_grad()
+def compare_compiled(graph: Graph, module: Denoiser | Decoder, path: Path, precision: Precision) -> Parity:
+    """Run `module`, which is float32, and the package at `path` on one, three and the largest batch of random rows.
+
+    Returns the worst of the three. Raises ParityError: one of them differs by more than `precision` may.
+    """
+    compiled, inputs = torch._inductor.aoti_load_package(str(path)), random_inputs(graph, graph.max_batch_size, seed=1)
+    reference, found = module.eval()(*inputs).numpy(), []
+    for rows in (1, 3, graph.max_batch_size):
+        answer = compiled(*(tensor[:rows].to(device_here()) for tensor in inputs)).cpu().numpy()
+        found.append(hold(f"{graph.name}: {path.name}, {rows} rows,", reference[:rows], answer, precision))
+    return max(found, key=lambda parity: parity.relative_l2)
+
+
+def add_compiled(
+    graph: Graph, module: Denoiser | Decoder, folder: Path, precision: Precision, report: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Compile 1/model.pt2 of the network below `folder` and hold it to its tolerance; what the manifest says of it.
+
+    Raises:
+        CompileError: it could not be compiled.
+        ParityError: it does not compute what `module` does.
+    """
+    program, started = folder / graph.name / "1" / "model.pt2", time.monotonic()
+    report(f"{graph.name}: compiling for {device_here().type}, which takes minutes")
+    with _clock(f"{graph.name}: compiling"):
+        path = compile_program(graph, program, precision)
+    parity = compare_compiled(graph, module, path, precision)
+    report(
+        f"{graph.name}: {path.name}, {path.stat().st_size / 1e6:.1f} MB after {time.monotonic() - started:.0f} s, "
+        f"differs from PyTorch in fp32 by {parity.relative_l2:.1e} (relative L2)"
+    )
+    record = _record(graph, program, precision)
+    return {
+        "file": str(path.relative_to(folder)),
+        **{key: record[key] for key in ("torch", "device", "name", "precision")},
+        "parity": parity.record(),
+    }
+
+
+@contextmanager
+def _clock(what: str) -> Iterator[None]:
+    """On a terminal, a line with the time that has passed."""
+    done = threading.Event()
+    with tqdm(desc=what, bar_format="{desc}: {elapsed}", leave=False, disable=None) as line:
+
+        def tick() -> None:
+            while not done.wait(1):
+                line.refresh()
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
