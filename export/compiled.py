@@ -99,11 +99,12 @@ def compile_program(graph: Graph, program: Path, precision: Precision) -> Path:
             warnings.simplefilter("ignore")
             bounded = _bounded(graph, program, device)
             torch._inductor.aoti_compile_and_package(bounded, package_path=file, inductor_configs=options)
+    except OSError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, RuntimeError):
-            raise
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise CompileError(f"{program} could not be compiled: {type(error).__name__}: {first}") from error
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if "error: " in line), next(iter(lines), ""))
+        raise CompileError(f"{program} could not be compiled: {type(error).__name__}: {reason}") from error
     return path
 
 

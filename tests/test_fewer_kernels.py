@@ -15,8 +15,9 @@ from torch import nn
 
 from benchmarks.weights import load_weights
 from export.fewer_kernels import TabledBlock, with_fewer_kernels
-from export.graphs import GRAPHS, UNET, Denoiser, Graph, random_inputs
+from export.graphs import GRAPHS, UNET, VAE_DECODER, Denoiser, Graph, random_inputs
 from export.precision import reduced_precision
+from export.to_torch import export_torch
 from training.networks import build_unet, randomize_zero_tensors
 
 VIEWS = {
@@ -131,3 +132,17 @@ def test_inductor_writes_fewer_kernels_too(small_snapshot, tmp_path) -> None:
     assert after["convolution"] == before["convolution"] == count["conv2d"]
     assert sum(after.values()) + len(own_after) < sum(before.values()) + len(own_before)
     assert all("group_norm" in name for name in own_after if "silu" in name)
+
+
+@pytest.mark.slow
+def test_bf16_alone_keeps_its_normalisations_in_float32(small_snapshot, tmp_path) -> None:
+    """fp16 casts the latent and, before and after the last normalisation, what is float32 there."""
+    casts = {}
+    for precision in ("fp16", "bf16"):
+        export_torch(VAE_DECODER, VAE_DECODER.build(small_snapshot), tmp_path / "model.pt2", precision)
+        nodes = torch.export.load(tmp_path / "model.pt2").graph.nodes
+        casts[precision] = sum(str(node.target) in ("aten.to.dtype", "aten._to_copy.default") for node in nodes)
+    norms = sum(
+        isinstance(layer, nn.GroupNorm) for layer in VAE_DECODER.build(small_snapshot).autoencoder.decoder.modules()
+    )
+    assert casts == {"fp16": 3, "bf16": 3 + 2 * (norms - 1)}  # the last one is float32 in both
