@@ -102,13 +102,21 @@ def steps_repository(small_snapshot, tmp_path_factory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def compiled_repository(small_snapshot, tmp_path_factory) -> Path:
+    """`small_snapshot` for the profile torch, compiled for what is here, by the command that users type. Read only."""
+    options = ("--torch", "fp32", "--compile", "--no-onnx")
+    make = partial(export_by_command, small_snapshot, options)
+    return made_once(tmp_path_factory, "compiled", make) / "model_repository"
+
+
 def export_by_command(snapshot, options: tuple[str, ...], folder: Path) -> None:
     """A snapshot to folder/model_repository, by the command that users type."""
     from training.checkpoint import save_snapshot
 
     save_snapshot(snapshot, folder / "snapshot")
     into = ["--into", str(folder / "model_repository"), "--name", "small"]
-    done = run_python("-m", "export", str(folder / "snapshot"), *into, *options, timeout=600)
+    done = run_python("-m", "export", str(folder / "snapshot"), *into, *options, timeout=1200)
     assert done.returncode == 0, done.stderr
 
 
@@ -170,7 +178,7 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
         yield raw
 
 
-COSTLY = {"phantom", "small_repository", "steps_repository", "torch_repository"}
+COSTLY = {"phantom", "small_repository", "steps_repository", "torch_repository", "compiled_repository"}
 COSTLY |= {"server", "small_server", "cautious", "perf_analyzer"}
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import shutil
-import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +15,7 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
-from common import ROOT, run_python
-from conftest import made_once
+from common import run_python
 from export import compiled
 from export.__main__ import main
 from export.compiled import compiled_file
@@ -34,28 +30,9 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="session")
-def compiled_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot` for the profile torch, compiled for what is here, by the command that users type. Read only."""
-
-    def export(folder: Path) -> None:
-        save_snapshot(small_snapshot, folder / "snapshot")
-        options = ["--torch", "fp32", "--compile", "--no-onnx", "--into", str(folder / "model_repository")]
-        done = run_python("-m", "export", str(folder / "snapshot"), *options, timeout=900)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count(": compiling for ") == len(GRAPHS)
-
-    return made_once(tmp_path_factory, "compiled_repository", export) / "model_repository"
-
-
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The modules of the backend, imported as the stub imports them: by their bare names."""
-    monkeypatch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
-    names = ("torch_program", "torch_compiled")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    for name in names:
-        del sys.modules[name]
+def backend(torch_backend: SimpleNamespace) -> SimpleNamespace:
+    return torch_backend
 
 
 def program_of(graph: Graph, repository: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.configs import parse_config
+from training.files import write_text
 
 FRONT = "mri_ldm"
 
@@ -30,9 +31,9 @@ def add_fronts(repository: Path, steps_a_call: Sequence[int]) -> None:
         record = json.loads((folder / "1" / "model.json").read_text())
         if steps == 1:
             del record["steps_per_call"]
-            (folder / "1" / "model.json").write_text(json.dumps(record))
+            write_text(folder / "1" / "model.json", json.dumps(record))
         for path in (folder / "config.pbtxt", *folder.glob("configs/*.pbtxt")):
             config = parse_config(path)
             config.name = folder.name
             config.parameters["steps_per_call"].string_value = str(steps)
-            path.write_text(str(config))
+            write_text(path, str(config))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from export.configs import parse_config
+from training.files import write_text
 
 MODELS = Path(__file__).parent / "models"
 FRONT = "mri_ldm"
@@ -21,11 +22,11 @@ def write_toy(source: Path, folder: Path, steps: int) -> Path:
         _copy_model(model, folder)
     if steps > 1:
         path = folder / FRONT / "1" / "model.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_per_call": steps}))
+        write_text(path, json.dumps(json.loads(path.read_text()) | {"steps_per_call": steps}))
         config = parse_config(folder / FRONT / "config.pbtxt")
         for name, value in {"steps_per_call": steps, "any_steps": 1}.items():
             config.parameters[name].string_value = str(value)
-        (folder / FRONT / "config.pbtxt").write_text(str(config))
+        write_text(folder / FRONT / "config.pbtxt", str(config))
     return folder
 
 

@@ -13,7 +13,7 @@ from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from benchmarks.mixed_load.workload import STEPS, Arrival
 
 TABLES = {steps: sampler_table(NoiseSchedule(1000, 0.0015, 0.0195), "ddim", steps, 0.0) for steps in STEPS}
-LATENT = np.zeros((1, 1, 1, 1), np.float32)
+LATENT = np.zeros((1, 1, 64, 64), np.float32)
 Array = np.ndarray
 Steps = tuple[Array, Array, None]
 

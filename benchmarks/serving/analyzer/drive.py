@@ -38,7 +38,8 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     data, profile = bench.work / "seeds.json", bench.work / "profile.json"
     answers = _answers(server, seeds, amount.steps)
     write_text(data, json.dumps(expecting(seeds, amount.steps, another_image(answers))))
-    wrong = tool.command(target, tool.Load("concurrency", 1, 1), data, profile)
+    networks = tool.counts(server.raw, target.access)
+    wrong = tool.command(target, tool.Load("concurrency", 1, 1), data, profile, networks)
     if tool.run(program, wrong, profile, TIMEOUT_S).returncode == 0:
         raise RuntimeError(
             "perf_analyzer took an image with one other bit: it does not compare, its figures say nothing"
@@ -47,7 +48,7 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     points, words = [], []
     for concurrency in amount.analyzer_concurrency:
         load = tool.Load("concurrency", concurrency, max(amount.analyzer_requests, concurrency))
-        arguments = tool.command(target, load, data, profile)
+        arguments = tool.command(target, load, data, profile, networks)
         before = tool.counts(server.raw, target.access)
         done = tool.run(program, arguments, profile, TIMEOUT_S)
         words.append(f"$ perf_analyzer {shlex.join(arguments)}\n{done.stdout}{done.stderr}")

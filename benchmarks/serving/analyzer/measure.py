@@ -48,8 +48,8 @@ def measure(
             print(f"{load.requests} requests to {target.model}, {load.kind} {load.value:g} ...", flush=True)
             data, profile = folder / f"{load.name}.input.json", folder / f"{load.name}.requests.json"
             write_text(data, json.dumps(tool.input_data(islice(seeds, load.requests + SPARE), **fields)))
-            arguments = [*tool.command(target, load, data, profile), "-f", f"{load.name}.csv", *more]
             before = tool.counts(client, target.access)
+            arguments = [*tool.command(target, load, data, profile, before), "-f", f"{load.name}.csv", *more]
             done = tool.run(program, arguments, profile)
             tell(f"$ perf_analyzer {_shown(arguments, target)}\n{done.stdout}{done.stderr}")
             tool.check(done)

@@ -84,8 +84,8 @@ def input_data(seeds: Iterable[int], **fields: int | str) -> dict[str, Any]:
     return {"data": [{"seed": [seed], **same} for seed in seeds]}
 
 
-def command(target: Target, load: Load, data: Path, profile: Path) -> list[str]:
-    """Its arguments, for a run in the folder of `data` and `profile`."""
+def command(target: Target, load: Load, data: Path, profile: Path, networks: Iterable[str]) -> list[str]:
+    """Its arguments, for a run in the folder of `data` and `profile`; `networks` are those that the model calls."""
     # A stream wants it; and at a rate, four threads would each wait for an answer before they send again.
     asynchronous = target.model == STREAM or load.kind == "request-rate"
     return [
@@ -95,7 +95,7 @@ def command(target: Target, load: Load, data: Path, profile: Path) -> list[str]:
         "--request-count", str(load.requests),
         *(["--async"] if asynchronous else []),
         *(["--streaming"] if target.model == STREAM else []),
-        "--bls-composing-models", ",".join(NETWORKS),
+        "--bls-composing-models", ",".join(networks),
         "--percentile", "90",
         "--profile-export-file", profile.name,
         *_access_flags(target.access),
@@ -171,18 +171,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def counts(client: InferenceServerClient, access: Access) -> dict[str, Counts]:
-    """Those so far, by network. Raises AnalyzerError where Triton has none."""
+    """Those so far, by network, of the networks that are there. Raises AnalyzerError where Triton has none."""
     from tritonclient.utils import InferenceServerException
 
     from benchmarks import wire  # with NumPy, which --help is spared
 
-    found = {}
-    for network in NETWORKS:
-        try:
-            found[network] = wire.counts(client, network, access.headers, TIMEOUT_S)
-        except InferenceServerException as error:
-            raise AnalyzerError(f"the server's statistics of {network} cannot be had: {error}") from error
-    return found
+    headers = dict(access.headers) or None
+    try:
+        there = [each for each in NETWORKS if client.is_model_ready(each, headers=headers, client_timeout=TIMEOUT_S)]
+        return {network: wire.counts(client, network, access.headers, TIMEOUT_S) for network in there}
+    except InferenceServerException as error:
+        raise AnalyzerError(f"the server's statistics of its networks cannot be had: {error}") from error
 
 
 def mean_rows(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> dict[str, float]:

@@ -90,9 +90,10 @@ class Caller:
 
     def __init__(self, model: str, timeout: float, there: bool) -> None:
         self._model, self._timeout = model, timeout
-        # Queues and no futures: a thread is handed over in a third of the time.
         self._calls: queue.SimpleQueue[Callable[[], list[Array]] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[list[Array] | BaseException] = queue.SimpleQueue()
+        # No future, which takes three times as long to hand over; and a queue's `get` may outlast its timeout.
+        self._answered = threading.Event()
+        self._answer: list[Array] | BaseException = []
         self._hangs = False
         self._began = 0.0
         self._there = there
@@ -102,9 +103,11 @@ class Caller:
         """What `call` returns. Raises NetworkError, NetworkGone also where it takes too long or an earlier one does."""
         if self._hangs:
             self._wait(0)
+        self._answered.clear()
         self._began = time.monotonic()
         self._calls.put(call)
-        answer = self._wait(self._timeout)
+        self._wait(self._timeout)
+        answer = self._answer
         if isinstance(answer, _Refused):
             raise failure(self._model, str(answer), unavailable=answer.unavailable, there=self._there) from answer
         if isinstance(answer, BaseException):
@@ -112,15 +115,11 @@ class Caller:
         self._there = True
         return answer
 
-    def _wait(self, seconds: float) -> list[Array] | BaseException:
-        try:
-            answer = self._answers.get(timeout=seconds)
-        except queue.Empty:
-            self._hangs = True
+    def _wait(self, seconds: float) -> None:
+        self._hangs = not self._answered.wait(seconds)
+        if self._hangs:
             since = time.monotonic() - self._began
-            raise NetworkGone(f"model {self._model!r} has not answered for {since:.0f} s: {RESTART_HINT}") from None
-        self._hangs = False
-        return answer
+            raise NetworkGone(f"model {self._model!r} has not answered for {since:.0f} s: {RESTART_HINT}")
 
     def close(self) -> None:
         """End the thread, unless it hangs."""
@@ -129,9 +128,10 @@ class Caller:
     def _work(self) -> None:
         while call := self._calls.get():
             try:
-                self._answers.put(call())
+                self._answer = call()
             except BaseException as error:
-                self._answers.put(error)
+                self._answer = error
+            self._answered.set()
 
 
 def _call(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str], trace: Any | None) -> list[Array]:

@@ -157,15 +157,22 @@ def advance_in_place(
 ) -> None:
     """As `advance`; x becomes x', h becomes h', and `eps` is used up.
 
-    noise: z of the rows that have any, by their place. spare: memory [2, n, 1, 64, 64] to compute in; new memory for
-    every result costs several times the arithmetic where a process gets it from the system each time.
+    noise: z of the rows that have any, by their place. spare: memory [2, m, 1, 64, 64] to compute m rows at a time in;
+    new memory for every result costs several times the arithmetic where a process gets it from the system each time.
     """
-    a, b, c, d, alpha, sigma = (column.reshape(-1, 1, 1, 1) for column in coefficients.T)
-    new, term = spare
+    for first in range(0, len(x), spare.shape[1]):
+        part = slice(first, first + spare.shape[1])
+        _advance(coefficients[part], x[part], eps[part], h[part], spare)
+    for place, z in noise.items():
+        x[place] += coefficients[place, 3] * z
+
+
+def _advance(coefficients: Array, x: Array, eps: Array, h: Array, spare: Array) -> None:
+    """Without the noise, for no more rows than `spare` has."""
+    a, b, c, _, alpha, sigma = (column.reshape(-1, 1, 1, 1) for column in coefficients.T)
+    new, term = spare[:, : len(x)]
     np.multiply(a, x, out=new)
     new += np.multiply(b, eps, out=term)
     new += np.multiply(c, h, out=term)
     np.divide(np.subtract(x, np.multiply(sigma, eps, out=eps), out=h), alpha, out=h)
     x[...] = new
-    for place, z in noise.items():
-        x[place] += d[place] * z

@@ -6,28 +6,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from .line import Array, Row
+from .noise import LATENT_SHAPE
 
 
 class Slots:
     """A place for each started row. The lowest free one is taken, so that rows of one call mostly lie side by side."""
 
     def __init__(self, rows: int) -> None:
-        """rows: for how many there is room at first; there is always room for more."""
+        """rows: for how many there is room at first, and so many at most are taken; there is always room for more."""
         self._free = list(range(max(rows, 1)))
-        self._state: Array | None = None
-        self._copies: Array | None = None
+        self._state = _memory(len(self._free))
+        self._copies = _memory(len(self._free))
 
     def start(self, row: Row) -> None:
         """Take a place for a row, with its job's latent and an estimate of zero."""
-        start = row.job.latents[row.index]
-        if self._state is None:
-            self._state = np.empty((2, len(self._free), *start.shape), np.float32)
         if not self._free:
-            more = np.empty_like(self._state)
-            self._free = list(range(self._state.shape[1], 2 * self._state.shape[1]))
-            self._state = np.concatenate([self._state, more], axis=1)
+            there = self._state.shape[1]
+            self._free = list(range(there, 2 * there))
+            self._state = np.concatenate([self._state, _memory(there)], axis=1)
         row.slot = heapq.heappop(self._free)
-        self._state[0, row.slot] = start
+        self._state[0, row.slot] = row.job.latents[row.index]
         self._state[1, row.slot] = 0
 
     def release(self, row: Row) -> None:
@@ -38,7 +36,6 @@ class Slots:
 
     def of(self, row: Row) -> Array:
         """Latent and estimate of a row that has a place, [2, 1, 64, 64]; a view."""
-        assert self._state is not None
         return self._state[:, row.slot]
 
     def take(self, rows: Sequence[Row]) -> Array:
@@ -46,12 +43,9 @@ class Slots:
 
         The places themselves where they lie side by side, in order; else copies, good until the next call.
         """
-        assert self._state is not None
         places = [row.slot for row in rows]
         if _side_by_side(places):
             return self._state[:, places[0] : places[0] + len(places)]
-        if self._copies is None or self._copies.shape[1] < len(places):
-            self._copies = np.empty((2, len(places), *self._state.shape[2:]), np.float32)
         copies = self._copies[:, : len(places)]
         for copy, state in zip(copies, self._state, strict=True):
             # With mode "raise" NumPy would copy once more, to leave `out` as it is where a place is out of bounds.
@@ -60,10 +54,14 @@ class Slots:
 
     def put(self, rows: Sequence[Row], taken: Array) -> None:
         """Write what `take` gave back."""
-        assert self._state is not None
         places = [row.slot for row in rows]
         if not _side_by_side(places):
             self._state[:, places] = taken
+
+
+def _memory(rows: int) -> Array:
+    """Written to at once, so that a process has what it needs from the start, and memory that grows is a fault."""
+    return np.full((2, rows, *LATENT_SHAPE), np.nan, np.float32)
 
 
 def _side_by_side(places: Sequence[int]) -> bool:

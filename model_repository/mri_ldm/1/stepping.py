@@ -12,6 +12,10 @@ from .line import Array, Row
 from .noise import standard_normal
 from .samplers import IDENTITY, advance_in_place
 
+ROWS_AT_A_TIME = 16
+"""In the recurrence: what they take stays in a core's cache."""
+MOST_THREADS = 8
+"""That draw noise."""
 Denoise = Callable[[Array, NDArray[np.int32]], Array]
 """(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64], which may be written to"""
 
@@ -61,8 +65,8 @@ class SingleSteps:
 
     def __init__(self, denoise: Denoise) -> None:
         self._denoise = denoise
-        self._spare = np.empty(0, np.float32)
-        self._threads = len(os.sched_getaffinity(0))
+        self._spare: Array | None = None
+        self._threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
 
     def takes(self, row: Row) -> bool:
@@ -75,11 +79,9 @@ class SingleSteps:
         coefficients = np.stack([row.table.coefficients[row.step] for row in rows])
         noise = self._start_drawing(rows, coefficients[:, 3])
         predicted = self._denoise(latents, np.array([row.table.timesteps[row.step] for row in rows], np.int32))
-        if self._spare.size < state.size:
-            self._spare = np.empty(state.size, np.float32)
-        advance_in_place(
-            coefficients, latents, predicted, estimates, noise(), self._spare[: state.size].reshape(state.shape)
-        )
+        if self._spare is None:
+            self._spare = np.empty((2, ROWS_AT_A_TIME, *latents.shape[1:]), np.float32)
+        advance_in_place(coefficients, latents, predicted, estimates, noise(), self._spare)
         return estimates[:, None] if previews else None
 
     def _start_drawing(self, rows: Sequence[Row], scales: Array) -> Callable[[], dict[int, Array]]:
