@@ -1,5 +1,8 @@
 """Continuous batching with a fake denoiser: who shares a call, who leaves, what fails and what is refused."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from mri_ldm.batcher import Batcher
@@ -146,3 +149,21 @@ def test_stopping_fails_whoever_is_left() -> None:
     batcher.fail_all(Overloaded("stopping"))
     assert [recorder.events for recorder in recorders] == [{"failed": 1}] * 3
     assert batcher.rows == (0, 0)
+
+
+def test_a_job_that_has_ended_is_forgotten_at_once() -> None:
+    """Not when the garbage collector comes by: images are large."""
+    clock = [0]
+    batcher = Batcher([SingleSteps(fake_denoise)], fake_decode)
+    jobs = [make_job(Recorder(clock, leave_at), [(seed, "ddpm", 2, 0.0)] * 3) for seed, leave_at in ((1, None), (2, 1))]
+    gone = [weakref.ref(job) for job in jobs]
+    for job in jobs:
+        batcher.submit(job)
+    del job, jobs
+    gc.disable()
+    try:
+        drain(batcher, clock)
+        batcher.calling = ()
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()

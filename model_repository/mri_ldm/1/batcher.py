@@ -251,11 +251,11 @@ class Batcher:
 
     def _remove(self, jobs: Sequence[Job]) -> None:
         """Take all rows of the jobs out."""
+        for row in (row for job in jobs for row in job.rows):
+            self._slots.release(row)
         self._line.remove(jobs)
         self._in_step = [row for row in self._in_step if row.job not in jobs]
         self._decoding = deque(row for row in self._decoding if row.job not in jobs)
-        for row in (row for job in jobs for row in job.rows):
-            self._slots.release(row)
 
 
 def _jobs(rows: Iterable[Row]) -> list[Job]:

@@ -196,6 +196,8 @@ class Line:
         self._seconds_per_row_step = new if old == 0 else old + SMOOTHING * (new - old)
 
     def remove(self, jobs: Sequence[Job]) -> None:
-        """Take jobs out, finished or not."""
+        """Take jobs out, finished or not, with their rows."""
         with self._lock:
             self._jobs = [job for job in self._jobs if job not in jobs]
+        for job in jobs:
+            job.rows = ()  # rows know their job: in a circle, their memory would wait for the garbage collector
