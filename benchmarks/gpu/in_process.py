@@ -87,15 +87,15 @@ def programs(setup: Setup, snapshot: Snapshot, export: Callable[[], Path]) -> It
     """Programs of the repository that `export` makes, by the layout of their convolutions.
 
     call_ms: a call by batch, NumPy arrays in and out; load_s: until all graphs are captured; graphs: batches that have
-    a CUDA graph; relative_l2: against the network in float32. `reduced_norms`: the UNet with its normalisations in the
-    precision of the rest, without casts.
+    a CUDA graph; relative_l2: against the network in float32. `float32_norms`: the UNet with its normalisations in
+    float32, between casts.
     """
     setup.check_time()
     paths = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
     yield from _in_both_layouts(setup, snapshot, paths, "")
-    path = setup.work / "reduced_norms.pt2"
-    export_torch(UNET, UNET.build(snapshot), path, setup.precision, float32_norms=False)
-    yield from _in_both_layouts(setup, snapshot, {UNET: path}, "-reduced_norms")
+    path = setup.work / "float32_norms.pt2"
+    export_torch(UNET, UNET.build(snapshot), path, setup.precision, float32_norms=True)
+    yield from _in_both_layouts(setup, snapshot, {UNET: path}, "-float32_norms")
 
 
 def _in_both_layouts(

@@ -23,8 +23,8 @@ PARTS = {
     "programs": {
         "channels_last": 12,
         "contiguous": 12,
-        "channels_last-reduced_norms": 25,
-        "contiguous-reduced_norms": 6,
+        "channels_last-float32_norms": 25,
+        "contiguous-float32_norms": 6,
     },
     "served-tensorrt": {**SERVED, "export_s": 200},
     "tests": {"summary": 60},
