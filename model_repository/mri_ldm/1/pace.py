@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,44 +77,51 @@ class Pace:
         self._calls_of[rows.bit_length() - 1].add(rows, steps, seconds)
 
 
+@dataclass(frozen=True, order=True)
+class _Call:
+    """A call of several steps; the quickest is the least."""
+
+    per_row_step: float
+    rows: int
+    steps: int
+    seconds: float
+
+
 class _Calls:
     """The last calls with about as many rows."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.single, self.several = deque[float](maxlen=TRIES), deque[float](maxlen=TRIES)
-        """Seconds per row and step of calls of one step, and of more."""
+        self.single = deque[float](maxlen=TRIES)
+        """Seconds per row of calls of one step."""
+        self.several = deque[_Call](maxlen=TRIES)
         self.costs = deque[float](maxlen=TRIES)
         """What making a call took."""
-        self._last = (0, 0, 0.0)
-        """Rows, steps and seconds of the last call of several steps."""
 
     def add(self, rows: int, steps: int, seconds: float) -> None:
         """A call has been made."""
         self.count += 1
         if steps > 1:
-            self.several.append(seconds / (rows * steps))
-            self._last = rows, steps, seconds
+            self.several.append(_Call(seconds / (rows * steps), rows, steps, seconds))
             return
         self.single.append(seconds / rows)
         if self.paired(rows):
-            _, several, longer = self._last
-            self.costs.append(max(0.0, (seconds - longer / several) / (1 - 1 / several)))
+            longer = self.several[-1]
+            self.costs.append(max(0.0, (seconds - longer.seconds / longer.steps) / (1 - 1 / longer.steps)))
 
     def paired(self, rows: int) -> bool:
         """Whether a call of `rows` rows can be compared with the last of several steps."""
-        return abs(self._last[0] - rows) <= rows // 8
+        return bool(self.several) and abs(self.several[-1].rows - rows) <= rows // 8
 
     def cost(self) -> tuple[float, float]:
         """Seconds that making a call takes, and a step of all its rows."""
-        _, steps, seconds = self._last
-        call = sorted(self.costs)[len(self.costs) // 2]
-        return call, max(0.0, seconds - call) / steps
+        call, quickest = sorted(self.costs)[len(self.costs) // 2], min(self.several)
+        return call, max(0.0, quickest.seconds - call) / quickest.steps
 
     @property
     def seconds_per_row_step(self) -> float:
         """Of the quickest of the last calls; of FEW_STEPS where that is known, so that sizes can be compared."""
-        if not self.costs:
-            return min(self.several or self.single)
-        call, step = self.cost()
-        return (step + call / FEW_STEPS) / self._last[0]
+        if self.costs:
+            call, step = self.cost()
+            return (step + call / FEW_STEPS) / min(self.several).rows
+        return min(self.several).per_row_step if self.several else min(self.single)
