@@ -69,6 +69,26 @@ def test_a_client_that_leaves_is_gone_within_one_step() -> None:
     assert np.array_equal(stays.latents[0], alone((3, "ddim", 50, 0.0)))
 
 
+def test_who_has_gone_is_asked_every_second_although_asking_once_took_long() -> None:
+    clock, now = [0], [0.0]
+
+    class Busy(Recorder):
+        asked = 0
+
+        def gone(self) -> bool:
+            self.asked += 1
+            now[0] += 1.0 if self.asked == 1 else 0.0
+            return super().gone()
+
+    batcher, recorder = Batcher([SingleSteps(taking(0.01, now))], fake_decode, clock=lambda: now[0]), Busy(clock)
+    batcher.submit(make_job(recorder, [(1, "ddim", 1000, 0.0)]))
+    batcher.tick()
+    clock[0], recorder.leave_at, left = 1, 1, now[0]
+    while not recorder.events:
+        batcher.tick()
+    assert now[0] - left <= 1.02
+
+
 def test_a_full_queue_refuses_and_takes_nothing() -> None:
     clock = [0]
     batcher = Batcher([SingleSteps(fake_denoise)], fake_decode, max_rows_in_flight=2, max_rows_waiting=1)
@@ -163,7 +183,6 @@ def test_a_job_that_has_ended_is_forgotten_at_once() -> None:
     gc.disable()
     try:
         drain(batcher, clock)
-        batcher.calling = ()
         assert [each() for each in gone] == [None, None]
     finally:
         gc.enable()

@@ -111,3 +111,42 @@ def test_a_call_that_took_long_once_says_nothing() -> None:
     assert pace.rows(64, 64) == 64
     pace.measured(64, 25, 1000.0)
     assert pace.rows(64, 64) == 64
+
+
+def settle_both(pace: Pace, calls: int, slow: float = 1.0) -> list[tuple[int, int]]:
+    """Rows and steps of calls on a device where rows are free and a call costs less than a step."""
+    made = []
+    for _ in range(calls):
+        rows = pace.rows(64, 64)
+        made.append((rows, pace.steps([50] * rows, 25, 0.0)))
+        pace.measured(*made[-1], slow * (0.7 + 1.1 * made[-1][1]))
+    return made
+
+
+def test_one_slow_call_changes_nothing() -> None:
+    """Nobody would look again for hundreds of calls."""
+    pace = Pace(64)
+    assert settle_both(pace, 140)[-1] == (64, 25)
+    settle_both(pace, 1, slow=5.0)
+    assert set(settle_both(pace, 100)) == {(64, 25)}
+
+
+@pytest.mark.parametrize("slow", range(4 * TRIES))
+def test_one_slow_call_of_the_first_does_not_make_all_calls_short(slow: int) -> None:
+    pace = Pace(64)
+    for call in range(4 * TRIES):
+        steps = pace.steps([50] * 8, 25, 0.0)
+        pace.measured(8, steps, (0.7 + 1.1 * steps) * (5.0 if call == slow else 1.0))
+    assert pace.steps([50] * 8, 25, 0.0) == 25
+
+
+def test_no_call_of_several_steps_is_much_longer_than_the_longest() -> None:
+    """Where a row of a step takes 0.3 s, also in the first calls of many rows, but for the very first."""
+    pace, seconds = Pace(64, longest=2.0), []
+    for _ in range(10 * TRIES):
+        rows = pace.rows(64, 64)
+        steps = pace.steps([50] * rows, 25, 0.0)
+        seconds.append((steps, 0.3 * rows * steps))
+        pace.measured(rows, *seconds[-1])
+    assert max(took for steps, took in seconds if steps > 1) <= 2.0
+    assert max(steps for steps, _ in seconds) > 1

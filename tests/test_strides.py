@@ -153,3 +153,15 @@ def test_calls_whose_every_estimate_is_shown_have_fewer_steps_where_they_have_ma
     batcher.submit(make_job(Recorder([0]), rows, decode=False, preview_every=[1] * 64))
     drain(batcher, [0])
     assert 64 < max(rows * steps for rows, steps in device.calls) <= 320
+
+
+def test_an_unrolled_network_whose_every_estimate_is_shown_has_fewer_rows_in_a_call() -> None:
+    device = Device()
+    batcher = device.batcher(50, unrolled=50)
+    recorder = Recorder([0])
+    rows = [(seed, "ddim", 50, 0.0) for seed in range(16)]
+    batcher.submit(make_job(recorder, rows, decode=False, preview_every=[25, *[0] * 15]))
+    drain(batcher, [0])
+    assert max(rows * steps for rows, steps in device.calls) <= 320
+    assert sum(rows for rows, _ in device.calls) == 16
+    assert [steps[0] for steps, _ in recorder.previews][-1] == 50

@@ -23,8 +23,12 @@ Decode = Callable[[Array], Array]
 QUEUE_CHECK_SECONDS = 0.1
 MOST_ESTIMATES = 320
 """Of rows after steps, in the answer of one call: 5 MB, which have to fit into shared memory."""
+LONGEST_CALL_SECONDS = 0.5
+"""Of several steps: newcomers, cancellations and deadlines wait for the end of a call."""
 ASKING_SHARE = 20
 """Whether requesters have gone is asked again after so many times what asking has taken: a twentieth of the time."""
+LONGEST_UNASKED_SECONDS = 1.0
+"""And after these at the latest: asking may once have taken long because the machine was busy."""
 BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
 """Rows in a call of the UNet, as `Counters.unet_calls` tells them apart."""
 
@@ -50,8 +54,8 @@ class Batcher:
 
     At most `max_rows_in_flight` rows take steps together, chosen anew at each call (`Line`), as many and by as many
     steps as suit the device (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until
-    it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call one chunk of
-    `decode_batch` rows is decoded: decoding never holds the step loop for longer.
+    it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call at most one
+    chunk of `decode_batch` rows is decoded before the next call.
     """
 
     def __init__(
@@ -69,14 +73,14 @@ class Batcher:
         self._steppers, self._decode, self._clock = steppers, decode, clock
         self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
         self._line = Line(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
-        self._pace = Pace(max_rows_in_flight)
+        self._pace = Pace(max_rows_in_flight, LONGEST_CALL_SECONDS)
         self._slots = Slots(max_rows_in_flight)
         self._in_step: list[Row] = []
         self._decoding: deque[Row] = deque()
         self._next_check = self._next_queue_check = 0.0
         self.counters = Counters()
         self.calling: Sequence[Row] = ()
-        """Rows that the last call of a network, or the one now made, is for."""
+        """Rows that the call of a network now made is for."""
 
     def submit(self, job: Job) -> None:
         """Let the rows of a job in; raises Overloaded as `Line.submit`."""
@@ -109,6 +113,7 @@ class Batcher:
             if self._decoding:
                 self._decode_chunk()
                 self._drop_leavers()
+        self.calling = ()  # what has ended is to be forgotten
         return self._line.rows > 0
 
     def fail_all(self, error: Exception) -> None:
@@ -118,7 +123,8 @@ class Batcher:
     def _drop_leavers(self) -> None:
         """Rows with a place are looked at before each call of a network, others ten times a second.
 
-        Asking whether a requester has gone costs a round trip, so it is asked less often where many are there.
+        Asking whether a requester has gone costs a round trip: where many are there, it is done less often, once a
+        second at least.
         """
         began = self._clock()
         look_at_all = began >= self._next_queue_check
@@ -127,7 +133,7 @@ class Batcher:
         if look_at_all or began >= self._next_check:
             leaving += [job for job in jobs if job not in leaving and job.listener.gone()]
             now = self._clock()
-            self._next_check = now + ASKING_SHARE * (now - began)
+            self._next_check = now + min(ASKING_SHARE * (now - began), LONGEST_UNASKED_SECONDS)
             if look_at_all:
                 self._next_queue_check = max(self._next_check, now + QUEUE_CHECK_SECONDS)
         if leaving:
@@ -145,6 +151,8 @@ class Batcher:
         stepper = self._stepper(first)
         alike = (row for row in ready if self._stepper(row) is stepper)
         rows = [first, *islice(alike, places - 1)]
+        if stepper.computed > 1 and any(row.preview_every for row in rows):
+            rows = rows[: max(1, MOST_ESTIMATES // stepper.computed)]
         return stepper, rows[: self._pace.rows(len(rows), self._line.rows)]
 
     def _stepper(self, row: Row) -> Stepper:

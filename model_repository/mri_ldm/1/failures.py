@@ -10,7 +10,7 @@ RESTART_HINT = "try again in about 5 s"
 
 
 class NetworkError(Exception):
-    """A call of `unet` or `vae_decoder` has failed; the message names the model."""
+    """A call of a network has failed; the message names the model."""
 
 
 class NetworkGone(NetworkError):

@@ -1,8 +1,8 @@
 """How many rows, and how many steps of each, a call of the UNet should have: learned from how long its calls take."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +10,7 @@ TRIES = 3
 RECHECK_CALLS = 256
 FOLLOWERS = 8
 FEW_STEPS = 4
+MOST_STEPS = 1000
 
 
 class Pace:
@@ -27,10 +28,12 @@ class Pace:
 
     A call of several steps takes what it takes to make a call, and so much a step. The two are told from pairs of calls
     with about as many rows, one of several steps (FEW_STEPS when that is tried) and one of a single step after it.
+    Where steps are slow, that is on a CPU, a call costs little beside them, and long ones would only be waited for.
     """
 
-    def __init__(self, most: int) -> None:
-        """most: rows of the largest call."""
+    def __init__(self, most: int, longest: float = math.inf) -> None:
+        """most: rows of the largest call. longest: seconds of a call of several steps, about."""
+        self._longest = longest
         self._calls_of = [_Calls() for _ in range(most.bit_length())]
         self._calls = 0
 
@@ -59,32 +62,30 @@ class Pace:
         the others; and whoever comes meanwhile, `arriving` rows a second, waits on average for half of it. The k with
         the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
         """
+        most = min(most, self._bearable(len(left)))
         calls = self._calls_of[len(left).bit_length() - 1]
         few, recheck = min(most, min(left), FEW_STEPS), self._calls % RECHECK_CALLS
         if len(calls.several) < TRIES or recheck == 0:
             return few
         if len(calls.costs) < TRIES or recheck == 1:
-            return 1 if calls.paired(len(left)) else few
-        call, step = calls.cost()
+            return 1 if calls.pairs(len(left)) else few
+        call, step, _ = calls.cost()
         ks = np.arange(1, min(most, max(left)) + 1)
         done = np.minimum.outer(ks, left).sum(axis=1)
         lost = call * len(left) + step * (ks * len(left) - done) + arriving * (call + step * ks) ** 2 / 2
         return int(ks[np.argmin(lost / done)])
 
+    def _bearable(self, rows: int) -> int:
+        """Steps of a call that is not longer than the longest; by calls of fewer rows where none had so many."""
+        known = [calls for calls in self._calls_of[: rows.bit_length()] if calls.count]
+        if not known or known[-1].seconds_per_row_step == 0:
+            return MOST_STEPS
+        return max(1, int(min(MOST_STEPS, self._longest / (known[-1].seconds_per_row_step * rows))))
+
     def measured(self, rows: int, steps: int, seconds: float) -> None:
         """A call that computed `steps` steps of `rows` rows took `seconds`."""
         self._calls += 1
         self._calls_of[rows.bit_length() - 1].add(rows, steps, seconds)
-
-
-@dataclass(frozen=True, order=True)
-class _Call:
-    """A call of several steps; the quickest is the least."""
-
-    per_row_step: float
-    rows: int
-    steps: int
-    seconds: float
 
 
 class _Calls:
@@ -94,34 +95,41 @@ class _Calls:
         self.count = 0
         self.single = deque[float](maxlen=TRIES)
         """Seconds per row of calls of one step."""
-        self.several = deque[_Call](maxlen=TRIES)
+        self.several = deque[tuple[int, int, float]](maxlen=TRIES)
+        """Rows, steps and seconds of calls of more."""
         self.costs = deque[float](maxlen=TRIES)
         """What making a call took."""
+        self._has_pair = True
+        """The last call of several steps, or there is none yet."""
 
     def add(self, rows: int, steps: int, seconds: float) -> None:
         """A call has been made."""
         self.count += 1
         if steps > 1:
-            self.several.append(_Call(seconds / (rows * steps), rows, steps, seconds))
+            self.several.append((rows, steps, seconds))
+            self._has_pair = False
             return
         self.single.append(seconds / rows)
-        if self.paired(rows):
-            longer = self.several[-1]
-            self.costs.append(max(0.0, (seconds - longer.seconds / longer.steps) / (1 - 1 / longer.steps)))
+        if self.pairs(rows):
+            _, several, longer = self.several[-1]
+            self.costs.append(max(0.0, (seconds - longer / several) / (1 - 1 / several)))
+            self._has_pair = True
 
-    def paired(self, rows: int) -> bool:
-        """Whether a call of `rows` rows can be compared with the last of several steps."""
-        return bool(self.several) and abs(self.several[-1].rows - rows) <= rows // 8
+    def pairs(self, rows: int) -> bool:
+        """Whether a call of one step of `rows` rows is to be compared with the last of several: each only once."""
+        return not self._has_pair and abs(self.several[-1][0] - rows) <= rows // 8
 
-    def cost(self) -> tuple[float, float]:
-        """Seconds that making a call takes, and a step of all its rows."""
-        call, quickest = sorted(self.costs)[len(self.costs) // 2], min(self.several)
-        return call, max(0.0, quickest.seconds - call) / quickest.steps
+    def cost(self) -> tuple[float, float, int]:
+        """Seconds that making a call takes and a step of the quickest of the last calls, and the rows of that one."""
+        call = sorted(self.costs)[len(self.costs) // 2]
+        steps = [(max(0.0, seconds - call) / steps, rows) for rows, steps, seconds in self.several]
+        return call, *min(steps, key=lambda step: step[0] / step[1])
 
     @property
     def seconds_per_row_step(self) -> float:
         """Of the quickest of the last calls; of FEW_STEPS where that is known, so that sizes can be compared."""
-        if self.costs:
-            call, step = self.cost()
-            return (step + call / FEW_STEPS) / min(self.several).rows
-        return min(self.several).per_row_step if self.several else min(self.single)
+        if not self.costs:
+            several = [seconds / (rows * steps) for rows, steps, seconds in self.several]
+            return min(several or self.single)
+        call, step, rows = self.cost()
+        return (step + call / FEW_STEPS) / rows

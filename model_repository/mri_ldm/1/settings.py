@@ -54,7 +54,10 @@ PARAMETERS = {
     "max_rows_per_request": Parameter(64, 1, 64, "Rows of a request; one with more is answered INVALID_ARGUMENT."),
     "max_steps": Parameter(1000, 1, 1000, "Steps of a row; a request for more is answered INVALID_ARGUMENT."),
     "max_rows_in_flight": Parameter(
-        64, 1, 1024, "Most rows in one call of `unet`, those at the decoder included; at most its max_batch_size."
+        64,
+        1,
+        1024,
+        "Most rows in one call of `unet` or `unet_steps`, with those at the decoder; at most unet's max_batch_size.",
     ),
     "max_rows_waiting": Parameter(
         256, 0, 1_000_000, "Rows that may be there beside those in flight; a request beyond it is answered UNAVAILABLE."
@@ -69,13 +72,13 @@ PARAMETERS = {
         2,
         1,
         1024,
-        "Rows in one call of `vae_decoder`, so the longest pause of the step loop; at most its max_batch_size.",
+        "Rows in one call of `vae_decoder`; the step loop pauses for one such call a step. At most its max_batch_size.",
     ),
     "network_timeout": Parameter(
         60,
         1,
         86_400,
-        "Seconds that a call of `unet` or `vae_decoder` may take; its requests are answered UNAVAILABLE then.",
+        "Seconds that a call of a network may take; its requests are answered UNAVAILABLE then.",
     ),
     "max_preview_mb": Parameter(
         64,
