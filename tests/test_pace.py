@@ -103,16 +103,6 @@ def test_a_device_that_has_become_slower_to_call_is_noticed() -> None:
     assert pace.steps([50] * 8, 25, 0.01) > 5
 
 
-def test_a_call_that_took_long_once_says_nothing() -> None:
-    """Of 64 rows in calls of many steps; another program ran on the machine."""
-    pace = Pace(64)
-    for rows in (1, 2, 4, 8, 16, 32, 64):
-        settle_steps(pace, 0.7, 1.1, [50] * rows)
-    assert pace.rows(64, 64) == 64
-    pace.measured(64, 25, 1000.0)
-    assert pace.rows(64, 64) == 64
-
-
 def settle_both(pace: Pace, calls: int, slow: float = 1.0) -> list[tuple[int, int]]:
     """Rows and steps of calls on a device where rows are free and a call costs less than a step."""
     made = []
