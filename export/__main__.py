@@ -162,10 +162,6 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.into = arguments.source
         add_to_repository(arguments.source, plan)
         return
-    if arguments.compile:
-        from export.compiled import check_compiler
-
-        check_compiler()  # before the work, not after it
     into = arguments.into.resolve()
     extras = Extras(
         tuple(arguments.onnx),

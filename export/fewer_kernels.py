@@ -16,7 +16,7 @@ from monai.networks.blocks import SABlock
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import Tensor, nn
 
-from export.graphs import Decoder, Denoiser
+from export.graphs import TIMESTEPS, Decoder, Denoiser
 from export.rewrite import rewritten
 
 
@@ -80,7 +80,7 @@ def _table(unet: nn.Module, blocks: list[DiffusionUNetResnetBlock], timesteps: i
     return torch.cat([block.time_emb_proj(activated) + block.conv1.conv.bias for block in blocks], dim=1)
 
 
-def with_fewer_kernels(module: Denoiser | Decoder, timesteps: int = 1000) -> Denoiser | Decoder:
+def with_fewer_kernels(module: Denoiser | Decoder, timesteps: int = TIMESTEPS) -> Denoiser | Decoder:
     """A copy of `module` in fewer operations; float32, as `module`. timesteps: of its training, 0 to timesteps - 1."""
     joint = rewritten(module, (SABlock,))
     return TabledDenoiser(joint, timesteps) if isinstance(joint, Denoiser) else joint

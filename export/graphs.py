@@ -92,6 +92,8 @@ class Decoder(nn.Module):
         return self.autoencoder.decoder.blocks[-2], self.autoencoder.decoder.blocks[-1]
 
 
+TIMESTEPS = 1000
+"""Random ones are below."""
 LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))
 UNET = Graph(
     name="unet",
@@ -135,13 +137,13 @@ def unet_steps(steps: int) -> Graph:
 
 
 def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:
-    """Inputs of `rows` rows: normal latents and coefficients, timesteps uniform in 0..999."""
+    """Inputs of `rows` rows: normal latents and coefficients, timesteps uniform below TIMESTEPS."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(spec: TensorSpec) -> Tensor:
         shape = (rows, *spec.shape)
         if spec.dtype == torch.int32:
-            return torch.randint(1000, shape, generator=generator, dtype=spec.dtype)
+            return torch.randint(TIMESTEPS, shape, generator=generator, dtype=spec.dtype)
         return torch.randn(shape, generator=generator) * spec.spread
 
     return tuple(draw(spec) for spec in graph.inputs)

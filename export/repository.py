@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.compare import Parity, compare
+from export.compiled import check_compiler
 from export.configs import (
     STEPS_MODEL,
     STEPS_PER_CALL,
@@ -94,12 +95,14 @@ def export_repository(
     built beside `into` and moved there at the end. `report` is told about each stage.
 
     Raises:
-        ConfigMismatch, ParityError, PlanError, CheckpointError: nothing has been changed at `into` then.
+        CompileError, ConfigMismatch, ParityError, PlanError, CheckpointError: nothing has been changed at `into` then.
         NotWritten: the disk is full, or the like; nothing has been changed either.
         RepositoryError: `into` holds something that export has not written.
     """
-    if extras.plan is not None:
-        load_runtime(extras.plan.runtime)  # before the work, not after it
+    if extras.plan is not None:  # before the work, not after it
+        load_runtime(extras.plan.runtime)
+    if extras.compiled:
+        check_compiler()
     if not is_utf8(into):
         raise RepositoryError(f"{into} is not UTF-8, and neither ONNX Runtime nor Triton opens it: give another folder")
     in_place = into.resolve() == SOURCE.resolve()

@@ -14,9 +14,9 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from export.compare import Parity, hold
-from export.compiled import add_compiled, check_compiler
+from export.compiled import add_compiled
 from export.fewer_kernels import with_fewer_kernels
-from export.graphs import GRAPHS, Decoder, Denoiser, Graph, TensorSpec, random_inputs
+from export.graphs import GRAPHS, TIMESTEPS, Decoder, Denoiser, Graph, TensorSpec, random_inputs
 from export.precision import DTYPES, Precision, reduced_precision
 from training.checkpoint import Snapshot
 from training.files import duplicate, whole_file
@@ -31,14 +31,14 @@ def export_torch(
     precision: Precision,
     *,
     float32_norms: bool | None = None,
-    timesteps: int = 1000,
+    timesteps: int = TIMESTEPS,
 ) -> None:
     """Write `module` in `precision` and fewer operations to `path`; tensors named as in the record, float32 in and out.
 
     `float32_norms` as in `reduced_precision`; None is for bf16 alone. PyTorch sums a normalisation in float32 all the
     same, but keeps means and deviations in the precision of the rest. 11 bits of them cost an image little (1.3e-3 off
     in place of 1.0e-3, with the demo weights), and save two casts each; 8 bits would leave single pixels off by 0.1.
-    `timesteps`: of the training.
+    `timesteps`: rows of the table, at least those of the training.
 
     An older torch than the one that wrote a file is not promised to load it: the record says which one it was.
     """
@@ -103,9 +103,8 @@ def add_programs(
         CompileError: nothing can be compiled here.
         ParityError: a program does not compute what the snapshot does.
     """
-    if compiled:
-        check_compiler()
-    records, timesteps = [], snapshot.config.noise_schedule.num_train_timesteps
+    # A shorter training leaves the rest of the table to what it is compared by.
+    records, timesteps = [], max(snapshot.config.noise_schedule.num_train_timesteps, TIMESTEPS)
     for graph in GRAPHS:
         report(f"{graph.name}: exporting for the profile torch, {precision}")
         module, path = graph.build(snapshot), folder / graph.name / "1" / "model.pt2"

@@ -21,7 +21,7 @@ from export.repository import RepositoryError, export_repository
 from training import plot, train_autoencoder
 from training.checkpoint import load_snapshot, save_snapshot, save_state
 from training.events import Events
-from training.files import NotWritten, is_utf8, whole_folder, write_npz, write_text
+from training.files import NotWritten, duplicate, is_utf8, whole_folder, write_npz, write_text
 from training.latents import cached_latents
 from training.networks import build_autoencoder
 from training.pictures import save_picture
@@ -108,6 +108,16 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_one_before(small_snapshot,
     assert load_snapshot(folder).scale_factor == small_snapshot.scale_factor
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~os.umask(os.umask(0o022))}
+
+
+def test_a_second_name_may_be_given_twice(tmp_path) -> None:
+    """Linux leaves both names alone where one of them is to take the place of the other."""
+    (tmp_path / "one").write_text("content")
+    for _ in range(2):
+        duplicate(tmp_path / "one", tmp_path / "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    write_text(tmp_path / "one", "other content")
+    assert (tmp_path / "two").read_text() == "content"
 
 
 def test_folders_with_the_names_of_copies_stay(small_snapshot, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ def model(torch_backend: SimpleNamespace, steps_repository: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stub)
     monkeypatch.syspath_prepend(Path(torch_backend.torch_steps.__file__).parent)
     monkeypatch.delitem(sys.modules, "model", raising=False)
+    monkeypatch.setattr(logging.getLogger("torch_compiled"), "handlers", [])  # the one it adds speaks to this stub
     model = importlib.import_module("model").TritonPythonModel()
     monkeypatch.delitem(sys.modules, "model")
     folder = steps_repository / "unet_steps"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import tritonclient.grpc as triton
 from export.__main__ import main
 from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER
-from export.to_torch import compare_torch, export_torch
+from export.to_torch import add_programs, compare_torch, export_torch
 from sampler_steps import ALL, SAMPLERS, Feeds, assert_close, feeds_of
 from server.process import TritonServer
 from serving import PATIENCE, assert_images_of_pytorch_and_of_onnx, infer, tensors
@@ -93,6 +94,13 @@ def test_parity_finds_other_weights(small_snapshot, torch_repository) -> None:
         next(module.autoencoder.decoder.parameters()).mul_(1.01)
     with pytest.raises(ParityError, match=r"vae_decoder: model\.pt2 differs from float32"):
         compare_torch(VAE_DECODER, module, torch_repository / "vae_decoder" / "1" / "model.pt2", "fp32")
+
+
+def test_a_short_training_is_exported_too(small_snapshot, tmp_path) -> None:
+    """Its table has as many rows as random timesteps need, by which a program is held to the network."""
+    schedule = replace(small_snapshot.config.noise_schedule, num_train_timesteps=40)
+    snapshot = replace(small_snapshot, config=replace(small_snapshot.config, noise_schedule=schedule))
+    assert len(add_programs(snapshot, tmp_path, "fp32")) == len(GRAPHS)
 
 
 def test_reduced_precision_passes_its_own_gate_alone(small_snapshot, tmp_path) -> None:

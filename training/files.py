@@ -44,6 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.chmod(mode)
         _to_disk(temporary)
         os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # two names of one file both stay
         _to_disk(path.parent)
     except BaseException as error:
         with suppress(OSError):

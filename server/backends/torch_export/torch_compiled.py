@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import platform
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,6 @@ import torch
 
 LOG = logging.getLogger(__name__)
 RECORD = "record"
-# As in export/compiled.py.
-INSTRUCTIONS = re.compile(
-    "s?sse|avx|fma|f16c|bmi|abm|popcnt|movbe|adx|v?aes|v?pclmul|gfni|sha|amx|xop|asimd|sve|bf16|i8mm|atomics|fp|crc32"
-)
 
 
 class Compiled(torch.nn.Module):  # type: ignore[misc]  # mypy does not look into torch
@@ -83,7 +78,7 @@ def _unfit(record: dict[str, Any], program: Path, device: torch.device) -> str |
         return f"it was compiled for {record['device']}, and runs on {device.type}"
     if record["machine"] != platform.machine():
         return f"it was compiled on {record['machine']}, and this is {platform.machine()}"
-    if lacking := sorted(set(record["instructions"]) - instructions()):
+    if lacking := sorted(set(record["instructions"]) - _processor()):
         return f"it was compiled for a processor that has {', '.join(lacking)}, too"
     if device.type == "cuda" and (here := list(torch.cuda.get_device_capability(device))) != record["capability"]:
         there, here_ = (".".join(map(str, each)) for each in (record["capability"], here))
@@ -91,8 +86,7 @@ def _unfit(record: dict[str, Any], program: Path, device: torch.device) -> str |
     return None
 
 
-def instructions() -> set[str]:
-    """What this processor can do beyond its architecture."""
+def _processor() -> set[str]:
+    """What the kernel says of this processor: instructions, among other words."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
-    return {word for word in words.split() if INSTRUCTIONS.match(word)}
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2].split())
