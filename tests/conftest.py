@@ -136,7 +136,7 @@ def torch_repository(small_snapshot, tmp_path_factory) -> Path:
 def torch_backend() -> Iterator[SimpleNamespace]:
     """The modules of the backend torch_export, imported as the stub imports them: by their bare names."""
     networks = ("torch_program", "torch_compiled", "torch_recurrence", "torch_replays", "torch_steps")
-    names = ("noise", *networks, "torch_loading")
+    names = ("torch_noise", *networks, "torch_loading")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "server" / "backends" / "torch_export")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})

@@ -49,7 +49,7 @@ def test_both_front_models_are_one_code() -> None:
 
 
 def test_noise_is_drawn_by_one_code() -> None:
-    link = ROOT / "server" / "backends" / "torch_export" / "noise.py"
+    link = ROOT / "server" / "backends" / "torch_export" / "torch_noise.py"
     assert not link.readlink().is_absolute()
     assert link.resolve() == SERVING / "noise.py"
 

@@ -6,6 +6,7 @@ test_torch_profile.py a server.
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -216,6 +217,21 @@ def test_the_committed_config_fits(config, backend, torch_repository, path) -> N
     assert backend.torch_loading.parameters(config) == ([1, 2, 4, 8, 16, 32, 64], True)
     place = {"model_repository": str(torch_repository / "unet"), "model_version": "1", "model_instance_kind": "CPU"}
     assert isinstance(backend.torch_loading.load(config, place), backend.torch_steps.Steps)
+
+
+def test_where_what_is_compiled_cannot_be_captured_the_message_names_it(config, backend, path, tmp_path, monkeypatch):
+    def capture(*program: object, **how: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    (tmp_path / "1").mkdir()
+    shutil.copyfile(path, tmp_path / "1" / "model.pt2")
+    monkeypatch.setattr(backend.torch_loading, "Steps", capture)
+    place = {"model_repository": str(tmp_path), "model_version": "1", "model_instance_kind": "CPU"}
+    with pytest.raises(RuntimeError, match=r"capturing$"):
+        backend.torch_loading.load(config, place)
+    (tmp_path / "1" / "model.compiled.pt2").touch()
+    with pytest.raises(RuntimeError, match=r"capturing; without .*model\.compiled\.pt2 the program runs operation by"):
+        backend.torch_loading.load(config, place)
 
 
 @pytest.mark.parametrize(

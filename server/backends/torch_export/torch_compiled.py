@@ -38,9 +38,14 @@ class Compiled(torch.nn.Module):  # type: ignore[misc]  # mypy does not look int
         return torch.cat([self._run(*part) for part in parts])
 
 
+def compiled_file(program: Path) -> Path:
+    """model.compiled.pt2 beside model.pt2."""
+    return program.with_suffix(".compiled.pt2")
+
+
 def load_compiled(program: Path, device: torch.device) -> Compiled | None:
     """The package beside `program`, on `device`; None, with a line in the log, where there is none that fits."""
-    path = program.with_suffix(".compiled.pt2")
+    path = compiled_file(program)
     if not path.is_file():
         return None
     try:

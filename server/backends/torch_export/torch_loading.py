@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch_compiled import compiled_file
 from torch_program import Program, Record, read_record
 from torch_steps import Steps, check_program, inputs, outputs
 
@@ -28,7 +29,12 @@ def load(config: Json, instance: Mapping[str, str]) -> Program | Steps:
     on_gpu = instance["model_instance_kind"] == "GPU"
     device = torch.device("cuda", int(instance["model_instance_device_id"])) if on_gpu else torch.device("cpu")
     kind = Steps if has_steps(config) else Program
-    return kind(path, device, buckets, channels_last=channels_last)
+    try:
+        return kind(path, device, buckets, channels_last=channels_last)
+    except RuntimeError as error:
+        if (compiled := compiled_file(path)).is_file():
+            raise RuntimeError(f"{error}; without {compiled} the program runs operation by operation") from error
+        raise
 
 
 def has_steps(config: Json) -> bool:

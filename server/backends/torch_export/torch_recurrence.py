@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from noise import LATENT_SHAPE, standard_normal
+from torch_noise import LATENT_SHAPE, standard_normal
 from torch_program import Array
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from noise import LATENT_SHAPE
+from torch_noise import LATENT_SHAPE
 from torch_program import Array, Graph, Stage, Tensor, on_device, page_locked
 from torch_recurrence import COLUMNS, IDENTITY, Rows, advance, columns_of, draw_rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from noise import LATENT_SHAPE
+from torch_noise import LATENT_SHAPE
 from torch_program import Array, Record, Tensor, checked, prepared, read_record
 from torch_recurrence import IDENTITY, Rows, advance, columns_of, draw_rows
 from torch_replays import FINALS, Memory, Replays
