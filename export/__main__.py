@@ -62,7 +62,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="K",
         help="also write unet_steps, which takes K steps of the sampler in one call, in the same kinds of files as "
-        "unet; 1: leave it out (default: 5 where something for a GPU is written, else 1)",
+        "unet; 1 to 50, 1: leave it out; a program of --torch takes any number (default: 5 where something for a "
+        "GPU is written, else 1)",
     )
     parser.add_argument(
         "--compile",
@@ -192,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: {arguments.into} is as it was", file=sys.stderr)
         return 130
-    print(f"model repository: {arguments.into}\nserve it: python -m server --repository {arguments.into}")
+    profile = " --profile torch" if arguments.no_onnx else ""  # the server's own choice, cpu, takes model.onnx
+    print(f"model repository: {arguments.into}\nserve it: python -m server --repository {arguments.into}{profile}")
     return 0
 
 

@@ -165,13 +165,18 @@ def check_profile(folder: Path, configs: Configs, profile: str | None, machine: 
         known = sorted(set.intersection(*(set(configs[network]) for network in networks)))
         return [f"{', '.join(missing)}: no profile {profile!r}, and Triton would take config.pbtxt: choose of {known}"]
     absent = [
-        f"{network}/1/{name}: missing, and profile {profile!r} serves it: "
-        + ("build it with `python -m export --tensorrt` or deploy/" if name.endswith(".plan") else "export again")
+        f"{network}/1/{name}: missing, and profile {profile!r} serves it: " + _remedy(name)
         for network in networks
         for name in served_files(configs[network][profile], machine)
         if not (folder / network / "1" / name).is_file()
     ]
     return absent + [problem for network in networks for problem in check_bf16(configs[network][profile], profile)]
+
+
+def _remedy(file: str) -> str:
+    if file.endswith(".plan"):
+        return "build it with `python -m export --tensorrt` or deploy/"
+    return "export again with --torch PRECISION" if file.endswith(".pt2") else "export again, without --no-onnx"
 
 
 def check_bf16(config: ModelConfig, profile: str) -> list[str]:

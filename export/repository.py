@@ -70,7 +70,9 @@ class Extras:
 
     def __post_init__(self) -> None:
         if not self.with_onnx and (self.torch is None or self.onnx or self.plan):
-            raise RepositoryError("without ONNX there is the profile torch alone: give its precision and no other")
+            raise RepositoryError(
+                "--no-onnx leaves the profile torch alone: give --torch PRECISION, and neither --onnx nor a plan"
+            )
         if self.steps_per_call is not None and not 1 <= self.steps_per_call <= MOST_STEPS:
             raise RepositoryError(f"steps in a call are {self.steps_per_call}; they must be 1 to {MOST_STEPS}")
 

@@ -170,8 +170,10 @@ def test_the_documented_parameters_are_those_of_the_code() -> None:
         (
             {"steps_per_call": "6"},
             RECORD | {"steps_per_call": 5},
-            "steps_per_call is 6, but unet_steps was exported for 5",
+            "steps_per_call is 6, but unet_steps was exported for 5: set 0, or export with more",
         ),
+        ({}, RECORD | {"steps_per_call": "many"}, "model.json: steps_per_call is 'many', no number of steps"),
+        ({}, RECORD | {"steps_per_call": -4}, "model.json: steps_per_call is -4, no number of steps"),
         ({"max_row_steps": "\u0664"}, RECORD, "max_row_steps is"),
         ({"max_row_waiting": "5"}, RECORD, r"unknown parameters \['max_row_waiting'\]; known are"),
         ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),

@@ -125,5 +125,5 @@ def test_the_command_refuses_contradictions(small_snapshot, tmp_path: Path, caps
     assert main([str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "without ONNX there is the profile torch alone" in error
+    assert "--no-onnx leaves the profile torch alone" in error
     assert not (tmp_path / "into").exists()

@@ -59,7 +59,7 @@ def _steps_a_call(options: argparse.Namespace) -> Sequence[int]:
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown; milliseconds."""
     lines = [
-        "| steps a call | rows | sampler | a step | a bare call | beside it | times its share of a call |",
+        "| steps a call | rows | sampler | a step, ms | a bare call, ms | beside it, ms | times its share of a call |",
         "|---|---|---|---|---|---|---|",
     ]
     for record in records:

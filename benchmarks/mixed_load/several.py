@@ -45,7 +45,7 @@ def compare(device: Device, count: int, loads: Sequence[float] = LOADS) -> dict[
 def table(record: dict[str, Any]) -> str:
     """Markdown: mean and 99th percentile in milliseconds, images a second."""
     names = list(record["images_per_s"])
-    lines = ["| load | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| load: mean / p99, ms | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for each in record["latencies"]:
         cells = [f"{1e3 * each['ways'][name]['mean']:.0f} / {1e3 * each['ways'][name]['p99']:.0f}" for name in names]
         lines.append(f"| {100 * each['load']:.0f} % | " + " | ".join(cells) + " |")

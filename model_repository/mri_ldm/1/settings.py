@@ -122,10 +122,15 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
     record = _read_record(version_folder / "model.json")
     any_steps = limits.pop("any_steps")
     try:
-        exported = int(record.get("steps_per_call", 0))
+        exported = record.get("steps_per_call", 0)
+        if type(exported) is not int or exported < 0:
+            raise SettingsError(
+                f"model.json: steps_per_call is {exported!r}, no number of steps; write it anew with `python -m export`"
+            )
         if limits["steps_per_call"] > exported > 0 and not any_steps:
             raise SettingsError(
-                f"parameter steps_per_call is {limits['steps_per_call']}, but unet_steps was exported for {exported}"
+                f"parameter steps_per_call is {limits['steps_per_call']}, but unet_steps was exported for {exported}: "
+                "set 0, or export with more"
             )
         limits["steps_per_call"] = (limits["steps_per_call"] or exported) if exported else 0
         for name, network in (("max_rows_in_flight", "unet"), ("decode_batch", "vae_decoder")):
