@@ -44,6 +44,19 @@ def test_a_network_that_may_be_missing_is_not_worth_a_retry(words: str) -> None:
     assert str(error) == f"model 'unet' has failed: {words}"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[request id: <id_unknown>] expected 4 inputs but got 6 inputs for model 'unet_steps'",
+        "[request id: <id_unknown>] unexpected shape for input 'coefficients' for model 'unet_steps'. Expected [-1,5,7]",
+    ],
+)
+def test_tensors_that_do_not_fit_say_what_to_do(words: str) -> None:
+    error = failure("unet_steps", words, unavailable=False, there=True)
+    assert str(error).startswith(f"model 'unet_steps' has failed: {words}; the repository is not of one export")
+    assert "`any_steps`" in str(error)
+
+
 def test_other_errors_are_faults_also_of_a_network_that_worked() -> None:
     error = failure("unet", "CUDA out of memory", unavailable=False, there=True)
     assert type(error) is NetworkError

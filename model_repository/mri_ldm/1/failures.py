@@ -5,8 +5,11 @@ import re
 # Triton's words for an inner call while the server shuts down, and for one to a dead process: of 24.10, and of newer.
 STOPPING, UNLOADED = "Server not ready", "has no available versions"
 DIED, NOT_READY = "Stub process '.*' is not healthy", "Model '.*' is not ready"
+MISFIT = r"expected \d+ inputs|unexpected (?:inference input|shape)"
+"""And for tensors that a model's configuration does not declare."""
 RESTART_HINT = "try again in about 5 s"
 """Longer than most restarts of a server take on a CPU; a GPU's takes some tries."""
+MISFIT_HINT = "the repository is not of one export, or `any_steps` is not for this profile: export it again"
 
 
 class NetworkError(Exception):
@@ -34,4 +37,5 @@ def failure(model: str, words: str, *, unavailable: bool, there: bool) -> Networ
     if re.search(DIED, words) or (there and re.search(NOT_READY, words)):
         # Not in Triton's words: "is not ready" sounds as if the model had never been loaded.
         return NetworkGone(f"the process of model {model!r} has died: {RESTART_HINT}")
-    return NetworkError(f"model {model!r} has failed: {words}")
+    hint = f"; {MISFIT_HINT}" if re.search(MISFIT, words) else ""
+    return NetworkError(f"model {model!r} has failed: {words}{hint}")
