@@ -31,10 +31,20 @@ def loop(read: Reader) -> Iterator[str]:
     yield ""
     yield f"Toy networks. Before: {_run(runs['before'])}; now: {_run(runs['now'])}."
     yield ""
-    head = ["rows", "sampler", "steps a call", "a step, ms", "its share of a call, ms", "the loop's, ms", "times"]
-    yield from markdown(head, [_own(each) for each in runs["demo"]["records"]])
+    head = [
+        "weights",
+        "rows",
+        "sampler",
+        "steps a call",
+        "a step, ms",
+        "its share of a call, ms",
+        "the loop's, ms",
+        "times",
+    ]
+    demos = {"demo, before": runs["demo-before"], "demo, now": runs["demo"]}
+    yield from markdown(head, [[name, *_own(each)] for name, run in demos.items() for each in run["records"]])
     yield ""
-    yield f"Demo weights, profile `cpu`: {_run(runs['demo'])}."
+    yield f"Profile `cpu`. Before: {_run(runs['demo-before'])}; now: {_run(runs['demo'])}."
 
 
 def _own(record: Record) -> list[str]:
