@@ -122,7 +122,8 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -
     )
     say(f"Starting tritonserver with {options.repository}, profile {options.profile} ...")
     started = time.monotonic()
-    supervisor = Supervisor(make, policy, hurry=lambda: stop.signals > 1, report=say)
+    asked, hurry = (lambda: stop.signals > 0), (lambda: stop.signals > 1)
+    supervisor = Supervisor(make, policy, asked=asked, hurry=hurry, report=say)
     supervisor.run(lambda server, busy: _announce(server, options.profile, time.monotonic() - started, busy))
 
 

@@ -50,7 +50,8 @@ class Policy:
 class Supervisor:
     """Runs the servers that `make` gives, one after the other.
 
-    hurry: whether to end a drain at once; report: takes a line or more for people.
+    asked: whether it was told to stop, should the KeyboardInterrupt have been lost: code between C and Python, as
+    gRPC's, may swallow one. hurry: whether to end a drain at once; report: takes a line or more for people.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Supervisor:
         make: Callable[[], TritonServer],
         policy: Policy,
         *,
+        asked: Callable[[], bool] = lambda: False,
         hurry: Callable[[], bool] = lambda: False,
         report: Callable[[str], None] = print,
     ) -> None:
-        self._make, self._policy, self._hurry, self._report = make, policy, hurry, report
+        self._make, self._policy, self._report = make, policy, report
+        self._asked, self._hurry = asked, hurry
         self._known: Health | None = None
         self._restarts: deque[float] = deque()
 
@@ -106,6 +109,8 @@ class Supervisor:
         ask = partial(probe, server.grpc_url, self._policy.health_timeout_s, server.access)
         checks = Checks(lambda: self._check(ask), self._policy.health_interval_s)
         while True:
+            if self._asked():
+                raise KeyboardInterrupt
             time.sleep(POLL_S)
             if (status := server.poll()) is not None:
                 return f"tritonserver ended by itself with {describe(status)}"

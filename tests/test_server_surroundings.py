@@ -229,6 +229,26 @@ def _has_ipv6() -> bool:
 
 
 @pytest.mark.slow
+def test_a_signal_whose_interrupt_is_lost_stops_the_server_too(tmp_path: Path) -> None:
+    """gRPC's code between C and Python, in which the first generation is waited for, now and then swallows it."""
+    repository = write_front_model(tmp_path / "repository")
+    code = """import contextlib, os, signal, sys
+from server.__main__ import main
+from server.process import TritonServer
+probe = TritonServer.probe
+def swallowing(*arguments):
+    health = probe(*arguments)
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return health
+TritonServer.probe = swallowing
+sys.exit(main())"""
+    done = run_python("-c", code, *Launched(repository).command[3:], timeout=4 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "\nStopped" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_launcher_without_stderr_whose_reader_leaves_goes_on(tmp_path: Path) -> None:
     """With -OO, and few files: it prints to nobody, and a signal ends it with status 0."""
     repository = write_front_model(tmp_path / "repository")
@@ -241,12 +261,15 @@ def test_a_launcher_without_stderr_whose_reader_leaves_goes_on(tmp_path: Path) -
 
     command = [sys.executable, "-OO", *launched.command[1:]]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=surroundings) as launcher:
-        assert launcher.stdout
-        assert launcher.stdout.readline().startswith(b"Starting tritonserver")
-        launcher.stdout.close()
-        while not listening("127.0.0.1", launched.ports["metrics"]):  # the last to open
-            assert launcher.poll() is None
-            time.sleep(0.02)
-        assert probe(launched.grpc_url, PATIENCE).seconds < PATIENCE
-        launcher.send_signal(signal.SIGTERM)
-        assert launcher.wait(PATIENCE) == 0
+        try:
+            assert launcher.stdout
+            assert launcher.stdout.readline().startswith(b"Starting tritonserver")
+            launcher.stdout.close()
+            while not listening("127.0.0.1", launched.ports["metrics"]):  # the last to open
+                assert launcher.poll() is None
+                time.sleep(0.02)
+            assert probe(launched.grpc_url, PATIENCE).seconds < PATIENCE
+            launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(PATIENCE) == 0
+        finally:
+            launcher.kill()  # else a failure would be waited for, for ever
