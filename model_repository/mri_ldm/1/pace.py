@@ -70,7 +70,7 @@ class Pace:
         if len(calls.costs) < TRIES or recheck == 1:
             return 1 if calls.pairs(len(left)) else few
         call, step, _ = calls.cost()
-        ks = np.arange(1, min(most, max(left)) + 1)
+        ks = np.arange(min(most, max(left)), 0, -1)
         done = np.minimum.outer(ks, left).sum(axis=1)
         lost = call * len(left) + step * (ks * len(left) - done) + arriving * (call + step * ks) ** 2 / 2
         return int(ks[np.argmin(lost / done)])
