@@ -135,7 +135,7 @@ def _record(graph: Graph, program: Path, precision: Precision) -> dict[str, Any]
 
 
 def instructions() -> set[str]:
-    """What this processor can do beyond its architecture: compilers are told to use all of it."""
+    """The instruction sets of this processor, as the kernel lists them; a compiled package may use any of them."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
     return {word for word in words.split() if INSTRUCTIONS.match(word)}

@@ -42,7 +42,7 @@ def by_onnxruntime(graph: Graph, path: Path) -> str:
 def reduced_record(
     graph: Graph, precision: Precision, checked: str, parity: Parity, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What the manifest says of a file; `report` is told the figure."""
+    """The manifest's entry for a file; `report` gets a line with its parity."""
     report(f"{graph.name}: {precision} differs by {parity.relative_l2:.1e} (relative L2; {checked})")
     return {
         "model": graph.name,

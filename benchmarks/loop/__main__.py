@@ -49,7 +49,7 @@ def _runs(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def _steps_a_call(options: argparse.Namespace) -> Sequence[int]:
-    """Those to measure: a repository's own networks have theirs."""
+    """The numbers of steps a call to measure; with a repository's own networks, the one that it was exported for."""
     if options.own_networks:
         record = json.loads((options.repository / "mri_ldm" / "1" / "model.json").read_text())
         return [max(1, record.get("steps_per_call", 1))]

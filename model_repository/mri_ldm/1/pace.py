@@ -26,8 +26,8 @@ class Pace:
     calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
     counts is the quickest of the last TRIES, which other work on the machine disturbs least.
 
-    A call of several steps takes what it takes to make a call, and so much a step. The two are told from pairs of calls
-    with about as many rows, one of several steps (FEW_STEPS when that is tried) and one of a single step after it.
+    The time of a call is a fixed part, the cost of the call, and the same again for each of its steps. Both are learned
+    from pairs of calls with about as many rows: one of several steps (FEW_STEPS at first), then one of a single step.
     Where steps are slow, that is on a CPU, a call costs little beside them, and long ones would only be waited for.
     """
 

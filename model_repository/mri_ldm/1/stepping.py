@@ -41,7 +41,10 @@ class CallSteps(Protocol):
 
 
 class Stepper(Protocol):
-    """One way to advance rows. most: steps of a row in one call. computed: what a call costs, 0: what it is given."""
+    """One way to advance rows.
+
+    most: steps of a row in one call, at most. computed: steps that every call computes, 0: as many as it is asked for.
+    """
 
     most: int
     computed: int
