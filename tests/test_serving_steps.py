@@ -21,7 +21,6 @@ from serving import gauge, infer, wait_until, wait_until_idle
 
 pytestmark = pytest.mark.slow
 
-UNROLLED = 5
 # Float32 in two orders of operations, over tens of steps, on latents of unit order; an estimate divides by alpha.
 TOLERANCE = 1e-4
 ROWS = {
