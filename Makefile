@@ -34,8 +34,6 @@ test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, w
 check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@# mypy wants package names, and Triton wants version folders: a link gives the folder a name.
-	@mkdir -p build/typecheck && ln -sfn ../../model_repository/mri_ldm/1 build/typecheck/mri_ldm
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
 	$(BIN)/mypy deploy/container.py deploy/plans.py
 	$(BIN)/hadolint deploy/Dockerfile
@@ -75,7 +73,7 @@ $(VENV)/.prometheus: | $(BIN)/python
 		ln -sf "$$(command -v promtool)" "$$(command -v prometheus)" $(BIN)/; \
 	else \
 		echo "fetching Debian's prometheus for its promtool ..."; \
-		tests/fetch_prometheus.sh $(BIN); \
+		tests/support/fetch_prometheus.sh $(BIN); \
 	fi
 	@touch $@
 

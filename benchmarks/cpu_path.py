@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving_code import ROOT
+from benchmarks import ROOT
 from export.executed import profiled_kernels
 from training.command import run_command
 

@@ -9,13 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-import benchmarks.serving_code  # noqa: F401 - what follows imports mri_ldm
-
-from mri_ldm.batcher import Batcher  # isort: skip
-from mri_ldm.line import Job  # isort: skip
-from mri_ldm.request import RowParameters  # isort: skip
-from mri_ldm.settings import read_settings  # isort: skip
-from mri_ldm.stepping import SingleSteps  # isort: skip
+from mri_ldm.batcher import Batcher
+from mri_ldm.line import Job
+from mri_ldm.request import RowParameters
+from mri_ldm.settings import read_settings
+from mri_ldm.stepping import SingleSteps
 
 Array = NDArray[Any]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import DEMO_SNAPSHOT
 from benchmarks.machine import has_bf16
-from benchmarks.serving_code import DEMO_SNAPSHOT
 from training.command import run_command
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from benchmarks import DEMO_SNAPSHOT, ROOT
 from export.from_onnx import snapshot_from_onnx
 from training.checkpoint import Snapshot, load_snapshot
 from training.config import load_config

@@ -14,11 +14,10 @@ import pytest
 import tritonclient.grpc as triton
 from filelock import FileLock
 
-import benchmarks.serving_code  # noqa: F401 - the tests import mri_ldm
 from benchmarks.serving.analyzer import fetch
 from brats_ldm_client import Client
-from common import PHANTOM_SEED, ROOT, SMALL, dataset, run_python
 from server.process import TritonServer
+from support.common import PHANTOM_SEED, ROOT, SMALL, dataset, run_python
 
 # Triton's own client, which many tests use, takes a proxy to this machine, too.
 os.environ["no_proxy"] = ",".join(filter(None, ("127.0.0.1", "localhost", os.environ.get("no_proxy"))))
@@ -195,7 +194,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What a green run means depends on the processor."""
-    from capabilities import closing_lines
+    from support.capabilities import closing_lines
 
     for line in closing_lines():
         terminalreporter.write_line(line)

@@ -16,8 +16,8 @@ import torch
 from torch.utils.tensorboard import summary
 
 from benchmarks.sections import recorded
-from common import ROOT, SMALL, no_file_above, tracked, write_toml
 from export.repository import RepositoryError, export_repository
+from support.common import ROOT, SMALL, no_file_above, tracked, write_toml
 from training import plot, train_autoencoder
 from training.checkpoint import load_snapshot, save_snapshot, save_state
 from training.events import Events

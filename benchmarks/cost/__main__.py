@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving_code import ROOT
+from benchmarks import ROOT
 from training.command import run_command
 
 COMMITTED = ROOT / "model_repository"

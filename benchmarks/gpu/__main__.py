@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import DEMO_SNAPSHOT, ROOT
 from benchmarks.gpu.plan import describe, kind, order
-from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
 from training.command import run_command
 from training.files import whole_file
 
@@ -150,7 +150,7 @@ def _sections(names: Sequence[str], setup: Setup) -> list[tuple[str, Callable[[]
 def _tests(setup: Setup) -> Iterator[tuple[str, Any]]:
     setup.check_time()
     # Only the files that hold such tests, and have what they need: a bare machine lacks what the others import.
-    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     if not (find_spec("tensorrt") or find_spec("tensorrt_rtx")):
         files = [path for path in files if "tensorrt" not in path.name]
     options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=. client"]

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
 from benchmarks.machine import describe
-from benchmarks.serving_code import ROOT
 from training.command import run_command
 
 GPU_LIKE = (0.004, 0.0003, 0.002)

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from mri_ldm.noise import standard_normal
-from mri_ldm.samplers import advance, sampler_table
 
 from benchmarks.in_process import Array, Engine
 from benchmarks.mixed_load.simulated import Device
 from benchmarks.mixed_load.workload import Arrival
 from benchmarks.timing import in_turns
 from brats_ldm_client import AsyncClient
+from mri_ldm.noise import standard_normal
+from mri_ldm.samplers import advance, sampler_table
 from server.process import TritonServer
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from benchmarks.mixed_load.workload import STEPS, Arrival
 from mri_ldm.batcher import Batcher
 from mri_ldm.line import Job
 from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
-
-from benchmarks.mixed_load.workload import STEPS, Arrival
 
 TABLES = {steps: sampler_table(NoiseSchedule(1000, 0.0015, 0.0195), "ddim", steps, 0.0) for steps in STEPS}
 LATENT = np.zeros((1, 1, 64, 64), np.float32)

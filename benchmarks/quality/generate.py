@@ -6,11 +6,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from mri_ldm.request import RowParameters
 from tqdm import tqdm
 
 from benchmarks.in_process import Array, Engine
 from benchmarks.quality.plan import Plan, Setting
+from mri_ldm.request import RowParameters
 
 CHUNK = 8
 FIRST_SEED = 10_000

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving_code import DEMO_SNAPSHOT, ROOT
+from benchmarks import DEMO_SNAPSHOT, ROOT
 from training.command import run_command
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mri_ldm.request import RowParameters
 
 from benchmarks.in_process import Engine
 from benchmarks.serving.contestants import BASELINE, OURS, SEEDS, ours, ready
@@ -17,6 +16,7 @@ from benchmarks.serving.setup import Bench
 from benchmarks.serving.worker import Array
 from benchmarks.timing import compare, in_turns, ratio, spread
 from benchmarks.wire import ask
+from mri_ldm.request import RowParameters
 
 LOADED_STEPS = 10
 """The server tries each number of rows three times before it settles; with fewer it would not come to the largest."""

@@ -100,7 +100,7 @@ class Bench:
 
     def repository(self) -> Path:
         """Exported once; that of the demo weights is committed."""
-        from benchmarks.serving_code import ROOT
+        from benchmarks import ROOT
 
         into = self.work / self.weights
         if self.weights == "demo":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fake_triton import Caller, Served
+
+from support.fake_triton import Caller, Served
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake_triton import DIGEST, Served
 
 from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
-from common import heed_signals, processor_seconds
+from support.common import heed_signals, processor_seconds
+from support.fake_triton import DIGEST, Served
 
 
 def command_line(*args: object) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fake_triton import DIGEST, Caller, Served
 
 from brats_ldm_client import (
     PRESETS,
@@ -27,7 +26,8 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
-from common import heed_signals
+from support.common import heed_signals
+from support.fake_triton import DIGEST, Caller, Served
 
 
 def test_one_request(caller: Caller, served: Served) -> None:

@@ -7,9 +7,9 @@ import time
 
 import grpc
 import pytest
-from fake_triton import DIGEST, Caller, Served
 
 from brats_ldm_client import ServerError, ServerUnavailable, TensorInfo
+from support.fake_triton import DIGEST, Caller, Served
 
 
 def test_info(caller: Caller, served: Served) -> None:

@@ -11,15 +11,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_triton import Caller, Served
 
 from benchmarks.serving.analyzer.fetch import environment
 from brats_ldm_client import BratsLDMError, Client, ServerUnavailable
 from brats_ldm_client._cli import main
 from brats_ldm_client._proxy import proxy_to
-from common import ROOT, tracked
 from server.channel import connect
 from server.health import ready_name
+from support.common import ROOT, tracked
+from support.fake_triton import Caller, Served
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 

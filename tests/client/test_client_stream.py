@@ -8,7 +8,6 @@ import time
 import grpc
 import numpy as np
 import pytest
-from fake_triton import Caller, Served
 
 from brats_ldm_client import (
     BratsLDMError,
@@ -21,6 +20,7 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
+from support.fake_triton import Caller, Served
 
 
 def test_progress_then_the_generation(caller: Caller, served: Served) -> None:

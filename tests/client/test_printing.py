@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from fake_triton import Served
 
 from brats_ldm_client._cli import main
+from support.fake_triton import Served
 
 
 class Ends:

@@ -14,7 +14,7 @@ from PIL import Image
 from brats_ldm_client import Generation, InvalidRequest
 from brats_ldm_client._png import SOURCE_TYPE, _columns, picture
 from brats_ldm_client._writers import FolderWriter, describe, formats_of
-from common import no_file_above
+from support.common import no_file_above
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

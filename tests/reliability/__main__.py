@@ -17,9 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import benchmarks.serving_code  # noqa: F401 - the serving code as a package
 from benchmarks.machine import describe
-from faulty_networks import write_faulty
 from reliability.bad_input import fuzz
 from reliability.bounds import OutOfBounds, bounded
 from reliability.cancel import killed_clients, places, storm
@@ -27,7 +25,8 @@ from reliability.drain import drains, grace_over
 from reliability.faults import kills, network_faults
 from reliability.soak import MB_PER_10_000, plot, soak, write_repository
 from server.process import TritonServer
-from toy_pipeline import Reference, write_pipeline
+from support.faulty_networks import write_faulty
+from support.toy_pipeline import Reference, write_pipeline
 from training.files import write_text
 
 Counts = Mapping[str, int | float]

@@ -13,7 +13,7 @@ import numpy as np
 from reliability.bad_requests import STREAM, UNARY, Ask, bad, good, rows_of
 from reliability.bad_wire import PROTOCOLS, Reply, Wire, message_of
 from server.process import TritonServer
-from toy_pipeline import Reference
+from support.toy_pipeline import Reference
 
 SHARE_OF_GOOD = 0.15
 SHARE_OF_JUNK = 0.15

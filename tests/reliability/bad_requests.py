@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
 from mri_ldm.request import RowParameters
 
 UNARY, STREAM = "mri_ldm", "mri_ldm_stream"

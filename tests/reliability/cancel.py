@@ -19,13 +19,13 @@ import tritonclient.grpc as triton
 
 from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Progress
-from common import ROOT, heed_signals
-from faulty_networks import order
 from reliability.memory import anonymous_bytes
 from server.channel import connect
 from server.process import TritonServer
 from server.remains import children
-from serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle
+from support.common import ROOT, heed_signals
+from support.faulty_networks import order
+from support.serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle
 
 ROWS, STEPS, LATE = 2, 500, 0.3
 

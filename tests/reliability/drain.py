@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
-from faulty_networks import order
 from reliability.launched import PATIENCE, Launched
 from reliability.load import STEPS, count_wrong, in_peace
 from server.channel import connect
-from serving import infer, start, wait_for_rows, wait_until_refused
+from support.faulty_networks import order
+from support.serving import infer, start, wait_for_rows, wait_until_refused
 
 SEEDS = (1, 2, 3)
 

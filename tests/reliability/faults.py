@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from brats_ldm_client import BratsLDMError, Client
-from faulty_networks import NETWORKS, order
 from reliability.launched import Launched
 from reliability.load import Load, in_peace
 from server.channel import connect
-from serving import infer, wait_until_well
+from support.faulty_networks import NETWORKS, order
+from support.serving import infer, wait_until_well
 
 FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 2.5}}
 """What a network is told, by kind of fault; the repository has a network_timeout of 1 s."""

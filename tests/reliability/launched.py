@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from common import ROOT, heed_signals
 from server.health import listening
 from server.ports import free_port
 from server.remains import SHARED_MEMORY, alive, children, model_of
+from support.common import ROOT, heed_signals
 
 PATIENCE = 60.0
 """Seconds for the launcher, which starts whole servers: more than `serving.PATIENCE`."""

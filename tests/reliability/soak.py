@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from mri_ldm.request import RowParameters
 from tqdm import tqdm
 
 from benchmarks.serving.memory import shared_bytes
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
+from mri_ldm.request import RowParameters
 from reliability.memory import anonymous_bytes
 from server.channel import connect
 from server.process import TritonServer
 from server.remains import children, model_of
-from serving import infer, start, wait_until_idle
-from toy_pipeline import Reference, write_pipeline
+from support.serving import infer, start, wait_until_idle
+from support.toy_pipeline import Reference, write_pipeline
 
 THREADS = 6
 ROWS = 5

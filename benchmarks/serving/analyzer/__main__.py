@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import ROOT
 from benchmarks.serving.analyzer import fetch, tool
 from benchmarks.serving.analyzer.measure import SECRET, measure
 from benchmarks.serving.analyzer.tool import Target
-from benchmarks.serving_code import ROOT
 from server.channel import connect
 from server.errors import ServerError
 from server.health import probe

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .batcher import Batcher
-from .drain import POLL_SECONDS, Drain
-from .failures import RESTART_HINT
-from .line import Closed, Job
-from .metrics import Metrics
-from .networks import Networks
-from .outbox import Outboxes
-from .request import RowParameters, parse_rows
-from .responder import Responder
-from .settings import read_settings
-from .stepping import SeveralSteps, SingleSteps, Stepper
-from .tracing import Tracer, trace_of
+from mri_ldm.batcher import Batcher
+from mri_ldm.drain import POLL_SECONDS, Drain
+from mri_ldm.failures import RESTART_HINT
+from mri_ldm.line import Closed, Job
+from mri_ldm.metrics import Metrics
+from mri_ldm.networks import Networks
+from mri_ldm.outbox import Outboxes
+from mri_ldm.request import RowParameters, parse_rows
+from mri_ldm.responder import Responder
+from mri_ldm.settings import read_settings
+from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
+from mri_ldm.tracing import Tracer, trace_of
 
 INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
 FLUSH_SECONDS = 1.0

@@ -1,1 +1,1 @@
-../../../model_repository/mri_ldm/1/noise.py
+../../../model_repository/mri_ldm/1/mri_ldm/noise.py

@@ -56,5 +56,5 @@ def write_repository(repository: Path, folder: Path) -> None:
     version.mkdir(parents=True)
     shutil.copy(HERE / "config.pbtxt", folder / MODEL)
     shutil.copy(HERE / "model.py", version)
-    for name in ("samplers.py", "noise.py", "model.json"):
+    for name in ("mri_ldm/samplers.py", "mri_ldm/noise.py", "model.json"):
         shutil.copy(repository / "mri_ldm" / "1" / name, version)

@@ -1,0 +1,1 @@
+"""What makes images: samplers, noise, the batcher, and what stands between them and Triton."""

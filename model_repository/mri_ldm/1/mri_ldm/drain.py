@@ -1,0 +1,106 @@
+"""Draining: how whoever is going to stop the server tells the models to take no more requests, and hears when they have
+finished. Both sides of it: `Drain` is the models', `main` is the command's.
+
+They meet in a folder that $BRATS_LDM_DRAIN_FOLDER names, readable by the server's user alone, and so out of reach of
+whoever sends requests. Without the variable nothing can be asked. Standard library only.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
+ASKED, OVER = "drain", "over"
+SERVING = ".serving"
+POLL_SECONDS = 0.05
+
+
+class Drain:
+    """The side of one model instance: says that it serves, is asked to drain, says that it has drained."""
+
+    def __init__(self, instance: str) -> None:
+        folder = os.environ.get(VARIABLE)
+        self._asked = Path(folder, ASKED) if folder else None
+        self._over = Path(folder, OVER) if folder else None
+        # The process id, so that an instance that died serving is not waited for.
+        self._serving = Path(folder, f"{instance}.{os.getpid()}{SERVING}") if folder else None
+        self.poll_seconds = POLL_SECONDS if folder else None
+        self._say_serving()
+
+    def asked(self) -> bool:
+        """Whether no more requests are to be taken."""
+        asked = self._asked is not None and self._asked.exists()
+        if not asked:
+            self._say_serving()
+        return asked
+
+    def _say_serving(self) -> None:
+        """Say so, also anew: the folder may have been cleaned, and who has not said so is not waited for."""
+        if self._serving and not self._serving.exists():
+            with contextlib.suppress(OSError):  # a full disk must not end the loop that asks
+                self._serving.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._serving.touch()
+
+    def time_is_over(self) -> bool:
+        """Whether what is left is to be refused too."""
+        return self._over is not None and self._over.exists()
+
+    def done(self) -> None:
+        """Nothing is left of what was taken."""
+        if self._serving:
+            self._serving.unlink(missing_ok=True)
+
+
+def drain(folder: Path, grace: float, refuse: bool = False) -> list[str]:
+    """Let the models in `folder` finish; those that have not within `grace` seconds. Safe to call again.
+
+    refuse: also what runs already is refused, at its next step.
+    """
+    if refuse:
+        (folder / OVER).touch()
+    (folder / ASKED).touch()
+    until = time.monotonic() + grace
+    while (busy := _serving(folder)) and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+    return busy
+
+
+def _serving(folder: Path) -> list[str]:
+    """Instances that live and have not drained."""
+    parts = [path.name.removesuffix(SERVING).rpartition(".") for path in sorted(folder.glob(f"*{SERVING}"))]
+    return [instance for instance, _, process in parts if _alive(process)]
+
+
+def _alive(process: str) -> bool:
+    try:
+        state = Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: drained, 1: some instance has not finished in time or there is no folder."""
+    parser = argparse.ArgumentParser(
+        description="Let the models of a running server finish and refuse new requests; the server stays up, "
+        "to be stopped next. Exit status 1 where something is left after the grace period."
+    )
+    folder = os.environ.get(VARIABLE)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=folder, help=f"where they listen (${VARIABLE}: {folder or 'not set'})"
+    )
+    parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
+    parser.add_argument("--refuse", action="store_true", help="also refuse what is running, with a hint to try again")
+    options = parser.parse_args(argv)
+    if options.folder is None or not options.folder.is_dir():
+        print(f"error: no folder {options.folder}: pass the {VARIABLE} of the server", file=sys.stderr)
+        return 1
+    if busy := drain(options.folder, options.grace, options.refuse):
+        print(f"error: not drained within {options.grace:g} s: {', '.join(busy)}", file=sys.stderr)
+        return 1
+    print("drained")
+    return 0

@@ -1,0 +1,183 @@
+"""Commands of the pages and of the Makefile: each starts, has the options that are shown, and is run by a test.
+
+Two did not once: one was run by tests from within pytest alone, which had put the checkout on the path, and one with an
+absolute folder alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from reliability.launched import Launched
+from support.common import ROOT, tracked, write_toml
+from support.documented_commands import BY_TESTS, IN_SMALL, NOT_RUN
+from training.checkpoint import save_snapshot
+
+pytestmark = pytest.mark.slow
+
+PROGRAMS = (
+    *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
+    *("docker", "tritonserver", "perf_analyzer"),
+)
+OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/", "torchrun training.")
+
+
+@cache
+def documented() -> set[str]:
+    """Commands as they are shown: after the `$` of a console, between backquotes in the text, targets of make."""
+    found = {"make", *(f"make {target}" for target in targets())}
+    for page in tracked(".md"):
+        text = page.read_text()
+        blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+        lines = re.sub(r"\\\n\s*", "", blocks).splitlines()
+        found |= {re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")}
+        quoted = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        found |= {each for each in quoted if each.split()[0] in PROGRAMS and len(each.split()) > 1}
+    return {" ".join(command.split()) for command in found}
+
+
+def targets() -> list[str]:
+    return re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def words_of(command: str) -> list[str]:
+    """Without settings of the environment before it."""
+    words = shlex.split(re.sub(r"^[A-Z_]+=(\$\([^)]*\)|\S+) ", "", command))
+    return ["python", *words[1:]] if words[0] == "python3" else words
+
+
+def program(command: str) -> str:
+    """What stands before the arguments."""
+    words = words_of(command)
+    name, *rest = words
+    if name == "torchrun":
+        return f"torchrun {rest[rest.index('-m') + 1]}"
+    if name == "python" and rest[0] == "-m":
+        return " ".join(["python", *rest[:2], *(["check"] if rest[1] == "export" and rest[2:3] == ["check"] else [])])
+    if rest[:1] == ["deploy/container.py"]:
+        return " ".join(words[:3])
+    alone = name in ("pytest", "prometheus", "tensorboard", "tritonserver", "perf_analyzer") or not rest
+    return name if alone else f"{name} {rest[0]}"
+
+
+def test_every_command_is_run_or_there_is_a_reason() -> None:
+    known = [*IN_SMALL, *BY_TESTS, *NOT_RUN]
+    assert len(known) == len(set(known)), "one entry each"
+    shown = {program(command) for command in documented()}
+    assert sorted(shown - set(known)) == [], "new: say what runs it, in documented_commands.py"
+    assert sorted(set(known) - shown) == [], "gone from the pages"
+
+
+@pytest.mark.parametrize("command", BY_TESTS)
+def test_who_is_said_to_run_a_command_does(command: str) -> None:
+    """By its name in quotes, or by what is imported of it; a program that is not ours by its name."""
+    text, name = next((ROOT / "tests").rglob(BY_TESTS[command])).read_text(), words_of(python_of(command))[-1]
+    parent, _, last = name.rpartition(".")
+    ours = (
+        f'"{Path(name).name}"',
+        f"from {name} import",
+        f"from {name}.__main__ import",
+        f"from {parent} import {last}",
+    )
+    assert any(each in text for each in (ours if " " in command else (name,))), name
+
+
+def python_of(command: str) -> str:
+    """The module or script behind a command of ours: of a target, that of its recipe."""
+    if not command.startswith("make "):
+        return command
+    target = command.removeprefix("make ")
+    make = [
+        "make",
+        "-n",
+        "VENV=venv",
+        *(f"--old-file=venv/.{extra}" for extra in ("server", "test", "bench", "export")),
+    ]
+    shown = subprocess.run([*make, target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in shown.splitlines() if "venv/bin/python" in line)
+    words = line.removeprefix("@").split()[1:]
+    return "python " + " ".join(words[:2] if words[0] == "-m" else words[:1])
+
+
+@cache
+def options_of(command: str) -> set[str]:
+    """All that the --help of a program of ours names."""
+    words = ["python", "-m", command.split()[1]] if command.startswith("torchrun ") else command.split()
+    done = subprocess.run(executable([*words, "--help"]), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", done.stdout))
+
+
+def shown_options(command: str) -> tuple[str, set[str]]:
+    """The program whose they are, and the options that a command shows."""
+    words = words_of(command)
+    if words[0] == "make":
+        given = [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
+        owner, words = python_of(f"make {words[1]}"), shlex.split(given[0]) if given else []
+    else:
+        owner = program(command)
+        words = words[words.index("-m") + 2 :] if "-m" in words else words[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    return owner, {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+
+
+def with_options() -> list[str]:
+    commands = [command for command in documented() if command.startswith("make ") or program(command).startswith(OURS)]
+    commands = [command for command in commands if program(command) not in NOT_RUN]
+    return sorted(command for command in commands if not command.startswith("make ") or "ARGS=" in command)
+
+
+@pytest.mark.parametrize("command", with_options())
+def test_a_command_starts_and_has_the_options_that_are_shown(command: str) -> None:
+    owner, shown = shown_options(command)
+    missing = {option for option in shown if not option.endswith("-training.")} - options_of(owner)
+    assert not missing, f"{owner} --help does not name them"
+
+
+@pytest.fixture(scope="module")
+def workspace(small_snapshot, small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, in which tiny networks have been trained and exported."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in tracked():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target, follow_symlinks=False)
+    write_toml(small_snapshot.config, folder / "tiny.toml")
+    for run in ("autoencoder", "diffusion"):
+        save_snapshot(small_snapshot, folder / "runs" / run / "snapshot")
+    shutil.copytree(small_repository, folder / "build" / "model_repository")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(workspace: Path) -> Iterator[Launched]:
+    """`python -m server` with the demo weights."""
+    with Launched(workspace / "model_repository") as launched:
+        yield launched
+
+
+@pytest.mark.parametrize("command", IN_SMALL)
+def test_in_small(command: str, workspace: Path, request: pytest.FixtureRequest) -> None:
+    arguments = IN_SMALL[command]
+    if "URL" in arguments or "DRAIN" in arguments:
+        server = request.getfixturevalue("server")
+        drain = re.findall(r"drain\.py (\S+)", server.printed)[-1]
+        arguments = arguments.replace("URL", server.grpc_url).replace("DRAIN", drain)
+    words = executable([*command.split(), *shlex.split(arguments)])
+    done = subprocess.run(words, cwd=workspace, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def executable(words: list[str]) -> list[str]:
+    """With this environment's programs."""
+    ours = {"python": sys.executable, "brats-ldm": str(Path(sys.executable).with_name("brats-ldm"))}
+    return [ours.get(words[0], words[0]), *words[1:]]

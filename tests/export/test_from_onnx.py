@@ -1,0 +1,98 @@
+"""Weights back from exported files: the committed ones, MONAI's layers as they are, and files that are of no use."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.weights import load_weights
+from export.compare import compare
+from export.from_onnx import snapshot_from_onnx
+from export.graphs import GRAPHS
+from export.to_onnx import export_onnx
+from support.common import ROOT
+from training.checkpoint import CheckpointError, Snapshot
+from training.files import sha256
+
+pytestmark = pytest.mark.slow
+
+COMMITTED = ROOT / "model_repository"
+
+
+@pytest.fixture(scope="module")
+def snapshot(small_snapshot) -> Snapshot:
+    """`small_snapshot` with no two tensors alike: all its normalisations would have the same scales."""
+    torch.manual_seed(5)
+    unet, autoencoder = (
+        {name: tensor + 0.1 * torch.rand(tensor.shape) for name, tensor in state.items()}
+        for state in (small_snapshot.unet, small_snapshot.autoencoder)
+    )
+    return Snapshot(small_snapshot.config, autoencoder, unet, small_snapshot.scale_factor, {"made": "up"})
+
+
+@pytest.fixture(scope="module")
+def plain(snapshot, tmp_path_factory) -> Path:
+    """A repository of MONAI's layers, as those of the committed weights are."""
+    folder = tmp_path_factory.mktemp("plain")
+    for graph in GRAPHS:
+        export_onnx(graph, graph.build(snapshot), folder / graph.name / "1" / "model.onnx")
+    files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.onnx")}
+    training = {"config": asdict(snapshot.config), "history": snapshot.history}
+    manifest = {"scale_factor": snapshot.scale_factor, "training": training, "sha256": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_every_served_tensor_comes_back_bit_by_bit(snapshot, plain: Path) -> None:
+    rebuilt = snapshot_from_onnx(plain)
+    assert (rebuilt.config, rebuilt.scale_factor, rebuilt.history) == (
+        snapshot.config,
+        snapshot.scale_factor,
+        {"made": "up"},
+    )
+    assert rebuilt.unet.keys() == snapshot.unet.keys()
+    assert rebuilt.autoencoder.keys() == snapshot.autoencoder.keys()
+    decoder = [name for name in snapshot.autoencoder if name.startswith(("decoder.", "post_quant_conv."))]
+    for own, state, names in (
+        (rebuilt.unet, snapshot.unet, snapshot.unet),
+        (rebuilt.autoencoder, snapshot.autoencoder, decoder),
+    ):
+        assert [name for name in names if not torch.equal(own[name], state[name])] == []
+
+
+def test_the_committed_files_are_networks_of_pytorch() -> None:
+    snapshot = snapshot_from_onnx(COMMITTED)
+    manifest = json.loads((COMMITTED / "manifest.json").read_text())
+    for graph in GRAPHS:
+        parity = compare(graph, graph.build(snapshot), COMMITTED / graph.name / "1" / "model.onnx")
+        # Seen: 2.4e-7 and 1.3e-6, as when they were exported; raises beyond 5e-5.
+        assert parity.relative_l2 < 3 * manifest["parity"][graph.name]["relative_l2"]
+
+
+def test_a_checkout_without_a_snapshot_has_the_demo_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = tmp_path / "snapshot"
+    with pytest.raises(CheckpointError, match=r"snapshot\.json does not exist"):
+        load_weights("demo", absent)
+    monkeypatch.setattr("benchmarks.weights.DEMO_SNAPSHOT", absent)
+    assert load_weights("demo", absent).scale_factor == snapshot_from_onnx(COMMITTED).scale_factor
+
+
+def refused(repository: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
+        snapshot_from_onnx(repository)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read_so_are_told_in_a_line(small_repository: Path, plain: Path, tmp_path: Path) -> None:
+    refused(tmp_path, r"manifest\.json does not exist")
+    refused(small_repository, r"unet/1/model\.onnx does not hold .* \(\d+ tensors .* give the snapshot itself")
+    shutil.copytree(plain, tmp_path / "copy")
+    manifest = json.loads((plain / "manifest.json").read_text())
+    manifest["training"]["config"]["unet"]["channels"] = [8, 16, 64]
+    (tmp_path / "copy" / "manifest.json").write_text(json.dumps(manifest))
+    refused(tmp_path / "copy", r"the first of another shape is unet\.")
+    (tmp_path / "copy" / "unet" / "1" / "model.onnx").write_bytes(b"another")
+    refused(tmp_path / "copy", r"unet/1/model\.onnx: missing, or not the file")

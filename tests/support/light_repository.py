@@ -1,0 +1,45 @@
+"""The committed model repository with a few bytes in place of weights, for tests that run no network."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from export.configs import write_steps_configs
+from support.common import ROOT
+from training.files import sha256, write_text
+
+NETWORKS = ("unet", "vae_decoder")
+Manifest = dict[str, Any]
+
+
+def copy_light(folder: Path) -> Path:
+    """A copy with model.onnx and model.fp16.onnx, and a manifest."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan", "*.pt2")
+    shutil.copytree(ROOT / "model_repository", folder, ignore=ignore)
+    for model in NETWORKS:
+        for name in ("model.onnx", "model.fp16.onnx"):
+            (folder / model / "1").mkdir(exist_ok=True)
+            (folder / model / "1" / name).write_text(f"{name} of {model}")
+    write_manifest(folder, {"name": "light"})
+    return folder
+
+
+def add_steps(folder: Path, steps: int) -> None:
+    """Give such a copy unet_steps, as export does."""
+    write_steps_configs(folder / "unet_steps", steps)
+    (folder / "unet_steps" / "1").mkdir()
+    for name in ("model.onnx", "model.fp16.onnx"):
+        (folder / "unet_steps" / "1" / name).write_text(f"{name} of unet_steps")
+    record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
+    record |= {"max_batch_size": record["max_batch_size"] | {"unet_steps": 64}, "steps_per_call": steps}
+    for front in ("mri_ldm", "mri_ldm_stream"):
+        write_text(folder / front / "1" / "model.json", json.dumps(record))
+    write_manifest(folder, {"name": "light"})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """With the hashes of what is there now."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    hashes = {str(path.relative_to(folder)): sha256(path) for path in files}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashes}))

@@ -1,0 +1,103 @@
+"""Both front models as they are, on toy networks of a few operations, and the same rows computed in this process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from benchmarks.in_process import Engine
+from mri_ldm.request import RowParameters
+from mri_ldm.settings import Settings
+from support.common import ROOT
+from support.toy_models import tensor, write_model
+
+Array = np.ndarray[Any, Any]
+LATENT, DECODED = (1, 64, 64), (1, 256, 256)
+
+
+def write_pipeline(repository: Path) -> Path:
+    """A repository with profile "cpu": the committed front models and profiles, other weights."""
+    for model in ("mri_ldm", "mri_ldm_stream"):
+        shutil.copytree(
+            ROOT / "model_repository" / model, repository / model, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    _write_unet(repository)
+    _write_decoder(repository)
+    for model in ("unet", "vae_decoder"):
+        shutil.copytree(ROOT / "model_repository" / model / "configs", repository / model / "configs")
+        shutil.copy(ROOT / "model_repository" / model / "config.pbtxt", repository / model / "config.pbtxt")
+    return repository
+
+
+def _write_unet(repository: Path) -> None:
+    """pred = tanh(0.8 latent + timestep / 700): of that row alone, so that rows mixed up cannot go unseen."""
+    write_model(
+        repository,
+        "unet",
+        "",
+        [
+            helper.make_node("Mul", ["latent", "share"], ["part"]),
+            helper.make_node("Cast", ["timesteps"], ["t"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["t", "column"], ["level"]),
+            helper.make_node("Mul", ["level", "rate"], ["shift"]),
+            helper.make_node("Add", ["part", "shift"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["pred"]),
+        ],
+        [tensor("latent", TensorProto.FLOAT, ["B", *LATENT]), tensor("timesteps", TensorProto.INT32, ["B", 1])],
+        [tensor("pred", TensorProto.FLOAT, ["B", *LATENT])],
+        {"share": np.float32(0.8), "rate": np.float32(1 / 700), "column": np.array([-1, 1, 1, 1])},
+    )
+
+
+def _write_decoder(repository: Path) -> None:
+    """Each latent pixel fills 4 x 4 pixels, on a plane that differs everywhere, so that a shifted crop shows."""
+    plane = np.linspace(-1, 1, 256 * 256, dtype=np.float32).reshape(1, *DECODED)
+    write_model(
+        repository,
+        "vae_decoder",
+        "",
+        [
+            helper.make_node("Reshape", ["latent", "split"], ["cells"]),
+            helper.make_node("Expand", ["cells", "larger"], ["many"]),
+            helper.make_node("Reshape", ["many", "joined"], ["picture"]),
+            helper.make_node("Add", ["picture", "plane"], ["image"]),
+        ],
+        [tensor("latent", TensorProto.FLOAT, ["B", *LATENT])],
+        [tensor("image", TensorProto.FLOAT, ["B", *DECODED])],
+        {
+            "split": np.array([-1, 1, 64, 1, 64, 1]),
+            "larger": np.array([1, 1, 1, 4, 1, 4]),
+            "joined": np.array([-1, *DECODED]),
+            "plane": plane,
+        },
+    )
+
+
+class Reference:
+    """What a server with `write_pipeline` must answer, bit for bit: the engine over the same files, row by row."""
+
+    def __init__(self, repository: Path) -> None:
+        self._engine = Engine(repository)
+        self.settings: Settings = self._engine.settings
+        self._row = cache(self._compute)
+
+    def rows(self, rows: Sequence[RowParameters]) -> tuple[Array, Array]:
+        """Final latents [B, 1, 64, 64] and images [B, 1, 240, 240]."""
+        latents, images = zip(*(self._one(row) for row in rows), strict=True)
+        return np.stack(latents), np.stack(images)
+
+    def _one(self, row: RowParameters) -> tuple[Array, Array]:
+        start = None if row.latent is None else row.latent.tobytes()
+        return self._row(row.seed, row.steps, row.sampler, row.eta, start)
+
+    def _compute(self, seed: int, steps: int, sampler: str, eta: float, start: bytes | None) -> tuple[Array, Array]:
+        latent = None if start is None else np.frombuffer(start, np.float32).reshape(LATENT)
+        latents, images = self._engine.generate([RowParameters(seed, steps, sampler, eta, latent)])
+        assert images is not None
+        return latents[0], images[0]
