@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 KIT_PYTHON ?= $(BIN)/python
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-fast test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
@@ -80,5 +80,6 @@ $(VENV)/.prometheus: | $(BIN)/python
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@case $* in server|test) $(BIN)/python -m server.find;; esac
 	@echo "installing what '$*' needs into $(VENV) ..."
-	@$(PIP_INSTALL) ".[$*]"
+	@$(PIP_INSTALL) --upgrade "pip>=25.1" # the first that knows dependency groups
+	@$(PIP_INSTALL) --editable . --group $*
 	@touch $@
