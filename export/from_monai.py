@@ -19,8 +19,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export.from_monai",
         description="Write weights trained with MONAI as a snapshot folder: of stage 1 where there is no UNet, for "
-        "training.train_diffusion --autoencoder, training.reconstruct and training.evaluate --features; of both stages "
-        "where there is one, for training.sample and python -m export as well.",
+        "training.train_diffusion --autoencoder, training.reconstruct and training.evaluation --features; of both "
+        "stages where there is one, for training.sample and python -m export as well.",
     )
     parser.add_argument(
         "bundle",
