@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.monai_options import add_monai_options
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.command import run_command
+from training.cli import run_command
 from training.evaluation import ENCODER, FEWEST
 
 if TYPE_CHECKING:

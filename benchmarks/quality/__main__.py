@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.plan import FULL, QUICK, Plan
-from training.command import run_command
+from training.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("distance", "time")

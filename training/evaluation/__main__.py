@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.evaluation import ENCODER
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
 from training.unusable import report, why
 
