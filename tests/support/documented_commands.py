@@ -17,8 +17,10 @@ IN_SMALL: dict[str, str] = {
         "--out out/reconstruction"
     ),
     "python -m training.sample": "--snapshot runs/diffusion/snapshot -n 20 --steps 1 --out out/samples",
-    "python -m training.slices": "--data data/phantom --section training --count 20 --out out/real",
-    "python -m training.evaluate": "--real out/real --synthetic out/real --features runs/diffusion/snapshot --pairs 8",
+    "python -m training.evaluation.slices": "--data data/phantom --section training --count 20 --out out/real",
+    "python -m training.evaluation": (
+        "--real out/real --synthetic out/real --features runs/diffusion/snapshot --pairs 8"
+    ),
     "python -m export check": "build/model_repository --profile cpu",
     "python -m export.to_monai": "runs/diffusion/snapshot --out out/monai",
     "python -m export.from_monai": "out/monai --config tiny.toml --scale-factor 0.8 --out runs/monai",
