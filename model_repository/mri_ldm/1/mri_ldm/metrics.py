@@ -54,7 +54,7 @@ FAMILIES = {
         COUNTER, "Steps of those calls, counted once for all rows; divided by calls: steps per call"
     ),
     "mri_ldm_step_seconds_total": Family(
-        COUNTER, "Seconds in steps of the loop: calls of unet or unet_steps and what goes with them"
+        COUNTER, "Seconds in steps: calls of unet or unet_steps and what goes with them"
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
