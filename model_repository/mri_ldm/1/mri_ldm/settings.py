@@ -68,9 +68,7 @@ PARAMETERS = {
     ),
     "max_preview_mb": Parameter(64, 0, 100_000, "Most MiB of previews that the server keeps for one stream."),
     "trace_hold": Parameter(10, 0, 86_400, "Most seconds for which a traced request may delay new requests."),
-    "steps_per_call": Parameter(
-        0, 0, 1000, "Most steps of a row in one call of `unet_steps`; 0: as many as were exported."
-    ),
+    "steps_per_call": Parameter(0, 0, 1000, "Most steps of a row in one call of `unet_steps`; 0: as exported."),
     "any_steps": Parameter(0, 0, 1, "1: `unet_steps` takes any number of steps and draws noise; 0: it is unrolled."),
 }
 
