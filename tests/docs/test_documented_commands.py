@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = (
     *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
-    *("docker", "tritonserver", "perf_analyzer"),
+    *("docker", "tritonserver", "perf_analyzer", "mkdocs"),
 )
 OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/", "torchrun training.")
 
@@ -34,15 +34,15 @@ OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/"
 @cache
 def documented() -> set[str]:
     """Commands as they are shown: after the `$` of a console, between backquotes in the text, targets of make."""
-    found = {"make", *(f"make {target}" for target in targets())}
+    commands = {"make", *(f"make {target}" for target in targets())}
     for page in tracked(".md"):
         text = page.read_text()
         blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
         lines = re.sub(r"\\\n\s*", "", blocks).splitlines()
-        found |= {re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")}
+        commands |= {re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")}
         quoted = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        found |= {each for each in quoted if each.split()[0] in PROGRAMS and len(each.split()) > 1}
-    return {" ".join(command.split()) for command in found}
+        commands |= {command for command in quoted if command.split()[0] in PROGRAMS and len(command.split()) > 1}
+    return {" ".join(command.split()) for command in commands}
 
 
 def targets() -> list[str]:
@@ -62,7 +62,7 @@ def program(command: str) -> str:
     if name == "torchrun":
         return f"torchrun {rest[rest.index('-m') + 1]}"
     if name == "python" and rest[0] == "-m":
-        return " ".join(["python", *rest[:2], *(["check"] if rest[1] == "export" and rest[2:3] == ["check"] else [])])
+        return " ".join(["python", *rest[: 3 if rest[1] == "export" else 2]])
     if rest[:1] == ["deploy/container.py"]:
         return " ".join(words[:3])
     alone = name in ("pytest", "prometheus", "tensorboard", "tritonserver", "perf_analyzer") or not rest
