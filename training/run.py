@@ -15,7 +15,7 @@ from torch.utils.tensorboard import summary
 from training.checkpoint import CheckpointError, Snapshot, load_state, save_snapshot, save_state
 from training.config import Config, config_from_dict
 from training.events import Events
-from training.files import NotWritten, whole_file, write_text
+from training.files import NotWritten, remove_temporary_files, whole_file, write_text
 from training.pictures import grid, save_picture
 from training.processes import Processes
 
@@ -70,6 +70,7 @@ class Run:
         self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
         self.best: dict[str, float] = self.state["best"] if self.state else {"score": float("inf"), "since": 0}
         if processes.first:
+            remove_temporary_files(folder)
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
             # Events after the resume point belong to work that is about to be done again.
             self._events = Events(folder / "events", purge_step=self.iteration + 1)

@@ -15,14 +15,13 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from brats_ldm_client._png import picture
+from brats_ldm_client.pictures import to_display
 from mri_ldm.noise import standard_normal
 from support.common import run_python
 from training import plot, reconstruct, sample
 from training.checkpoint import save_snapshot
 from training.metrics import ms_ssim, reconstruction_metrics
 from training.networks import build_autoencoder
-from training.pictures import to_display
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +266,7 @@ def test_sampled_images_are_the_served_ones(client, snapshot_folder, tmp_path) -
         assert entry["sha256"] == hashlib.sha256((out / entry["file"]).read_bytes()).hexdigest()
         with Image.open(out / entry["file"]) as png:
             assert "SYNTHETIC" in png.text["Description"]
-            assert np.array_equal(np.asarray(png), picture(image))  # the client's orientation and window
+            assert np.array_equal(np.asarray(png), to_display(image))  # the client's orientation and window
     named = {entry["file"] for entry in document["images"]}
     assert {path.name for path in out.iterdir()} == named | {"contact_sheet.png", "images.npz", "provenance.json"}
 

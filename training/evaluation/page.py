@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from brats_ldm_client.pictures import to_display
 from training.evaluation.measure import Evaluation
 from training.files import whole_file
-from training.pictures import grid, to_display
+from training.pictures import grid
 
 COLOURS = {"real": "tab:blue", "synthetic": "tab:orange"}
 SHOWN = 20  # random slices of a folder, in two rows
