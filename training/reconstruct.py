@@ -186,14 +186,14 @@ def run(arguments: Arguments) -> None:
         CheckpointError, DataError, ValueError: an unusable snapshot, no such volumes, or too few slices in one.
     """
     from training.checkpoint import AUTOENCODER, load_snapshot
-    from training.decathlon import describe_data
+    from training.decathlon import describe_data, read_index
     from training.files import sha256, write_text
     from training.pictures import save_picture
 
     if arguments.volumes < 0 or arguments.slices_per_volume < 1:
         raise ValueError("--volumes must be 0 (all) or more, and --slices-per-volume 1 or more")
     snapshot = load_snapshot(arguments.snapshot)
-    data = describe_data(arguments.data)
+    data = describe_data(read_index(arguments.data))
     arguments.out.mkdir(parents=True, exist_ok=True)  # fails before the work rather than after it
     slices, examples = measure(snapshot, arguments)
     summed, volumes = summary(slices), len({row.volume for row in slices})

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import summary
 
 from training.checkpoint import CheckpointError, Snapshot, load_state, save_snapshot, save_state
 from training.config import Config, config_from_dict
-from training.events import Events
+from training.event_writer import EventWriter
 from training.files import NotWritten, remove_temporary_files, whole_file, write_text
 from training.pictures import grid, save_picture
 from training.processes import Processes
@@ -46,7 +46,7 @@ class Run:
         processes: Processes,
         perceptual_sha256: str | None = None,
     ) -> None:
-        """Open or begin the run of `stage` with `config` on `data` (a record of `training.data.describe_data`).
+        """Open or begin the run of `stage` with `config` on `data` (a record of `training.decathlon.describe_data`).
 
         parts: of an update's global batch, see `training.processes`.
 
@@ -73,7 +73,7 @@ class Run:
             remove_temporary_files(folder)
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
             # Events after the resume point belong to work that is about to be done again.
-            self._events = Events(folder / "events", purge_step=self.iteration + 1)
+            self._events = EventWriter(folder / "events", purge_step=self.iteration + 1)
 
     def _check_identity(self, state: dict[str, Any]) -> None:
         path = self.folder / "run.json"

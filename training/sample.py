@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 
 from training.cli import exit_status, run_command
 from training.config import NoiseSchedule
 
 if TYPE_CHECKING:
+    import numpy as np
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
     from monai.networks.schedulers import DDIMScheduler
     from torch import Tensor
@@ -55,6 +55,8 @@ def start_noise(seed: int) -> np.ndarray:
 
     Philox4x64 (Salmon et al. 2011) keyed by the seed's 64 bits (two's complement), its counter at 0.
     """
+    import numpy as np
+
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(LATENT_SHAPE, dtype=np.float32)
 
@@ -123,6 +125,7 @@ def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -
     Raises:
         ValueError: the snapshot has no UNet.
     """
+    import numpy as np
     import torch
     from tqdm import tqdm
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
-from training.unusable import report, why
+from training.file_problems import describe_file, list_problems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def read_slices(folder: Path) -> Slices:
         images.append(part)
         names += [path.name] if len(part) == 1 else [f"{path.name}[{index}]" for index in range(len(part))]
     if wrong:
-        raise SliceError(report("files", wrong, ADVICE))
+        raise SliceError(list_problems("files", wrong, ADVICE))
     return Slices(np.concatenate(images), names)
 
 
@@ -98,7 +98,7 @@ def _checked(path: Path, read: "Callable[[Path], np.ndarray]") -> "np.ndarray":
     try:
         images = np.asarray(read(path), np.float32)
     except Exception as error:  # a damaged file can upset its reader in any way
-        raise SliceError(why(path, error)) from None
+        raise SliceError(describe_file(path, error)) from None
     if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or not len(images):
         raise SliceError(f"{path} has the shape {list(images.shape)}")
     if not (abs(images) <= OVERSHOOT).all():
