@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot, which would look for a display
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tb_logging import get_logger
 
@@ -20,7 +21,7 @@ COLUMNS = 3
 # The running mean's window as a share of the run.
 SMOOTHING = 0.02
 
-Curve = tuple[np.ndarray, np.ndarray]
+Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def read_scalars(run: Path) -> dict[str, Curve]:
@@ -48,7 +49,7 @@ def read_scalars(run: Path) -> dict[str, Curve]:
     return curves
 
 
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Mean over up to `window` neighbours, centred and so without lag, fewer of them at the ends. [n] to [n]."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
@@ -67,7 +68,7 @@ def ordered(tags: Iterable[str]) -> list[str]:
     return sorted(tags, key=place)
 
 
-def limits(shown: Sequence[np.ndarray], logarithmic: bool) -> tuple[float, float]:
+def limits(shown: Sequence[NDArray[np.float64]], logarithmic: bool) -> tuple[float, float]:
     """Bounds of an axis that holds all of `shown`, with 5 % of room at either end."""
     low, high = min(values.min() for values in shown), max(values.max() for values in shown)
     if logarithmic:

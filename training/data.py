@@ -30,6 +30,7 @@ from monai.transforms import (
     SqueezeDimd,
     Transform,
 )
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.config import Data
@@ -253,7 +254,7 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> np.ndarray:
+def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> NDArray[np.int64]:
     """Indices of the volumes of one update; an epoch is one permutation of all `count` volumes.
 
     A last, smaller batch is dropped; a data set smaller than a batch is gone through several times.

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brats_ldm_client import files
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 
 class NotWritten(OSError):
@@ -111,7 +111,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_npz(path: Path, **arrays: np.ndarray | str) -> None:
+def write_npz(path: Path, **arrays: NDArray[Any] | str) -> None:
     """Write arrays as a compressed npz, whole or not at all. Raises NotWritten."""
     import numpy as np
 

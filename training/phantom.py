@@ -93,8 +93,9 @@ def write_dataset(out: Path, volumes: int, seed: int) -> Path:
             continue
         template = template or load_template()
         rng = np.random.Generator(np.random.Philox(key=[seed, i]))
-        for path, data in zip(paths, make_volume(template, rng), strict=True):
-            save_nifti(path, data)
+        image, labels = make_volume(template, rng)
+        save_nifti(paths[0], image)
+        save_nifti(paths[1], labels)
     write_text(folder / "dataset.json", json.dumps(content, indent=1) + "\n")
     return folder
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ def load_template() -> Template:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the phantom needs the maps inside nilearn's wheel: pip install nilearn")
     path = f"{Path(spec.origin).parent}/datasets/data/mni_icbm152_%s_tal_nlin_sym_09a_converted.nii.gz"
-    gm, wm, t1 = (np.float32(nib.load(path % name).dataobj) / 255 for name in ("gm", "wm", "t1"))
+    images: list[Any] = [nib.load(path % name) for name in ("gm", "wm", "t1")]
+    gm, wm, t1 = (np.asarray(image.dataobj, np.float32) / 255 for image in images)
     closed = ndimage.gaussian_filter((t1 > 0).astype(np.float32), 4) > 0.45
     brain = ndimage.gaussian_filter((closed | (t1 > 0)).astype(np.float32), 1.5)
     ventricles = (gm + wm < 0.5).astype(np.float32)

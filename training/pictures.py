@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from brats_ldm_client.pictures import Pixels, to_display
@@ -14,7 +16,7 @@ ERROR_GAIN = 5
 FOOT_GREY = 230  # of the lines at the foot of a sheet
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]]) -> Pixels:
+def grid(rows: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Pixels:
     """Rows of slices, each [n, H, W] in [0, 1], as one picture [rows * W, n * H]."""
     return np.concatenate([np.concatenate([to_display(image) for image in row], axis=1) for row in rows], axis=0)
 

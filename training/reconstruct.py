@@ -22,6 +22,7 @@ from training.config import Data, Modality, Spacing
 if TYPE_CHECKING:
     import numpy as np
     from monai.networks.nets import AutoencoderKL
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from brats_ldm_client.pictures import Pixels
@@ -76,8 +77,8 @@ class Example:
     """A column of the picture: arrays [H, W] in [0, 1]."""
 
     slice: Slice
-    image: np.ndarray
-    reconstruction: np.ndarray
+    image: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
 
 
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from training.processes import Processes
 
 # Settings that may change between two starts of a run: they change how long and how often, not what is computed.
 # `accumulate` is among them because what counts is the number of parts in all processes.
-FREE = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
+FREE: tuple[str, ...] = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
 FREE += ("spacing",)  # says what is refused, and changes nothing of what is not
 FREE += ("validate_every", "validation_volumes", "patience")
 # The path of the perceptual weights: their hash counts.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
     from monai.networks.schedulers import DDIMScheduler
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from training.checkpoint import Snapshot
@@ -50,7 +51,7 @@ class Arguments:
     """Images made at once: more take more memory and give the same images, but for rounding."""
 
 
-def start_noise(seed: int) -> np.ndarray:
+def start_noise(seed: int) -> NDArray[np.float32]:
     """Noise float32 [1, 64, 64] ~ N(0, 1) of a seed, -2^63 to 2^63-1: bitwise that of the server.
 
     Philox4x64 (Salmon et al. 2011) keyed by the seed's 64 bits (two's complement), its counter at 0.
@@ -117,7 +118,9 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, siz
     return images[..., margin : margin + size, margin : margin + size]
 
 
-def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def generate(
+    snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Images float32 [n, size, size], clipped by nothing, and scaled latents float32 [n, 1, 64, 64] of `seeds`.
 
     Shows a progress bar. Uses a GPU if there is one, in full float32.

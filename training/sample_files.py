@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from brats_ldm_client.pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, legend, png, sheet, to_display
 from training.files import sha256, whole_file, write_npz, write_text
 from training.pictures import FOOT_GREY, save_picture
+
+Array = NDArray[np.float32]
 
 
 def recipe(snapshot: Path, steps: int) -> dict[str, Any]:
@@ -48,7 +51,11 @@ def claim_folder(out: Path) -> None:
 
 
 def write_samples(
-    out: Path, seeds: Sequence[int], images: np.ndarray, latents: np.ndarray, record: Mapping[str, Any]
+    out: Path,
+    seeds: Sequence[int],
+    images: NDArray[np.float32],
+    latents: NDArray[np.float32],
+    record: Mapping[str, Any],
 ) -> None:
     """Write all files.
 
@@ -61,14 +68,14 @@ def write_samples(
         with whole_file(path) as temporary:
             temporary.write_bytes(png(to_display(image), entry, xmp=False))
         entries.append({"file": path.name, "sha256": sha256(path), **entry})
-    arrays = {"images": images, "latents": latents, "seeds": np.array(seeds, np.int64)}
-    write_npz(out / "images.npz", **arrays, notice=NOTICE, provenance=json.dumps(record))
+    texts = {"notice": NOTICE, "provenance": json.dumps(record)}
+    write_npz(out / "images.npz", images=images, latents=latents, seeds=np.array(seeds, np.int64), **texts)
     save_picture(_contact_sheet(seeds, images), out / "contact_sheet.png")
     document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE, "images": entries}
     write_text(out / "provenance.json", json.dumps(document, indent=1) + "\n")
 
 
-def _contact_sheet(seeds: Sequence[int], images: np.ndarray) -> Pixels:
+def _contact_sheet(seeds: Sequence[int], images: Array) -> Pixels:
     """The first 64 images with their seeds, about as wide as high."""
     pictures = [
         (to_display(image), f"seed {seed}")
