@@ -12,9 +12,9 @@ from benchmarks.in_process import Array
 from benchmarks.quality.generate import FIRST_SEED
 from benchmarks.quality.plan import SAMPLERS, Setting
 from brats_ldm_client import PRESETS
+from brats_ldm_client.pictures import sheet, to_display
 from training.files import whole_file
-from training.pictures import save_picture
-from training.sheet import captioned_sheet
+from training.pictures import FOOT_GREY, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,10 +127,12 @@ def _real(axes: Axes, settings: Sequence[Record], time: Record | None) -> None:
 def draw_slices(images: Callable[[Setting, int], Array], settings: Sequence[Setting], path: Path) -> None:
     """The first seeds by each of `settings`, a row a seed; `images` gives a chunk of a setting."""
     found = {setting: images(setting, 0)[:SHOWN].clip(0, 1) for setting in settings}
-    rows = [[(_halved(found[setting][seed]), setting.title) for setting in settings] for seed in range(SHOWN)]
+    rows = [
+        [(to_display(_halved(found[setting][seed])), setting.title) for setting in settings] for seed in range(SHOWN)
+    ]
     seeds = f"{FIRST_SEED} to {FIRST_SEED + SHOWN - 1}"
     foot = [f"SYNTHETIC. Rows: seeds {seeds}, not chosen. A pixel here is the mean of four."]
-    save_picture(captioned_sheet(rows, foot), path)
+    save_picture(sheet(rows, [(line, FOOT_GREY) for line in foot]), path)
 
 
 def _halved(image: Array) -> Array:

@@ -1,4 +1,4 @@
-"""TensorBoard's event file of a run, written without a thread: what cannot be written is the caller's error."""
+"""Writes the event file of a run for TensorBoard, without a thread, so that the caller gets an error that happens."""
 
 import os
 import socket
@@ -12,8 +12,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from training.files import not_written
 
 
-class Events:
-    """A new file of events in a folder, which is made."""
+class EventWriter:
+    """Writes a new event file into a folder, which is made if needed."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         """Begin the file; events of earlier files from `purge_step` on no longer count. Raises NotWritten."""

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.config import Config, Stage
 from training.data import autoencoder_transforms, open_volumes
-from training.decathlon import describe_data
+from training.decathlon import describe_data, read_index
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined
@@ -49,7 +49,7 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
     name, size = host_memory(config, stage, len(uncached))
     print(f"  {name:40} {size / GB:8.2f} GB")
     print("\nSteps")
-    print(f"  {len(uncached)} training volumes of {describe_data(data)['name']}, {data}")
+    print(f"  {len(uncached)} training volumes of {describe_data(read_index(data))['name']}, {data}")
     print(f"  {volumes} volumes x {settings.slices_per_volume} slices an update, in {processes.world_size} process(es)")
     print(f"  {steps} updates an epoch x {settings.epochs} epochs = {steps * settings.epochs} updates")
     print("\nFiles")

@@ -1,11 +1,11 @@
-"""Files that cannot be used, as people have them: what each of them is, in one line, and all of them in one report."""
+"""Files that users have and that cannot be read: one line on what is wrong with each, all of them in one message."""
 
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
 GZIP = b"\x1f\x8b"
-# What a file begins with that is none of ours, and what it is.
+# Other files that are often in the place of the right one: how they begin, and what they are.
 FOREIGN = (
     (b"\x00\x05\x16\x07", "a companion file of macOS, not the file itself: leave it out"),
     (b"version https://git-lfs", "a pointer of git-lfs, not the file: run `git lfs pull`"),
@@ -13,28 +13,28 @@ FOREIGN = (
 )
 
 
-def why(path: Path, error: BaseException, verdict: str = "cannot be read") -> str:
-    """One line on a file that a reader refused with `error`: what it is, if its first bytes tell, or what was said."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} {_is_instead(path) or f'{verdict}: {said}'}"
+def describe_file(path: Path, error: BaseException, verdict: str = "cannot be read") -> str:
+    """One line on a file that a reader refused with `error`: what its first bytes show, or else the error's text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{path} {_first_bytes_show(path) or f'{verdict}: {text}'}"
 
 
-def report(kind: str, problems: Sequence[str], advice: str = "") -> str:
-    """The one line there is, or all of them below a line that counts them, and `advice`; `kind` is a plural."""
+def list_problems(kind: str, problems: Sequence[str], advice: str = "") -> str:
+    """The only problem, or all of them below a line that counts them; then `advice`. `kind` is a plural."""
     if len(problems) == 1:
         return problems[0] + f": {advice}" * bool(advice)
     return "\n  ".join([f"{len(problems)} {kind} cannot be used:", *problems]) + f"\n{advice}" * bool(advice)
 
 
-def _is_instead(path: Path) -> str | None:
-    """How the sentence goes on that begins with the path; None where the first bytes are as the name says."""
+def _first_bytes_show(path: Path) -> str | None:
+    """The end of a sentence that begins with the path; None where the first bytes fit the name."""
     try:
         start = _start(path)
     except FileNotFoundError:
         return "does not exist"
     except IsADirectoryError:
         return "is a folder, not a file"
-    except (OSError, ValueError):  # no permission, no path at all
+    except (OSError, ValueError):  # no permission, or no path at all
         return None
     if not start:
         return "is empty, 0 bytes: copy or download it again"
@@ -58,5 +58,5 @@ def _unpacked_start(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
             return file.read(2)
-    except Exception:  # damaged in any way: the reader's own words will do
+    except Exception:  # damaged in any way; the reader's own message is shown then
         return b""
