@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from server.assemble import backends_folder, check_model_names, environment, plain, python_based
+from server.conceal import conceal
 from server.ending import describe, drain, kill
 from server.errors import ServerError
 from server.find import Installation, find
@@ -32,7 +33,7 @@ from server.remains import (
     remove_regions,
 )
 from server.room import check_descriptors, check_shared_memory, check_temporary
-from server.security import Security, conceal, known_flags
+from server.security import Security, known_flags
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 EXIT_TIMEOUT_S = 5
