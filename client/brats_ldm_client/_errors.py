@@ -20,12 +20,12 @@ class BratsLDMError(Exception):
 class ServerUnavailable(BratsLDMError):
     """No server answers at the address, or it has no room for the request now: a later try may succeed."""
 
-    #: Whether the server answers, and lacks the model.
     not_loaded = False
-    #: Whether trying the same request again is of use; false when the model is not loaded.
+    """The server answers, but the model is not loaded."""
     retryable = True
-    #: Seconds after which the server expects to have room; 0 where it does not say.
+    """The same request can succeed later; false if the model is not loaded."""
     retry_after = 0.0
+    """Seconds after which the server expects to have room; 0 if it does not say."""
 
 
 class InvalidRequest(BratsLDMError, ValueError):
@@ -36,7 +36,7 @@ class InvalidRequest(BratsLDMError, ValueError):
 
 
 class AccessDenied(BratsLDMError, PermissionError):
-    """The server, or a proxy before it, wants a secret that was not given, or another one."""
+    """The secret is missing or wrong; the server, or a proxy in front of it, asks for one."""
 
 
 class DeadlineExceeded(BratsLDMError, TimeoutError):
@@ -44,7 +44,7 @@ class DeadlineExceeded(BratsLDMError, TimeoutError):
 
 
 class Cancelled(BratsLDMError):
-    """The server cancelled the request, as it does when it stops, and later tries fared no better."""
+    """The server cancelled the request, as it does when it stops, and the retries failed too."""
 
 
 class ServerError(BratsLDMError):
@@ -52,4 +52,4 @@ class ServerError(BratsLDMError):
 
 
 class ProtocolError(BratsLDMError):
-    """The server's answer lacks a tensor or has another shape than expected: another version, another model."""
+    """The answer has a missing tensor or a wrong shape: the server has another version or another model."""
