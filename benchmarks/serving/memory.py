@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from server.process import TritonServer
-from server.remains import SHARED_MEMORY
+from server.regions import SHARED_MEMORY
 
 
 def processes(server: TritonServer) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from server.remains import group_alive
+from server.proc import group_alive
 
 
 def drain(command: Path, folder: Path, grace_s: float, *, refuse: bool, enough: Callable[[], bool]) -> bool:
