@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks.figures.__main__ import read
+from benchmarks.report import read
 from benchmarks.serving.names import OURS, few_steps
 from support.common import ROOT, run_python, tracked
 
@@ -52,7 +52,7 @@ def test_the_table_of_training_times_is_the_recorded_run() -> None:
         wanted = (pytest.approx(row["seconds"], rel=0.01), pytest.approx(row["peak_gb"], abs=0.051))
         assert any(pair == wanted for pair in found), row
     assert "edian of three iterations" in text
-    shown = " ".join(run_python("-m", "benchmarks.training_speed", "--help").stdout.split())
+    shown = " ".join(run_python("-m", "benchmarks.micro.training_speed", "--help").stdout.split())
     assert "timed iterations a case (default: 3)" in shown
 
 
