@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from benchmarks import ROOT, report
 from benchmarks.harness.machine import describe
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 OUT = ROOT / "benchmarks" / "commands.json"

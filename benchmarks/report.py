@@ -16,13 +16,12 @@ from functools import partial
 from benchmarks import ROOT
 from benchmarks.harness.markdown import BEGIN, Lines, Reader, Record, filled
 from benchmarks.tables import cost, micro, mixed, quality, runs, speed
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 BLOCKS: dict[str, Callable[[Reader], Lines]] = {
     "headline": speed.headline,
     "targets": speed.targets,
-    "how-fast": speed.targets,
     "openvino": speed.openvino,
     "two-commands": runs.two_commands,
     "reliability": runs.reliability,

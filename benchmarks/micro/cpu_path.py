@@ -21,7 +21,7 @@ import psutil
 from benchmarks import COMMITTED
 from benchmarks.tables.micro import calls as calls_table
 from export.executed import profiled_kernels
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import COMMITTED
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 if TYPE_CHECKING:

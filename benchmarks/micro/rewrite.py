@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import DEMO_SNAPSHOT
 from benchmarks.harness.machine import has_bf16
 from benchmarks.tables.micro import operations
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     from export.graphs import Graph

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import COMMITTED, ROOT
 from benchmarks.quality.settings import FULL, QUICK, Plan
-from training.command import run_command
+from training.cli import run_command
 
 PARTS = ("distance", "time")
 
@@ -94,8 +94,8 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
     from benchmarks.quality.distances import compare
     from benchmarks.quality.measure import Measurer, measure_all
     from benchmarks.quality.plot import draw_slices
-    from training.evaluate import ENCODER
-    from training.slices import read_slices
+    from training.evaluation import ENCODER
+    from training.evaluation.slices import read_slices
 
     machine = describe()
     measurer = Measurer(arguments.latents, arguments.repository, arguments.features or ENCODER, plan)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.harness.engine import Array, Engine
 from benchmarks.quality.latents import chunks, latents_file, load
 from benchmarks.quality.settings import Plan, Setting
-from training.features import extract, load_extractor
+from training.evaluation.features import extract, load_extractor
 from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
 

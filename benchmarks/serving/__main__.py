@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
 from benchmarks.serving.gpu import plan
-from training.command import run_command
+from training.cli import run_command
 
 SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
 ARCHIVE = "gpu.tar.gz"

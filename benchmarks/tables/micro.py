@@ -32,7 +32,6 @@ def cpu_path(read: Reader) -> Lines:
     """Milliseconds of a row by setting, and the shares of the operators."""
     record = read("cpu_path")
     yield from calls(record["networks"])
-    yield ""
     yield f"{where_and_when(record)}."
 
 

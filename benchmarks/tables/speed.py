@@ -19,6 +19,7 @@ from benchmarks.serving.names import (
 
 Row = list[str]
 FEW_STEPS, IN_BF16, DECODER_IN_BF16 = few_steps(20), f"{OPENVINO} in bf16", f"{OPENVINO}, decoder in bf16"
+THE_LOOP = "the bundle's loop"
 SCENARIOS = ("single", "offline", "layers", "cost", "mixed", "start")
 
 
@@ -26,36 +27,24 @@ def headline(read: Reader) -> Lines:
     """README's table."""
     single, offline, start = (_result(read, name) for name in ("single", "offline", "start"))
     one, _ = _serving_tax(read)
-    bundle, _ = _few_steps(read)
-    gpu, here, _ = _mixed(read)
-    ready, first = (start[name]["median"] for name in ("ready_s", "first_image_s"))
-    yield from table(
-        ["what", "figure", "compared with"],
+    few_steps, _ = _few_steps(read)
+    idle, peak = _gigabytes(start)
+    rows = [
+        ["one image, float32", f"{_faster(single, OURS)} times as fast", "the bundle's PyTorch loop"],
+        ["one image, OpenVINO in bf16", f"{_faster(single, IN_BF16)} times as fast", "the bundle's PyTorch loop"],
         [
-            [
-                "one image in float32, ONNX Runtime",
-                f"{_faster(single, OURS)} times as fast",
-                "the bundle's PyTorch loop",
-            ],
-            ["one image in float32, OpenVINO", f"{_faster(single, OPENVINO)} times as fast", "the same loop"],
-            ["one image in bf16, OpenVINO", f"{_faster(single, IN_BF16)} times as fast", "the same loop in float32"],
-            [
-                "eight images, ONNX Runtime",
-                f"{_faster(offline, OURS)} times as fast",
-                "the same loop, batches of eight",
-            ],
-            ["one image over gRPC", f"{one:.2f} times the seconds", "the same engine in process"],
-            ["20 steps of DPM-Solver++", f"{bundle:.2f} times as fast", "50 steps of DDIM"],
-            [
-                "mean latency of mixed requests at 75 % load",
-                f"{here:.2f} times (simulated GPU: {gpu:.2f})",
-                "batching of whole requests",
-            ],
-            ["server start", f"ready after {ready:.2f} s, first image after {first:.1f} s", ""],
+            "eight images at once, float32",
+            f"{_faster(offline, OURS)} times as fast",
+            "the bundle's loop, batch of eight",
         ],
-    )
+        ["20 steps of DPM-Solver++", f"{few_steps:.2f} times as fast", "50 steps of DDIM"],
+        ["one image over gRPC", f"{one:.2f} times the time", "the engine in process"],
+        ["start, and first image", _start(start), "no comparison"],
+        ["memory: one image, 16 at once", f"{idle:.1f} GB and {peak:.1f} GB", "no comparison"],
+    ]
+    yield from table(["what", "figure", "compared with"], rows)
     yield ""
-    yield f"{_machines(read)} No GPU was measured yet."
+    yield _machines(read)
 
 
 def targets(read: Reader) -> Lines:
@@ -198,16 +187,21 @@ def _mixed_load(read: Reader) -> Iterator[Row]:
 
 def _others(read: Reader) -> Iterator[Row]:
     start = _result(read, "start")
-    memory = start["memory_mb"]
-    idle, peak = (
-        sum(process[kind] for process in memory[state].values()) / 1e3
-        for state, kind in (("idle", "rss"), ("loaded", "peak"))
-    )
-    reached = f"{start['ready_s']['median']:.2f} s and {start['first_image_s']['median']:.1f} s"
-    yield ["start to ready and to first image, stated", reached, "without the launcher's own checks"]
+    idle, peak = _gigabytes(start)
+    yield ["start to ready and to first image, stated", _start(start), "without the launcher's own checks"]
     yield [
         "memory of all processes, stated",
         f"{idle:.1f} GB after one image",
         f"at most {peak:.1f} GB with 16 at once",
     ]
     yield ["the H200 figures", "not measured", "no GPU was at hand; `make gpu` is ready"]
+
+
+def _start(start: Record) -> str:
+    return f"{start['ready_s']['median']:.2f} s and {start['first_image_s']['median']:.1f} s"
+
+
+def _gigabytes(start: Record) -> tuple[float, float]:
+    """Of all processes: after one image, and the peaks under load."""
+    idle, loaded = (start["memory_mb"][state].values() for state in ("idle", "loaded"))
+    return sum(process["rss"] for process in idle) / 1e3, sum(process["peak"] for process in loaded) / 1e3
