@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import summary
 
-from benchmarks.sections import recorded
+from benchmarks.harness.sections import recorded
 from export.repository import RepositoryError, export_repository
 from support.common import ROOT, SMALL, no_file_above, tracked, write_toml
 from training import curves, plot, train_autoencoder
