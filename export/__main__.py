@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from export import check
 from export.monai_options import add_monai_options
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     from export.to_tensorrt import BuildOptions

@@ -16,7 +16,7 @@ from export.configs import STEPS_MODEL, ConfigMismatch, as_profile, declared, pa
 from export.executed import openvino_core
 from export.machine import Gpu, Machine, this_machine
 from export.plans_check import check_plan
-from training.command import run_command
+from training.cli import run_command
 from training.files import sha256
 
 MODEL_FILES = (".onnx", ".plan", ".pt2")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.monai_options import add_monai_options
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 
 if TYPE_CHECKING:
     from training.checkpoint import Snapshot
@@ -19,8 +19,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export.from_monai",
         description="Write weights trained with MONAI as a snapshot folder: of stage 1 where there is no UNet, for "
-        "training.train_diffusion --autoencoder, training.reconstruct and training.evaluate --features; of both stages "
-        "where there is one, for training.sample and python -m export as well.",
+        "training.train_diffusion --autoencoder, training.reconstruct and training.evaluation --features; of both "
+        "stages where there is one, for training.sample and python -m export as well.",
     )
     parser.add_argument(
         "bundle",

@@ -2,8 +2,8 @@
 
     python -m export.openvino_gate RUN/snapshot build/model_repository --real REAL --out gate.json
 
-REAL holds real slices (`python -m training.slices`). The exit status is 1 where a precision misses one of the limits,
-or does not run on this machine, so that nothing is known of it.
+REAL holds real slices (`python -m training.evaluation.slices`). The exit status is 1 where a precision misses one of
+the limits, or does not run on this machine, so that nothing is known of it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.command import run_command
-from training.evaluate import ENCODER, FEWEST
+from training.cli import run_command
+from training.evaluation import ENCODER, FEWEST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("snapshot", type=Path, help="snapshot folder of the weights")
     parser.add_argument("repository", type=Path, help="what export made of them")
     parser.add_argument("--real", type=Path, required=True, help="folder of real slices, what distances are taken to")
-    parser.add_argument("--features", type=Path, default=ENCODER, help="as in training.evaluate (default: %(default)s)")
+    parser.add_argument("--features", type=Path, default=ENCODER, help="of training.evaluation (default: %(default)s)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS),
         help="of both networks, or bf16-decoder: float32 in the UNet (default: all three)",
@@ -77,7 +77,7 @@ class Frechet:
     def __init__(self, real: np.ndarray, features: Path) -> None:
         import torch
 
-        from training.features import extract, load_extractor
+        from training.evaluation.features import extract, load_extractor
 
         self._device = torch.device("cpu")
         self._extractor, self.origin = load_extractor(features, self._device)
@@ -85,8 +85,8 @@ class Frechet:
 
     def __call__(self, images: Tensor) -> float:
         """Of images [n, 1, H, W], clipped to [0, 1] as whoever looks at them has them."""
-        from training.evaluate import distribution_metrics
-        from training.features import extract
+        from training.evaluation.features import extract
+        from training.evaluation.measure import distribution_metrics
 
         found = extract(self._extractor, images[:, 0].clamp(0, 1).numpy(), self._device, "generated")
         return distribution_metrics(self._real, found, seed=0)["FID"]
@@ -157,8 +157,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 def _run(arguments: argparse.Namespace) -> list[str]:
     from export.repository import exported_name
     from training.checkpoint import load_snapshot
+    from training.evaluation.slices import read_slices
     from training.files import write_text
-    from training.slices import read_slices
 
     name = exported_name(arguments.repository)
     real = read_slices(arguments.real).images

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.config import Config
 
 
