@@ -16,7 +16,7 @@ INTERRUPTED = "interrupted; a training run continues from its last saved state w
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run a command as this process, and end the process with its exit status. Printing never decides the status."""
+    """Run a command and end the process with its exit status. Problems with printing never change the status."""
     settle_streams()
     try:
         status = main()
@@ -27,16 +27,16 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 def settle_streams() -> None:
-    """Replace stdout and stderr by streams that take everything, and drop what cannot be written.
+    """Replace stdout and stderr by streams that never fail and drop what cannot be written.
 
-    They may be closed (2>&-, daemons), a pipe that is closed later (| head -1), a full disk, or a terminal that knows
-    fewer letters than a path has.
+    They may be closed (2>&-, daemons), a pipe that is closed later (| head -1), a full disk, or a terminal that lacks
+    some characters of a path.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened gets this number, and with it what libraries print to standard error.
+            # Otherwise the next file that is opened gets this number, and libraries print their errors into that file.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")
@@ -53,9 +53,9 @@ class _Lossy(io.FileIO):
 
 
 def exit_status(work: Callable[[], object], interrupted: str = INTERRUPTED) -> int:
-    """Do the work of a command and turn what a user can mend into one line; returns the exit status.
+    """Do the work of a command; returns the exit status. Errors that a user can correct are printed in one line.
 
-    interrupted: what to say after Ctrl-C.
+    interrupted: the message after Ctrl-C.
     """
     try:
         work()
@@ -63,7 +63,7 @@ def exit_status(work: Callable[[], object], interrupted: str = INTERRUPTED) -> i
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which not every command imports
             raise
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

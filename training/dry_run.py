@@ -1,4 +1,4 @@
-"""What a run is going to do, without doing it: `--dry-run`. Networks are built without memory for their weights."""
+"""`--dry-run`: describes a run without doing it. Networks are built without memory for their weights."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,13 +18,13 @@ from training.processes import joined
 
 Networks = dict[str, torch.nn.Module]
 GB = 1e9
-# Weight, gradient and Adam's two moments, float32 each; one more for a running average.
+# Weight, gradient and the two moments of Adam, all float32; a running average takes four more bytes.
 BYTES_PER_PARAMETER = 16
 LATENT = 64
 
 
 def describe(config: Config, stage: str, data: Path, out: Path) -> None:
-    """Print settings, sizes, memory, steps and files of the stage `autoencoder` or `diffusion`.
+    """Print the settings, sizes, memory, steps and files of the stage `autoencoder` or `diffusion`.
 
     Raises:
         DataError: the data cannot be used.
@@ -62,7 +62,7 @@ def describe(config: Config, stage: str, data: Path, out: Path) -> None:
 
 
 def host_memory(config: Config, stage: str, volumes: int) -> tuple[str, float]:
-    """What each process keeps of `volumes` training volumes, and its bytes."""
+    """The name and the bytes of the data that each process keeps in memory, for `volumes` training volumes."""
     slices = volumes * config.data.depth * 4
     if stage == "autoencoder":
         return "host: cached volumes", config.data.cache_rate * slices * config.data.size**2
@@ -70,7 +70,7 @@ def host_memory(config: Config, stage: str, volumes: int) -> tuple[str, float]:
 
 
 def print_fields(values: dict[str, Any], indent: str = "  ") -> None:
-    """Nested settings, one a line."""
+    """Print nested settings, one per line."""
     for name, value in values.items():
         if isinstance(value, dict):
             print(f"{indent}[{name}]")
@@ -80,7 +80,7 @@ def print_fields(values: dict[str, Any], indent: str = "  ") -> None:
 
 
 def memory(config: Config, stage: str) -> tuple[dict[str, int], dict[str, float]]:
-    """Parameters of the networks that a stage trains, and bytes by use; nothing is allocated."""
+    """The number of parameters by network, and bytes by use, of a stage. Allocates nothing."""
     settings = stage_settings(config, stage)
     with FakeTensorMode():
         if stage == "autoencoder":
@@ -133,13 +133,13 @@ def batch(settings: Stage, size: int) -> Tensor:
 
 def bytes_for_backward(loss: Callable[[], Tensor], networks: Networks) -> float:
     """Bytes of all tensors that autograd keeps between `loss()` and its backward pass; parameters are not counted."""
-    own = {p.untyped_storage()._cdata for network in networks.values() for p in network.parameters()}
+    parameters = {p.untyped_storage()._cdata for network in networks.values() for p in network.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # an id is unique only as long as its owner lives
+    alive: list[Tensor] = []  # an id is unique only as long as its tensor lives
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in parameters:
             kept[storage._cdata] = storage.nbytes()
             alive.append(tensor)
         return tensor

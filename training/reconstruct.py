@@ -1,8 +1,8 @@
-"""Reconstruct slices with the autoencoder of a snapshot: a picture to look at, PSNR, SSIM and MS-SSIM to compare.
+"""Reconstruct slices with the autoencoder of a snapshot: a picture, with PSNR, SSIM and MS-SSIM.
 
     python -m training.reconstruct --snapshot RUN/snapshot --data DIR --out OUT
 
-Evenly spaced slices of each volume go through encoder and decoder, by the mean of the posterior, so nothing is random.
+Encodes and decodes evenly spaced slices of each volume. Uses the mean of the posterior, so nothing is random.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ class Arguments:
     data: Path
     """Folder that holds Task01_BrainTumour."""
     out: Path
-    """Folder that gets reconstruction.png and reconstruction.json; made if it is not there."""
+    """Folder that gets reconstruction.png and reconstruction.json; made if needed."""
     section: Literal["validation", "training"] = "validation"
-    """The fifth of the volumes that training never sees, or the others."""
+    """validation: the fifth of the volumes that training never sees. training: the others."""
     volumes: int = 0
-    """The first so many volumes of the section; 0 = all."""
+    """Number of volumes, the first ones of the section; 0 = all."""
     slices_per_volume: int = 4
-    """Evenly spaced slices of each volume."""
+    """Number of evenly spaced slices of each volume."""
     modality: Modality | None = None
-    """As data.modality of training; left out, what the snapshot was trained with."""
+    """As data.modality of training; the default is that of the snapshot."""
     spacing: Spacing | None = None
-    """As data.spacing of training; left out, what the snapshot was trained with."""
+    """As data.spacing of training; the default is that of the snapshot."""
 
     def reading(self, trained: Data) -> Data:
-        """How volumes are read for a model that was trained on `trained`."""
+        """The settings for reading volumes, for a model with the training settings `trained`."""
         modality, spacing = self.modality or trained.modality, self.spacing or trained.spacing
         return replace(trained, modality=modality, spacing=spacing)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice and how well it came back; `slice` counts from 0 among the axial slices that training uses."""
+    """The metrics of one slice. `slice` counts from 0 among the axial slices that training uses."""
 
     volume: str
     slice: int
@@ -82,7 +82,7 @@ class Example:
 
 
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """Decoded posterior means of images [B, 1, H, W], clipped by nothing. Deterministic."""
+    """Decoded posterior means of images [B, 1, H, W], not clipped. Deterministic."""
     import torch
 
     with torch.no_grad():
@@ -90,10 +90,10 @@ def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list[Example]]:
-    """All slices with their metrics, and evenly spaced ones of them for the picture.
+    """The metrics of all slices, and evenly spaced examples for the picture.
 
     Raises:
-        DataError, ValueError: no such volumes, or one that cannot be used or has fewer slices than wanted.
+        DataError, ValueError: there are no such volumes, or one cannot be used or has too few slices.
     """
     import torch
     from monai.transforms import Compose, DivisiblePadd
@@ -114,7 +114,7 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
     count, wanted = min(len(volumes), arguments.volumes or len(volumes)), arguments.slices_per_volume
     if not count:
         raise DataError(
-            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so it takes five"
+            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so five are needed"
         )
     shown = set(evenly_spaced(count * wanted, min(COLUMNS, count * wanted)))
 
@@ -139,10 +139,10 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
 
 
 def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation over slices, least and largest value of each metric.
+    """Mean, standard deviation, minimum and maximum of each metric over all slices.
 
     Raises:
-        ValueError: a value is not finite, as from weights that hold NaN.
+        ValueError: a value is not finite, for example because the weights hold NaN.
     """
     import numpy as np
 
@@ -157,7 +157,7 @@ def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
 
 
 def table(summed: dict[str, dict[str, float]]) -> str:
-    """`summary` for people."""
+    """The summary as text."""
     lines = [f"{'':<10}{'mean':>9}{'std':>9}{'min':>9}{'max':>9}"]
     for name, numbers in summed.items():
         digits = 2 if name == "psnr" else 4
@@ -166,7 +166,7 @@ def table(summed: dict[str, dict[str, float]]) -> str:
 
 
 def picture(examples: Sequence[Example]) -> Pixels:
-    """Input, reconstruction and absolute error of each example below each other."""
+    """One column per example: input, reconstruction, absolute error."""
     from brats_ldm_client.pictures import legend, sheet, to_display
     from training.pictures import ERROR_GAIN, FOOT_GREY
 
@@ -184,7 +184,7 @@ def run(arguments: Arguments) -> None:
     """Reconstruct, measure, write and print.
 
     Raises:
-        CheckpointError, DataError, ValueError: an unusable snapshot, no such volumes, or too few slices in one.
+        CheckpointError, DataError, ValueError: the snapshot or the volumes cannot be used, or have too few slices.
     """
     from training.checkpoint import AUTOENCODER, load_snapshot
     from training.decathlon import describe_data, read_index
@@ -195,7 +195,7 @@ def run(arguments: Arguments) -> None:
         raise ValueError("--volumes must be 0 (all) or more, and --slices-per-volume 1 or more")
     snapshot = load_snapshot(arguments.snapshot)
     data = describe_data(read_index(arguments.data))
-    arguments.out.mkdir(parents=True, exist_ok=True)  # fails before the work rather than after it
+    arguments.out.mkdir(parents=True, exist_ok=True)  # errors come before the work and not after it
     slices, examples = measure(snapshot, arguments)
     summed, volumes = summary(slices), len({row.volume for row in slices})
     record = {
