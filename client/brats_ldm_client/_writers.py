@@ -12,18 +12,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest
 from ._records import Records, check_folder
+from ._types import Generation
 from .files import naming, whole_file
 from .pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, contact_sheet, png, to_display
-
-if TYPE_CHECKING:
-    from ._types import Generation
 
 FORMATS = ("png", "nifti", "npz")
 _ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with a file for each image
