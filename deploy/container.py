@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
-    preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export` wrote")
+    preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export repository` wrote")
     preparing.add_argument("--into", type=Path, required=True, help="folder to serve from")
     preparing.add_argument("--precision", choices=sorted(ONNX), default="fp16", help="default: %(default)s")
     preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")

@@ -1,7 +1,7 @@
 """Plans for the GPU of this machine: built by trtexec beside a copy of the repository, and checked before serving.
 
 Standard library only, so that the stock image needs nothing else. Plans are stamped in manifest.json as
-`python -m export` does it, and `python -m export check` reads them too.
+`python -m export repository` does it, and `python -m export check` reads them too.
 """
 
 import hashlib
