@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.compare import feeds_of
 from export.graphs import Graph, random_inputs
+from export.onnx.run import feeds_of
 from export.precision import Precision
 
 Array = np.ndarray[Any, Any]
