@@ -46,7 +46,7 @@ def reduced_precision(module: Network, dtype: torch.dtype, *, float32_norms: boo
     """
     if dtype == torch.float32:
         return module
-    reduced = copy.deepcopy(module).eval()
+    reduced: Network = copy.deepcopy(module).eval()
     kept = {inner for layer in reduced.last_layers() for inner in layer.modules()}
     for name, layer in list(reduced.named_modules()):
         if layer in kept:

@@ -58,7 +58,7 @@ def preflight(
 
 
 def _machine(tensorrt: str | None, capability: str | None, has_plans: bool) -> Machine:
-    """This machine, except for what was given of another one. Without plans, nothing of it matters."""
+    """This machine, except for the options given. Only plans depend on it, so it is not examined without plans."""
     machine = this_machine() if has_plans else Machine({}, ())
     versions = {"tensorrt": tensorrt} if tensorrt else machine.versions
     gpus = (Gpu("as given", capability),) if capability else machine.gpus

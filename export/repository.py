@@ -221,7 +221,7 @@ def _write_network(graph: Graph, module: Network, folder: Path, report: Report) 
     report(f"{graph.name}: exporting")
     path = folder / graph.name / "1" / "model.onnx"
     export_onnx(graph, rewritten(module), path)
-    parity = compare_onnx(graph, module, path)
+    parity: Parity = compare_onnx(graph, module, path)
     megabytes = path.stat().st_size / 1e6
     report(f"{graph.name}: {megabytes:.1f} MB, differs from PyTorch by {parity.relative_l2:.1e} (relative L2)")
     return parity

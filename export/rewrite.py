@@ -93,7 +93,7 @@ REWRITTEN = (Upsample, SABlock, nn.GroupNorm)
 
 def rewritten(module: Network, layers: tuple[type[nn.Module], ...] = REWRITTEN) -> Network:
     """A copy of `module` with its layers of these classes replaced by cheaper ones; float32, as `module`."""
-    copied = copy.deepcopy(module).eval()
+    copied: Network = copy.deepcopy(module).eval()
     for name, layer in list(copied.named_modules()):
         if isinstance(layer, layers):
             copied.set_submodule(name, _cheaper(layer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from export.parity.candidates import Candidate
 from training.checkpoint import Snapshot
 from training.metrics import reconstruction_metrics
-from training.sample import ddim_trajectory, decode, start_noise
+from training.sample import centre_crop, ddim_trajectory, start_noise
 
 
 def generate(
@@ -30,8 +29,7 @@ def generate(
         noise = torch.from_numpy(np.stack([start_noise(seed) for seed in seeds[first : first + batch]]))
         for latents, _ in ddim_trajectory(unet, snapshot.config.noise_schedule, noise, steps):
             bar.update(len(latents))
-        decoder = SimpleNamespace(decode=candidate.decode)
-        images.append(decode(decoder, latents, scale_factor=1.0, size=snapshot.config.data.size))
+        images.append(centre_crop(candidate.decode(latents), snapshot.config.data.size))
     return torch.cat(images)
 
 

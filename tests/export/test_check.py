@@ -220,5 +220,13 @@ def test_a_profile_that_nobody_has_and_a_plan_that_is_not_there(
 
 
 def test_a_folder_that_is_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (error,) = problems(tmp_path / "none", capsys)
+    assert error == f"error: {tmp_path / 'none'} is no exported repository: there is no such folder"
     (error,) = problems(tmp_path, capsys)
     assert "is no exported repository: manifest.json does not exist" in error
+    (tmp_path / "manifest.json").write_text("{")
+    (error,) = problems(tmp_path, capsys)
+    assert f"{tmp_path / 'manifest.json'} is damaged: " in error
+    (tmp_path / "manifest.json").write_text("{}")
+    (error,) = problems(tmp_path, capsys)
+    assert "is damaged (no entry 'sha256'): export again" in error
