@@ -62,7 +62,7 @@ def program(command: str) -> str:
     if name == "torchrun":
         return f"torchrun {rest[rest.index('-m') + 1]}"
     if name == "python" and rest[0] == "-m":
-        return " ".join(["python", *rest[:2], *(["check"] if rest[1] == "export" and rest[2:3] == ["check"] else [])])
+        return " ".join(["python", *rest[: 3 if rest[1] == "export" else 2]])
     if rest[:1] == ["deploy/container.py"]:
         return " ".join(words[:3])
     alone = name in ("pytest", "prometheus", "tensorboard", "tritonserver", "perf_analyzer") or not rest

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.figures.__main__ import read
 from benchmarks.serving.names import OURS, few_steps
+from export.__main__ import main as export
 from support.common import ROOT, run_python, tracked
 
 TABLE = (ROOT / "README.md").read_text().split("## From the MONAI bundle to here")[1].split("\n## ")[0]
@@ -35,9 +36,12 @@ def test_each_flag_in_the_rows_exists(capsys) -> None:
     flags -= {"--standalone", "--nproc-per-node", "--logdir"}  # torchrun's and TensorBoard's
     flags = {flag for flag in flags if not flag.endswith("-training.")}  # `--diffusion-training.…`
     assert len(flags) > 20
-    for verb in (*VERBS, "export.from_monai", "export.__main__"):
+    for verb in VERBS:
         with pytest.raises(SystemExit, match="0"):
             importlib.import_module(verb).main(["--help"])
+    for command in ("from-monai", "repository"):
+        with pytest.raises(SystemExit, match="0"):
+            export([command, "--help"])
     shown = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out))
     assert flags <= shown
 
