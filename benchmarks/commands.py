@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.figures import __main__ as figures
 from benchmarks.machine import describe
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]

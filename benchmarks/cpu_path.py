@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import ROOT
 from export.executed import profiled_kernels
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mri_ldm.batcher import Batcher
-from mri_ldm.line import Job
+from mri_ldm.job_queue import Job
 from mri_ldm.request import RowParameters
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SingleSteps

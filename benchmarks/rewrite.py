@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT
 from benchmarks.machine import has_bf16
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     from export.graphs import Graph

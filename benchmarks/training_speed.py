@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 CASES = (("demo", "autoencoder"), ("demo", "diffusion"), ("brats", "autoencoder"), ("brats", "diffusion"))

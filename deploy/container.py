@@ -6,10 +6,13 @@ Standard library only, so that the stock image needs nothing else.
 import argparse
 import contextlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +35,10 @@ RESTRICTED = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 24 * 2**20  # of a request of 64 rows, the most that one has
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any proxy: it asks its own machine
 HEALTH_S = 15
+IMAGE = struct.Struct(f"<{240 * 240}f")
+FIRST_IMAGE = "first-image"
+TOLERANCE = 1e-2
+"""Of the norm: half precision differs by 1e-3 between the kernels of two batch sizes, a dead network by far more."""
 
 
 def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
@@ -40,7 +47,8 @@ def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
     require_plans(repository)
     check_shared_memory(SHARED_MEMORY)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in (DRAIN / "drain", DRAIN / "over", *DRAIN.glob("*.serving")):  # of a container that was started again
+    # Of a container that was started again:
+    for old in (DRAIN / "drain", DRAIN / "over", DRAIN / FIRST_IMAGE, *DRAIN.glob("*.serving")):
         old.unlink(missing_ok=True)
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,26 +96,67 @@ def check_shared_memory(folder: Path, needed: int = SHARED_MEMORY_BYTES) -> None
 
 
 def health(url: str) -> None:
-    """Raise where no slice comes back: Triton calls models ready that call dead ones. To be busy is no fault."""
-    tensors = {"seed": "INT64", "steps": "INT32"}
-    inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [1]} for name, kind in tensors.items()]
+    """Raise where the image of seed 0 in one step does not come, or is not that of the first check (docs/errors.md).
+
+    Triton calls models ready that call dead ones. A server that is busy is alive: no room now, or late while its
+    networks answer other calls.
+    """
+    calls = network_calls(url)
+    try:
+        image = one_step_image(url)
+    except (urllib.error.HTTPError, TimeoutError) as error:
+        token = "DEADLINE" if isinstance(error, TimeoutError) else token_of(error)
+        if token == "BUSY" or (token == "DEADLINE" and network_calls(url) > calls):
+            return
+        raise
+    check_same(image)
+
+
+def one_step_image(url: str) -> bytes:
+    """The image of seed 0 in one step, as little-endian float32."""
+    tensors = {"seed": ("INT64", 0), "steps": ("INT32", 1)}
+    inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [n]} for name, (kind, n) in tensors.items()]
     outputs = [{"name": "image", "parameters": {"binary_data": True}}]
-    # In microseconds: or what comes too late would still be made, as Triton does not see who hangs up over HTTP.
+    # In microseconds. Without it the server would go on making an image for which nobody waits any more.
     parameters = {"timeout": HEALTH_S * 10**6}
     body = json.dumps({"inputs": inputs, "outputs": outputs, "parameters": parameters}).encode()
     request = urllib.request.Request(f"{url}/v2/models/mri_ldm/infer", body, {"Content-Type": "application/json"})
-    calls = network_calls(url)
-    try:
-        with DIRECT.open(request, timeout=HEALTH_S + 1) as response:
-            size = len(response.read()) - int(response.headers["Inference-Header-Content-Length"])
-    except (urllib.error.HTTPError, TimeoutError) as error:
-        words = error.read() if isinstance(error, urllib.error.HTTPError) else b""
-        late = isinstance(error, TimeoutError) or b"deadline has passed" in words
-        if b"the queue " in words or (late and network_calls(url) > calls):
-            return
-        raise
-    if size != 240 * 240 * 4:
-        raise Refusal(f"the image of seed 1 has {size} bytes and should have {240 * 240 * 4}")
+    with DIRECT.open(request, timeout=HEALTH_S + 1) as response:
+        content: bytes = response.read()
+        return content[int(response.headers["Inference-Header-Content-Length"]) :]
+
+
+def token_of(error: urllib.error.HTTPError) -> str:
+    """The token of an error of our models, such as BUSY; empty for an error of Triton itself."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        if token := re.match(r"\[([A-Z_]+)", json.load(error)["error"]):
+            return token[1]
+    return ""
+
+
+def first_image(image: bytes) -> bytes:
+    """The image of the first check since the server of this container started; this one where it is the first."""
+    file = DRAIN / FIRST_IMAGE
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_bytes()
+    with contextlib.suppress(FileNotFoundError):  # no folder: the server is not this container's
+        own = file.with_suffix(f".{os.getpid()}")
+        own.write_bytes(image)
+        own.replace(file)
+    return image
+
+
+def check_same(image: bytes) -> None:
+    """Raise Refusal where the image is not whole and finite, or differs from the first by more than TOLERANCE."""
+    if len(image) != IMAGE.size:
+        raise Refusal(f"the image of seed 0 has {len(image)} bytes and should have {IMAGE.size}")
+    values = IMAGE.unpack(image)
+    if not all(map(math.isfinite, values)):
+        raise Refusal("the image of seed 0 holds values that are not finite")
+    first = IMAGE.unpack(first_image(image))
+    difference = math.dist(values, first) / max(math.hypot(*first), 1e-12)
+    if difference > TOLERANCE:
+        raise Refusal(f"the image of seed 0 differs by {difference:.2g} of its norm from that of the first check")
 
 
 def network_calls(url: str) -> int:
@@ -130,11 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")
     serving = commands.add_parser("serve", help="start Triton on a prepared repository")
     draining = commands.add_parser("drain", help="let requests finish and refuse new ones; the server stays up")
-    for each in (serving, draining):
-        each.add_argument("repository", type=Path)
-        each.add_argument("--grace", type=float, default=30.0, metavar="S", help="for requests: %(default)s s")
+    for command in (serving, draining):
+        command.add_argument("repository", type=Path)
+        command.add_argument("--grace", type=float, default=30.0, metavar="S", help="for requests: %(default)s s")
     serving.add_argument("extra", nargs="*", help="after --, flags for tritonserver")
-    asking = commands.add_parser("health", help="ask a server for a slice")
+    asking = commands.add_parser("health", help="ask a server for the image of seed 0 in one step")
     asking.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     options = parser.parse_args(argv)
     try:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from export.commands import check, from_monai, gate, parity, repository, to_monai
-from training.command import run_command
+from training.cli import run_command
 
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:

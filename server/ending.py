@@ -18,7 +18,7 @@ def drain(command: Path, folder: Path, grace_s: float, *, refuse: bool, enough: 
     """Run the `command` drain.py of a model repository on the folder where its models listen, until it ends or
     `enough` says so; whether all models have finished."""
     waiting = subprocess.Popen(
-        [sys.executable, "-I", str(command), str(folder), f"--grace={grace_s}", *["--refuse"] * refuse],
+        [sys.executable, "-Es", str(command), str(folder), f"--grace={grace_s}", *["--refuse"] * refuse],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

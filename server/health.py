@@ -1,5 +1,6 @@
-"""Whether a server works: it answers as itself, and a one-step generation gives the image that it should.
+"""Whether a server works: it answers as itself, and the image of seed 0 in one step is that of the first time.
 
+That is the health check of this project, here and in deploy/container.py and `brats-ldm ready --deep` (docs/errors.md).
 Asks over the network only; knows no process.
 """
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 SHAPE = (1, 1, 240, 240)
 # Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is not there by far more.
 TOLERANCE = 1e-2
+BUSY = "[BUSY"
+"""How the models' errors begin that say so: docs/errors.md."""
 NETWORKS = ("unet", "unet_steps", "vae_decoder")
 
 
 class Busy(ServerError):
-    """The server has no room for the one-step generation, or is late with it while its networks are at work: it is
-    alive, and how well is not known."""
+    """The server has no room for the one-step generation, or is late with it while its networks answer other calls.
+
+    It is alive; whether it is well is not known.
+    """
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) ->
             )
         except triton.InferenceServerException as error:
             late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
-            busy = network_calls(client, access) > calls if late else "the queue " in str(error)
+            busy = network_calls(client, access) > calls if late else str(error.message()).startswith(BUSY)
             raise (Busy if busy else ServerError)(f"the one-step generation failed: {error}") from error
     image = result.as_numpy("image")
     if image is None or image.shape != SHAPE or not np.isfinite(image).all():

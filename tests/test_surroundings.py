@@ -35,7 +35,7 @@ NOT_UTF8 = os.fsdecode(b"fl\xe4che")
 
 PRINTS = """
 import sys
-from training.command import run_command
+from training.cli import run_command
 def main():
     assert open(sys.argv[1]).fileno() > 2, "what libraries print to standard error would land in this file"
     for _ in range(3000):

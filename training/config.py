@@ -1,18 +1,22 @@
-"""The configuration of a training run: frozen dataclasses filled from TOML, every field open to the command line.
+"""The configuration of a training run: frozen dataclasses, each field with its meaning, its range and its default.
 
-Knows nothing of torch, so that `--help` is instant. The defaults are those of the MONAI bundle
-`brats_mri_axial_slices_generative_diffusion`, but that its perceptual loss needs weights of your own;
-`configs/brats.toml` spells them out, `configs/demo.toml` shrinks them.
+They are filled from TOML, from the snapshot of a run, or by a command line (`training.cli`). Knows nothing of torch,
+so that `--help` is instant. The defaults are those of the MONAI bundle
+`brats_mri_axial_slices_generative_diffusion`, except that its perceptual loss needs weights of your own;
+`configs/brats.toml` writes them out, `configs/demo.toml` is a small version.
 """
 
-import argparse
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal
 
-from training.checks import problems, structured
+from pydantic import Field, NonNegativeInt
+
+from training.ranges import Count, NonNegativeFloat, PositiveFloat, Relation, Section, out_of_range, validated
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,114 +24,139 @@ else:
     import tomli as tomllib
 
 CONFIGS = Path(__file__).parent / "configs"
-
+LEVELS = 3  # of the autoencoder: two halvings, because everything after it expects latents of a quarter of the size
 
 Modality = Literal["named", "any"]
 Spacing = Literal["1mm", "any"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ConfigError(ValueError):
-    """A configuration file that cannot be used; the message names the file and the field."""
+    """A configuration that cannot be used; the message names the file and the field."""
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Section):
     """Which slices are read from Task01_BrainTumour, and how."""
 
-    channel: int = 0
+    channel: NonNegativeInt = 0
     """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
     modality: Modality = "named"
     """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
     spacing: Spacing = "1mm"
     """any = take volumes with voxels of any size; their slices are called 1 mm all the same."""
-    depth: int = 100
+    depth: Count = 100
     """Axial slices kept around the centre of the volume (27..126 of 155)."""
-    size: int = 240
+    size: Annotated[int, Field(ge=32, multiple_of=4)] = 240
     """In-plane crop in pixels of 1 mm; the diffusion stage pads it to a multiple of 32."""
-    cache_rate: float = 1.0
+    cache_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the volumes kept in memory (23 MB each); 0 = read from disk each time."""
-    workers: int = 2
+    workers: Count = 2
     """Threads that fill the cache."""
 
 
 @dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(Section):
     """AutoencoderKL with one latent channel; two halvings, so 256 pixels become 64 latents."""
 
-    channels: tuple[int, ...] = (64, 128, 256)
+    channels: Annotated[tuple[Count, ...], Field(min_length=LEVELS, max_length=LEVELS)] = (64, 128, 256)
     """Channels of each level."""
-    num_res_blocks: int = 2
+    num_res_blocks: Count = 2
     """Residual blocks a level."""
-    norm_num_groups: int = 32
+    norm_num_groups: Count = 32
     """Groups of GroupNorm; divides every entry of `channels`."""
     nonlocal_attention: bool = True
     """Self-attention at the bottleneck of encoder and decoder."""
 
+    def relations(self) -> Iterator[Relation]:
+        yield _divided_channels(self)
+
 
 @dataclass(frozen=True)
-class Discriminator:
+class Discriminator(Section):
     """PatchGAN discriminator with instance norm."""
 
-    channels: int = 32
+    channels: Count = 32
     """Channels of the first layer."""
-    num_layers: int = 3
+    num_layers: Annotated[int, Field(ge=1, le=5)] = 3
     """Strided layers."""
 
 
 @dataclass(frozen=True)
-class UNet:
+class UNet(Section):
     """Unconditional DiffusionModelUNet over the 64x64 latent."""
 
-    channels: tuple[int, ...] = (32, 64, 128, 256)
+    channels: tuple[Count, ...] = (32, 64, 128, 256)
     """Channels of each level."""
     attention_levels: tuple[bool, ...] = (False, True, True, True)
     """Levels with self-attention."""
-    num_head_channels: tuple[int, ...] = (0, 32, 32, 32)
+    num_head_channels: tuple[NonNegativeInt, ...] = (0, 32, 32, 32)
     """Channels of one attention head, by level; 0 where there is no attention."""
-    num_res_blocks: int = 2
+    num_res_blocks: Count = 2
     """Residual blocks a level."""
-    norm_num_groups: int = 32
+    norm_num_groups: Count = 32
     """Groups of GroupNorm; divides every entry of `channels`."""
 
+    def relations(self, size: int) -> Iterator[Relation]:
+        """size: of the slices; they are padded to a multiple of 32, and latents have a quarter of their pixels."""
+        levels, latent = len(self.channels), 8 * math.ceil(size / 32)
+        yield _divided_channels(self)
+        halved = levels >= 1 and latent % 2 ** (levels - 1) == 0
+        yield Relation("channels", halved, f"no more levels than a latent of {latent} pixels can be halved for")
+        equal = len(self.attention_levels) == levels
+        yield Relation("attention_levels", equal, f"one entry for each level of channels, {levels}")
+        divisors = "a divisor of channels at each level with attention and at the last one"
+        yield Relation("num_head_channels", self._heads_fit(), divisors)
+
+    def _heads_fit(self) -> bool:
+        # The block between the way down and the way up has attention, whatever attention_levels says of its level.
+        attention = (*self.attention_levels[:-1], True)
+        heads, channels = self.num_head_channels, self.channels
+        return len(heads) == len(attention) == len(channels) and all(
+            not attends or (head >= 1 and width % head == 0)
+            for width, attends, head in zip(channels, attention, heads, strict=True)
+        )
+
 
 @dataclass(frozen=True)
-class NoiseSchedule:
+class NoiseSchedule(Section):
     """betas = linspace(sqrt(beta_start), sqrt(beta_end), num_train_timesteps)^2 ("scaled linear")."""
 
-    num_train_timesteps: int = 1000
-    """Diffusion steps of training."""
-    beta_start: float = 0.0015
+    num_train_timesteps: Annotated[int, Field(ge=20)] = 1000
+    """Diffusion steps of training; the sample pictures take 20 of them."""
+    beta_start: Beta = 0.0015
     """First beta."""
-    beta_end: float = 0.0195
+    beta_end: Beta = 0.0195
     """Last beta."""
 
-
-Precision = Literal["fp32", "bf16", "fp16"]
+    def relations(self) -> Iterator[Relation]:
+        yield Relation("beta_end", self.beta_start <= self.beta_end, "beta_start or more, and below 1")
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Section):
     """What both stages share: how long, in what portions, at what rate, and when to look."""
 
-    epochs: int = 1000
+    epochs: Count = 1000
     """Passes over the training volumes."""
-    volumes_per_batch: int = 1
+    volumes_per_batch: Count = 1
     """Volumes drawn for one batch."""
-    slices_per_volume: int = 1
+    slices_per_volume: Count = 1
     """Random slices of each drawn volume; the batch is volumes x slices."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Batches, in each process, whose mean gradient makes one update."""
-    learning_rate: float = 5e-5
+    learning_rate: PositiveFloat = 5e-5
     """Adam's."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Iterations over which the learning rate rises to its value; 0 = off."""
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Count, ...] = ()
     """Epochs at which the learning rate is multiplied by gamma."""
-    gamma: float = 0.1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of the learning rate at each milestone."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: NonNegativeFloat = 0.0
     """A gradient with a larger 2-norm is scaled down to it; 0 = off."""
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     precision: Precision = "fp32"
     """bf16, fp16 = autocast, fp16 with loss scaling; losses and weights stay fp32."""
@@ -135,29 +164,34 @@ class Stage:
     """Memory layout of weights and activations: up to twice as fast in convolutions, on CPU and GPU."""
     compile: bool = False
     """torch.compile: minutes at the start for faster iterations; pays on GPUs."""
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
     """Epochs between two validations, which also choose the best snapshot; 0 = never."""
-    validation_volumes: int = 16
+    validation_volumes: Count = 16
     """Validation volumes looked at, four slices of each."""
-    patience: int = 0
+    patience: NonNegativeInt = 0
     """Validations without a better result before the run stops; 0 = it never stops early."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Iterations between two resume states; sample pictures are written then too."""
+
+    def relations(self) -> Iterator[Relation]:
+        rising = list(self.milestones) == sorted(set(self.milestones))
+        yield Relation("milestones", rising, "epochs from 1 on, each later than the one before")
+        yield Relation("patience", not self.patience or self.validate_every != 0, "0 where validate_every is 0")
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining(Stage):
     """Stage 1: VAE-GAN."""
 
-    epochs: int = 1500
+    epochs: Count = 1500
     """Passes over the training volumes."""
-    slices_per_volume: int = 26
+    slices_per_volume: Count = 26
     """Random slices of each drawn volume; the batch is volumes x slices."""
-    kl_weight: float = 1e-6
+    kl_weight: NonNegativeFloat = 1e-6
     """Weight of the KL term; 0 = off."""
-    adversarial_weight: float = 0.5
+    adversarial_weight: NonNegativeFloat = 0.5
     """Weight of the least-squares adversarial term; 0 = off."""
-    adversarial_start: int = 0
+    adversarial_start: NonNegativeInt = 0
     """Iterations before the discriminator and the adversarial term begin."""
 
 
@@ -165,31 +199,31 @@ class AutoencoderTraining(Stage):
 class DiffusionTraining(Stage):
     """Stage 2: noise prediction on latents."""
 
-    volumes_per_batch: int = 2
+    volumes_per_batch: Count = 2
     """Volumes drawn for one batch."""
-    slices_per_volume: int = 50
+    slices_per_volume: Count = 50
     """Random slices of each drawn volume; the batch is volumes x slices."""
-    milestones: tuple[int, ...] = (1000,)
+    milestones: tuple[Count, ...] = (1000,)
     """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 lies at its end and does nothing."""
-    scale_factor_batches: int = 8
+    scale_factor_batches: Count = 8
     """Batches over which the latent scale factor 1/std(z) is measured."""
 
 
 @dataclass(frozen=True)
-class Perceptual:
+class Perceptual(Section):
     """Perceptual term of stage 1 on the features of a ResNet-50."""
 
-    weights: str = "none"
+    weights: Annotated[str, Field(min_length=1)] = "none"
     """Path of ResNet-50 weights, ImageNet's or RadImageNet's; none = the term is off."""
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     """Weight of the term."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Section):
     """Everything that decides the weights, but for the data."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random number of a run is a function of this seed and the iteration."""
     data: Data = field(default_factory=Data)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
@@ -200,35 +234,53 @@ class Config:
     autoencoder_training: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     diffusion_training: DiffusionTraining = field(default_factory=DiffusionTraining)
 
+    def relations(self) -> Iterator[Relation]:
+        """All conditions between settings, with the full names of the settings."""
+        sections = {
+            "autoencoder": self.autoencoder.relations(),
+            "unet": self.unet.relations(self.data.size),
+            "noise_schedule": self.noise_schedule.relations(),
+            "autoencoder_training": self.autoencoder_training.relations(),
+            "diffusion_training": self.diffusion_training.relations(),
+        }
+        for section, relations in sections.items():
+            for relation in relations:
+                yield relation._replace(field=f"{section}.{relation.field}")
 
-def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """Fill a `Config` from nested dictionaries; `source` is named in the error.
+
+def _divided_channels(network: Autoencoder | UNet) -> Relation:
+    groups = network.norm_num_groups
+    divided = all(channels % groups == 0 for channels in network.channels)
+    return Relation("channels", divided, f"multiples of norm_num_groups, {groups}")
+
+
+def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
+    """Fill a `Config` from nested dictionaries, as of TOML or snapshot.json; `source` is named in the error.
 
     Raises:
-        ConfigError: an unknown field, or a value of the wrong type.
+        ConfigError: it names each field that is unknown or has a wrong value, the value and what is allowed.
     """
     try:
-        return structured(values, Config)
+        config = validated(Config, values)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
-
-
-def check(config: Config, source: str) -> Config:
-    """`config`, if every value is one that training can work with; `source` is named in the error.
-
-    Raises:
-        ConfigError: it names each field that is wrong, its value and what is allowed.
-    """
-    if wrong := problems(config):
-        raise ConfigError(f"{source}: " + "; ".join(wrong))
+    broken = [relation for relation in config.relations() if not relation.holds]
+    if broken:
+        sentences = (out_of_range(name, attrgetter(name)(config), allowed) for name, _, allowed in broken)
+        raise ConfigError(f"{source}: " + "; ".join(sentences))
     return config
+
+
+def check_config(config: Config, source: str) -> None:
+    """Raise ConfigError as `config_from_dict` does, for a configuration that was not read from a file."""
+    config_from_dict(asdict(config), source)
 
 
 def load_config(name: str) -> Config:
     """Read a shipped configuration by name (`demo`, `brats`) or any TOML file by path.
 
     Raises:
-        ConfigError: no such file, one that does not fit the dataclasses, or a value out of its range.
+        ConfigError: there is no such file, or it holds no configuration that can be used.
     """
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     if not path.is_file():
@@ -238,35 +290,4 @@ def load_config(name: str) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or not even text
         raise ConfigError(f"{path}: {error}") from None
-    return check(config_from_dict(values, str(path)), str(path))
-
-
-class HasSettings(Protocol):
-    """The command line of a stage."""
-
-    @property
-    def settings(self) -> Config: ...
-
-
-Arguments = TypeVar("Arguments", bound=HasSettings)
-
-
-def parse_arguments(
-    arguments: type[Arguments], argv: Sequence[str] | None, program: str, description: str | None
-) -> Arguments:
-    """Parse a command line in two passes: `--config` chooses the defaults, the rest overrides single fields.
-
-    `arguments` is a dataclass with a `config: str` and a `settings: Config`. What cannot be used ends the program.
-    """
-    import tyro
-
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config", default="demo")
-    name = first.parse_known_args(argv)[0].config
-    try:
-        defaults = arguments(config=name, settings=load_config(name))
-        parsed = tyro.cli(arguments, prog=program, default=defaults, args=argv, description=description)
-        check(parsed.settings, "command line")
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    return parsed
+    return config_from_dict(values, str(path))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.decathlon import TASK
 from training.files import whole_file, write_text
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.files import utf8_name, whole_file
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tyro
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
 from training.pictures import ERROR_GAIN, save_picture
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.config import NoiseSchedule
 
 if TYPE_CHECKING:

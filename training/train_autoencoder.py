@@ -9,14 +9,14 @@ validation, that of the best PSNR.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from training.command import exit_status, run_command
-from training.config import Config, parse_arguments
+from training.cli import exit_status, run_command
+from training.config import Config
+from training.stage_options import parse_stage_arguments
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_autoencoder", __doc__)))
+    arguments = parse_stage_arguments(Arguments, argv, "python -m training.train_autoencoder", __doc__)
+    return exit_status(lambda: _run(arguments))
 
 
 def _run(arguments: Arguments) -> None:

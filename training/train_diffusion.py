@@ -9,14 +9,14 @@ OUT/snapshot is the last state; OUT/best, where there is validation, the one wit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from training.command import exit_status, run_command
-from training.config import Config, ConfigError, load_config, parse_arguments
+from training.cli import exit_status, run_command
+from training.config import Config, ConfigError, load_config
+from training.stage_options import parse_stage_arguments
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def check_overrides(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return exit_status(partial(_run, parse_arguments(Arguments, argv, "python -m training.train_diffusion", __doc__)))
+    arguments = parse_stage_arguments(Arguments, argv, "python -m training.train_diffusion", __doc__)
+    return exit_status(lambda: _run(arguments))
 
 
 def _run(arguments: Arguments) -> None:

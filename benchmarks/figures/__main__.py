@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.blocks import replaced
 from benchmarks.figures import runs, speed, steps
 from benchmarks.figures.speed import Reader, Record
-from training.command import run_command
+from training.cli import run_command
 from training.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]

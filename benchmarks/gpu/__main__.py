@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
 from benchmarks.gpu.plan import describe, kind, order
-from training.command import run_command
+from training.cli import run_command
 from training.files import whole_file
 
 if TYPE_CHECKING:

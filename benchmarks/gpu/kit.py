@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from server.find import WHEEL_PYTHONS
-from training.command import run_command
+from training.cli import run_command
 from training.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[2]

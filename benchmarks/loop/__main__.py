@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from training.command import run_command
+from training.cli import run_command
 
 COMMITTED = ROOT / "model_repository"
 STEPS_A_CALL = (1, 5, 10, 25)

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.machine import describe
-from training.command import run_command
+from training.cli import run_command
 
 GPU_LIKE = (0.004, 0.0003, 0.002)
 RIVAL_ROWS = (1, 8, 32)

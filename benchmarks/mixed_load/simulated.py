@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.mixed_load.workload import STEPS, Arrival
 from mri_ldm.batcher import Batcher
-from mri_ldm.line import Job
+from mri_ldm.job_queue import Job
 from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.plan import FULL, QUICK, Plan
-from training.command import run_command
+from training.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("distance", "time")
@@ -31,8 +31,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=int, default=200, help="of each setting, at most (default: %(default)s)")
     add("--generate", action="store_true", help="make the latents that are missing first")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="default: both")
-    add("--real", type=Path, help="real slices (python -m training.slices); default: out/eval/real, if there")
-    add("--features", type=Path, help="as in training.evaluate (default: its encoder)")
+    add("--real", type=Path, help="real slices of training.evaluation.slices; default: out/eval/real, if there")
+    add("--features", type=Path, help="as in training.evaluation (default: its encoder)")
     add("--rounds", type=int, default=5, help="of the times (default: %(default)s)")
     add("--quick", action="store_true", help="try the benchmark itself: hardly any steps")
     add("--out", type=Path, help="one folder for all that is written (default: benchmarks and docs)")
@@ -85,8 +85,8 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
     from benchmarks.quality.distances import compare
     from benchmarks.quality.measure import Measurer, measure_all
     from benchmarks.quality.plot import draw_slices
-    from training.evaluate import ENCODER
-    from training.slices import read_slices
+    from training.evaluation import ENCODER
+    from training.evaluation.slices import read_slices
 
     machine = describe()
     measurer = Measurer(arguments.latents, arguments.repository, arguments.features or ENCODER, plan)

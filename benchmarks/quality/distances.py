@@ -14,7 +14,8 @@ import torch
 from benchmarks.in_process import Array
 from benchmarks.quality.measure import Figures
 from benchmarks.quality.plan import Plan, Setting
-from training.evaluate import FEWEST, distribution_metrics
+from training.evaluation import FEWEST
+from training.evaluation.measure import distribution_metrics
 
 GROUPS = 10  # that the jackknife leaves out in turn
 Distances = dict[str, float]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.in_process import Array, Engine
 from benchmarks.quality.generate import chunks, latents_file, load
 from benchmarks.quality.plan import Plan, Setting
-from training.features import extract, load_extractor
+from training.evaluation.features import extract, load_extractor
 from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
-from training.command import run_command
+from training.cli import run_command
 
 if TYPE_CHECKING:
     from benchmarks.serving.setup import Bench

@@ -20,17 +20,16 @@ PathOrName: TypeAlias = "str | os.PathLike[str]"
 
 @dataclass(frozen=True)
 class TLS:
-    """An encrypted connection; paths of PEM files.
-
-    ca           authorities to trust; None = the public ones
-    cert, key    this client's own, where the server asks for them (mutual TLS)
-    server_name  the name in the server's certificate, where the url has another, such as an address
-    """
+    """An encrypted connection, by the paths of PEM files."""
 
     ca: PathOrName | None = None
+    """The authorities to trust; None: the public ones."""
     cert: PathOrName | None = None
+    """The client's certificate, if the server asks for one (mutual TLS)."""
     key: PathOrName | None = None
+    """The key of that certificate."""
     server_name: str | None = None
+    """The name in the server's certificate, if it differs from the host in the url."""
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):

@@ -24,10 +24,11 @@ _GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
 
 
 class AsyncClient(BaseClient):
-    """`Client` for asyncio: the same methods, awaited. Cancelling the task cancels the work on the server.
+    """`Client` for asyncio, with the same methods. Cancelling the task cancels the work on the server.
 
-    >>> async with AsyncClient("127.0.0.1:8001") as client:
-    ...     generation = await client.generate(8, seed=0)
+    Examples:
+        >>> async with AsyncClient("127.0.0.1:8001") as client:
+        ...     generation = await client.generate(8, seed=0)
     """
 
     def _new_grpc(self) -> Any:
@@ -125,8 +126,11 @@ class AsyncClient(BaseClient):
         return_latents: bool = False,
         preview_every: int = 1,
     ) -> AsyncGenerator[Progress | Generation, None]:
-        """See `Client.stream`. To cancel the work at a known moment, iterate inside `contextlib.aclosing(…)`:
-        after a bare `break`, Python closes an async generator only when it collects it."""
+        """See `Client.stream`.
+
+        To cancel the work at once, iterate inside `contextlib.aclosing(…)`: after a bare `break`, Python closes an
+        async generator only when it collects it.
+        """
         request = make_request(
             n,
             seeds=seeds,

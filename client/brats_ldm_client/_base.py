@@ -11,21 +11,7 @@ from ._options import Options, channel_args, endpoint
 
 
 class BaseClient:
-    """Arguments of `Client` and `AsyncClient`:
-
-    url               host:port of Triton's gRPC endpoint
-    timeout           seconds for one request to be answered, 600 by default; the server drops the work after it
-    connect_timeout   seconds for the first sign of life, and for each call that does no work
-    rows_per_request  images in one request, at most 64; a larger n is split
-    concurrency       requests in flight at a time
-    retry_seconds     how long "no room now", lost connections and restarts are tried again with growing pauses while no
-                      request succeeds; 0 = never. A retry gives the same images: the seeds are fixed before
-    tls               True: encrypt, and trust the public authorities; a path: trust those in that PEM file; `TLS(…)`:
-                      also with a certificate of one's own. A url with grpcs:// means True
-    secret            what a server with an inference secret asks for
-    headers           sent with each call, for a proxy
-    grpc_client       a ready tritonclient client to use instead of a new one; the caller closes it
-    """
+    """What `Client` and `AsyncClient` share."""
 
     def __init__(
         self,
@@ -41,6 +27,22 @@ class BaseClient:
         headers: Mapping[str, str] | None = None,
         grpc_client: Any = None,
     ) -> None:
+        """Check the arguments. The connection is made by the first call.
+
+        Args:
+            url: host:port of Triton's gRPC endpoint.
+            timeout: Seconds for the answer of one request. After that the server drops the work.
+            connect_timeout: Seconds for the first answer, and for calls that generate nothing.
+            rows_per_request: Images in one request, at most 64; more images are split into several requests.
+            concurrency: Requests in flight at the same time.
+            retry_seconds: How long to retry, with growing pauses, after "busy", lost connections and restarts, while no
+                request succeeds; 0: never. A retry gives the same images, because the seeds are fixed before.
+            tls: True: encrypt and trust the public authorities. A path: trust the authorities in that PEM file.
+                `TLS(…)`: also use a certificate of your own. A url with grpcs:// means True.
+            secret: The inference secret, if the server has one.
+            headers: Sent with each call, for a proxy.
+            grpc_client: A tritonclient client to use instead of a new one; the caller closes it.
+        """
         address = endpoint(url)
         every = checked_headers(headers, secret)
         self._options = Options(address, timeout, connect_timeout, rows_per_request, concurrency, retry_seconds, every)

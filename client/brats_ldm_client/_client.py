@@ -26,10 +26,11 @@ _GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
 
 
 class Client(BaseClient):
-    """Generates slices on a server. Close it, or use it in a `with` block; do not carry it across a fork.
+    """A connection to a server. Close it, or use it in a `with` block. Do not use it after a fork.
 
-    >>> with Client("127.0.0.1:8001") as client:
-    ...     client.generate(8, seed=0).save("slices")
+    Examples:
+        >>> with Client("127.0.0.1:8001") as client:
+        ...     client.generate(8, seed=0).save("slices")
     """
 
     def _new_grpc(self) -> Any:
@@ -52,14 +53,30 @@ class Client(BaseClient):
         on_progress: Callable[[int, int], None] | None = None,
         on_images: Callable[[Generation], None] | None = None,
     ) -> Generation:
-        """n images with seeds seed, seed+1, … (a random base without `seed`), or one image for each of the seeds.
+        """Generate images and wait for all of them.
 
-        `preset` is "fast", "standard" or "reference" (`PRESETS`, docs/quality.md) and stands for sampler and steps;
-        without it they are 50 steps of "ddim" unless given. Steps that do not divide 1000 leave out the noisiest end of
-        the schedule (300 start at timestep 897), and the provenance has a "warning" then. `latents` replace the seeds'
-        start noise. A large n is sent as many requests; Ctrl-C or an error cancels all of them.
-        `on_progress(done, total)` is called in this thread after each answer, `on_images` with the images that have
-        come, in their order: who writes them there loses little if the run ends early.
+        A large number is sent as several requests. Ctrl-C or an error cancels all of them.
+
+        Args:
+            n: The number of images, or the seeds of the images.
+            seeds: The seeds of the images, one seed for one image.
+            seed: The first of `n` consecutive seeds; a random number by default.
+            preset: "fast", "standard" or "reference" (see `PRESETS`); sets `sampler` and `steps`.
+            steps: Denoising steps, 50 by default. If they do not divide 1000, the noisiest part of the schedule is
+                left out (300 steps start at timestep 897), and the provenance has a "warning".
+            sampler: "ddim" (default), "ddpm" or "dpmpp_2m".
+            eta: The share of fresh noise in a step of DDIM, from 0 to 1.
+            latents: Start noise of shape (n, 64, 64), used instead of the noise of the seeds.
+            return_latents: Also return the final latents.
+            on_progress: Called as `on_progress(done, total)` in this thread after each answer.
+            on_images: Called with the images that have arrived, in order. Save them there, and a run that ends early
+                loses little.
+
+        Returns:
+            The images, in the order of the seeds.
+
+        Raises:
+            BratsLDMError: The request failed, and so did the retries.
         """
         request = make_request(
             n,
@@ -138,9 +155,12 @@ class Client(BaseClient):
         return_latents: bool = False,
         preview_every: int = 1,
     ) -> Generator[Progress | Generation, None, None]:
-        """Like `generate` for at most 64 images: yields `Progress` whenever one of them has done another
-        `preview_every` steps (0 = never), then the `Generation`. Images need not be at the same step. Leaving the
-        loop, or `close()` of the iterator, cancels the work on the server."""
+        """Like `generate` for at most 64 images, with progress on the way.
+
+        Yields `Progress` when an image has done another `preview_every` steps (0: never), then the `Generation`. The
+        images need not be at the same step. Leaving the loop, or `close()` of the iterator, cancels the work on the
+        server.
+        """
         request = make_request(
             n,
             seeds=seeds,
@@ -199,19 +219,25 @@ class Client(BaseClient):
                 grpc_client.close()
 
     def info(self) -> ServerInfo:
-        """The server, its models and their limits, and the digest of the weights (one cheap request)."""
+        """Describe the server, its models and limits, and the digest of its weights. Generates one step."""
         self._connect()
         return self._drive(_flows.info(self._options))
 
     def is_ready(self) -> bool:
-        """Whether the server and both models say that they are ready; False also where nobody answers."""
+        """Whether the server and both models report that they are ready; False also if nothing answers."""
         return self._drive(_flows.ready(self._options))
 
     def wait_until_ready(self, timeout: float = 60.0, deep: bool = False, checksum: str | None = None) -> str | None:
-        """Return once the server is ready, raise `ServerUnavailable` if it is not in time.
+        """Return when the server is ready.
 
-        `deep` makes the image of seed 0 in one step, whose checksum ("sha256:…") is returned and must be `checksum`,
-        if that is given. On a CPU it is always the same for the same weights and machine, on a GPU not quite.
+        Args:
+            timeout: Seconds to wait.
+            deep: Also generate the image of seed 0 in one step, and return its checksum ("sha256:…").
+            checksum: The checksum that the image must have. On a CPU it depends on the weights and the machine only.
+                On a GPU it can vary.
+
+        Raises:
+            ServerUnavailable: The server was not ready in time.
         """
         return self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
 
@@ -246,7 +272,7 @@ class Client(BaseClient):
             raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
 
     def close(self) -> None:
-        """Cancel what is in flight and close the connection."""
+        """Cancel the requests in flight and close the connection."""
         if not self._closed:
             self._closed = True
             if not self._injected:

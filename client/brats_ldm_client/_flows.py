@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from ._error_map import through
 from ._errors import (
     AccessDenied,
     BratsLDMError,
@@ -22,7 +23,6 @@ from ._errors import (
     ProtocolError,
     ServerError,
     ServerUnavailable,
-    through,
 )
 from ._options import Options
 from ._protocol import STREAM, UNARY, make_request, outputs_of, parse_provenance, parse_rows

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._errors import BratsLDMError, InvalidRequest, map_error
+from ._error_map import map_error
+from ._errors import BratsLDMError, InvalidRequest
 from ._protocol import MAX_ROWS, STREAM, UNARY, Request, infer_inputs, outputs_of, requested, stream_interval
 from ._proxy import proxy_to
 

@@ -11,7 +11,7 @@ from ._errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name stands for; eta is 0, so an image is a function of its seed alone."""
+    """A sampler and its steps, with eta 0: for given weights, an image depends on its seed alone."""
 
     sampler: str
     steps: int
@@ -24,6 +24,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "reference": Preset("ddim", 1000),  # all steps of the training: what the others are measured by
     }
 )
+"""Presets by name: "fast", "standard" and "reference"."""
 
 
 def resolve(preset: str | None, steps: int | None, sampler: str | None, eta: float) -> Preset:

@@ -17,16 +17,21 @@ I32: TypeAlias = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Synthetic slices and how they were made; row i of each field belongs to image i."""
+    """Synthetic slices and how they were made. Row i of each array belongs to image i."""
 
-    images: F32  # [n, 240, 240], axis 0 = patient x towards Right, axis 1 = y towards Anterior, 1 mm, not clipped
-    seeds: I64  # [n]
+    images: F32
+    """[n, 240, 240]: axis 0 points to the patient's right, axis 1 to anterior; 1 mm pixels, not clipped."""
+    seeds: I64
+    """[n]"""
     steps: int
     sampler: str
     eta: float
-    provenance: tuple[Mapping[str, Any], ...]  # the server's record of each image
-    seconds: float  # wall-clock time of the whole call
-    latents: F32 | None = field(default=None, repr=False)  # [n, 64, 64], with return_latents=True
+    provenance: tuple[Mapping[str, Any], ...]
+    """The server's record of each image."""
+    seconds: float
+    """Wall-clock time of the whole call."""
+    latents: F32 | None = field(default=None, repr=False)
+    """[n, 64, 64], with `return_latents=True`."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,9 +47,15 @@ class Generation:
     def save(
         self, folder: str | Path, format: str | Sequence[str] = "png", *, contact_sheet: bool = True
     ) -> list[Path]:
-        """Write the images as "png", "nifti" or "npz" (or several) and `provenance.json`; returns the paths.
+        """Write the images and `provenance.json` into a folder. Files of the same seeds are replaced.
 
-        Files of the same seed from an earlier call are replaced.
+        Args:
+            folder: The folder; made if it does not exist.
+            format: "png", "nifti" or "npz", or several of them.
+            contact_sheet: Also write all images into one picture, `contact_sheet.png`.
+
+        Returns:
+            The paths of the files.
         """
         from ._writers import FolderWriter
 
@@ -55,11 +66,14 @@ class Generation:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """One event of a stream: how far each image is, and what it looks like so far."""
+    """One event of a stream: the progress of each image, and a preview of it."""
 
-    step: I32  # [n], of `total`
+    step: I32
+    """[n]: steps done, of `total`."""
     total: int
-    previews: F32 | None = field(repr=False)  # [n, 64, 64], the estimate of the final latent: a viewable thumbnail
+    """Steps of each image."""
+    previews: F32 | None = field(repr=False)
+    """[n, 64, 64]: estimates of the final latents, which look like small images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One model of the server; the rest is empty when it is not ready."""
+    """One model of the server. If it is not ready, the other fields are empty."""
 
     name: str
     ready: bool
@@ -86,14 +100,16 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What answers at the address."""
+    """The server at an address, as `Client.info` returns it."""
 
     url: str
     name: str
     version: str
     models: tuple[ModelInfo, ...]
-    model_digest: str | None  # None when the unary model is not ready
-    provenance: Mapping[str, Any]  # the record of a one-step probe: versions and defaults
+    model_digest: str | None
+    """Identifies the weights; None if `mri_ldm` is not ready."""
+    provenance: Mapping[str, Any]
+    """The record of an image of one step: versions and defaults."""
 
     def __str__(self) -> str:
         lines = [f"server   {self.name} {self.version} at {self.url}", f"digest   {self.model_digest or 'unknown'}"]

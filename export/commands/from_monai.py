@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.commands.options import add_monai_options, load_monai_files
-from training.command import exit_status
+from training.cli import exit_status
 
 if TYPE_CHECKING:
     from export.commands.options import Commands
@@ -22,7 +22,7 @@ def add_command(commands: Commands) -> None:
         "from-monai",
         help="write weights trained with MONAI as a snapshot folder",
         description="Write weights trained with MONAI as a snapshot folder. Without a UNet, it is one of stage 1: for "
-        "training.train_diffusion --autoencoder, training.reconstruct and the --features of the evaluation. With a "
+        "training.train_diffusion --autoencoder, training.reconstruct and training.evaluation --features. With a "
         "UNet, it is one of both stages: for training.sample and `python -m export repository` as well.",
     )
     parser.add_argument(

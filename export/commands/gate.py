@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from export.commands.options import add_image_options, report_problems
 from export.parity.limits import LIMITS, PRECISIONS
-from training.evaluate import ENCODER, FEWEST
+from training.evaluation import ENCODER, FEWEST
 
 if TYPE_CHECKING:
     from export.commands.options import Commands
@@ -48,8 +48,8 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
     from export.parity.gate import Frechet, candidates, measure, table
     from export.parity.record import machine_record
     from training.checkpoint import load_snapshot
+    from training.evaluation.slices import read_slices
     from training.files import write_text
-    from training.slices import read_slices
 
     weights = read_manifest(arguments.repository)["name"]
     real = read_slices(arguments.real).images

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.command import exit_status
+from training.cli import exit_status
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from export.commands.options import add_monai_options, load_monai_files
 from export.manifest import RepositoryError, is_exported
-from training.command import exit_status
+from training.cli import exit_status
 
 if TYPE_CHECKING:
     from export.commands.options import Commands

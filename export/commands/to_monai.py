@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.command import exit_status
+from training.cli import exit_status
 
 if TYPE_CHECKING:
     from export.commands.options import Commands

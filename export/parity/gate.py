@@ -17,8 +17,8 @@ from export.parity.candidates import Candidate, in_openvino, in_torch
 from export.parity.images import compare_images, generate
 from export.parity.limits import PRECISIONS, missed_limits
 from training.checkpoint import Snapshot
-from training.evaluate import distribution_metrics
-from training.features import extract, load_extractor
+from training.evaluation.features import extract, load_extractor
+from training.evaluation.measure import distribution_metrics
 
 
 class Frechet:

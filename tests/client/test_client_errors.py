@@ -10,7 +10,7 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
-from brats_ldm_client._errors import map_error
+from brats_ldm_client._error_map import map_error
 
 
 def mapped(text: str, status: str | None) -> BratsLDMError:
@@ -59,11 +59,12 @@ def test_a_web_server_is_no_triton() -> None:
         ("Deadline Exceeded", DeadlineExceeded),
         ("request was cancelled", Cancelled),
         ("unet failed: CUDA error", ServerError),
-        ("[INVALID_ARGUMENT] row 0: steps is 0; it must lie in 1..1000", InvalidRequest),
-        ("[UNAVAILABLE] the queue has room for 0 rows, not for 1: try again in about 2 s", ServerUnavailable),
-        ("[CANCELLED] the request was cancelled or its deadline has passed", Cancelled),
+        ("[INVALID row=0] row 0: steps is 0; it must lie in 1..1000", InvalidRequest),
+        ("[BUSY retry_after=2] the queue has room for 0 rows, not for 1: try again in about 2 s", ServerUnavailable),
+        ("[CANCELLED] the request was cancelled", Cancelled),
+        ("[DEADLINE] the deadline has passed", DeadlineExceeded),
         ("This protocol is restricted, expecting header 'triton-grpc-protocol-inference-key'", AccessDenied),
-        ("[INTERNAL] model 'unet' has failed: invalid: expected another shape", ServerError),
+        ("[NETWORK_FAILED model=unet] model 'unet' has failed: invalid: expected another shape", ServerError),
         ("input byte size mismatch for input 'seed' for model 'mri_ldm_stream'. Expected 8, got 5", InvalidRequest),
         ("Server is stopping, scheduler for model has stopped accepting new inference requests", ServerUnavailable),
         ("GRPC server is shutting down and has stopped accepting new requests.", ServerUnavailable),
@@ -104,7 +105,7 @@ def test_builtin_bases() -> None:
 
 
 def test_the_server_says_when_to_come_again() -> None:
-    hinted = mapped("the queue has room for 0 rows, not for 1: try again in about 12 s", "UNAVAILABLE")
+    hinted = mapped("[BUSY retry_after=12] the queue has room for 0 rows", "UNAVAILABLE")
     assert isinstance(hinted, ServerUnavailable)
     assert hinted.retryable
     assert hinted.retry_after == 12

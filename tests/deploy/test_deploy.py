@@ -33,8 +33,12 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def container() -> ModuleType:
-    return import_container()
+def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """With a folder of its own for what lasts as long as a server."""
+    module = import_container()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DRAIN", tmp_path_factory.mktemp("drain"))
+        yield module
 
 
 def test_plans_are_built_once_and_pass_the_preflight(machine: Machine) -> None:

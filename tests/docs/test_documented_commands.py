@@ -1,7 +1,7 @@
-"""Commands of the pages and of the Makefile: each starts, has the options that are shown, and is run by a test.
+"""Every command in the pages and the Makefile starts, has the options that are shown, and is run by a test.
 
-Two did not once: one was run by tests from within pytest alone, which had put the checkout on the path, and one with an
-absolute folder alone.
+Two commands once failed for users although tests ran them. One worked only inside pytest, which had put the checkout on
+the path; the other worked only with an absolute folder.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = (
     *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
-    *("docker", "tritonserver", "perf_analyzer"),
+    *("docker", "tritonserver", "perf_analyzer", "mkdocs"),
 )
 OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/", "torchrun training.")
 
 
 @cache
 def documented() -> set[str]:
-    """Commands as they are shown: after the `$` of a console, between backquotes in the text, targets of make."""
-    found = {"make", *(f"make {target}" for target in targets())}
+    """The commands that pages show (after a `$` in a console block, or in backquotes), and the targets of make."""
+    commands = {"make", *(f"make {target}" for target in targets())}
     for page in tracked(".md"):
         text = page.read_text()
         blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
         lines = re.sub(r"\\\n\s*", "", blocks).splitlines()
-        found |= {re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")}
+        commands |= {re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")}
         quoted = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        found |= {each for each in quoted if each.split()[0] in PROGRAMS and len(each.split()) > 1}
-    return {" ".join(command.split()) for command in found}
+        commands |= {command for command in quoted if command.split()[0] in PROGRAMS and len(command.split()) > 1}
+    return {" ".join(command.split()) for command in commands}
 
 
 def targets() -> list[str]:
@@ -50,13 +50,13 @@ def targets() -> list[str]:
 
 
 def words_of(command: str) -> list[str]:
-    """Without settings of the environment before it."""
+    """The words of a command, without the environment variables before it."""
     words = shlex.split(re.sub(r"^[A-Z_]+=(\$\([^)]*\)|\S+) ", "", command))
     return ["python", *words[1:]] if words[0] == "python3" else words
 
 
 def program(command: str) -> str:
-    """What stands before the arguments."""
+    """The part before the arguments."""
     words = words_of(command)
     name, *rest = words
     if name == "torchrun":
@@ -69,17 +69,17 @@ def program(command: str) -> str:
     return name if alone else f"{name} {rest[0]}"
 
 
-def test_every_command_is_run_or_there_is_a_reason() -> None:
+def test_every_command_is_run_by_a_test_or_has_a_reason() -> None:
     known = [*IN_SMALL, *BY_TESTS, *NOT_RUN]
     assert len(known) == len(set(known)), "one entry each"
     shown = {program(command) for command in documented()}
-    assert sorted(shown - set(known)) == [], "new: say what runs it, in documented_commands.py"
+    assert sorted(shown - set(known)) == [], "new: add what runs it to documented_commands.py"
     assert sorted(set(known) - shown) == [], "gone from the pages"
 
 
 @pytest.mark.parametrize("command", BY_TESTS)
-def test_who_is_said_to_run_a_command_does(command: str) -> None:
-    """By its name in quotes, or by what is imported of it; a program that is not ours by its name."""
+def test_the_test_file_of_a_command_runs_it(command: str) -> None:
+    """It holds the command's name in quotes, or imports from it. A foreign program's name is enough."""
     text, name = next((ROOT / "tests").rglob(BY_TESTS[command])).read_text(), words_of(python_of(command))[-1]
     parent, _, last = name.rpartition(".")
     ours = (
@@ -88,11 +88,11 @@ def test_who_is_said_to_run_a_command_does(command: str) -> None:
         f"from {name}.__main__ import",
         f"from {parent} import {last}",
     )
-    assert any(each in text for each in (ours if " " in command else (name,))), name
+    assert any(use in text for use in (ours if " " in command else (name,))), name
 
 
 def python_of(command: str) -> str:
-    """The module or script behind a command of ours: of a target, that of its recipe."""
+    """The module or script behind a command of ours; for a target of make, that of its recipe."""
     if not command.startswith("make "):
         return command
     target = command.removeprefix("make ")
@@ -110,7 +110,7 @@ def python_of(command: str) -> str:
 
 @cache
 def options_of(command: str) -> set[str]:
-    """All that the --help of a program of ours names."""
+    """All options that the --help of a program of ours names."""
     words = ["python", "-m", command.split()[1]] if command.startswith("torchrun ") else command.split()
     done = subprocess.run(executable([*words, "--help"]), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -118,7 +118,7 @@ def options_of(command: str) -> set[str]:
 
 
 def shown_options(command: str) -> tuple[str, set[str]]:
-    """The program whose they are, and the options that a command shows."""
+    """The program of a command, and the options that the command gives to it."""
     words = words_of(command)
     if words[0] == "make":
         given = [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
@@ -145,7 +145,7 @@ def test_a_command_starts_and_has_the_options_that_are_shown(command: str) -> No
 
 @pytest.fixture(scope="module")
 def workspace(small_snapshot, small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout, in which tiny networks have been trained and exported."""
+    """A copy of the checkout with tiny networks, trained and exported."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in tracked():
         target = folder / path.relative_to(ROOT)
@@ -178,6 +178,6 @@ def test_in_small(command: str, workspace: Path, request: pytest.FixtureRequest)
 
 
 def executable(words: list[str]) -> list[str]:
-    """With this environment's programs."""
+    """The words, with this environment's programs."""
     ours = {"python": sys.executable, "brats-ldm": str(Path(sys.executable).with_name("brats-ldm"))}
     return [ours.get(words[0], words[0]), *words[1:]]

@@ -20,7 +20,7 @@ from support.common import ROOT
 from training import reconstruct, sample, train_diffusion
 from training.checkpoint import Snapshot, load_snapshot, save_snapshot
 from training.config import load_config
-from training.features import extract, load_extractor
+from training.evaluation.features import extract, load_extractor
 
 LEGACY = ROOT / "tests" / "data" / "monai_generative_0.2.2"
 CONFIG = ROOT / "tests" / "data" / "monai_small.toml"

@@ -12,9 +12,11 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
-from brats_ldm_client._errors import InvalidRequest, map_error
+from brats_ldm_client._error_map import map_error
+from brats_ldm_client._errors import InvalidRequest
 from reliability.bad_requests import STREAM, Ask
 from server.channel import DIRECT
+from server.health import BUSY
 
 PROTOCOLS = ("raw", "typed", "json", "binary")
 CONTENTS = {"BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
@@ -110,16 +112,16 @@ def _failure(code: str, text: str) -> Reply:
     if code == "DEADLINE_EXCEEDED":
         return Reply("hang", text)
     if code == "UNAVAILABLE":
-        return Reply("busy" if "the queue " in text else "no connection", text)
+        return Reply("busy" if text.startswith(BUSY) else "no connection", text)
     return Reply("internal error", f"{code}: {text}")
 
 
 def _stream_failure(text: str) -> Reply:
-    """An error on a stream has no code: what the client library makes of its words is what counts."""
+    """An error on a stream has no code: what the client library makes of it is what counts."""
     error = map_error(_Worded(text), url="", model=STREAM, timeout=1)
     if isinstance(error, InvalidRequest) or "unknown model" in text:
         return Reply("refusal", text)
-    return Reply("busy" if "the queue " in text else "internal error", text)
+    return Reply("busy" if text.startswith(BUSY) else "internal error", text)
 
 
 class _Worded(Exception):

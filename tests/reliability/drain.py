@@ -65,7 +65,7 @@ def _refusal(url: str) -> float:
     """Seconds until a new request is refused, with a hint when to come again."""
     with Client(url, retry_seconds=0) as client:
         refusal, took = wait_until_refused(lambda: client.generate(1, steps=1), ServerUnavailable)
-    assert re.search(r"is stopping.* try again in about", str(refusal))
+    assert re.search(r"is stopping.* try again in about", str(refusal)), refusal
     assert refusal.retry_after > 0
     return took
 
@@ -88,7 +88,7 @@ def grace_over(repository: Path, grace: float = 1.0) -> dict[str, int | float]:
         launched.process.send_signal(signal.SIGTERM)
         assert done.wait(PATIENCE)
         answered = time.monotonic() - began
-        refused = outcome[0].status() == "StatusCode.UNAVAILABLE" and "shutting down: try again" in str(outcome[0])
+        refused = outcome[0].status() == "StatusCode.UNAVAILABLE" and outcome[0].message().startswith("[DRAINING ")
         took = _exit(launched)
     order(repository, "unet")
     return {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mri_ldm.batcher import Batcher
-from mri_ldm.line import Overloaded
+from mri_ldm.errors import Busy, Draining
 from mri_ldm.stepping import SingleSteps
 from support.batching import Recorder, alone, drain, fake_decode, fake_denoise, make_job, taking
 
@@ -94,7 +94,7 @@ def test_a_full_queue_refuses_and_takes_nothing() -> None:
     clock = [0]
     batcher = Batcher([SingleSteps(fake_denoise)], fake_decode, max_rows_in_flight=2, max_rows_waiting=1)
     batcher.submit(make_job(Recorder(clock), [(1, "ddim", 2, 0.0), (2, "ddim", 2, 0.0)]))
-    with pytest.raises(Overloaded, match="room for 1 rows, not for 2"):
+    with pytest.raises(Busy, match="room for 1 rows, not for 2"):
         batcher.submit(make_job(Recorder(clock), [(3, "ddim", 2, 0.0), (4, "ddim", 2, 0.0)]))
     assert sum(batcher.rows) == 2
     drain(batcher, clock)
@@ -167,7 +167,7 @@ def test_stopping_fails_whoever_is_left() -> None:
     for seed, recorder in enumerate(recorders):
         batcher.submit(make_job(recorder, [(seed, "ddim", 5, 0.0)]))
     batcher.tick()
-    batcher.fail_all(Overloaded("stopping"))
+    batcher.fail_all(Draining("stopping"))
     assert [recorder.events for recorder in recorders] == [{"failed": 1}] * 3
     assert batcher.rows == (0, 0)
 

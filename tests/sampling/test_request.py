@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from export.configs import parse_config
-from mri_ldm.request import InvalidRequest, parse_rows
+from mri_ldm.errors import InvalidRequest
+from mri_ldm.request import parse_rows
 from mri_ldm.samplers import NoiseSchedule
 from mri_ldm.settings import PARAMETERS, Settings, SettingsError, read_settings
 from support.common import ROOT

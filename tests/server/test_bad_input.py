@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mri_ldm.request import InvalidRequest, RowParameters, parse_rows
+from mri_ldm.errors import InvalidRequest
+from mri_ldm.request import RowParameters, parse_rows
 from reliability import bad_requests
 from reliability.bad_input import fuzz, judge
 from reliability.bad_requests import CHANGES, SEEDS, STREAM, UNARY, Ask, Tensor, bad, good, rows_of

@@ -14,7 +14,8 @@ import pytest
 
 from mri_ldm import drain
 from mri_ldm.drain import Drain
-from mri_ldm.line import Line, Overloaded
+from mri_ldm.errors import Draining
+from mri_ldm.job_queue import JobQueue
 from reliability.drain import drains, grace_over
 from support.batching import Recorder, make_job
 from support.common import ROOT
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 TRITON_WITH_A_REQUEST = """#!{python}
 import signal, sys, time
 sys.path.insert(0, "{code}")
-from drain import Drain
+from mri_ldm.drain import Drain
 
 def say(text):
     print(text, flush=True)
@@ -136,13 +137,13 @@ def test_without_a_folder_nothing_can_be_asked(monkeypatch: pytest.MonkeyPatch, 
     assert drain.VARIABLE in capsys.readouterr().err
 
 
-def test_a_closed_line_lets_nobody_in_and_keeps_who_is_there() -> None:
-    line = Line(max_rows=10, max_row_steps=1000)
-    line.submit(make_job(Recorder([0]), [(1, "ddim", 5, 0.0)]))
-    line.close("stopping: try again in about 5 s")
-    with pytest.raises(Overloaded, match="again in about 5 s"):
-        line.submit(make_job(Recorder([0]), [(2, "ddim", 5, 0.0)]))
-    assert line.rows == 1
+def test_a_closed_queue_lets_nobody_in_and_keeps_who_is_there() -> None:
+    queue = JobQueue(max_rows=10, max_row_steps=1000)
+    queue.submit(make_job(Recorder([0]), [(1, "ddim", 5, 0.0)]))
+    queue.close("stopping")
+    with pytest.raises(Draining, match="stopping: try again in about 5 s"):
+        queue.submit(make_job(Recorder([0]), [(2, "ddim", 5, 0.0)]))
+    assert queue.rows == 1
 
 
 def test_a_stop_lets_running_requests_finish_refuses_others_and_leaves_nothing(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_an_answer_that_finds_no_memory_becomes_an_error(tmp_path: Path) -> None
     """Where the pool has to be trusted: what fits is answered, and for the rest nobody waits in vain."""
     repository = write_faulty(tmp_path / "repository")
     for model in ("mri_ldm", "mri_ldm_stream"):
-        code = repository / model / "1" / "shared_memory.py"
+        code = repository / model / "1" / "mri_ldm" / "shared_memory.py"
         code.write_text(code.read_text().replace("MARGIN = 32 * 2**20", "MARGIN = 2**60"))
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
         known = infer(raw, seed=[3], steps=[2]).as_numpy("image")

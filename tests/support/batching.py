@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mri_ldm.batcher import Batcher
-from mri_ldm.line import Job
+from mri_ldm.job_queue import Job
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 from mri_ldm.stepping import Denoise, SeveralSteps, SingleSteps, Stepper

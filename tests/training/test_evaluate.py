@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from support.common import run_python
-from training import evaluate, slices
 from training.checkpoint import save_snapshot
 from training.config import Data
 from training.data import open_volumes, volume_transforms
-from training.evaluate import distribution_metrics, pair_similarity
-from training.memorisation import Folder, Memorisation, find_copies, plant_copies
+from training.evaluation import __main__ as evaluate
+from training.evaluation import slices
+from training.evaluation.measure import distribution_metrics, pair_similarity
+from training.evaluation.memorisation import Folder, Memorisation, find_copies, plant_copies
+from training.evaluation.slices import read_slices
 from training.phantom import load_template, make_volume
-from training.slices import read_slices
 
 NEW_VOLUMES, NEW_DEPTHS = 3, np.s_[3:148]  # 435 slices
 
@@ -175,16 +176,17 @@ def test_a_count_draws_by_the_seed_and_never_overwrites(phantom, folder, tmp_pat
 # --- the command
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "slices", "phantom"])
+@pytest.mark.parametrize("verb", ["evaluation", "evaluation.slices", "phantom"])
 def test_help_is_readable_and_loads_no_torch(verb: str) -> None:
-    code = f"""import sys; from training import {verb} as verb
-try: verb.main(["--help"])
+    module = "training.evaluation.__main__" if verb == "evaluation" else f"training.{verb}"
+    code = f"""import sys; from {module} import main
+try: main(["--help"])
 finally: print({{"torch", "monai", "matplotlib"}} & set(sys.modules))"""
     result = run_python("-c", code)
     assert result.stdout.startswith(f"usage: python -m training.{verb}")
     assert result.stdout.endswith("set()\n")
     assert "--out" in result.stdout
-    if verb == "evaluate":
+    if verb == "evaluation":
         text = " ".join(result.stdout.replace("│", " ").split())
         assert "the encoder of training/encoder, are relative only" in text
         assert "(default: training/encoder)" in text

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import slices
 from training.decathlon import TASK
+from training.evaluation import slices
+from training.evaluation.slices import SliceError, read_slices
 from training.pictures import save_picture, to_display
-from training.slices import SliceError, read_slices
 
 
 def test_the_clients_files_all_hold_the_same_slice(tmp_path) -> None:

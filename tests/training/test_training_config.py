@@ -7,8 +7,8 @@ import pytest
 
 from support.common import ROOT
 from training import train_autoencoder, train_diffusion
-from training.command import exit_status
-from training.config import Config, ConfigError, check, config_from_dict, load_config
+from training.cli import exit_status
+from training.config import Config, ConfigError, check_config, config_from_dict, load_config
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,16 @@ from training.config import Config, ConfigError, check, config_from_dict, load_c
     ],
 )
 def test_a_value_of_another_type_is_refused(section, field, value, reason) -> None:
-    """cattrs converts whatever Python's constructors take: "false" was True, 1.7 epochs one, "123" three channels."""
+    """Libraries like to convert: "false" was True, 1.7 epochs one, "123" three channels."""
     with pytest.raises(ConfigError, match=re.escape(f"x.toml: {reason} @ $.{section}.{field}")):
         config_from_dict({section: {field: value}}, "x.toml")
 
 
 def test_an_integer_will_do_for_a_number() -> None:
-    config = config_from_dict({"data": {"cache_rate": 0}, "unet": {"channels": [32, 32]}}, "x.toml")
-    assert (config.data.cache_rate, type(config.data.cache_rate), config.unet.channels) == (0.0, float, (32, 32))
+    values = {"data": {"cache_rate": 0}, "diffusion_training": {"milestones": [32, 33]}}
+    config = config_from_dict(values, "x.toml")
+    milestones = config.diffusion_training.milestones
+    assert (config.data.cache_rate, type(config.data.cache_rate), milestones) == (0.0, float, (32, 33))
 
 
 def test_all_wrong_values_are_named_at_once(tmp_path) -> None:
@@ -104,7 +106,7 @@ def test_a_value_out_of_its_range_is_named_with_what_is_allowed() -> None:
         config = replace(Config(), **{section: part}) if section else part
         name = f"{section}.{field}".strip(".")
         with pytest.raises(ConfigError, match=re.escape(f"x.toml: {name} is {value!r}, must be ")) as error:
-            check(config, "x.toml")
+            check_config(config, "x.toml")
         assert len(str(error.value)) < 400
 
 
@@ -126,7 +128,7 @@ def test_what_the_repository_holds_is_allowed() -> None:
     assert len(files) >= 3
     for path in files:
         load_config(str(path))
-    check(Config(), "defaults")
+    check_config(Config(), "defaults")
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])

@@ -24,7 +24,7 @@ from server.errors import ServerError
 from server.health import probe
 from server.process import TritonServer
 from server.security import GRPC_PREFIX, INFERENCE_HEADER, Access
-from training.command import run_command
+from training.cli import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.command import run_command
+from training.cli import run_command
 from training.files import whole_file
 
 FOLDER = Path("build/perf_analyzer")

@@ -15,12 +15,13 @@ import triton_python_backend_utils as pb_utils
 
 from mri_ldm.batcher import Batcher
 from mri_ldm.drain import POLL_SECONDS, Drain
-from mri_ldm.failures import RESTART_HINT
-from mri_ldm.line import Closed, Job
+from mri_ldm.errors import Draining
+from mri_ldm.job_queue import Job
 from mri_ldm.metrics import Metrics
 from mri_ldm.networks import Networks
 from mri_ldm.outbox import Outboxes
-from mri_ldm.request import RowParameters, parse_rows
+from mri_ldm.reply import Reply
+from mri_ldm.request import parse_rows
 from mri_ldm.responder import Responder
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
@@ -38,8 +39,8 @@ class TritonPythonModel:
         """Read the settings and start the loop thread."""
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
-        self._tracer = Tracer(lambda: self._batcher.calling)
-        # Of a repository that is no folder, Triton copies this model alone: networks are known once they answer, then.
+        self._tracer = Tracer()
+        # Where the repository is no folder, Triton copies this model alone: then networks are known once they answer.
         repository = Path(args["model_repository"]).parent
         self._networks = Networks(
             self._settings.crop,
@@ -57,6 +58,7 @@ class TritonPythonModel:
             max_rows_waiting=self._settings.max_rows_waiting,
             max_row_steps=self._settings.max_row_steps,
             decode_batch=self._settings.decode_batch,
+            calling=self._tracer.calling,
         )
         self._name = args["model_name"]
         self._metrics = Metrics(self._name, self._batcher, self._settings)
@@ -81,7 +83,7 @@ class TritonPythonModel:
         return not self._drain.asked()
 
     def finalize(self) -> None:
-        """Stop the loop; whoever still waits is told so. A thread left running would hold the server's exit."""
+        """Stop the loop and answer what is left. A thread left running would hold up the server's exit."""
         self._stopping.set()
         self._work.set()
         self._thread.join()
@@ -95,26 +97,25 @@ class TritonPythonModel:
         return [SeveralSteps(self._networks.advance, several, unrolled=self._settings.unrolled), singly]
 
     def _admit(self, request: Any) -> None:
-        rows: list[RowParameters] = []
-        responder = Responder(request, rows, self._settings, self._metrics, self._outboxes)
+        reply = Reply(request, self._metrics, self._outboxes)
         try:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-            rows += parse_rows(arrays, self._settings)
+            rows = parse_rows(arrays, self._settings)
             job = Job(
-                responder,
+                Responder(reply, rows, self._settings),
                 seeds=[row.seed for row in rows],
                 tables=[row.table(self._settings) for row in rows],
                 latents=np.stack([row.start() for row in rows]),
                 preview_every=[row.preview_every for row in rows],
-                decode=responder.wants_image,
+                decode="image" in reply.wanted,
             )
             if self._settings.trace_hold and (trace := trace_of(request)):
-                self._admit_traced(job, trace, responder.ended)
+                self._admit_traced(job, trace, reply.ended)
             else:
                 self._batcher.submit(job)
         except Exception as error:  # whatever it is, it is this request's alone
-            responder.failed(error)
+            reply.failed(error)
 
     def _admit_traced(self, job: Job, trace: Any, ended: threading.Event) -> None:
         with self._tracer.follow(job, trace):
@@ -142,14 +143,14 @@ class TritonPythonModel:
     def _look_for_drain(self) -> None:
         self._next_look = time.monotonic() + POLL_SECONDS
         if self._drain.asked():
-            self._batcher.close(f"the server is stopping and takes no more requests: {RESTART_HINT}")
+            self._batcher.close("the server is stopping and takes no more requests")
             if self._drain.time_is_over():
                 self._refuse_what_is_left()
             if not any(self._batcher.rows):
                 self._drained()
 
     def _refuse_what_is_left(self) -> None:
-        self._batcher.fail_all(Closed(f"the server is shutting down: {RESTART_HINT}"))
+        self._batcher.fail_all(Draining("the server is shutting down"))
 
     def _drained(self) -> None:
         if self._outboxes:

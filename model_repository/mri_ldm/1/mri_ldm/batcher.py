@@ -12,8 +12,8 @@ from itertools import islice
 
 import numpy as np
 
-from .line import Array, Job, Line, Row
-from .pace import Pace
+from .call_sizer import CallSizer
+from .job_queue import Array, Job, JobQueue, Row
 from .previews import previews_due, send_previews
 from .slots import Slots
 from .stepping import Stepper
@@ -52,10 +52,10 @@ class Counters:
 class Batcher:
     """The rows on their way: which are in the step loop, which at the decoder, which wait.
 
-    At most `max_rows_in_flight` rows take steps together, chosen anew at each call (`Line`), as many and by as many
-    steps as suit the device (`Pace`); at most `max_rows_waiting` more may be there. A finished row holds a place until
-    it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call at most one
-    chunk of `decode_batch` rows is decoded before the next call.
+    At most `max_rows_in_flight` rows take steps together. At each call `JobQueue` says which are first, and `CallSizer`
+    how many rows and steps suit the device. At most `max_rows_waiting` more may be there. A finished row holds a place
+    until it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call at most
+    one chunk of `decode_batch` rows is decoded before the next call.
     """
 
     def __init__(
@@ -67,39 +67,41 @@ class Batcher:
         max_rows_waiting: int = 256,
         max_row_steps: int = 100_000,
         decode_batch: int = 2,
+        calling: Callable[[Sequence[Row]], object] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """steppers: a row is advanced by the first that takes it; the last takes any."""
-        self._steppers, self._decode, self._clock = steppers, decode, clock
+        """steppers: a row is advanced by the first that takes it; the last takes any.
+
+        calling: called with the rows of each call of a network before it is made, and with none after the last.
+        """
+        self._steppers, self._decode, self._calling, self._clock = steppers, decode, calling, clock
         self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
-        self._line = Line(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
-        self._pace = Pace(max_rows_in_flight, LONGEST_CALL_SECONDS)
+        self._queue = JobQueue(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
+        self._sizer = CallSizer(max_rows_in_flight, LONGEST_CALL_SECONDS)
         self._slots = Slots(max_rows_in_flight)
         self._in_step: list[Row] = []
         self._decoding: deque[Row] = deque()
         self._next_check = self._next_queue_check = 0.0
         self.counters = Counters()
-        self.calling: Sequence[Row] = ()
-        """Rows that the call of a network now made is for."""
 
     def submit(self, job: Job) -> None:
-        """Let the rows of a job in; raises Overloaded as `Line.submit`."""
-        self._line.submit(job)
+        """Let the rows of a job in; raises Busy or Draining as `JobQueue.submit`."""
+        self._queue.submit(job)
 
     def close(self, reason: str) -> None:
         """Let no more jobs in; those that are there go on."""
-        self._line.close(reason)
+        self._queue.close(reason)
 
     @property
     def rows(self) -> tuple[int, int]:
         """Rows that have a place (in the last step or at the decoder), and the others."""
         placed = len(self._in_step) + len(self._decoding)
-        return placed, max(0, self._line.rows - placed)
+        return placed, max(0, self._queue.rows - placed)
 
     @property
     def row_steps(self) -> int:
         """Steps still to do, summed over all rows."""
-        return self._line.row_steps
+        return self._queue.row_steps
 
     def tick(self) -> bool:
         """One call for as many rows as there are places, and a chunk of decoding for each of its steps.
@@ -113,12 +115,12 @@ class Batcher:
             if self._decoding:
                 self._decode_chunk()
                 self._drop_leavers()
-        self.calling = ()  # what has ended is to be forgotten
-        return self._line.rows > 0
+        self._calling(())  # what has ended is to be forgotten
+        return self._queue.rows > 0
 
     def fail_all(self, error: Exception) -> None:
         """End every job with `error`."""
-        self._fail(self._line.jobs, error)
+        self._fail(self._queue.jobs, error)
 
     def _drop_leavers(self) -> None:
         """Rows with a place are looked at before each call of a network, others ten times a second.
@@ -128,7 +130,7 @@ class Batcher:
         """
         began = self._clock()
         look_at_all = began >= self._next_queue_check
-        jobs = self._line.jobs if look_at_all else _jobs([*self._in_step, *self._decoding])
+        jobs = self._queue.jobs if look_at_all else _jobs([*self._in_step, *self._decoding])
         leaving = [job for job in jobs if job.listener.late()]
         if look_at_all or began >= self._next_check:
             leaving += [job for job in jobs if job not in leaving and job.listener.gone()]
@@ -142,8 +144,8 @@ class Batcher:
                 job.listener.cancelled(job.unfinished)
 
     def _choose(self) -> tuple[Stepper, list[Row]]:
-        """The rows of the next call, and how they are advanced: as the first in line is."""
-        ready = self._line.ready()
+        """The rows of the next call, and how they are advanced: as the first of the queue is."""
+        ready = self._queue.ready()
         first = next(ready, None)
         places = self._max_rows_in_flight - len(self._decoding)
         if first is None or places <= 0:
@@ -153,7 +155,7 @@ class Batcher:
         rows = [first, *islice(alike, places - 1)]
         if stepper.computed > 1 and any(row.preview_every for row in rows):
             rows = rows[: max(1, MOST_ESTIMATES // stepper.computed)]
-        return stepper, rows[: self._pace.rows(len(rows), self._line.rows)]
+        return stepper, rows[: self._sizer.rows(len(rows), self._queue.rows)]
 
     def _stepper(self, row: Row) -> Stepper:
         return next(stepper for stepper in self._steppers if stepper.takes(row))
@@ -161,7 +163,7 @@ class Batcher:
     def _advance(self, stepper: Stepper) -> int:
         """Make one call; returns its steps."""
         rows, began = self._in_step, self._clock()
-        self.calling = rows
+        self._calling(rows)
         self._start(rows, began)
         steps = self._steps(stepper, rows)
         counts = [min(steps, row.left) for row in rows]
@@ -174,8 +176,8 @@ class Batcher:
             self._fail(_jobs(rows), error)
             return steps
         took = self._clock() - started
-        self._pace.measured(len(rows), stepper.computed or steps, took)
-        self._line.measured(sum(counts), took)
+        self._sizer.measured(len(rows), stepper.computed or steps, took)
+        self._queue.measured(sum(counts), took)
         self._count_call(counts)
         self._slots.put(rows, state)
         if estimates is not None:
@@ -200,10 +202,10 @@ class Batcher:
         if stepper.computed:
             return stepper.most
         # Where rows wait for a place, whoever comes waits for one too, and not for the end of this call.
-        arriving = self._line.arriving if self._line.rows <= self._max_rows_in_flight else 0.0
+        arriving = self._queue.arriving if self._queue.rows <= self._max_rows_in_flight else 0.0
         shown = any(row.preview_every for row in rows)
         most = max(1, min(stepper.most, MOST_ESTIMATES // len(rows))) if shown else stepper.most
-        return self._pace.steps([row.left for row in rows], most, arriving)
+        return self._sizer.steps([row.left for row in rows], most, arriving)
 
     def _count_call(self, counts: Sequence[int]) -> None:
         rows = len(counts)
@@ -228,7 +230,8 @@ class Batcher:
 
     def _decode_chunk(self) -> None:
         rows = [self._decoding[i] for i in range(min(self._decode_batch, len(self._decoding)))]
-        self.calling, began = rows, self._clock()
+        self._calling(rows)
+        began = self._clock()
         try:
             images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:
@@ -249,7 +252,7 @@ class Batcher:
         job.unfinished -= 1
         self.counters.images += 1
         if job.unfinished == 0:
-            self._line.remove([job])
+            self._queue.remove([job])
             job.listener.finished(job.latents, job.images)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
@@ -261,7 +264,7 @@ class Batcher:
         """Take all rows of the jobs out."""
         for row in (row for job in jobs for row in job.rows):
             self._slots.release(row)
-        self._line.remove(jobs)
+        self._queue.remove(jobs)
         self._in_step = [row for row in self._in_step if row.job not in jobs]
         self._decoding = deque(row for row in self._decoding if row.job not in jobs)
 

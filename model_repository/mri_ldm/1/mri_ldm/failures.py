@@ -1,41 +1,32 @@
-"""The errors of a call of a network, and which of Triton's messages means which. Imports nothing of Triton."""
+"""What Triton says when a call of a network fails, and which of our errors that is. Imports nothing of Triton.
+
+Triton's errors have no token, and some no code: the one place of the models that knows its words.
+"""
 
 import re
+
+from .errors import Draining, NetworkFailed, NetworkGone, RequestError
 
 # Triton's words for an inner call while the server shuts down, and for one to a dead process: of 24.10, and of newer.
 STOPPING, UNLOADED = "Server not ready", "has no available versions"
 DIED, NOT_READY = "Stub process '.*' is not healthy", "Model '.*' is not ready"
 MISFIT = r"expected \d+ inputs|unexpected (?:inference input|shape)"
 """And for tensors that a model's configuration does not declare."""
-RESTART_HINT = "try again in about 5 s"
-"""Longer than most restarts of a server take on a CPU; a GPU's takes some tries."""
 MISFIT_HINT = "the repository is not of one export, or `any_steps` is not for this profile: export it again"
 
 
-class NetworkError(Exception):
-    """A call of a network has failed; the message names the model."""
+def failure(model: str, words: str, *, unavailable: bool, there: bool) -> RequestError:
+    """The error for a call that Triton has refused with `words`, and perhaps the code UNAVAILABLE.
 
-
-class NetworkGone(NetworkError):
-    """The model's process has died, or it does not answer or has no room: a later try may work, after a restart."""
-
-
-class ServerStopping(NetworkGone):
-    """The server refuses inner calls because it is shutting down; another server may answer the same request."""
-
-
-def failure(model: str, words: str, *, unavailable: bool, there: bool) -> NetworkError:
-    """What it means that Triton has refused a call with `words`, and perhaps the code UNAVAILABLE.
-
-    there: whether the model is in the repository, or has answered. Models are neither loaded nor unloaded while a
-    server runs, so such a one has died or goes with the server; any other may never have been there.
+    there: whether the model is in the repository, or has answered before. Models are neither loaded nor unloaded while
+    a server runs. So such a model has died or goes with the server; any other may never have been there.
     """
     if re.search(STOPPING, words) or (there and re.search(UNLOADED, words)):
-        return ServerStopping(f"the server is shutting down: {RESTART_HINT}")
+        return Draining("the server is shutting down")
     if unavailable:
-        return NetworkGone(f"model {model!r} has failed: {words.rstrip('.')}: {RESTART_HINT}")
+        return NetworkGone(f"model {model!r} has failed: {words.rstrip('.')}", model=model)
     if re.search(DIED, words) or (there and re.search(NOT_READY, words)):
         # Not in Triton's words: "is not ready" sounds as if the model had never been loaded.
-        return NetworkGone(f"the process of model {model!r} has died: {RESTART_HINT}")
+        return NetworkGone(f"the process of model {model!r} has died", model=model)
     hint = f"; {MISFIT_HINT}" if re.search(MISFIT, words) else ""
-    return NetworkError(f"model {model!r} has failed: {words}{hint}")
+    return NetworkFailed(f"model {model!r} has failed: {words}{hint}", model=model)

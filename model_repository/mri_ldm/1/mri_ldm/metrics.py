@@ -36,7 +36,7 @@ FAMILIES = {
     "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
     "mri_ldm_finished_requests_total": Family(COUNTER, "Requests answered with what they asked for"),
     "mri_ldm_request_seconds_total": Family(
-        COUNTER, "Seconds from the arrival of a request to its last answer, summed over finished requests"
+        COUNTER, "Seconds from arrival to last answer, summed over finished requests"
     ),
     "mri_ldm_errors_total": Family(COUNTER, "Requests answered with an error", "reason", ERRORS),
     "mri_ldm_cancelled_requests_total": Family(
@@ -45,18 +45,16 @@ FAMILIES = {
     "mri_ldm_cancelled_rows_total": Family(COUNTER, "Unfinished rows of requests that left", "reason", DEPARTURES),
     "mri_ldm_images_total": Family(COUNTER, "Rows that have done all their steps and, where asked for, were decoded"),
     "mri_ldm_started_rows_total": Family(COUNTER, "Rows that have taken their first step"),
-    "mri_ldm_queue_seconds_total": Family(
-        COUNTER, "Seconds from the arrival of a row to its first step, summed over started rows"
-    ),
+    "mri_ldm_queue_seconds_total": Family(COUNTER, "Seconds from arrival to first step, summed over started rows"),
     "mri_ldm_steps_total": Family(COUNTER, "Denoising steps done, summed over rows"),
     "mri_ldm_unet_calls_total": Family(
         COUNTER, "Calls of unet or unet_steps, by rows in the call", "rows", BATCH_SIZES
     ),
     "mri_ldm_call_steps_total": Family(
-        COUNTER, "Steps of those calls, whatever their rows; over calls it is the mean of steps in a call"
+        COUNTER, "Steps of those calls, counted once for all rows; divided by calls: steps per call"
     ),
     "mri_ldm_step_seconds_total": Family(
-        COUNTER, "Seconds in steps of the loop: calls of unet or unet_steps and what goes with them"
+        COUNTER, "Seconds in steps: calls of unet or unet_steps and what goes with them"
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
@@ -65,7 +63,7 @@ FAMILIES = {
     "mri_ldm_row_steps_left": Family(GAUGE, "Steps still to do, summed over all rows"),
     "mri_ldm_unet_batch_size": Family(GAUGE, "Rows in the last call of unet or unet_steps"),
     "mri_ldm_alive_timestamp_seconds": Family(
-        GAUGE, f"Unix time of the last sign of life of the model's process, which gives one every {ALIVE_SECONDS:.0f} s"
+        GAUGE, f"Unix time of the last sign of life of the model's process, every {ALIVE_SECONDS:.0f} s"
     ),
     "mri_ldm_rows_in_flight_limit": Family(GAUGE, "The parameter max_rows_in_flight"),
     "mri_ldm_rows_waiting_limit": Family(GAUGE, "The parameter max_rows_waiting"),

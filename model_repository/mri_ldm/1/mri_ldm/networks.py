@@ -11,8 +11,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .failures import RESTART_HINT, NetworkGone, failure
-from .line import Array
+from .errors import NetworkGone
+from .failures import failure
+from .job_queue import Array
 from .tracing import Tracer
 
 
@@ -100,7 +101,7 @@ class Caller:
         threading.Thread(target=self._work, name=f"calls of {model}", daemon=True).start()
 
     def run(self, call: Callable[[], list[Array]]) -> list[Array]:
-        """What `call` returns. Raises NetworkError, NetworkGone also where it takes too long or an earlier one does."""
+        """What `call` returns. Raises RequestError: NetworkGone also if this or an earlier call takes too long."""
         if self._hangs:
             self._wait(0)
         self._answered.clear()
@@ -119,7 +120,7 @@ class Caller:
         self._hangs = not self._answered.wait(seconds)
         if self._hangs:
             since = time.monotonic() - self._began
-            raise NetworkGone(f"model {self._model!r} has not answered for {since:.0f} s: {RESTART_HINT}")
+            raise NetworkGone(f"model {self._model!r} has not answered for {since:.0f} s", model=self._model)
 
     def close(self) -> None:
         """End the thread, unless it hangs."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .line import Array, Job, Row
+from .job_queue import Array, Job, Row
 from .slots import Slots
 
 

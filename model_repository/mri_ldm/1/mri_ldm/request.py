@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
 from .settings import Settings
@@ -20,10 +21,6 @@ SCALAR = (1,)
 DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
         "preview_every": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
-
-
-class InvalidRequest(ValueError):
-    """A tensor with a value that cannot be used; the message names the value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +98,16 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     sampler = _sampler(value("sampler", DEFAULT_SAMPLER), index)
     steps = int(value("steps", DEFAULT_STEPS))
     if not 1 <= steps <= max_steps:
-        raise InvalidRequest(f"row {index}: steps is {steps}; it must lie in 1..{max_steps}")
+        raise InvalidRequest(f"steps is {steps}; it must lie in 1..{max_steps}", index)
     eta = float(value("eta", DEFAULT_ETA))
     if not 0 <= eta <= 1:  # also true of NaN
-        raise InvalidRequest(f"row {index}: eta is {eta:g}; it must lie in 0..1")
+        raise InvalidRequest(f"eta is {eta:g}; it must lie in 0..1", index)
     eta = abs(round(eta, 7))  # 0.6 again, not float32's 0.60000002; and no -0.0
     if eta != 0 and sampler != "ddim":
-        raise InvalidRequest(f"row {index}: eta is {eta:g} with sampler {sampler}; only ddim takes an eta")
+        raise InvalidRequest(f"eta is {eta:g} with sampler {sampler}; only ddim takes an eta", index)
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
-        raise InvalidRequest(f"row {index}: preview_every is {preview_every}; it must be 0 (none) or more")
+        raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
     return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every)
 
@@ -118,13 +115,13 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
 def _sampler(value: str | bytes, index: int) -> str:
     sampler = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
     if sampler not in SAMPLERS:
-        raise InvalidRequest(f"row {index}: sampler is {sampler[:40]!r}; it must be one of {', '.join(SAMPLERS)}")
+        raise InvalidRequest(f"sampler is {sampler[:40]!r}; it must be one of {', '.join(SAMPLERS)}", index)
     return sampler
 
 
 def _latent(latent: NDArray[np.float32], index: int) -> NDArray[np.float32]:
     if not np.isfinite(latent).all():
-        raise InvalidRequest(f"row {index}: latent holds NaN or infinity; it must be finite")
+        raise InvalidRequest("latent holds NaN or infinity; it must be finite", index)
     if (largest := float(np.abs(latent).max())) > LARGEST_LATENT:
-        raise InvalidRequest(f"row {index}: latent holds {largest:g}; it must lie within {LARGEST_LATENT:g} of 0")
+        raise InvalidRequest(f"latent holds {largest:g}; it must lie within {LARGEST_LATENT:g} of 0", index)
     return latent.copy()  # Triton reuses the buffer

@@ -51,61 +51,25 @@ class Parameter:
 
 
 PARAMETERS = {
-    "max_rows_per_request": Parameter(64, 1, 64, "Rows of a request; one with more is answered INVALID_ARGUMENT."),
-    "max_steps": Parameter(1000, 1, 1000, "Steps of a row; a request for more is answered INVALID_ARGUMENT."),
+    "max_rows_per_request": Parameter(64, 1, 64, "Most rows of a request; more is answered INVALID_ARGUMENT."),
+    "max_steps": Parameter(1000, 1, 1000, "Most steps of a row; more is answered INVALID_ARGUMENT."),
     "max_rows_in_flight": Parameter(
-        64,
-        1,
-        1024,
-        "Most rows in one call of `unet` or `unet_steps`, with those at the decoder; at most unet's max_batch_size.",
+        64, 1, 1024, "Most rows in the step loop and the decoder; at most unet's max_batch_size."
     ),
     "max_rows_waiting": Parameter(
-        256, 0, 1_000_000, "Rows that may be there beside those in flight; a request beyond it is answered UNAVAILABLE."
+        256, 0, 1_000_000, "Most rows that may wait for a place; a request beyond is answered UNAVAILABLE."
     ),
     "max_row_steps": Parameter(
-        100_000,
-        1,
-        1_000_000_000,
-        "Steps still to do, summed over all rows; a request beyond it is answered UNAVAILABLE, if any other is there.",
+        100_000, 1, 1_000_000_000, "Most steps left, summed over all rows; a request beyond is answered UNAVAILABLE."
     ),
-    "decode_batch": Parameter(
-        2,
-        1,
-        1024,
-        "Rows in one call of `vae_decoder`; the step loop pauses for one such call a step. At most its max_batch_size.",
-    ),
+    "decode_batch": Parameter(2, 1, 1024, "Most rows in one call of `vae_decoder`; at most its max_batch_size."),
     "network_timeout": Parameter(
-        60,
-        1,
-        86_400,
-        "Seconds that a call of a network may take; its requests are answered UNAVAILABLE then.",
+        60, 1, 86_400, "Most seconds for a call of a network; then its requests are answered UNAVAILABLE."
     ),
-    "max_preview_mb": Parameter(
-        64,
-        0,
-        100_000,
-        "MiB of previews of a stream, which the server keeps for a client that does not read; "
-        "beyond it some responses have `step` alone.",
-    ),
-    "trace_hold": Parameter(
-        10,
-        0,
-        86_400,
-        "Seconds for which a traced request may hold back new ones; what it takes longer has no spans, 0: none has.",
-    ),
-    "steps_per_call": Parameter(
-        0,
-        0,
-        1000,
-        "Most steps of a row in one call of `unet_steps`, if there is one; 0: as many as it was exported for.",
-    ),
-    "any_steps": Parameter(
-        0,
-        0,
-        1,
-        "1: `unet_steps` takes any number of steps, and draws noise (profile `torch`); 0: it is unrolled, for as many "
-        "as it was exported for, and rows that need noise go step by step.",
-    ),
+    "max_preview_mb": Parameter(64, 0, 100_000, "Most MiB of previews that the server keeps for one stream."),
+    "trace_hold": Parameter(10, 0, 86_400, "Most seconds for which a traced request may delay new requests."),
+    "steps_per_call": Parameter(0, 0, 1000, "Most steps of a row in one call of `unet_steps`; 0: as exported."),
+    "any_steps": Parameter(0, 0, 1, "1: `unet_steps` takes any number of steps and draws noise; 0: it is unrolled."),
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .line import Array, Row
+from .job_queue import Array, Row
 from .noise import LATENT_SHAPE
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .line import Array, Row
+from .job_queue import Array, Row
 from .noise import standard_normal
 from .samplers import IDENTITY, advance_in_place
 

@@ -7,11 +7,11 @@ Where it takes longer than the parameter `trace_hold`, the rest of it has no spa
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .line import Job, Row
+from .job_queue import Job, Row
 
 
 def trace_of(request: Any) -> Any | None:
@@ -26,12 +26,15 @@ def trace_of(request: Any) -> Any | None:
 class Tracer:
     """Hands the trace of a held request to the calls that are made for it."""
 
-    def __init__(self, calling: Callable[[], Sequence[Row]]) -> None:
-        """calling: the rows that the call now made is for."""
-        self._calling = calling
+    def __init__(self) -> None:
+        self._rows: Sequence[Row] = ()
         self._lock = threading.Lock()
         self._job: Job | None = None
         self._trace: Any = None
+
+    def calling(self, rows: Sequence[Row]) -> None:
+        """The next calls of networks are made for these rows."""
+        self._rows = rows
 
     @contextmanager
     def follow(self, job: Job, trace: Any) -> Iterator[None]:
@@ -48,5 +51,5 @@ class Tracer:
     def current(self) -> Iterator[Any | None]:
         """The trace that the call now made belongs to, if any; it does not end within."""
         with self._lock:
-            followed = self._job is not None and any(row.job is self._job for row in self._calling())
+            followed = self._job is not None and any(row.job is self._job for row in self._rows)
             yield self._trace if followed else None

@@ -3,7 +3,7 @@
 import pytest
 
 from mri_ldm.batcher import Batcher
-from mri_ldm.line import Overloaded
+from mri_ldm.errors import Busy
 from mri_ldm.stepping import SingleSteps
 from support.batching import Recorder, drain, fake_decode, fake_denoise, make_job, taking
 
@@ -18,9 +18,9 @@ def test_a_full_queue_says_when_to_come_again() -> None:
     for _ in range(50):
         batcher.tick()
     refused = "holds 950 steps of work and takes 1000, so not 100 more .* try again in about 1 s"
-    with pytest.raises(Overloaded, match=refused):
+    with pytest.raises(Busy, match=refused):
         batcher.submit(make_job(Recorder([0]), [(10, "ddim", 100, 0.0)]))
-    with pytest.raises(Overloaded, match="room for 247 rows, not for 500: try again in about 19 s"):
+    with pytest.raises(Busy, match="room for 247 rows, not for 500: try again in about 19 s"):
         batcher.submit(make_job(Recorder([0]), [(seed, "ddim", 1, 0.0) for seed in range(500)]))
 
 

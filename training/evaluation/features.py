@@ -58,8 +58,7 @@ def extract(extractor: Extractor, images: np.ndarray, device: torch.device, name
     """
     parts = torch.from_numpy(images)[:, None].split(16)
     bar = tqdm(parts, desc=f"features, {name}", leave=False, disable=None)
-    found = [extractor(part.to(device)).double().cpu() for part in bar]
-    features = torch.cat(found)
+    features = torch.cat([extractor(part.to(device)).double().cpu() for part in bar])
     if not features.isfinite().all():
         raise FloatingPointError(f"features of the {name} slices are not finite: the weights of --features are damaged")
     return features

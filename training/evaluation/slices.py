@@ -1,7 +1,7 @@
 """Folders of slices: what evaluation compares. Reads what the client writes; writes real slices to compare them with.
 
-    python -m training.slices --data DIR --section validation --out REAL --count 1000
-    python -m training.slices --data DIR --section training --out TRAINING
+    python -m training.evaluation.slices --data DIR --section validation --out REAL --count 1000
+    python -m training.evaluation.slices --data DIR --section training --out TRAINING
 
 A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.command import exit_status, run_command
+from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
 from training.unusable import report, why
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SIDE = 240  # pixels of 1 mm
 OVERSHOOT = 5.0  # a decoder has been seen to reach 2.4; scanners' own values are in the hundreds
 SUFFIXES = (".npz", ".nii.gz", ".nii", ".png")  # the exact ones first: of several formats in a folder one is read
-ADVICE = "slices are 240 x 240 with values in [0, 1], as the client and `python -m training.slices` write them"
+ADVICE = "slices are 240 x 240 with values in [0, 1], as the client and training.evaluation.slices write them"
 
 
 class SliceError(ValueError):
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(Arguments, prog="python -m training.slices", description=__doc__, args=argv)
+    arguments = tyro.cli(Arguments, prog="python -m training.evaluation.slices", description=__doc__, args=argv)
     return exit_status(lambda: print(write_slices(arguments)))
 
 

@@ -13,7 +13,7 @@ FEW_STEPS = 4
 MOST_STEPS = 1000
 
 
-class Pace:
+class CallSizer:
     """The rows that are there, in calls of n rows: whatever n has their results soonest.
 
     On average over w rows, all alike, that is the n with the least (time per row) * (w + n). More rows are to come,

@@ -1,4 +1,4 @@
-"""Requests on their way: which rows take the next step, and how much may wait. Knows no network and no Triton."""
+"""The queue of requests: which rows take the next step, and how much may wait. Knows no network and no Triton."""
 
 import bisect
 import math
@@ -12,20 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import Busy, Draining
 from .samplers import SamplerTable
 
 Array = NDArray[np.float32]
 SLOWDOWN = 5.0
 SMOOTHING = 0.1
 ARRIVALS_SECONDS = 1.0
-
-
-class Overloaded(Exception):
-    """The rows of a request do not fit into the queue; trying again later may work, and the message says when."""
-
-
-class Closed(Overloaded):
-    """The line takes no more requests, because the server is stopping."""
 
 
 class Listener(Protocol):
@@ -72,7 +65,7 @@ class Row:
 class Job:
     """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and in the end the answer.
 
-    preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `Line`.
+    preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `JobQueue`.
     estimates: the last x0 estimates of the rows that are done, where there are previews. steps_left: of all rows.
     """
 
@@ -91,16 +84,16 @@ class Job:
     steps_left: int = field(init=False)
 
     def __post_init__(self, seeds: Sequence[int], tables: Sequence[SamplerTable], preview_every: Sequence[int]) -> None:
-        given = zip(seeds, tables, preview_every or [0] * len(seeds), strict=True)
-        self.rows = [Row(self, index, *each) for index, each in enumerate(given)]
+        parameters = zip(seeds, tables, preview_every or [0] * len(seeds), strict=True)
+        self.rows = [Row(self, index, *row) for index, row in enumerate(parameters)]
         self.unfinished = len(self.rows)
         self.steps_left = sum(table.steps for table in tables)
         if any(preview_every):
             self.estimates = np.zeros_like(self.latents)
 
 
-class Line:
-    """The jobs that are not finished, in the order in which they are due.
+class JobQueue:
+    """The jobs that are not finished, first due first, and the admission of new ones.
 
     A job is due after SLOWDOWN times what it would take alone: so a short one passes a long one that came shortly
     before it, and no job is passed by later ones for ever. Any row may pause between two steps at no cost.
@@ -123,24 +116,26 @@ class Line:
             self._closed = reason
 
     def submit(self, job: Job) -> None:
-        """Let the rows of a job in. An empty line takes any job with at most `max_rows` rows.
+        """Let the rows of a job in. An empty queue takes any job with at most `max_rows` rows.
 
         Raises:
-            Overloaded: there is no room for all of them, or (Closed) the line is closed; none is let in then.
+            Busy: there is no room for all of them; none is let in then.
+            Draining: the queue is closed.
         """
         rows, row_steps = len(job.rows), job.steps_left
         with self._lock:
             if self._closed:
-                raise Closed(self._closed)
+                raise Draining(self._closed)
             free, waiting = self._max_rows - self._rows(), self._row_steps()
             if rows > free:
                 shortage = (rows - free) / max(self._rows(), 1)
-                raise Overloaded(f"the queue has room for {free} rows, not for {rows}: {self._retry(shortage)}")
+                raise Busy(f"the queue has room for {free} rows, not for {rows}", self._seconds_until(shortage))
             if waiting and waiting + row_steps > self._max_row_steps:
                 shortage = (waiting + row_steps - self._max_row_steps) / waiting
-                raise Overloaded(
+                raise Busy(
                     f"the queue holds {waiting} steps of work and takes {self._max_row_steps}, so not {row_steps} more "
-                    f"({rows} rows): {self._retry(shortage)}"
+                    f"({rows} rows)",
+                    self._seconds_until(shortage),
                 )
             job.arrived = self._clock()
             if self._jobs:
@@ -148,10 +143,9 @@ class Line:
             job.due = job.arrived + SLOWDOWN * row_steps * self._seconds_per_row_step
             bisect.insort(self._jobs, job, key=attrgetter("due"))
 
-    def _retry(self, share: float) -> str:
-        """When the given share of the work will have been done."""
-        seconds = math.ceil(min(1.0, share) * self._row_steps() * self._seconds_per_row_step)
-        return f"try again in about {max(1, seconds)} s"
+    def _seconds_until(self, share: float) -> int:
+        """Seconds until this share of the work will have been done, at least 1."""
+        return max(1, math.ceil(min(1.0, share) * self._row_steps() * self._seconds_per_row_step))
 
     @property
     def jobs(self) -> list[Job]:

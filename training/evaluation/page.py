@@ -1,10 +1,7 @@
 """One page of figures for an evaluation: sample grids, nearest pairs, distributions. Measures nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from training.evaluation.measure import Evaluation
 from training.files import whole_file
 from training.pictures import grid, to_display
-
-if TYPE_CHECKING:
-    from training.evaluate import Evaluation
 
 COLOURS = {"real": "tab:blue", "synthetic": "tab:orange"}
 SHOWN = 20  # random slices of a folder, in two rows
@@ -46,19 +41,19 @@ def _draw_samples(panels: Sequence[Axes], evaluation: Evaluation, seed: int) -> 
 
 def _draw_nearest(figure: Figure, evaluation: Evaluation) -> None:
     """Columns of synthetic slice, nearest training slice and nearest held-out slice, with their similarity."""
-    found, training = evaluation.memorisation, evaluation.training
-    if found is None or training is None:
+    result, training = evaluation.memorisation, evaluation.training
+    if result is None or training is None:
         figure.suptitle("memorisation not checked: give --training", fontsize=10)
         return
     real, synthetic = evaluation.compared["real"], evaluation.compared["synthetic"]
     figure.suptitle(
         "the synthetic slices that are most like a training slice; similarity over flips, shifts and gain", fontsize=10
     )
-    chosen = np.argsort(-found.score, kind="stable")[:NEAREST]
+    chosen = np.argsort(-result.score, kind="stable")[:NEAREST]
     for column, i in zip(figure.subplots(3, NEAREST).T, chosen, strict=True):
-        near, far = found.training, found.held_out
-        verdict = "COPY" if found.copies[i] else "no copy"
-        _show(column[0], synthetic.images[i], f"{synthetic.names[i]}\n{verdict}, score {found.score[i]:.2f}")
+        near, far = result.training, result.held_out
+        verdict = "COPY" if result.copies[i] else "no copy"
+        _show(column[0], synthetic.images[i], f"{synthetic.names[i]}\n{verdict}, score {result.score[i]:.2f}")
         _show(column[1], training.images[near.index[i]], f"training: {near.similarity[i]:.3f}")
         _show(column[2], real.images[far.index[i]], f"held-out: {far.similarity[i]:.3f}")
 
@@ -71,7 +66,7 @@ def _show(panel: Axes, image: np.ndarray, title: str) -> None:
 
 def _draw_distributions(panels: Sequence[Axes], evaluation: Evaluation) -> None:
     """MS-SSIM of pairs, the two main directions of the features, similarity to the training slices."""
-    found = evaluation.memorisation
+    result = evaluation.memorisation
     joined = torch.cat(list(evaluation.features.values()))
     centre = joined.mean(0)
     directions = torch.linalg.svd(joined - centre, full_matrices=False).Vh[:2].T
@@ -83,14 +78,14 @@ def _draw_distributions(panels: Sequence[Axes], evaluation: Evaluation) -> None:
         panels[1].scatter(x, y, 4, color=colour, alpha=0.5, label=name)
     panels[0].set(title="diversity: MS-SSIM of random pairs", xlabel="MS-SSIM", ylabel="density")
     panels[1].set(title="features: first two principal components", xlabel="1st", ylabel="2nd")
-    if found is not None:
-        shown = {"real": (found.new_similarity, "held-out"), "synthetic": (found.training.similarity, "synthetic")}
+    if result is not None:
+        shown = {"real": (result.new_similarity, "held-out"), "synthetic": (result.training.similarity, "synthetic")}
         for name, (values, label) in shown.items():
             panels[2].hist(values, 40, range=(0, 1), density=True, alpha=0.6, color=COLOURS[name], label=label)
-        panels[2].axvline(found.least_similarity, color="black", linestyle=":", label="copies lie above")
+        panels[2].axvline(result.least_similarity, color="black", linestyle=":", label="copies lie above")
         panels[2].set(title="similarity to the nearest training slice", xlabel="similarity")
     else:
         panels[2].axis("off")
-    for panel in panels[: 3 if found is not None else 2]:
+    for panel in panels[: 3 if result is not None else 2]:
         panel.legend(fontsize=8)
         panel.title.set_fontsize(10)

@@ -1,4 +1,4 @@
-"""What every command does about the process that it runs in: its streams, its errors and its exit status."""
+"""What all commands share: standard streams, errors in one line, the exit status."""
 
 import io
 import os

@@ -67,9 +67,9 @@ class Folder:
                 likeness = descriptor @ others.descriptors.T
                 candidates = likeness.topk(min(CANDIDATES, likeness.shape[1])).indices  # [64, k]
                 for one, chosen in zip(spectrum, candidates, strict=True):
-                    found = correlations(flips(one, self.size), others.spectra[chosen], self.size).amax(0)
-                    index.append(int(chosen[found.argmax()]))
-                    similarity.append(float(found.max()))
+                    best = correlations(flips(one, self.size), others.spectra[chosen], self.size).amax(0)
+                    index.append(int(chosen[best.argmax()]))
+                    similarity.append(float(best.max()))
                     bar.update()
         return Nearest(np.array(index), np.array(similarity))
 

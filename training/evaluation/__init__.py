@@ -1,0 +1,12 @@
+"""Compare synthetic slices with real ones: distances between distributions, diversity, and a search for copies.
+
+`python -m training.evaluation` runs all of it; `python -m training.evaluation.slices` writes the real slices.
+"""
+
+import os
+from pathlib import Path
+
+# This project's own encoder: the demo autoencoder, trained on phantoms. Relative, so that records name no machine.
+ENCODER = Path(os.path.relpath(Path(__file__).parents[1] / "encoder"))
+# Slices that a folder needs: its halves are compared too, and each needs more than NEAREST_K + 1 of them.
+FEWEST = 20
