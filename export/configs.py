@@ -18,6 +18,8 @@ from training.files import write_text
 if TYPE_CHECKING:
     from export.graphs import Graph, TensorSpec
 
+FRONT_MODELS = ("mri_ldm", "mri_ldm_stream")
+"""The models that make images, by calls of the networks."""
 STEPS_MODEL = "unet_steps"
 STEPS_TEMPLATES = Path(__file__).parent / STEPS_MODEL
 """Its configs, for STEPS_PER_CALL steps. The source repository has no unet_steps, so they stand here."""

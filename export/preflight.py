@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.configs import STEPS_MODEL, ConfigMismatch, as_profile, declared, parse_config, profiles
+from export.configs import FRONT_MODELS, STEPS_MODEL, ConfigMismatch, as_profile, declared, parse_config, profiles
 from export.executed import openvino_core
 from export.manifest import Manifest, RepositoryError, read_manifest
 from export.tensorrt.machine import Gpu, Machine, this_machine
@@ -20,7 +20,6 @@ from export.tensorrt.preflight import check_plan
 from training.files import sha256
 
 MODEL_FILES = (".onnx", ".plan", ".pt2")
-FRONT_MODELS = ("mri_ldm", "mri_ldm_stream")
 LIMITED_BY = {"max_rows_in_flight": "unet", "decode_batch": "vae_decoder"}
 """Parameter of the front models -> the network that limits it: the rows of one call."""
 Configs = dict[str, dict[str, ModelConfig]]

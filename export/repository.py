@@ -14,6 +14,7 @@ from typing import Any
 
 from export.compare import Parity
 from export.configs import (
+    FRONT_MODELS,
     STEPS_MODEL,
     STEPS_PER_CALL,
     STEPS_TEMPLATES,
@@ -37,7 +38,6 @@ from training.checkpoint import Snapshot
 from training.files import is_utf8, sha256, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
-FRONT_MODELS = ("mri_ldm", "mri_ldm_stream")
 FORMAT_VERSION = 1
 WEIGHTS = ("*.onnx", "*.plan", "*.pt2")
 MOST_STEPS = 50

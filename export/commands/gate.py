@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,10 +45,9 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> list[str]:
     from export.manifest import read_manifest
     from export.parity.gate import Frechet, candidates, measure, table
-    from export.parity.record import machine_record
+    from export.parity.record import write_record
     from training.checkpoint import load_snapshot
     from training.evaluation.slices import read_slices
-    from training.files import write_text
 
     weights = read_manifest(arguments.repository)["name"]
     real = read_slices(arguments.real).images
@@ -73,12 +71,11 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
             "weights": weights,
             "seeds": arguments.seeds,
             "steps": arguments.steps,
-            "machine": machine_record(),
             "real_slices": len(real),
             "features": distance.origin,
             "limits": LIMITS,
             "reference": {"runtime": "PyTorch", "precision": "fp32", "frechet": reference},
         }
-        write_text(arguments.out, json.dumps(setting | {"results": records}, indent=2) + "\n")
+        write_record(arguments.out, setting, records)
     missed = [f"{entry['runtime']} {entry['precision']}: {text}" for entry in records for text in entry["problems"]]
     return missed + not_run

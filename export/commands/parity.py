@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,15 +40,14 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> list[str]:
     from export.manifest import read_manifest
     from export.parity.measure import measure, table
-    from export.parity.record import machine_record
+    from export.parity.record import write_record
     from training.checkpoint import load_snapshot
-    from training.files import write_text
 
     weights = read_manifest(arguments.repository)["name"]
     snapshot = load_snapshot(arguments.snapshot)
     records = measure(snapshot, arguments.repository, range(arguments.seeds), arguments.steps, arguments.batch)
     print(table(records))
     if arguments.out is not None:
-        setting = {"weights": weights, "seeds": arguments.seeds, "steps": arguments.steps, "machine": machine_record()}
-        write_text(arguments.out, json.dumps(setting | {"results": records}, indent=2) + "\n")
+        setting = {"weights": weights, "seeds": arguments.seeds, "steps": arguments.steps}
+        write_record(arguments.out, setting, records)
     return [f"{record['runtime']} {record['precision']}: {text}" for record in records for text in record["problems"]]

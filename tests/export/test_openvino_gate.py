@@ -45,6 +45,7 @@ def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     """
     status = run(snapshot, small_repository, real, snapshot, "--out", str(tmp_path / "gate.json"))
     record, output = json.loads((tmp_path / "gate.json").read_text()), capsys.readouterr()
+    assert record["machine"]["processor"]
     full, *reduced = record["results"]
     assert (record["seeds"], record["steps"], record["real_slices"]) == (20, 2, 20)
     assert full["precision"] == "fp32"

@@ -28,6 +28,8 @@ def snapshot(small_snapshot, tmp_path_factory) -> Path:
 def test_a_table_and_a_record(snapshot, small_repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", str(snapshot), str(small_repository), *SHORT, "--out", str(tmp_path / "parity.json")]) == 0
     record = json.loads((tmp_path / "parity.json").read_text())
+    assert record["machine"]["cores"] > 0
+    assert record["machine"]["versions"]["torch"] == torch.__version__
     full, openvino, half = record["results"]
     assert (full["precision"], openvino["precision"], half["precision"]) == ("fp32", "fp32", "fp16")
     assert openvino["runtime"].startswith("OpenVINO 20")
