@@ -1,4 +1,4 @@
-"""The package of AOTInductor beside a program, where `python -m export repository --compile` wrote one that fits this machine.
+"""The package of AOTInductor beside a program, where `python -m export repository --compile` wrote one that fits.
 
 It holds a shared library, code like that of the Python models in the same repository. Compiled for another machine it
 may crash the process, so its record is read before anything of it is loaded.

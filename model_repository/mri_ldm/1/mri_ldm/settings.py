@@ -89,7 +89,8 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         exported = record.get("steps_per_call", 0)
         if type(exported) is not int or exported < 0:
             raise SettingsError(
-                f"model.json: steps_per_call is {exported!r}, no number of steps; write it anew with `python -m export repository`"
+                f"model.json: steps_per_call is {exported!r}, no number of steps; "
+                "write it anew with `python -m export repository`"
             )
         if limits["steps_per_call"] > exported > 0 and not any_steps:
             raise SettingsError(
