@@ -31,7 +31,7 @@ test-fast: $(VENV)/.test $(VENV)/.prometheus  ## Run the tests that need no serv
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)
 
-check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules
+check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
@@ -40,6 +40,7 @@ check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container 
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
 	$(BIN)/promtool test rules tests/data/alerts_test.yml
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (an hour)
 	$(BIN)/python -m benchmarks.serving --weights bundle

@@ -35,6 +35,7 @@ RESTRICTED = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 24 * 2**20  # of a request of 64 rows, the most that one has
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any proxy: it asks its own machine
 HEALTH_S = 15
+BUSY, DEADLINE = "BUSY", "DEADLINE"  # tokens of errors: docs/errors.md
 IMAGE = struct.Struct(f"<{240 * 240}f")
 FIRST_IMAGE = "first-image"
 TOLERANCE = 1e-2
@@ -105,8 +106,8 @@ def health(url: str) -> None:
     try:
         image = one_step_image(url)
     except (urllib.error.HTTPError, TimeoutError) as error:
-        token = "DEADLINE" if isinstance(error, TimeoutError) else token_of(error)
-        if token == "BUSY" or (token == "DEADLINE" and network_calls(url) > calls):
+        token = DEADLINE if isinstance(error, TimeoutError) else token_of(error)
+        if token == BUSY or (token == DEADLINE and network_calls(url) > calls):
             return
         raise
     check_same(image)

@@ -56,7 +56,7 @@ def small_snapshot():
     Its noise schedule is a mild one: random weights do not denoise, and with the usual schedule latents would grow
     seventyfold on the way, and with them what float32 can hold of an absolute tolerance.
     """
-    from benchmarks.weights import load_weights
+    from benchmarks.harness.weights import load_weights
 
     return load_weights("small")
 

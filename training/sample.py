@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 
 from training.cli import exit_status, run_command
 from training.config import NoiseSchedule
 
 if TYPE_CHECKING:
+    import numpy as np
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
     from monai.networks.schedulers import DDIMScheduler
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from training.checkpoint import Snapshot
@@ -50,11 +51,13 @@ class Arguments:
     """Images made at once: more take more memory and give the same images, but for rounding."""
 
 
-def start_noise(seed: int) -> np.ndarray:
+def start_noise(seed: int) -> NDArray[np.float32]:
     """Noise float32 [1, 64, 64] ~ N(0, 1) of a seed, -2^63 to 2^63-1: bitwise that of the server.
 
     Philox4x64 (Salmon et al. 2011) keyed by the seed's 64 bits (two's complement), its counter at 0.
     """
+    import numpy as np
+
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(LATENT_SHAPE, dtype=np.float32)
 
@@ -115,7 +118,9 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, siz
     return images[..., margin : margin + size, margin : margin + size]
 
 
-def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def generate(
+    snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Images float32 [n, size, size], clipped by nothing, and scaled latents float32 [n, 1, 64, 64] of `seeds`.
 
     Shows a progress bar. Uses a GPU if there is one, in full float32.
@@ -123,6 +128,7 @@ def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -
     Raises:
         ValueError: the snapshot has no UNet.
     """
+    import numpy as np
     import torch
     from tqdm import tqdm
 

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from export import check
 from export.graphs import GRAPHS, unet_steps
-from server import room
+from server import resources
 from server.process import TritonServer
 from support.common import ROOT
 from support.container_machine import SCRIPT, Machine, import_container
@@ -166,7 +166,7 @@ def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:
 
 
 def test_too_little_shared_memory_is_told_at_the_start(container: ModuleType, tmp_path: Path) -> None:
-    assert container.SHARED_MEMORY_BYTES == room.SHARED_MEMORY_BYTES
+    assert container.SHARED_MEMORY_BYTES == resources.SHARED_MEMORY_BYTES
     container.check_shared_memory(tmp_path, 1)
     with pytest.raises(container.Refusal, match=r"has \d+ MB left, .*: docker run --shm-size=1g$"):
         container.check_shared_memory(tmp_path, 2**60)

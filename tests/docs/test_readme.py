@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.figures.__main__ import read
+from benchmarks.report import read
 from benchmarks.serving.names import OURS, few_steps
 from support.common import ROOT, run_python, tracked
 

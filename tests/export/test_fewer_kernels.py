@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 
-from benchmarks.weights import load_weights
+from benchmarks.harness.weights import load_weights
 from export.fewer_kernels import TabledBlock, with_fewer_kernels
 from export.graphs import GRAPHS, UNET, VAE_DECODER, Denoiser, Graph, random_inputs
 from export.precision import reduced_precision

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.weights import load_weights
+from benchmarks.harness.weights import load_weights
 from export.compare import compare
 from export.from_onnx import snapshot_from_onnx
 from export.graphs import GRAPHS
@@ -76,7 +76,7 @@ def test_a_checkout_without_a_snapshot_has_the_demo_weights(tmp_path: Path, monk
     absent = tmp_path / "snapshot"
     with pytest.raises(CheckpointError, match=r"snapshot\.json does not exist"):
         load_weights("demo", absent)
-    monkeypatch.setattr("benchmarks.weights.DEMO_SNAPSHOT", absent)
+    monkeypatch.setattr("benchmarks.harness.weights.DEMO_SNAPSHOT", absent)
     assert load_weights("demo", absent).scale_factor == snapshot_from_onnx(COMMITTED).scale_factor
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from benchmarks.wire import counts
+from benchmarks.harness.wire import counts
 from brats_ldm_client import Client, Generation, Progress
 from export.compare import cpu_session
 from mri_ldm.noise import standard_normal
