@@ -53,7 +53,7 @@ demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
-	$(BIN)/python -m export runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
+	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
 
 gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/gpu (under ten minutes)
 	$(BIN)/python -m benchmarks.gpu

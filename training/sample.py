@@ -9,7 +9,7 @@ Images are SYNTHETIC: for research only, not for diagnosis.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,12 +21,15 @@ from training.config import NoiseSchedule
 
 if TYPE_CHECKING:
     import numpy as np
-    from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+    from monai.networks.nets import AutoencoderKL
     from monai.networks.schedulers import DDIMScheduler
     from numpy.typing import NDArray
     from torch import Tensor
 
     from training.checkpoint import Snapshot
+
+    Denoiser = Callable[[Tensor, Tensor], Tensor]
+    """(latents [B, 1, 64, 64], timesteps [B]) -> predicted noise [B, 1, 64, 64]."""
 
 LATENT_SHAPE = (1, 64, 64)
 
@@ -84,7 +87,7 @@ def ddim_scheduler(schedule: NoiseSchedule, steps: int) -> DDIMScheduler:
 
 
 def ddim_trajectory(
-    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
+    unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM (Song et al. 2021, eq. 12) from noise [B, 1, 64, 64]: the latents after each step, and its estimate of x0.
 
@@ -101,9 +104,7 @@ def ddim_trajectory(
         yield latents, estimate
 
 
-def sample_latents(
-    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
-) -> Tensor:
+def sample_latents(unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0) -> Tensor:
     """The last latents of `ddim_trajectory`: noise [B, 1, 64, 64] to scaled latents of the same shape."""
     return deque(ddim_trajectory(unet, schedule, noise, steps, eta), maxlen=1).pop()[0]
 
@@ -114,6 +115,11 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, siz
 
     with torch.no_grad():
         images = autoencoder.decode(latents / scale_factor)
+    return centre_crop(images, size)
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """Images [..., H, H] to [..., size, size]."""
     margin = (images.shape[-1] - size) // 2
     return images[..., margin : margin + size, margin : margin + size]
 

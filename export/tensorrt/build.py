@@ -1,6 +1,8 @@
-"""An ONNX file to a TensorRT plan, with `tensorrt` 10 and 11 or, without a GPU, `tensorrt_rtx`: one API, one code.
+"""An ONNX file to a TensorRT plan, with `tensorrt` 10 and 11 or, without a GPU, `tensorrt_rtx`: both have one API.
 
-Networks are strongly typed: what is computed in fp16 or bf16 is what the ONNX graph says, never the builder's choice.
+Experimental: plans of `tensorrt` have not yet been built or run on a GPU.
+
+Networks are strongly typed: the ONNX graph says what is computed in fp16 or bf16, and the builder chooses nothing.
 """
 
 import importlib
@@ -22,33 +24,33 @@ DTYPES = {torch.float32: "FLOAT", torch.int32: "INT32"}
 
 
 class PlanError(ValueError):
-    """A plan that cannot be built or run here."""
+    """A plan cannot be built or run here."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build, and how. TensorRT-RTX takes the defaults only."""
+    """What to build, and how. TensorRT-RTX accepts only the defaults."""
 
     runtime: Runtime
     precision: Precision
     optimization_level: int = 3
     """0 (builds fastest) to 5 (tries every kernel)."""
     version_compatible: bool = False
-    """Also for later TensorRT releases of the same major version; the server must be told to allow it."""
+    """Also for later TensorRT releases of the same major version; the server needs a flag to accept such plans."""
     hardware: Hardware = "none"
     """Also for other GPUs than this one, at some cost in speed."""
     timing_cache: Path | None = None
-    """Measured times of kernels on this GPU, read and written: the next build takes seconds."""
+    """File with measured times of kernels on this GPU, read and written: the next build takes seconds."""
 
     def record(self) -> dict[str, Any]:
-        """What of it is a property of the plan."""
+        """The options that are properties of the plan."""
         kept = ("optimization_level", "version_compatible", "hardware")
         return {name: value for name, value in asdict(self).items() if name in kept}
 
 
 @dataclass(frozen=True)
 class PlanTensor:
-    """An input or output of a plan; shapes with the batch dimension, -1 where it varies; `profile` is min, opt, max."""
+    """An input or output of a plan. Shapes have the batch dimension, -1 if it varies. `profile` is min, opt, max."""
 
     name: str
     mode: Literal["input", "output"]
@@ -63,7 +65,7 @@ class PlanTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine and what is known of it; `content` is a buffer of bytes."""
+    """A serialised engine with its tensors and the TensorRT version; `content` is a buffer of bytes."""
 
     content: Any
     tensors: tuple[PlanTensor, ...]
@@ -78,27 +80,27 @@ def load_runtime(runtime: Runtime) -> Any:
     """
     if runtime == "tensorrt" and not torch.cuda.is_available():
         raise PlanError(
-            "TensorRT measures kernels on the GPU that will run them, and here is none (or a PyTorch without CUDA): "
+            "TensorRT measures kernels on the GPU that will run them, and there is none here (or PyTorch lacks CUDA): "
             "build on the machine that serves, with this command or with trtexec in its container (docs/tensorrt.md). "
             "--tensorrt-rtx builds without a GPU"
         )
     try:
         trt = importlib.import_module(runtime)
     except ImportError as error:
-        extra = "export-" + runtime.replace("_", "-")
-        raise PlanError(f"{runtime} cannot be imported ({error}): pip install '.[{extra}]'") from None
+        group = "export-" + runtime.replace("_", "-")
+        raise PlanError(f"{runtime} cannot be imported ({error}): pip install --group {group}") from None
     if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < 10:
         raise PlanError(
-            f"TensorRT {trt.__version__} is too old: 10 is the first that is tested here for typed networks"
+            f"TensorRT {trt.__version__} is too old: version 10 or newer is needed for strongly typed networks"
         )
     return trt
 
 
 def build_plan(graph: Graph, onnx: Path, options: BuildOptions) -> Plan:
-    """Parse, check against the record, build; shows the builder's phases while it works.
+    """Parse the ONNX file, check it against the graph's record, and build; shows the builder's phases meanwhile.
 
     Raises:
-        PlanError: what the parser or the builder says, with the names of nodes; or the graph is not `graph`.
+        PlanError: with the message of the parser or the builder and the names of nodes; or the file is not `graph`.
         KeyboardInterrupt: also where the builder was interrupted.
     """
     trt = load_runtime(options.runtime)
@@ -118,13 +120,13 @@ def build_plan(graph: Graph, onnx: Path, options: BuildOptions) -> Plan:
         raise KeyboardInterrupt
     if content is None:
         raise PlanError(f"{onnx}: no plan was built\n" + "\n".join(logger.errors))
-    del parser  # owns the weights of the network: to be kept until here
+    del parser  # it owns the weights of the network, so it must live until here
     _save_timing_cache(config, options)
     return Plan(content, tensors, trt.__version__)
 
 
 def describe_engine(engine: Any) -> tuple[PlanTensor, ...]:
-    """Inputs and outputs of a deserialised engine (a GPU is needed to have one), with those of its first profile."""
+    """Inputs and outputs of a deserialised engine, with the shapes of its first profile. An engine needs a GPU."""
     described = []
     for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
         mode: Literal["input", "output"] = "input" if engine.get_tensor_mode(name).name == "INPUT" else "output"
@@ -143,7 +145,7 @@ def describe_engine(engine: Any) -> tuple[PlanTensor, ...]:
 
 def _error_log(trt: Any) -> Any:
     class ErrorLog(trt.ILogger):
-        """Keeps errors for the message of the exception, and drops the rest, which is a great deal."""
+        """Keeps errors for the message of the exception, and drops the rest, which is long."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -157,7 +159,7 @@ def _error_log(trt: Any) -> Any:
 
 
 def _parse(trt: Any, builder: Any, onnx: Path, logger: Any) -> tuple[Any, Any]:
-    # TensorRT 10 needs the flag; 11 knows nothing but strongly typed networks and ignores it.
+    # TensorRT 10 needs the flag. In 11 all networks are strongly typed, and the flag is ignored.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
@@ -179,7 +181,7 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     if options.precision != "tf32":
-        # On by default, and then what is kept in float32 on purpose is not.
+        # On by default; it would reduce what must stay in float32.
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.runtime == "tensorrt_rtx":
         return config
@@ -195,7 +197,7 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     if options.timing_cache is not None:
         known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
-            # Of another GPU or release.
+            # The file is of another GPU or release.
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     return config
 
@@ -226,14 +228,14 @@ def _describe_network(network: Any, profile: Any) -> tuple[PlanTensor, ...]:
 def _check_record(graph: Graph, onnx: Path, tensors: tuple[PlanTensor, ...]) -> None:
     expected = {(spec.name, "input", DTYPES[spec.dtype], (-1, *spec.shape)) for spec in graph.inputs}
     expected |= {(spec.name, "output", DTYPES[spec.dtype], (-1, *spec.shape)) for spec in graph.outputs}
-    found = {(tensor.name, tensor.mode, tensor.dtype, tensor.shape) for tensor in tensors}
-    if found != expected:
-        raise PlanError(f"{onnx} is not {graph.name}: it has {sorted(found)}, the record says {sorted(expected)}")
+    actual = {(tensor.name, tensor.mode, tensor.dtype, tensor.shape) for tensor in tensors}
+    if actual != expected:
+        raise PlanError(f"{onnx} is not {graph.name}: it has {sorted(actual)}, the record says {sorted(expected)}")
 
 
 def _monitor(trt: Any, name: str, bar: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """Shows the innermost phase. Called from threads of the builder; Ctrl-C ends the build at the next step."""
+        """Shows the innermost phase. The builder's threads call it; Ctrl-C ends the build at the next step."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

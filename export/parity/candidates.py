@@ -1,4 +1,4 @@
-"""Both networks of a repository in each runtime and precision that can run here, behind one pair of functions."""
+"""Both networks of a repository in each runtime and precision that runs here, behind one pair of functions."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
     import onnxruntime
     import torch
 
-    from export.compare import cpu_session, feeds_of, run_onnx
     from export.executed import NotRunHere, in_onnxruntime
     from export.graphs import UNET, VAE_DECODER, random_inputs
-    from export.to_onnx import onnx_file
+    from export.onnx.run import cpu_session, feeds_of, run_onnx
+    from export.onnx.write import onnx_file
 
     def network(graph: Graph) -> Callable[..., Tensor]:
         path = repository / graph.name / "1" / onnx_file(precision)
-        # Reduced files keep some layers in float32, so others may be there too.
-        found = in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
-        if precision not in found:
-            raise NotRunHere(f"ONNX Runtime computes {path.name} in {' and '.join(sorted(found))} on this CPU")
+        # Reduced files keep some layers in float32, so other precisions may be there too.
+        executed = in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
+        if precision not in executed:
+            raise NotRunHere(f"ONNX Runtime computes {path.name} in {' and '.join(sorted(executed))} on this CPU")
         session = cpu_session(path)
         return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
 
@@ -70,11 +70,11 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
 def in_openvino(repository: Path, precision: Precision, decoder: Precision | None = None) -> Candidate:
     """The ONNX files in OpenVINO on the CPU, in fp32 or bf16, compiled for one row as the profile openvino serves them.
 
-    decoder: its precision where it is another than the UNet's. A CPU with AVX-512 and without bf16 emulates it: the
-    rounding is the same, the time ten times that of fp32.
+    `decoder` is the precision of the decoder, if it differs from the UNet's. A CPU with AVX-512 and without bf16
+    emulates bf16: the rounding is the same, and the time is ten times that of fp32.
 
     Raises:
-        NotRunHere: a CPU that does neither.
+        NotRunHere: this CPU has neither bf16 nor AVX-512.
     """
     import numpy as np
     import openvino
@@ -82,7 +82,7 @@ def in_openvino(repository: Path, precision: Precision, decoder: Precision | Non
 
     from export.executed import compile_for_openvino
     from export.graphs import UNET, VAE_DECODER
-    from export.to_onnx import onnx_file
+    from export.onnx.write import onnx_file
 
     def network(graph: Graph, precision: Precision) -> Callable[..., Tensor]:
         shapes = {spec.name: [1, *spec.shape] for spec in graph.inputs}
@@ -109,8 +109,8 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
     import torch
 
     from export.graphs import UNET, VAE_DECODER
-    from export.plans import Engine
-    from export.to_tensorrt import PlanError
+    from export.tensorrt.build import PlanError
+    from export.tensorrt.plans import Engine
 
     by_model = {stamp["model"]: stamp for stamp in stamps}
 
@@ -129,14 +129,14 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
 def candidates(
     repository: Path, denoiser: Denoiser, decoder: Decoder, report: Callable[[str], None] = print
 ) -> Iterator[Candidate]:
-    """What the repository holds and this machine runs; the rest is reported.
+    """What the repository holds and this machine runs; `report` gets a line about the rest.
 
-    fp16 and bf16 are measured in PyTorch where ONNX Runtime computes in another precision, as on most CPUs. What
-    OpenVINO makes of bf16 has a gate of its own (export.openvino_gate).
+    fp16 and bf16 are measured in PyTorch where ONNX Runtime computes in another precision, as on most CPUs. The gate
+    (export.parity.gate) measures OpenVINO in bf16.
     """
     from export.executed import NotRunHere
-    from export.to_onnx import onnx_file
-    from export.to_tensorrt import PlanError
+    from export.onnx.write import onnx_file
+    from export.tensorrt.build import PlanError
 
     unet = repository / "unet" / "1"
     yield in_onnxruntime(repository, "fp32")

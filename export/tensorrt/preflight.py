@@ -1,4 +1,4 @@
-"""One plan against its stamp, the repository and the machine: what would keep it from loading, or from being right."""
+"""One plan against its stamp, the repository and the machine: reasons why it would not load, or compute nonsense."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.machine import Gpu, Machine
+from export.tensorrt.machine import Gpu, Machine
 from training.files import sha256
 
-REBUILD = "build it again with `python -m export --tensorrt` or deploy/"
+REBUILD = "build it again with `python -m export repository DIR --tensorrt PRECISION` or deploy/"
 AMPERE = (8, 0)
 Stamp = dict[str, Any]
 
@@ -31,7 +31,7 @@ def _source(folder: Path, stamp: Stamp) -> Iterator[str]:
 
 
 def _rows(stamp: Stamp, configs: dict[str, ModelConfig]) -> Iterator[str]:
-    """Triton merges calls up to max_batch_size, and the plan has to take all of those."""
+    """Triton merges calls up to max_batch_size, so the plan must accept 1 to that many rows."""
     rows, most = stamp["profile"], configs["default"].max_batch_size
     if rows["min"] > 1 or rows["max"] < most or not rows["min"] <= rows["opt"] <= rows["max"]:
         yield f"takes {rows['min']} to {rows['max']} rows (best {rows['opt']}), but Triton sends 1 to {most}: {REBUILD}"
@@ -48,8 +48,8 @@ def _version(stamp: Stamp, machine: Machine) -> Iterator[str]:
 
 
 def _runs(built: tuple[int, ...], here: tuple[int, ...], version_compatible: bool) -> bool:
-    """A version compatible plan runs on later releases of its major version; any other on its own release alone."""
-    shorter = min(len(built), len(here))  # trtexec knows three numbers of the version, Python four
+    """A version compatible plan runs on later releases of its major version; any other only on its own release."""
+    shorter = min(len(built), len(here))  # trtexec gives three numbers of the version, Python four
     same = built[:shorter] == here[:shorter]
     return same or (version_compatible and built[0] == here[0] and built <= here)
 
@@ -58,8 +58,8 @@ def _gpu(stamp: Stamp, configs: dict[str, ModelConfig], machine: Machine) -> Ite
     file = Path(stamp["file"]).name
     for gpu in machine.gpus:
         by_capability = {name for config in configs.values() for name in config.cc_model_filenames.values()}
-        meant = {config.cc_model_filenames.get(gpu.capability) for config in configs.values()}
-        if file in by_capability and file not in meant:
+        for_this_gpu = {config.cc_model_filenames.get(gpu.capability) for config in configs.values()}
+        if file in by_capability and file not in for_this_gpu:
             continue  # the plan of another GPU of a mixed fleet
         if stamp["runtime"] == "tensorrt_rtx":
             yield from _rtx(gpu)

@@ -1,12 +1,11 @@
-"""The snapshot of an exported repository, from its ONNX files: for a checkout that has the served files alone.
+"""The snapshot of an exported repository, from its ONNX files: for a checkout that has only the served files.
 
-The exporter keeps the names of a state dict, but for tensors that it reshapes: scales and shifts of group
-normalisations, and the transposed matrices of queries, keys and values. The order of their use tells which is which.
+The exporter keeps the names of a state dict, except for tensors that it reshapes: scales and shifts of group
+normalisations, and the transposed matrices of queries, keys and values. These are told apart by the order of their use.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from export.graphs import UNET, VAE_DECODER, Decoder, Denoiser, Graph, random_inputs
+from export.graphs import UNET, VAE_DECODER, Graph, Network, random_inputs
+from export.manifest import MANIFEST, read_manifest
 from training.checkpoint import CheckpointError, Snapshot, StateDict
 from training.config import config_from_dict
 from training.files import sha256
@@ -25,18 +25,16 @@ if TYPE_CHECKING:
 
 
 def snapshot_from_onnx(repository: Path) -> Snapshot:
-    """What `repository` was exported from: the weights of both model.onnx, the rest of manifest.json.
+    """The snapshot from which `repository` was exported: weights from both model.onnx, the rest from manifest.json.
 
-    The encoder is that of a fresh network: no served file holds it.
+    No served file holds the encoder, so the encoder is that of a fresh network.
 
     Raises:
-        CheckpointError: a file is missing, is not the one of the manifest, or holds rewritten operations.
+        RepositoryError: there is no manifest.
+        CheckpointError: a file is missing, differs from the manifest's, or holds rewritten operations.
     """
-    path = repository / "manifest.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: give a repository that `python -m export` has written")
-    manifest = json.loads(path.read_text())
-    config = config_from_dict(manifest["training"]["config"], str(path))
+    manifest = read_manifest(repository)
+    config = config_from_dict(manifest["training"]["config"], str(repository / MANIFEST))
     scale_factor, history = manifest["scale_factor"], manifest["training"]["history"]
     autoencoder, unet = build_autoencoder(config.autoencoder).state_dict(), build_unet(config.unet).state_dict()
     fresh = Snapshot(config, autoencoder, unet, scale_factor, history)
@@ -49,38 +47,38 @@ def snapshot_from_onnx(repository: Path) -> Snapshot:
     return fresh
 
 
-def _weights(graph: Graph, module: Denoiser | Decoder, path: Path) -> StateDict:
+def _weights(graph: Graph, module: Network, path: Path) -> StateDict:
     """Every parameter that a call of `module` uses, from the file at `path`."""
     import onnx
 
     proto, shapes = onnx.load(path).graph, _in_order_of_use(graph, module)
-    found = {each.name: _tensor(each) for each in proto.initializer if each.name in shapes}
-    unnamed, places = list(_renamed(proto, found)), [name for name in shapes if name not in found]
-    found |= zip(places, unnamed, strict=False)
-    wrong = [name for name in found if found[name].shape != shapes[name]]
-    if len(unnamed) != len(places) or wrong:
-        where = f", the first of another shape is {wrong[0]}" if wrong else ""
+    weights = {tensor.name: _tensor(tensor) for tensor in proto.initializer if tensor.name in shapes}
+    unnamed, places = list(_renamed(proto, weights)), [name for name in shapes if name not in weights]
+    weights |= zip(places, unnamed, strict=False)
+    other_shape = [name for name in weights if weights[name].shape != shapes[name]]
+    if len(unnamed) != len(places) or other_shape:
+        where = f", the first of another shape is {other_shape[0]}" if other_shape else ""
         raise CheckpointError(
             f"{path} does not hold this network in MONAI's layers ({len(unnamed)} tensors without a name for "
-            f"{len(places)} places{where}): what export has rewritten is not read back, so give the snapshot itself"
+            f"{len(places)} places{where}): rewritten operations cannot be read back, so give the snapshot itself"
         )
-    return found
+    return weights
 
 
 @torch.no_grad()
 def _in_order_of_use(graph: Graph, module: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of the parameters, by one call."""
+    """Names and shapes of the parameters, found by one call of the module."""
     shapes: dict[str, torch.Size] = {}
     for name, layer in module.named_modules():
-        own = {f"{name}.{key}": parameter.shape for key, parameter in layer.named_parameters(recurse=False)}
-        layer.register_forward_hook(lambda *_, own=own: shapes.update(own))
+        of_layer = {f"{name}.{key}": parameter.shape for key, parameter in layer.named_parameters(recurse=False)}
+        layer.register_forward_hook(lambda *_, of_layer=of_layer: shapes.update(of_layer))
     module(*random_inputs(graph, rows=1, seed=0))
     return shapes
 
 
 def _renamed(proto: onnx.GraphProto, named: Container[str]) -> Iterator[Tensor]:
-    """Weights whose name is the exporter's own, once for each use, in the shape of a state dict."""
-    others = {each.name: each for each in proto.initializer if each.name not in named}
+    """Weights that the exporter has renamed, once for each use, in the shape of a state dict."""
+    others = {tensor.name: tensor for tensor in proto.initializer if tensor.name not in named}
     for node in proto.node:
         for name in node.input:
             if name not in others:

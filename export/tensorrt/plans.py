@@ -1,6 +1,8 @@
-"""Plans into a repository: build, hold to the float32 graph on the GPU, place, stamp. What fails is not placed.
+"""Plans into a repository: build, compare with the float32 graph on the GPU, place, stamp. A failed plan is not placed.
 
-The reference is the repository's own model.onnx by ONNX Runtime on the CPU, which export has held to PyTorch.
+Experimental: plans of `tensorrt` have not yet been built or run on a GPU.
+
+The reference is the repository's own model.onnx, run by ONNX Runtime on the CPU. Export has compared it with PyTorch.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +11,12 @@ from typing import Any
 
 import torch
 
-from export.compare import Array, Parity, cpu_session, hold_all, run_all
+from export.compare import Array, Parity, require_parity_of_outputs
 from export.graphs import GRAPHS, Graph, random_inputs
+from export.onnx.run import cpu_session, run_all
+from export.onnx.write import onnx_file
 from export.precision import Precision
-from export.to_onnx import onnx_file
-from export.to_tensorrt import BuildOptions, Plan, PlanError, Runtime, build_plan, describe_engine, load_runtime
+from export.tensorrt.build import BuildOptions, Plan, PlanError, Runtime, build_plan, describe_engine, load_runtime
 from training.files import sha256, whole_file
 
 PLAN_FILE = "model.plan"
@@ -21,22 +24,22 @@ Run = Callable[[tuple[torch.Tensor, ...]], Sequence[Array]]
 
 
 class Engine:
-    """A plan on the GPU: inputs of the record in order, on the CPU, to its outputs in order. Not thread-safe."""
+    """A plan on the GPU. Takes and returns tensors on the CPU, in the order of the graph's record. Not thread-safe."""
 
     def __init__(self, graph: Graph, runtime: Runtime, content: Any, version_compatible: bool = False) -> None:
-        """Deserialise; a version compatible plan carries code of its own, which is then run.
+        """Deserialise. A version compatible plan carries code of its own, which is then run.
 
         Raises:
-            PlanError: this GPU or this release of TensorRT does not take the plan, or PyTorch sees no GPU.
+            PlanError: this GPU or this release of TensorRT does not accept the plan, or PyTorch sees no GPU.
         """
         trt = load_runtime(runtime)
         if not torch.cuda.is_available():
-            raise PlanError("there is no GPU here to run it, or a PyTorch without CUDA")
+            raise PlanError("there is no GPU here to run it, or PyTorch lacks CUDA")
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # outlives the engine
         self.runtime.engine_host_code_allowed = version_compatible
         self.engine = self.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
-            raise PlanError(f"{runtime} {trt.__version__} on {torch.cuda.get_device_name()} does not take this plan")
+            raise PlanError(f"{runtime} {trt.__version__} on {torch.cuda.get_device_name()} does not accept this plan")
         self.graph = graph
         self.tensors = describe_engine(self.engine)
         self.context = self.engine.create_execution_context()
@@ -61,27 +64,27 @@ class Engine:
         return [tensor.cpu().numpy() for tensor in outputs.values()]
 
 
-def gate(graph: Graph, reference: Path, run: Run, precision: Precision) -> Parity:
-    """Hold `run` to the float32 graph `reference` for 1, opt and max rows; each may use other kernels.
+def require_plan_parity(graph: Graph, reference: Path, run: Run, precision: Precision) -> Parity:
+    """Compare `run` with the float32 file `reference` for 1, opt and max rows; each may use other kernels.
 
-    Returns the worst.
+    Returns the worst result.
 
     Raises:
-        ParityError: it is further off than `precision` may be.
+        ParityError: it differs by more than `precision` allows.
     """
     session = cpu_session(reference)
     results = []
     for rows in sorted({1, graph.opt_batch_size, graph.max_batch_size}):
         inputs = random_inputs(graph, rows, seed=rows)
         what = f"{graph.name}: the plan, {rows} rows,"
-        results.append(hold_all(what, graph, run_all(graph, session, inputs), run(inputs), precision))
+        results.append(require_parity_of_outputs(what, graph, run_all(graph, session, inputs), run(inputs), precision))
     return max(results, key=lambda parity: parity.relative_l2)
 
 
 def add_plans(
     folder: Path, options: BuildOptions, report: Callable[[str], None] = print, graphs: Sequence[Graph] = GRAPHS
 ) -> list[dict[str, Any]]:
-    """Build a plan for each network of the repository `folder` and place them together; returns their stamps.
+    """Build a plan for each network of the repository `folder` and place all of them; returns their stamps.
 
     Raises:
         PlanError, ParityError: nothing has been placed.
@@ -107,11 +110,17 @@ def _checked_plan(
     parity = _measured(graph, version_folder / "model.onnx", plan, options)
     if isinstance(parity, Parity):
         report(f"{graph.name}: the plan differs from float32 by {parity.relative_l2:.1e} (relative L2)")
-        verdict: dict[str, Any] = {"parity": parity.record()}
+        measured: dict[str, Any] = {"parity": parity.record()}
     else:
         report(f"{graph.name}: parity was not measured: {parity}")
-        verdict = {"parity": None, "parity_not_measured": parity}
-    stamp = {
+        measured = {"parity": None, "parity_not_measured": parity}
+    stamp = _stamp(graph, onnx, plan, options)
+    return plan, stamp | measured
+
+
+def _stamp(graph: Graph, onnx: Path, plan: Plan, options: BuildOptions) -> dict[str, Any]:
+    """What the manifest says of a plan, whatever its parity."""
+    return {
         "model": graph.name,
         "file": f"{graph.name}/1/{PLAN_FILE}",
         "runtime": options.runtime,
@@ -122,18 +131,17 @@ def _checked_plan(
         "profile": {"min": 1, "opt": graph.opt_batch_size, "max": graph.max_batch_size},
         "options": options.record(),
     }
-    return plan, stamp | verdict
 
 
 def _measured(graph: Graph, reference: Path, plan: Plan, options: BuildOptions) -> Parity | str:
-    """The parity, or why there is none. Only TensorRT-RTX builds plans where they cannot run."""
+    """The parity, or why it was not measured. Only TensorRT-RTX builds plans where they cannot run."""
     try:
         engine = Engine(graph, options.runtime, plan.content, options.version_compatible)
     except PlanError as error:
         if options.runtime == "tensorrt":
             raise
         return str(error)
-    return gate(graph, reference, engine, options.precision)
+    return require_plan_parity(graph, reference, engine, options.precision)
 
 
 def gpu_record() -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""What a machine has to serve plans with: its TensorRT and its GPUs. Runs where there is neither."""
+"""The TensorRT releases and the GPUs of a machine, which decide what plans it runs. Works where there is neither."""
 
 import importlib
 import subprocess
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """As nvidia-smi calls it; capability such as "9.0"."""
+    """The name that nvidia-smi shows; the compute capability, such as "9.0"."""
 
     name: str
     capability: str
@@ -15,16 +15,16 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """versions: TensorRT by package, e.g. {"tensorrt": "10.13.2.6"}; both are empty where there is none."""
+    """versions: TensorRT by package, e.g. {"tensorrt": "10.13.2.6"}. Both may be empty."""
 
     versions: dict[str, str]
     gpus: tuple[Gpu, ...]
 
 
 def this_machine() -> Machine:
-    """Whatever is there."""
-    found = {package: _version(package) for package in ("tensorrt", "tensorrt_rtx")}
-    return Machine({package: version for package, version in found.items() if version}, gpus())
+    """What is installed and plugged in here."""
+    versions = {package: _version(package) for package in ("tensorrt", "tensorrt_rtx")}
+    return Machine({package: version for package, version in versions.items() if version}, gpus())
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -41,5 +41,5 @@ def gpus() -> tuple[Gpu, ...]:
 def _version(package: str) -> str | None:
     try:
         return str(importlib.import_module(package).__version__)
-    except (ImportError, OSError, AttributeError):  # absent, or its libraries are
+    except (ImportError, OSError, AttributeError):  # it, or one of its libraries, is missing
         return None

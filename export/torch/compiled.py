@@ -1,7 +1,10 @@
-"""A program of torch.export to a package of AOTInductor beside it: the same network, compiled for the device here.
+"""A program of torch.export to a package of AOTInductor beside it: the same network, compiled for this machine.
 
-The package holds a shared library, which is code for this machine's processor, GPU and torch. Its metadata says which,
-and which program it was made from: server/backends/torch_export uses it where all of that fits, else the program.
+Experimental for CUDA: not yet run on a GPU.
+
+The package holds a shared library: code for this machine's processor, GPU and torch. Its metadata names these three and
+the program from which it was made. server/backends/torch_export uses the package where all of them fit, else the
+program.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
-import re
 import shutil
 import sysconfig
 import threading
@@ -24,16 +26,13 @@ import torch
 from torch.export.passes import move_to_device_pass
 from tqdm import tqdm
 
-from export.compare import Parity, hold
-from export.graphs import Decoder, Denoiser, Graph, random_inputs
+from export.compare import Parity, require_parity
+from export.graphs import Graph, Network, random_inputs
 from export.precision import Precision
+from export.processor import instructions
 from training.files import sha256, whole_file
 
 RECORD = "record"
-# Instructions that a compiler may choose for arithmetic and bits; the other words of the kernel's list are none.
-INSTRUCTIONS = re.compile(
-    "s?sse|avx|fma|f16c|bmi|abm|popcnt|movbe|adx|v?aes|v?pclmul|gfni|sha|amx|xop|asimd|sve|bf16|i8mm|atomics|fp|crc32"
-)
 
 
 class CompileError(ValueError):
@@ -46,7 +45,11 @@ def compiled_file(program: Path) -> Path:
 
 
 def check_compiler() -> None:
-    """Look for what AOTInductor needs on this machine, before the work that it would be for. Raises CompileError."""
+    """Look for what AOTInductor needs on this machine, before the work starts.
+
+    Raises:
+        CompileError: something is missing.
+    """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
@@ -79,7 +82,7 @@ def _has_cuda_headers() -> bool:
 
 
 def device_here() -> torch.device:
-    """The GPU, where there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -91,8 +94,8 @@ def compile_program(graph: Graph, program: Path, precision: Precision) -> Path:
     """
     device, path = device_here(), compiled_file(program)
     options: dict[str, Any] = {"aot_inductor.metadata": {RECORD: json.dumps(_record(graph, program, precision))}}
-    # With a dynamic batch Inductor would leave convolutions in NCHW, and would take the threads of this process for
-    # those of the server's.
+    # With a dynamic batch Inductor would leave convolutions in NCHW, and would compile for the number of threads of
+    # this process instead of the server's.
     options |= {"force_layout_optimization": True} if device.type == "cuda" else {"cpp.dynamic_threads": True}
     try:
         with whole_file(path) as temporary, temporary.open("w+b") as file, warnings.catch_warnings():
@@ -109,10 +112,10 @@ def compile_program(graph: Graph, program: Path, precision: Precision) -> Path:
 
 
 def _bounded(graph: Graph, program: Path, device: torch.device) -> torch.export.ExportedProgram:
-    """The program on `device`, no more than the largest batch: then Inductor knows what 32 bits hold."""
+    """The program on `device`, for the largest batch at most: Inductor then knows which sizes fit 32 bits."""
     module: Any = move_to_device_pass(torch.export.load(program), str(device)).module(check_guards=False)
     if device.type == "cuda":
-        module = module.to(memory_format=torch.channels_last)  # else weights would be laid out anew in each call
+        module = module.to(memory_format=torch.channels_last)  # else each call would change the layout of the weights
     inputs = tuple(tensor.to(device) for tensor in random_inputs(graph, rows=2, seed=0))
     batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
     with torch.no_grad():
@@ -134,31 +137,27 @@ def _record(graph: Graph, program: Path, precision: Precision) -> dict[str, Any]
     }
 
 
-def instructions() -> set[str]:
-    """The instruction sets of this processor, as the kernel lists them; a compiled package may use any of them."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    words = next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2]
-    return {word for word in words.split() if INSTRUCTIONS.match(word)}
-
-
 @torch.no_grad()
-def compare_compiled(graph: Graph, module: Denoiser | Decoder, path: Path, precision: Precision) -> Parity:
+def compare_compiled(graph: Graph, module: Network, path: Path, precision: Precision) -> Parity:
     """Run `module`, which is float32, and the package at `path` on one, three and the largest batch of random rows.
 
-    Returns the worst of the three. Raises ParityError: one of them differs by more than `precision` may.
+    Returns the worst of the three results.
+
+    Raises:
+        ParityError: one of them differs by more than `precision` allows.
     """
     compiled, inputs = torch._inductor.aoti_load_package(str(path)), random_inputs(graph, graph.max_batch_size, seed=1)
-    reference, found = module.eval()(*inputs).numpy(), []
+    reference, results = module.eval()(*inputs).numpy(), []
     for rows in (1, 3, graph.max_batch_size):
         answer = compiled(*(tensor[:rows].to(device_here()) for tensor in inputs)).cpu().numpy()
-        found.append(hold(f"{graph.name}: {path.name}, {rows} rows,", reference[:rows], answer, precision))
-    return max(found, key=lambda parity: parity.relative_l2)
+        results.append(require_parity(f"{graph.name}: {path.name}, {rows} rows,", reference[:rows], answer, precision))
+    return max(results, key=lambda parity: parity.relative_l2)
 
 
 def add_compiled(
-    graph: Graph, module: Denoiser | Decoder, folder: Path, precision: Precision, report: Callable[[str], None] = print
+    graph: Graph, module: Network, folder: Path, precision: Precision, report: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Compile 1/model.pt2 of the network below `folder` and hold it to its tolerance; what the manifest says of it.
+    """Compile 1/model.pt2 of the network below `folder` and compare it with `module`; returns its manifest entry.
 
     Raises:
         CompileError: it could not be compiled.
@@ -183,7 +182,7 @@ def add_compiled(
 
 @contextmanager
 def _clock(what: str) -> Iterator[None]:
-    """On a terminal, a line with the time that has passed."""
+    """On a terminal, a line with the elapsed time."""
     done = threading.Event()
     with tqdm(desc=what, bar_format="{desc}: {elapsed}", leave=False, disable=None) as line:
 

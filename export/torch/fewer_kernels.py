@@ -1,9 +1,9 @@
-"""A served network in fewer operations, for GPUs, where each small one costs its launch: the same real numbers.
+"""A served network in fewer operations, for GPUs, where even a small operation costs a launch: the same real numbers.
 
-- The embedding of the timestep is a function of one of some hundred integers, and so is what each residual block
-  projects from it: one table, a row for each timestep, in place of sinusoids and a product for each block.
-- The bias of the convolution to which a block adds that projection is in the table, too.
-- The projections of queries, keys and values are one (export.rewrite).
+- The embedding of the timestep depends only on an integer below about a thousand, and so does its projection in each
+  residual block. One table, with a row for each timestep, replaces the sinusoids and a product in each block.
+- A block adds that projection to the output of a convolution. The bias of this convolution is in the table too.
+- The projections of queries, keys and values become one (export.rewrite).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from monai.networks.blocks import SABlock
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import Tensor, nn
 
-from export.graphs import TIMESTEPS, Decoder, Denoiser
+from export.graphs import TIMESTEPS, Denoiser, Network
 from export.rewrite import rewritten
 
 
 class TabledBlock(nn.Module):
     """([B, C, H, W], rows of the table [B, all channels]) -> [B, C', H', W']: a residual block of MONAI's UNet.
 
-    Its own columns begin at `start`.
+    Its columns of the table begin at `start`.
     """
 
     def __init__(self, block: DiffusionUNetResnetBlock, start: int) -> None:
@@ -32,7 +32,7 @@ class TabledBlock(nn.Module):
         self.resample = block.upsample or block.downsample or nn.Identity()
         self.skip_connection = block.skip_connection
         self.columns = slice(start, start + block.out_channels)
-        self.conv1.conv.register_parameter("bias", None)  # is in the table
+        self.conv1.conv.register_parameter("bias", None)  # it is in the table
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Each row at its own timestep."""
@@ -41,7 +41,7 @@ class TabledBlock(nn.Module):
 
 
 class TabledDenoiser(Denoiser):
-    """A denoiser whose timesteps are rows of a table; those beyond its ends take the last or the first of them."""
+    """A denoiser whose timesteps are rows of a table; a timestep beyond an end of the table takes the row there."""
 
     def __init__(self, denoiser: Denoiser, timesteps: int) -> None:
         nn.Module.__init__(self)
@@ -57,7 +57,7 @@ class TabledDenoiser(Denoiser):
         del self.unet.time_embed
 
     def forward(self, latent: Tensor, timesteps: Tensor) -> Tensor:
-        """As MONAI's UNet, without what this project's UNet has none of: classes, contexts and control networks."""
+        """As MONAI's UNet, without classes, contexts and control networks, which this project's UNet does not have."""
         emb = self.table(timesteps.flatten().clamp(0, self.table.num_embeddings - 1))
         h = self.unet.conv_in(latent.to(self.dtype))
         skipped = [h]
@@ -74,13 +74,13 @@ class TabledDenoiser(Denoiser):
 
 @torch.no_grad()
 def _table(unet: nn.Module, blocks: list[DiffusionUNetResnetBlock], timesteps: int) -> Tensor:
-    """[timesteps, all channels]: what each block adds after its first convolution, with that one's bias."""
+    """[timesteps, all channels]: what each block adds after its first convolution, with that convolution's bias."""
     embedding = get_timestep_embedding(torch.arange(timesteps), unet.block_out_channels[0])
     activated = F.silu(unet.time_embed(embedding))
     return torch.cat([block.time_emb_proj(activated) + block.conv1.conv.bias for block in blocks], dim=1)
 
 
-def with_fewer_kernels(module: Denoiser | Decoder, timesteps: int = TIMESTEPS) -> Denoiser | Decoder:
-    """A copy of `module` in fewer operations; float32, as `module`. timesteps: of its training, 0 to timesteps - 1."""
+def with_fewer_kernels(module: Network, timesteps: int = TIMESTEPS) -> Network:
+    """A copy of `module` in fewer operations; float32, as `module`. It was trained with 0 to timesteps - 1."""
     joint = rewritten(module, (SABlock,))
     return TabledDenoiser(joint, timesteps) if isinstance(joint, Denoiser) else joint

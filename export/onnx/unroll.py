@@ -1,8 +1,8 @@
-"""The network of one step to a graph of several: calls of it in a row, and the recurrence of the samplers between them.
+"""The network of one step to a graph of several steps: calls of it in a row, with the samplers' recurrence between.
 
     x' = a * x + b * eps + c * h        h' = e * x + f * eps + g * h
 
-No loop is left in the file: GPU runtimes capture no CUDA graph of one. All calls share the weights.
+The file holds no loop: GPU runtimes cannot capture a loop in a CUDA graph. All calls share the weights.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from export.graphs import TensorSpec, unet_steps
+from export.onnx.write import check_graph
 from training.files import whole_file
 
 if TYPE_CHECKING:
     import onnx
 
 DOMAIN = "unrolled"
-"""Of the functions that the graph is put together from; they are inlined, and none is left in the file."""
-# Coefficients [B, 1, 7]. The noise that d weighs is drawn where a call can be stochastic, which these graphs are not.
+"""Of the functions from which the graph is built. They are inlined, and none is left in the file."""
+# Coefficients [B, 1, 7]. These graphs are deterministic: d, the weight of the noise, is not used.
 RECURRENCE = """
 <domain: "unrolled", opset_import: ["" : {opset}]>
 recurrence (x, eps, h, coefficients) => (next_x, next_h)
@@ -46,10 +47,10 @@ recurrence (x, eps, h, coefficients) => (next_x, next_h)
 def unroll(source: Path, steps: int, path: Path) -> None:
     """Write `steps` steps of `source`, an ONNX file of `unet` in any precision, to `path`, as in `graphs.unet_steps`.
 
-    Latents and estimates are float32 between the steps too.
+    Latents and estimates stay float32 between the steps.
 
     Raises:
-        onnx.checker.ValidationError: the graph is invalid.
+        GraphError: the graph is invalid.
     """
     import onnx
     import onnx.inliner
@@ -64,23 +65,23 @@ def unroll(source: Path, steps: int, path: Path) -> None:
     )
     proto = onnx.inliner.inline_local_functions(calls)
     del proto.opset_import[1:]
-    onnx.checker.check_model(proto, full_check=True)
+    check_graph(proto, path)
     with whole_file(path) as temporary:
         onnx.save(proto, temporary)
 
 
 def _as_function(network: onnx.ModelProto) -> onnx.FunctionProto:
-    """The network, with the weights among its inputs."""
+    """The network as a function whose inputs include the weights."""
     import onnx
 
     graph = network.graph
-    inputs = [each.name for each in (*graph.input, *graph.initializer)]
-    outputs = [each.name for each in graph.output]
+    inputs = [value.name for value in (*graph.input, *graph.initializer)]
+    outputs = [value.name for value in graph.output]
     return onnx.helper.make_function(DOMAIN, "network", inputs, outputs, graph.node, network.opset_import)
 
 
 def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
-    """The steps as calls of the two functions; names with a slash are none of the network's."""
+    """The steps as calls of the two functions. New names hold a slash, which no name of the network does."""
     from onnx import helper, numpy_helper
 
     numbers = range(1, steps + 1)
@@ -91,7 +92,7 @@ def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
         helper.make_node("Split", ["timesteps"], timesteps, axis=1, num_outputs=steps),
         helper.make_node("Split", ["coefficients"], coefficients, axis=1, num_outputs=steps),
     ]
-    weights = [each.name for each in network.initializer]
+    weights = [tensor.name for tensor in network.initializer]
     for k in range(steps):
         x, h, eps = latents[k], estimates[k], f"eps/{k + 1}"
         results = [latents[k + 1], estimates[k + 1]]

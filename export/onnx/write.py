@@ -1,4 +1,4 @@
-"""A network to an ONNX file with a dynamic batch, checked; in any of the precisions."""
+"""A network to an ONNX file with a dynamic batch, in any of the precisions; the file is checked before it is saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from export.graphs import Decoder, Denoiser, Graph, random_inputs
+from export.graphs import Graph, Network, random_inputs
 from export.precision import DTYPES, Precision
 from training.files import whole_file
 
@@ -23,26 +23,56 @@ OPSET = 18
 BFLOAT16_OPSET = 22
 
 
+class GraphError(ValueError):
+    """The exporter has written an invalid graph."""
+
+
 def onnx_file(precision: Precision) -> str:
     """Name of the file in a version folder."""
     return "model.onnx" if DTYPES[precision] == torch.float32 else f"model.{precision}.onnx"
 
 
-def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
-    """Write `module` to `path`: one file, weights inside, tensors named as in the record.
+def export_onnx(graph: Graph, module: Network, path: Path) -> None:
+    """Write `module` to `path`: one file, weights inside, tensors named as in the graph's record.
 
-    Strongly typed: what is computed in which type is what the graph says. Softmax is float32 in every precision.
+    The file is strongly typed: the graph says in which type each operation computes. Softmax is float32 in every
+    precision.
 
     Raises:
-        onnx.checker.ValidationError: the exporter has written an invalid graph.
+        GraphError: the exporter has written an invalid graph.
     """
-    # Here, because machines that serve the profile torch alone may lack it.
-    import onnx
+    # Imported here: machines that serve only the profile torch may lack it.
     import onnx.version_converter
 
+    proto = _exported(graph, module)
+    if module.dtype != torch.float32:
+        _keep_softmax_in_float32(proto, module.dtype)
+    if module.dtype == torch.bfloat16:
+        proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
+    check_graph(proto, path)
+    _strip_notes(proto)
+    with whole_file(path) as temporary:
+        onnx.save(proto, temporary)
+
+
+def check_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Check a graph that is about to be written to `path`.
+
+    Raises:
+        GraphError: it is invalid.
+    """
+    import onnx.checker
+
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise GraphError(f"{path}: not written, the graph is invalid: {error}") from error
+
+
+def _exported(graph: Graph, module: Network) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1, max=graph.max_batch_size)
     with warnings.catch_warnings():
-        # They concern the exporter's own insides and torchvision, which nothing here uses.
+        # They are about the exporter's internals and torchvision, which nothing here uses.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
@@ -55,19 +85,12 @@ def export_onnx(graph: Graph, module: Denoiser | Decoder, path: Path) -> None:
             dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
             verbose=False,
         )
-    proto = program.model_proto
-    if module.dtype != torch.float32:
-        _keep_softmax_in_float32(proto, module.dtype)
-    if module.dtype == torch.bfloat16:
-        proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
-    onnx.checker.check_model(proto, full_check=True)
-    _strip_notes(proto)
-    with whole_file(path) as temporary:
-        onnx.save(proto, temporary)
+    proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 def _keep_softmax_in_float32(proto: onnx.ModelProto, dtype: torch.dtype) -> None:
-    """Put casts around every Softmax: the exporter takes attention apart and leaves all of it in the inputs' type."""
+    """Put casts around every Softmax: the exporter splits attention into parts, all in the type of the inputs."""
     import onnx
 
     kinds = {torch.float16: onnx.TensorProto.FLOAT16, torch.bfloat16: onnx.TensorProto.BFLOAT16}
@@ -86,7 +109,7 @@ def _keep_softmax_in_float32(proto: onnx.ModelProto, dtype: torch.dtype) -> None
 
 
 def _strip_notes(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter says about its source: stack traces with file paths, a tenth of the UNet's file."""
+    """Remove the exporter's notes on its source: stack traces with file paths, a tenth of the UNet's file."""
     graph = proto.graph
     for item in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         item.doc_string = ""
