@@ -1,11 +1,10 @@
 """What all commands share: standard streams, errors in one line, the exit status."""
 
-import io
-import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from brats_ldm_client.printing import forgiving_streams
 from training.files import NotWritten
 
 OUT_OF_MEMORY = (
@@ -17,39 +16,13 @@ INTERRUPTED = "interrupted; a training run continues from its last saved state w
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit status. Problems with printing never change the status."""
-    settle_streams()
-    try:
-        status = main()
-    except NotWritten as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
+    with forgiving_streams("warning"):
+        try:
+            status = main()
+        except NotWritten as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
     sys.exit(status)
-
-
-def settle_streams() -> None:
-    """Replace stdout and stderr by streams that never fail and drop what cannot be written.
-
-    They may be closed (2>&-, daemons), a pipe that is closed later (| head -1), a full disk, or a terminal that lacks
-    some characters of a path.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # Otherwise the next file that is opened gets this number, and libraries print their errors into that file.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
-        buffer = io.BufferedWriter(_Lossy(number, "w", closefd=False))
-        setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True))
-
-
-class _Lossy(io.FileIO):
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data) or len(data)
-        except OSError:
-            return len(data)
 
 
 def exit_status(work: Callable[[], object], interrupted: str = INTERRUPTED) -> int:

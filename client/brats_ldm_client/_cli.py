@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _cli_generate
 from ._cli_connection import connect, connection_options
-from ._printing import forgiving_streams
+from .printing import forgiving_streams
 
 _EPILOG = """\
 examples:
