@@ -74,7 +74,7 @@ class _Forgiving(io.TextIOBase):
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def _encodable(self, text: str) -> str:
-        """The text, with escapes for characters that the terminal lacks and for bytes in file names that are not text."""
+        """The text, with escapes for characters that the terminal lacks and for bytes of paths that are not text."""
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def _try(self, method: str, *args: Any) -> None:
