@@ -1,9 +1,9 @@
 """The configuration of a training run: frozen dataclasses, each field with its meaning, its range and its default.
 
-They are filled from TOML, from the snapshot of a run, or by a command line (`training.cli`). Knows nothing of torch,
-so that `--help` is instant. The defaults are those of the MONAI bundle
-`brats_mri_axial_slices_generative_diffusion`, except that its perceptual loss needs weights of your own;
-`configs/brats.toml` writes them out, `configs/demo.toml` is a small version.
+They are filled from TOML, from snapshot.json, or by a command line (`training.stage_options`). Knows nothing of torch,
+so that `--help` is instant. The defaults are those of the MONAI bundle `brats_mri_axial_slices_generative_diffusion`,
+except that its perceptual loss needs weights of your own. `configs/brats.toml` writes them out; `configs/demo.toml` is
+a small version.
 """
 
 import math

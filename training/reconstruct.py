@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,12 +21,14 @@ from training.config import Data, Modality, Spacing
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from monai.networks.nets import AutoencoderKL
     from numpy.typing import NDArray
     from torch import Tensor
 
     from brats_ldm_client.pictures import Pixels
     from training.checkpoint import Snapshot
+    from training.data import Volumes
 
 COLUMNS = 6
 # Slices that go through the network at once.
@@ -96,46 +98,65 @@ def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list
         DataError, ValueError: there are no such volumes, or one cannot be used or has too few slices.
     """
     import torch
-    from monai.transforms import Compose, DivisiblePadd
     from tqdm import tqdm
 
-    from training.data import evenly_spaced, load_volume, open_volumes, volume_transforms
-    from training.decathlon import DataError
-    from training.metrics import ms_ssim, reconstruction_metrics
+    from training.data import evenly_spaced
     from training.networks import build_autoencoder
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(snapshot.config.autoencoder).to(device).eval()
     autoencoder.load_state_dict(snapshot.autoencoder)
-    # Padded as in stage 1, but neither cropped nor flipped at random.
-    config = arguments.reading(snapshot.config.data)
-    transform = Compose([*volume_transforms(config), DivisiblePadd(keys="image", k=(4, 4, 1))])
-    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
-    count, wanted = min(len(volumes), arguments.volumes or len(volumes)), arguments.slices_per_volume
-    if not count:
-        raise DataError(
-            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so five are needed"
-        )
-    shown = set(evenly_spaced(count * wanted, min(COLUMNS, count * wanted)))
+    volumes = _open(arguments, snapshot.config.data)
+    count = min(len(volumes), arguments.volumes or len(volumes))
+    total = count * arguments.slices_per_volume
+    shown = set(evenly_spaced(total, min(COLUMNS, total)))
 
     slices: list[Slice] = []
     examples: list[Example] = []
     with tqdm(range(count), desc="reconstructing", unit="volume") as bar:
-        for i in bar:
-            name = volumes.data[i]["name"]
-            volume = load_volume(volumes, i)["image"].as_tensor().float()  # [1, H, W, depth]
-            if wanted > volume.shape[-1]:
-                raise ValueError(f"--slices-per-volume is {wanted}, but {name} has {volume.shape[-1]} slices")
-            places = evenly_spaced(volume.shape[-1], wanted)
-            images = volume[..., places].permute(3, 0, 1, 2).contiguous().to(device)
-            output = reconstruct(autoencoder, images)
-            values = reconstruction_metrics(output, images) | {"ms_ssim": ms_ssim(output, images)}
-            columns = zip(places, *(values[metric].tolist() for metric in UNITS), strict=True)
-            for j, numbers in enumerate(columns):
-                slices.append(Slice(name, *numbers))
-                if len(slices) - 1 in shown:
-                    examples.append(Example(slices[-1], images[j, 0].cpu().numpy(), output[j, 0].cpu().numpy()))
+        for number in bar:
+            for example in _of_volume(autoencoder, volumes, number, arguments.slices_per_volume, device):
+                if len(slices) in shown:
+                    examples.append(example)
+                slices.append(example.slice)
     return slices, examples
+
+
+def _open(arguments: Arguments, trained: Data) -> Volumes:
+    """The volumes of the section, padded as in stage 1, but neither cropped nor flipped at random."""
+    from monai.transforms import Compose, DivisiblePadd
+
+    from training.data import open_volumes, volume_transforms
+    from training.decathlon import DataError
+
+    config = arguments.reading(trained)
+    transform = Compose([*volume_transforms(config), DivisiblePadd(keys="image", k=(4, 4, 1))])
+    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
+    if not len(volumes):
+        raise DataError(
+            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so five are needed"
+        )
+    return volumes
+
+
+def _of_volume(
+    autoencoder: AutoencoderKL, volumes: Volumes, number: int, count: int, device: torch.device
+) -> Iterator[Example]:
+    """`count` evenly spaced slices of a volume, with their reconstructions and metrics."""
+    from training.data import evenly_spaced, load_volume
+    from training.metrics import ms_ssim, reconstruction_metrics
+
+    name = volumes.data[number]["name"]
+    volume = load_volume(volumes, number)["image"].as_tensor().float()  # [1, H, W, depth]
+    if count > volume.shape[-1]:
+        raise ValueError(f"--slices-per-volume is {count}, but {name} has {volume.shape[-1]} slices")
+    places = evenly_spaced(volume.shape[-1], count)
+    images = volume[..., places].permute(3, 0, 1, 2).contiguous().to(device)
+    output = reconstruct(autoencoder, images)
+    values = reconstruction_metrics(output, images) | {"ms_ssim": ms_ssim(output, images)}
+    rows = zip(places, *(values[metric].tolist() for metric in UNITS), strict=True)
+    for row, image, reconstruction in zip(rows, images[:, 0].cpu().numpy(), output[:, 0].cpu().numpy(), strict=True):
+        yield Example(Slice(name, *row), image, reconstruction)
 
 
 def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
