@@ -1,4 +1,5 @@
-"""What the container runs: `prepare` builds plans on its GPU, `serve` runs Triton, `health` asks, `drain` lets finish.
+"""The commands of the container: `prepare` builds plans on its GPU, `serve` runs Triton, `health` checks it, `drain`
+lets requests finish.
 
 Standard library only, so that the stock image needs nothing else.
 """
@@ -75,7 +76,7 @@ def drain(repository: Path, grace: float, *more: str) -> bool:
 
 
 def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
-    """Triton without model control; what is restricted needs a secret header that nobody knows."""
+    """Triton without model control; restricted APIs need a secret that nobody knows."""
     secret = secrets.token_hex(16)
     return [
         "tritonserver",

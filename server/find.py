@@ -1,6 +1,6 @@
 """Finds a tritonserver on this machine: $TRITONSERVER, then PATH, then the nvidia-pytriton wheel.
 
-Looks only; starts nothing and writes nothing. What a machine lacks is told in one sentence (`NoServerError`).
+Starts nothing and writes nothing. A `NoServerError` says in one sentence what a machine lacks.
 """
 
 from __future__ import annotations

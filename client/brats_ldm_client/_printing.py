@@ -1,4 +1,4 @@
-"""Printing never decides the exit status: standard streams that are closed, full, hung up, or of a small alphabet."""
+"""A failure to print never changes the exit status: streams may be closed, full, or lack some letters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who is sent when, and which answer goes where: the state behind `generate`, the same for both clients.
+"""Which request is sent when, and where its answer goes: the state of `generate`, the same for both clients.
 
-Pure: it is told the time and the answers; it neither sends nor sleeps.
+It neither sends nor sleeps: the clients pass it the time and the answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From a config.pbtxt to a running plan: which file, which TensorRT, which CUDA graphs. Knows nothing of Triton."""
+"""From a config.pbtxt to a running plan: which file, which TensorRT, which CUDA graphs. Knows nothing of Triton.
+
+Experimental: not yet run on a GPU.
+"""
 
 from __future__ import annotations
 

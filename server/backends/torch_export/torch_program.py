@@ -1,6 +1,7 @@
 """Loads a torch.export program and runs it: on a GPU by CUDA graphs of fixed batch sizes, on a CPU as it is.
 
-Knows nothing of Triton, and none of this project's networks.
+The part with CUDA graphs is experimental: not yet run on a GPU. Knows nothing of Triton, and none of this project's
+networks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Record:
-    """What the file says of itself; torch: the version that wrote it, precision: of the network inside."""
+    """The record inside the file; torch: the version that wrote it, precision: of the network inside."""
 
     torch: str
     precision: str
@@ -71,7 +72,7 @@ def read_record(path: Path) -> Record:
         output = Tensor(**{**record["output"], "shape": tuple(record["output"]["shape"])})
         return Record(record["torch"], record["precision"], tuple(tensors), output)
     except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ProgramError(f"{path} is no program that `python -m export repository --torch` wrote: {error!r}") from error
+        raise ProgramError(f"{path} was not written by `python -m export repository --torch`: {error!r}") from error
 
 
 def _refuse_pickles(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 What a step computes stays on the GPU, and so does the count of steps, by which the graph finds its timesteps and
 coefficients: between two replays the host does nothing but bring noise, which threads draw meanwhile.
+
+Experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations

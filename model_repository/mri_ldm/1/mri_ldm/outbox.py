@@ -32,7 +32,7 @@ class Outboxes:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is sent, for at most `seconds`; whether it is. Who does not read is not waited for longer."""
+        """Wait until all is sent, at most `seconds`; whether it is. A client that does not read gets no more time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open == 0, seconds)
 
@@ -86,5 +86,5 @@ class Outbox:
                 if is_last:
                     return
         finally:
-            self._last = None  # it refers to who has this outbox: the tensors in between would wait for the collector
+            self._last = None  # a circle of references, whose tensors would wait for the garbage collector
             self._outboxes.closed()
