@@ -1,7 +1,6 @@
-"""Run `make demo` and `make test` and keep the lines that README shows, with machine and date.
+"""Run `make demo` and `make test`, and keep the lines that README shows, with machine and date.
 
-benchmarks/commands.json is written as soon as a command has ended well, and README with it: the tests, which come last,
-hold it to the record.
+benchmarks/commands.json and the pages are written as soon as a command has ended well.
 """
 
 from __future__ import annotations
@@ -12,20 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.figures import __main__ as figures
-from benchmarks.machine import describe
+from benchmarks import ROOT, report
+from benchmarks.harness.machine import describe
 from training.cli import run_command
 from training.files import write_text
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "commands.json"
 SHOWN = {
     "demo": ("Starting ", "It answers ", "8 synthetic "),
     "test": ("precisions that ran ", "and that could not"),
 }
-"""By target: how the lines begin that are kept. Of the tests the last one too."""
+"""By target: how the kept lines begin. Of the tests the last line is kept too."""
 
 
 def shown(target: str, printed: Sequence[str]) -> list[str]:
@@ -65,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = round(time.monotonic() - began, 1)
         record[f"make {target}"] = {"machine": machine, "seconds": seconds, "lines": shown(target, lines)}
         write_text(OUT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        figures.main([])
+        report.main([])
     return 0
 
 

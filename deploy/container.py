@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from plans import BEST_ROWS, ONNX, Refusal, check, prepare
+from plans import BEST_ROWS, ONNX, Refusal, prepare, print_commands, require_plans
 
 # The network ports are published by whoever runs the container; inside it all addresses are its own.
 SAFE_FLAGS = (
@@ -46,7 +46,7 @@ TOLERANCE = 1e-2
 def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
     """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first: Triton
     24.10 breaks off every generation when it stops, and from 25.05 on lets each go on for --exit-timeout-secs."""
-    check(repository)
+    require_plans(repository)
     check_shared_memory(SHARED_MEMORY)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a container that was started again:
@@ -193,8 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return serve(options.repository, options.extra, options.grace)
         if options.command == "drain":
             return 0 if drain(options.repository, options.grace) else 1
-        if options.command == "prepare":
-            prepare(options.source, options.into, options.precision, options.dry_run)
+        if options.command == "prepare" and options.dry_run:
+            print_commands(options.source, options.into, options.precision)
+        elif options.command == "prepare":
+            prepare(options.source, options.into, options.precision)
         else:
             health(options.url)
     except (Refusal, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:

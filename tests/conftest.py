@@ -56,7 +56,7 @@ def small_snapshot():
     Its noise schedule is a mild one: random weights do not denoise, and with the usual schedule latents would grow
     seventyfold on the way, and with them what float32 can hold of an absolute tolerance.
     """
-    from benchmarks.weights import load_weights
+    from benchmarks.harness.weights import load_weights
 
     return load_weights("small")
 
@@ -115,7 +115,7 @@ def export_by_command(snapshot, options: tuple[str, ...], folder: Path) -> None:
 
     save_snapshot(snapshot, folder / "snapshot")
     into = ["--into", str(folder / "model_repository"), "--name", "small"]
-    done = run_python("-m", "export", str(folder / "snapshot"), *into, *options, timeout=1200)
+    done = run_python("-m", "export", "repository", str(folder / "snapshot"), *into, *options, timeout=1200)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,8 +1,8 @@
 """python -m benchmarks.cost: how time and memory grow, beside what one `brats-ldm calibrate` on the same server says.
 
 Seconds against steps, images of a request, clients, images of a call; memory against rows in flight and the decoder's
-batch. Each part is kept in a file of --work when it is done, and a run that was stopped goes on where it was; --again
-measures all anew. Nothing else may run meanwhile.
+batch. Each part is kept in a file of --work when it is done, and a run that was stopped continues; --again measures all
+anew. Nothing else may run meanwhile. The tables of the committed weights go into docs/cost.md.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
+from benchmarks import COMMITTED, ROOT
 from training.cli import run_command
-
-COMMITTED = ROOT / "model_repository"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
     arguments = _parse(argv)
 
+    from benchmarks import report
     from benchmarks.cost.plot import draw
-    from benchmarks.cost.record import assemble, tables
-    from benchmarks.machine import describe
-    from benchmarks.sections import left, run_sections
+    from benchmarks.cost.record import assemble
+    from benchmarks.harness.machine import describe
+    from benchmarks.harness.sections import left, run_sections
+    from benchmarks.tables.cost import tables
     from training.files import write_text
 
     model = json.loads((arguments.repository / "mri_ldm" / "1" / "model.json").read_text())
@@ -71,8 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = assemble({name: json.loads((work / f"{name}.json").read_text()) for name in sections})
     write_text(out, json.dumps(record, indent=2) + "\n")
     draw(record, picture)
-    print(tables(record))
+    print("\n".join(tables(record)))
     print(f"{out}, {picture}", file=sys.stderr)
+    if recorded_run and not arguments.out:
+        report.main([])
     return 0
 
 
@@ -87,17 +89,12 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, C
     from server.process import TritonServer
 
     amount, profile = measure.QUICK if arguments.quick else measure.FULL, arguments.profile
-    running: list[measure.Bench] = []
 
+    @cache
     def bench() -> measure.Bench:
-        if not running:
-            server = stack.enter_context(TritonServer(arguments.repository, profile))
-            server.probe()
-            running.append(measure.Bench(server, amount, print, _unrolled(arguments)))
-        return running[0]
-
-    def measure_times(part: Callable[[measure.Bench], Any]) -> Any:
-        return part(bench())
+        server = stack.enter_context(TritonServer(arguments.repository, profile))
+        server.probe()
+        return measure.Bench(server, amount, print, _unrolled(arguments))
 
     def measure_memory(part: Callable[..., Any]) -> Any:
         stack.close()  # each starts a server of its own
@@ -112,7 +109,7 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, C
     }
     memories = {"memory": memory.by_rows, "decoder": memory.by_decode_batch}
     return {
-        **{name: partial(measure_times, part) for name, part in times.items()},
+        **{name: partial(lambda part: part(bench()), part) for name, part in times.items()},
         **{name: partial(measure_memory, part) for name, part in memories.items()},
     }
 
@@ -124,7 +121,7 @@ def _unrolled(arguments: argparse.Namespace) -> int:
 
 
 def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # in order: the server must not outlive this
+    raise SystemExit(128 + number)  # in order, so that the server ends too
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The times: of each point, in turns, and of the calibration before them. Predicts nothing itself.
+"""The times of the calibration, and then of each point, in turns. Predicts nothing itself.
 
-The speed of a machine drifts. So one image is timed after every request, in the calibration too, and it is told what
-share of the cores' time went to others than the server and this process.
+The speed of a machine drifts. So one image is timed after every request, in the calibration too, and the share of the
+cores' time that went to others than the server and this process is recorded.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.machine import elsewhere
-from benchmarks.timing import in_turns, spread
+from benchmarks.harness.machine import elsewhere
+from benchmarks.harness.timing import in_turns, spread
 from brats_ldm_client import Client
 from brats_ldm_client._calibrate import calibrate
 from server.process import TritonServer
@@ -51,9 +51,9 @@ QUICK = Amount(
     calibration_rows=(1, 2), calibration_steps=(2, 6), calibration_rounds=1, short=2,
     steps=(2, 6), rows=(1, 4), clients=(1, 2), images=(1, 9), rounds=1, step_rounds=1, memory_rows=(1, 4),
 )  # fmt: skip
-# Of one point; then it is left out of further rounds: what takes long needs fewer repeats.
+# Of one point; then it is left out of further rounds. A long request needs fewer repeats.
 BUDGET_S = 20.0
-# What `Client.generate` does when nothing is said.
+# The defaults of `Client.generate`.
 ROWS_PER_REQUEST, CONCURRENCY = 8, 4
 
 
@@ -69,7 +69,7 @@ class Point:
 
 @dataclass
 class Bench:
-    """A running server, how much is measured on it, and who is told of each time."""
+    """A running server, how much is measured on it, and where each time is reported."""
 
     server: TritonServer
     amount: Amount
@@ -91,8 +91,8 @@ def calibration(bench: Bench) -> dict[str, Any]:
             conditions.after(f"  {rows} rows, {steps} steps: {seconds:.3g} s")
 
         kinds = (amount.calibration_rows, amount.calibration_steps, amount.calibration_rounds)
-        found = calibrate(client, *kinds, tell, steps_per_call=bench.steps_per_call)
-    return {"model": asdict(found), **conditions.found()}
+        model = calibrate(client, *kinds, tell, steps_per_call=bench.steps_per_call)
+    return {"model": asdict(model), **conditions.result()}
 
 
 def by_steps(bench: Bench) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def by_rows(bench: Bench) -> dict[str, Any]:
 
 
 def by_clients(bench: Bench) -> dict[str, Any]:
-    """That many clients of one image each, who ask anew as soon as they are answered: the seconds of one request.
+    """That many clients of one image each, which ask again as soon as they are answered: the seconds of one request.
 
-    It is the time of all over the requests of each: where a round ends for one client, the next has begun for others.
+    It is the time of all requests over the number of each client's: their rounds overlap.
     """
     amount = bench.amount
     points = [Point(clients, clients, amount.short, clients) for clients in amount.clients]
@@ -131,7 +131,7 @@ def by_clients(bench: Bench) -> dict[str, Any]:
 
 
 def by_images(bench: Bench) -> dict[str, Any]:
-    """`Client.generate` as it comes: eight images a request, four requests at a time."""
+    """`Client.generate` with its defaults: eight images a request, four requests at a time."""
     points = [
         Point(images, images, bench.amount.short, ROWS_PER_REQUEST * CONCURRENCY) for images in bench.amount.images
     ]
@@ -146,7 +146,7 @@ def _generate(client: Client, point: Point) -> None:
 def _measure(
     bench: Bench, points: Sequence[Point], call: Callable[[Point], Callable[[], object]], rounds: int, over: int = 1
 ) -> dict[str, Any]:
-    """The points with their seconds, of `over` requests each; the largest is the warm-up. And what the machine did."""
+    """The points with their seconds, of `over` requests each, and the machine's state. The largest is the warm-up."""
     calls = {str(point.at): call(point) for point in points}
     calls[str(points[-1].at)]()
     with _Conditions(bench) as conditions:
@@ -155,11 +155,11 @@ def _measure(
     for point in points:
         seconds = [taken / over for taken in times[str(point.at)]]
         measured.append({**asdict(point), "seconds": {**spread(seconds), "all": seconds}})
-    return {"points": measured, **conditions.found()}
+    return {"points": measured, **conditions.result()}
 
 
 class _Conditions:
-    """The machine during the block: `reference_s` of one image, and the share of its cores' time that `others` had."""
+    """The machine during the block: `reference_s` of one image, and the share of the cores' time of `others`."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench, self._others = bench, 0.0
@@ -184,5 +184,5 @@ class _Conditions:
         self._others = (elsewhere(self._pids) - self._before) / cores_s
         self._client.close()
 
-    def found(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         return {"reference_s": spread(self._reference), "others": self._others}

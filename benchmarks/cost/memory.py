@@ -1,25 +1,23 @@
-"""Memory of a server's processes after loads of more and more rows, and the lines through it."""
+"""Memory of a server's processes after loads of more and more rows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cost.measure import Amount, Report
-from benchmarks.serving.memory import processes, proportional, shared_bytes
-from benchmarks.wire import ask
+from benchmarks.harness.machine import MB, proportional, server_memory, shared_bytes
+from benchmarks.harness.wire import ask
+from benchmarks.tables.cost import DECODER
 from brats_ldm_client import Client
 from server.channel import connect
 from server.process import TritonServer
 
-DECODER = "vae_decoder"
 STEPS = 4
-"""The server tries each number of rows three times before it settles: with fewer it would not come to the largest."""
-MB = 1 << 20
+"""The server tries each number of rows three times before it settles. Fewer steps would not reach the largest."""
 
 
 def by_rows(repository: Path, profile: str, amount: Amount, report: Report) -> dict[str, Any]:
@@ -44,35 +42,28 @@ def by_decode_batch(repository: Path, profile: str, amount: Amount, report: Repo
             latents = np.random.default_rng(0).standard_normal((rows, 1, 64, 64), np.float32)
             for _ in range(amount.memory_rounds):
                 ask(client, "vae_decoder", "image", {"latent": latents})
-            found = _state(server, rows)["processes"]
-            points.append({"rows": rows, **found[DECODER if DECODER in found else "tritonserver"]})
+            processes = _state(server, rows)["processes"]
+            points.append({"rows": rows, **processes[DECODER if DECODER in processes else "tritonserver"]})
             report(f"  {rows} latents in a call: {points[-1]['peak']} MB")
     return {"points": points}
 
 
 def _state(server: TritonServer, rows: int) -> dict[str, Any]:
-    """In MB (2^20 bytes), resident and peak of the processes of each model that has any.
+    """In MB (2^20 bytes), resident and peak of the processes of each model.
 
-    `together`: resident, with what several share counted once; /dev/shm, a part of that; the sum of the peaks.
+    `together`: resident, with shared memory counted once; /dev/shm, a part of that; the sum of the peaks.
     """
-    found: dict[str, dict[str, int]] = {}
-    for instance, values in processes(server).items():
-        model = found.setdefault(re.sub(r"(_\d+|_gpu\d+)+$", "", instance), {"rss": 0, "peak": 0})
+    processes: dict[str, dict[str, int]] = {}
+    for instance, values in server_memory(server).items():
+        model = processes.setdefault(re.sub(r"(_\d+|_gpu\d+)+$", "", instance), {"rss": 0, "peak": 0})
         model.update({key: model[key] + value for key, value in values.items()})
     pids = [server.pid, *server.stubs()]
     return {
         "rows": rows,
-        "processes": found,
+        "processes": processes,
         "together": {
             "rss": round(sum(proportional(pid) for pid in pids) / MB),
             "shared": round(shared_bytes(server) / MB),
-            "peaks": sum(values["peak"] for values in found.values()),
+            "peaks": sum(values["peak"] for values in processes.values()),
         },
     }
-
-
-def line(rows: Sequence[int], values: Sequence[float]) -> dict[str, float]:
-    """Least squares of base + row * rows; `worst` is the largest error, relative to the value."""
-    slope, base = np.polyfit(rows, values, 1)
-    fitted = base + slope * np.asarray(rows)
-    return {"base": float(base), "row": float(slope), "worst": float(np.abs(fitted / np.asarray(values) - 1).max())}

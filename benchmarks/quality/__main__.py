@@ -1,8 +1,8 @@
 """python -m benchmarks.quality: what fewer steps cost in quality and save in time, for the weights of a repository.
 
-Measures the latents that are there, and takes the times; --generate makes those that are missing first, which takes
-hours on a CPU. The same command goes on with what was interrupted: latents and their figures are kept in --latents.
-Writes quality.json, the table in quality.md, quality.png and quality-slices.png.
+Measures the latents that exist, and takes the times. --generate first makes the missing latents, which takes hours on a
+CPU. The same command continues an interrupted run: latents and their figures are kept in --latents. Writes
+quality.json, the tables in quality.md, quality.png and quality-slices.png.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.plan import FULL, QUICK, Plan
+from benchmarks import COMMITTED, ROOT
+from benchmarks.quality.settings import FULL, QUICK, Plan
 from training.cli import run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("distance", "time")
 
 
@@ -26,12 +27,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--repository", type=Path, default=ROOT / "model_repository", help="of the weights (default: the demo weights)")
+    add("--repository", type=Path, default=COMMITTED, help="of the weights (default: the demo weights)")
     add("--latents", type=Path, default=ROOT / "build/quality", help="folder of latents (default: build/quality)")
     add("--images", type=int, default=200, help="of each setting, at most (default: %(default)s)")
     add("--generate", action="store_true", help="make the latents that are missing first")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="default: both")
-    add("--real", type=Path, help="real slices of training.evaluation.slices; default: out/eval/real, if there")
+    add(
+        "--real", type=Path, help="real slices (python -m training.evaluation.slices); default: out/eval/real, if there"
+    )
     add("--features", type=Path, help="as in training.evaluation (default: its encoder)")
     add("--rounds", type=int, default=5, help="of the times (default: %(default)s)")
     add("--quick", action="store_true", help="try the benchmark itself: hardly any steps")
@@ -56,15 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: the same command continues from here", file=sys.stderr)
         return 130
     return 0
 
 
 def _run(arguments: argparse.Namespace, plan: Plan) -> None:
-    from benchmarks.quality.generate import generate
+    from benchmarks import report
+    from benchmarks.quality.latents import generate
     from benchmarks.quality.plot import draw_curves
-    from benchmarks.quality.table import lines, write_table
+    from benchmarks.tables.quality import lines
+    from training.files import write_text
 
     data, docs = (arguments.out or ROOT / name for name in ("benchmarks", "docs"))
     if arguments.generate:
@@ -74,14 +79,18 @@ def _run(arguments: argparse.Namespace, plan: Plan) -> None:
     if "time" in arguments.only:
         _keep(data / "quality.json", "time", _time(arguments, plan))
     record = json.loads((data / "quality.json").read_text())
-    write_table(docs / "quality.md", record)
     if "distance" in record:
         draw_curves(record, docs / "quality.png")
-    print("\n".join(lines(record)))
+    text = "\n".join(lines(record))
+    print(text)
+    if arguments.out is None:
+        report.main([])
+    else:
+        write_text(docs / "quality.md", text + "\n")
 
 
 def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[str, Any]:
-    from benchmarks.machine import describe
+    from benchmarks.harness.machine import describe
     from benchmarks.quality.distances import compare
     from benchmarks.quality.measure import Measurer, measure_all
     from benchmarks.quality.plot import draw_slices
@@ -94,7 +103,7 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
     if arguments.real or folder.is_dir():
         real = measurer.real(read_slices(folder).images)
     else:
-        print(f"{folder} is not there, so no distances to real slices: docs/quality.md says how to make it", flush=True)
+        print(f"no distances to real slices: {folder} is missing; docs/quality.md says how to make it", flush=True)
     measured = measure_all(measurer, arguments.latents, plan, arguments.images)
     compared = compare(measured, plan, real)
     draw_slices(measurer.images, [setting for setting in plan.all if setting in measured], picture)
@@ -102,22 +111,20 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
 
 
 def _time(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
-    from benchmarks.machine import describe
-    from benchmarks.quality.served import times
+    from benchmarks.harness.machine import describe
+    from benchmarks.quality.times import times
 
     machine = describe()
-    return {"machine": machine} | times(
-        arguments.repository, plan, arguments.rounds, lambda line: print(line, flush=True)
-    )
+    return {"machine": machine} | times(arguments.repository, plan, arguments.rounds, partial(print, flush=True))
 
 
-def _keep(path: Path, part: str, found: dict[str, Any]) -> None:
-    """Beside the other part, if that is of the same weights."""
+def _keep(path: Path, part: str, result: dict[str, Any]) -> None:
+    """Write `part`, beside the other part if that is of the same weights."""
     from training.files import write_text
 
     old = json.loads(path.read_text()) if path.is_file() else {}
-    kept = {name: value for name, value in old.items() if value["digest"] == found["digest"]}
-    write_text(path, json.dumps(kept | {part: found}, indent=1) + "\n")
+    kept = {name: value for name, value in old.items() if value["digest"] == result["digest"]}
+    write_text(path, json.dumps(kept | {part: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Figures of images to distances: a record for each setting. Arrays only: no files, no networks.
 
-Two measures, for they answer two questions. Paired: is it the image that all 1000 steps would have made of this seed?
-Distributions: are they as good a sample, be they other images or not?
+Two measures answer two questions. Paired: is it the image that all 1000 steps would have made of this seed?
+Distributions: are the images as good a sample, whether they are the same images or not?
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.in_process import Array
+from benchmarks.harness.engine import Array
 from benchmarks.quality.measure import Figures
-from benchmarks.quality.plan import Plan, Setting
+from benchmarks.quality.settings import Plan, Setting
 from training.evaluation import FEWEST
 from training.evaluation.measure import distribution_metrics
 
@@ -23,14 +23,15 @@ Distances = dict[str, float]
 
 def distance(one: Array, other: Array) -> Distances:
     """Frechet and kernel distance of two sets of features, float64 [n, d] and [m, d]."""
-    found = distribution_metrics(torch.from_numpy(one), torch.from_numpy(other), seed=0)
-    return {"frechet": found["FID"], "kid": found["KID"]}
+    metrics = distribution_metrics(torch.from_numpy(one), torch.from_numpy(other), seed=0)
+    return {"frechet": metrics["FID"], "kid": metrics["KID"]}
 
 
 def crossed(own: Array, reference: Array) -> Distances:
-    """Of features [n, d] of the same seeds: those of one half of them to the reference's of the other half, the mean of
-    both ways. Other seeds, for images of the same seed are no independent draws, which a distance between samples
-    takes them for."""
+    """Of features [n, d] of the same seeds: one half to the other half of the reference, the mean of both ways.
+
+    The seeds must differ: a distance between samples assumes independent draws, and images of one seed are not.
+    """
     half = len(own) // 2
     ways = distance(reference[half:], own[:half]), distance(reference[:half], own[half:])
     return {name: float(np.mean([way[name] for way in ways])) for name in ways[0]}

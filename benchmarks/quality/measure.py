@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.in_process import Array, Engine
-from benchmarks.quality.generate import chunks, latents_file, load
-from benchmarks.quality.plan import Plan, Setting
+from benchmarks.harness.engine import Array, Engine
+from benchmarks.quality.latents import chunks, latents_file, load
+from benchmarks.quality.settings import Plan, Setting
 from training.evaluation.features import extract, load_extractor
 from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
@@ -41,18 +41,18 @@ class Measurer:
         return self._engine.decode(load(self._folder, setting, first, self.digest))[:, 0]
 
     def features(self, images: Array, name: str) -> Array:
-        """Of images [n, H, W], clipped to [0, 1] as whoever looks at them has them; float64 [n, d]."""
-        found: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
-        return found
+        """Of images [n, H, W], clipped to [0, 1] as a viewer shows them; float64 [n, d]."""
+        features: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
+        return features
 
     def chunk(self, setting: Setting, first: int) -> Figures:
         """Of a chunk whose setting and reference are there."""
-        used = [latents_file(self._folder, each, first) for each in (setting, self._plan.reference)]
+        used = [latents_file(self._folder, one, first) for one in (setting, self._plan.reference)]
         key = " ".join([*map(sha256, used), self.digest, self.origin])
 
         def measure() -> Figures:
             images, reference = self.images(setting, first), self.images(self._plan.reference, first)
-            pairs = (torch.from_numpy(each)[:, None] for each in (images, reference))
+            pairs = (torch.from_numpy(array)[:, None] for array in (images, reference))
             close = {name: values.numpy() for name, values in reconstruction_metrics(*pairs).items()}
             number = np.arange(first, first + len(images))
             return {"features": self.features(images, setting.name), **close, "image": number}
@@ -67,7 +67,7 @@ class Measurer:
 
 
 def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
-    """The arrays at `path` if they were made from what `key` says; else made now, and kept there."""
+    """The arrays at `path` if they have this `key`; else made now, and kept there."""
     if path.is_file():
         with np.load(path) as stored:
             if str(stored["key"]) == key:
@@ -80,17 +80,17 @@ def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
 def measure_all(measurer: Measurer, folder: Path, plan: Plan, images: int) -> dict[Setting, Figures]:
     """By setting, the figures of all images that count, in the order of their seeds.
 
-    Those of `plan.paired` have the same seeds, of as many whole chunks as all of them have; the ancestral sampler has
+    Settings of `plan.paired` have the same seeds: the whole chunks that all of them have. The ancestral sampler has
     those of its own chunks among them.
     """
     shared = set.intersection(*(chunks(folder, setting, images) for setting in plan.paired))
-    found = {setting: sorted(shared) for setting in plan.paired}
-    found[plan.ancestral] = sorted(shared & chunks(folder, plan.ancestral, images))
+    measured = {setting: sorted(shared) for setting in plan.paired}
+    measured[plan.ancestral] = sorted(shared & chunks(folder, plan.ancestral, images))
     figures: dict[Setting, list[Figures]] = {setting: [] for setting in plan.all}
-    with tqdm(total=sum(map(len, found.values())), unit="chunk", disable=None) as bar:
+    with tqdm(total=sum(map(len, measured.values())), unit="chunk", disable=None) as bar:
         for first in sorted(shared):  # chunk by chunk, so that the reference's is decoded once
             for setting in plan.all:
-                if first in found[setting]:
+                if first in measured[setting]:
                     bar.set_description(f"{setting.name}, image {first}")
                     figures[setting].append(measurer.chunk(setting, first))
                     bar.update()

@@ -1,7 +1,8 @@
 """python -m benchmarks.serving: the server beside what a user would run instead; every figure is a ratio in one run.
 
-Each scenario writes OUT/WEIGHTS-SCENARIO.json when it is done, and the table and plots anew. A scenario whose file is
-there is left out, so a run that was stopped goes on where it was; --again measures it anew.
+Each scenario writes its record (OUT/WEIGHTS-SCENARIO.json, with --device gpu OUT/gpu-SECTION.json) when it is done, and
+table and plots anew. A scenario with a record is left out, so a run that was stopped continues; --again measures it
+anew. A scenario that fails is recorded too, the others run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -9,80 +10,92 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
+from benchmarks.serving.gpu import plan
 from training.cli import run_command
 
-if TYPE_CHECKING:
-    from benchmarks.serving.setup import Bench
-
 SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
+ARCHIVE = "gpu.tar.gz"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", choices=("bundle", "demo"), default="bundle", help="default: %(default)s")
-    parser.add_argument("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo")
-    parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
-    parser.add_argument(
-        "--without", nargs="+", default=(), metavar="PART", help="contestants with this in their name take no part"
+    add = parser.add_argument
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="what computes (default: %(default)s)")
+    add("--weights", nargs="+", choices=("bundle", "demo"), help="default: bundle; --device gpu: bundle demo")
+    add("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo (default: this checkout's, or its model.onnx)")
+    add("--only", nargs="+", default=[], metavar="SCENARIO", help=f"{', '.join(SCENARIOS)}; GPU: see --dry-run")
+    add("--again", action="store_true", help="also those that are recorded")
+    add("--quick", action="store_true", help="try the benchmark itself: tiny networks, few, once, on the CPU")
+    add("--work", type=Path, help="for exports and fetched programs (default: build/serving-work)")
+    add("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
+    cpu = parser.add_argument_group("on a CPU")
+    cpu.add_argument("--without", nargs="+", default=(), metavar="PART", help="leave out contestants with this name")
+    gpu = parser.add_argument_group(
+        "on a GPU",
+        f"The first weights are measured in every way, others as served. With --out, {ARCHIVE} has all files.",
     )
-    parser.add_argument("--again", action="store_true", help="also those that are recorded")
-    parser.add_argument("--quick", action="store_true", help="try the benchmark itself: tiny networks, few, once")
-    parser.add_argument("--work", type=Path, help="for exports and fetched programs (default: build/serving-work)")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
+    gpu.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: fp16; --quick: fp32")
+    gpu.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after these (default: 9)")
+    gpu.add_argument("--compile", action="store_true", help="with --quick: what is compiled, too (minutes)")
+    gpu.add_argument("--no-tests", action="store_true", help="leave `pytest -m gpu` out")
+    gpu.add_argument("--dry-run", action="store_true", help="print the order, times and the kit's size, and end")
     arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.weights = "small"
-    arguments.out = arguments.out or ROOT / ("build/serving" if arguments.quick else "benchmarks/serving")
-    arguments.out = arguments.out.resolve()
-    arguments.again |= arguments.quick
+    quick, on_gpu = arguments.quick, arguments.device == "gpu"
+    arguments.weights = arguments.weights or (["small"] if quick else ["bundle", "demo"] if on_gpu else ["bundle"])
+    arguments.archive = on_gpu and arguments.out is not None
+    arguments.out = (arguments.out or ROOT / ("build/serving" if quick else "benchmarks/serving")).resolve()
+    arguments.again |= quick
+    _check_only(parser, arguments)
     return arguments
+
+
+def _check_only(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Sets `names`, the scenarios or sections to measure."""
+    names = _gpu_sections(arguments) if arguments.device == "gpu" else list(SCENARIOS)
+    if unknown := sorted(set(arguments.only) - set(names)):
+        parser.error(f"--only: no section {unknown[0]} here, but {', '.join(names)}")
+    arguments.names = [name for name in names if not arguments.only or name in arguments.only]
+
+
+def _gpu_sections(arguments: argparse.Namespace) -> list[str]:
+    real = not arguments.quick
+    tensorrt = real and find_spec("tensorrt") is not None
+    return plan.order(arguments.weights, tensorrt, real and not arguments.no_tests, real or arguments.compile)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
     arguments = _parse(argv)
-
-    from benchmarks.machine import describe
-    from benchmarks.sections import left, run_sections
-    from benchmarks.serving.plot import draw
-    from benchmarks.serving.setup import AMOUNTS, Bench
-    from benchmarks.serving.table import write_table
-
+    if arguments.dry_run:
+        _print_plan(arguments)
+        return 0
+    command = shlex.join(["python", "-m", "benchmarks.serving", *(sys.argv[1:] if argv is None else argv)])
     with _work_folder(arguments) as work:
-        bench = Bench(
-            arguments.weights, AMOUNTS[arguments.weights], work, arguments.snapshot, without=tuple(arguments.without)
-        )
-        without = f" --without {shlex.join(arguments.without)}" if arguments.without else ""
-        command = f"python -m benchmarks.serving --weights {arguments.weights}{without}"
-        functions = _functions(bench, arguments.out)
-        wanted = {f"{arguments.weights}-{name}": functions[name] for name in arguments.only or SCENARIOS}
-        with closing(bench):
-            failed = run_sections(
-                left(wanted, arguments.out, arguments.again),
-                arguments.out,
-                lambda: {"machine": describe(), "command": command, "steps": bench.amount.steps},
-                lambda: (write_table(arguments.out), draw(arguments.out)),
-            )
-    if (arguments.out / "table.md").is_file():
-        print((arguments.out / "table.md").read_text())
+        measure = _on_gpu if arguments.device == "gpu" else _on_cpu
+        failed = measure(arguments, work, command)
+    page = arguments.out / "table.md"
+    print(page.read_text() if page.is_file() else "")
     if failed:
-        print(f"error: these scenarios failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"error: these sections failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 @contextmanager
 def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
-    """For what can be used again; the export of a try-out is not, unless told."""
-    if arguments.quick and arguments.work is None:
+    """For what can be used again. The exports of a try-out and of a GPU's run are temporary, without --work."""
+    if arguments.work is None and (arguments.quick or arguments.device == "gpu"):
         with tempfile.TemporaryDirectory(prefix="brats-ldm-serving-") as temporary:
             yield Path(temporary)
         return
@@ -91,20 +104,71 @@ def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
     yield folder
 
 
-def _functions(bench: Bench, out: Path) -> dict[str, Callable[[], Any]]:
-    from benchmarks.serving import load, scenarios
-    from benchmarks.serving.analyzer.drive import analyze
+def _on_cpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str]:
+    from benchmarks.harness.machine import describe
+    from benchmarks.harness.sections import left, run_sections
+    from benchmarks.serving.bench import AMOUNTS, Bench
+    from benchmarks.serving.plot import draw
+    from benchmarks.serving.scenarios import functions
+    from benchmarks.tables.serving import write_table
 
-    return {
-        "start": lambda: scenarios.start(bench),
-        "layers": lambda: scenarios.layers(bench),
-        "single": lambda: scenarios.single(bench),
-        "offline": lambda: scenarios.offline(bench),
-        "cost": lambda: scenarios.cost(bench),
-        "load": lambda: load.sweep(bench),
-        "mixed": lambda: load.mixed(bench),
-        "perf_analyzer": lambda: analyze(bench, out / f"{bench.weights}-perf_analyzer.txt"),
-    }
+    out, failed = arguments.out, []
+    for weights in arguments.weights:
+        amount = AMOUNTS["small" if arguments.quick else weights]
+        facts = {"command": command, "steps": amount.steps}
+        with closing(Bench(weights, amount, work, arguments.snapshot, without=tuple(arguments.without))) as bench:
+            measured = functions(bench, out)
+            wanted = {f"{weights}-{name}": measured[name] for name in arguments.names}
+            failed += run_sections(
+                left(wanted, out, arguments.again),
+                out,
+                partial(lambda facts: {"machine": describe(), **facts}, facts),
+                lambda: (write_table(out), draw(out)),
+            )
+    return failed
+
+
+def _on_gpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str]:
+    import torch
+
+    from benchmarks.harness.machine import describe
+    from benchmarks.harness.sections import left, run_sections
+    from benchmarks.serving.gpu.sections import sections
+    from benchmarks.serving.gpu.setup import Setup, describe_gpu
+    from benchmarks.tables.serving import write_table
+
+    if not (arguments.quick or torch.cuda.is_available()):
+        raise SystemExit("error: torch sees no GPU here; --quick tries the benchmark itself")
+    device = torch.device("cpu") if arguments.quick else torch.device("cuda", 0)
+    precision = arguments.precision or ("fp32" if arguments.quick else "fp16")
+    setup = Setup(device, precision, time.monotonic() + 60 * arguments.minutes, work, arguments.snapshot)
+    facts = {"machine": describe() | describe_gpu(device), "command": command, "precision": precision}
+
+    def after_each() -> None:
+        write_table(arguments.out)
+        if arguments.archive:
+            _archive(arguments.out)
+
+    measured = sections(arguments.names, setup.quick() if arguments.quick else setup)
+    return run_sections(left(measured, arguments.out, arguments.again), arguments.out, lambda: facts, after_each)
+
+
+def _print_plan(arguments: argparse.Namespace) -> None:
+    from benchmarks.serving.gpu.kit import ARCHIVE, LIMIT_MB
+
+    print("\n".join(plan.timetable(arguments.names)))
+    print(f"nothing new begins after {60 * arguments.minutes:.0f} (--minutes {arguments.minutes:g})")
+    size = f"{ARCHIVE.stat().st_size / 1e6:.1f} MB" if ARCHIVE.is_file() else "not built here (make gpu-kit)"
+    print(f"kit: {size}, at most {LIMIT_MB} MB")
+
+
+def _archive(out: Path) -> None:
+    """All files in one: a lent machine may give back only a few."""
+    from training.files import whole_file
+
+    with whole_file(out / ARCHIVE) as temporary, tarfile.open(temporary, "w:gz") as tar:
+        for path in [*sorted(out.glob("*.json")), out / "table.md"]:
+            tar.add(path, path.name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who takes part, and the gate before it: only who makes the baseline's images is timed."""
+"""The contestants, and the gate before them: only who makes the baseline's images is timed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import has_bf16
+from benchmarks.harness.machine import has_bf16
+from benchmarks.serving.bench import TOLERANCES, WARM_UP_STEPS, Bench, Contestant, relative_error
 from benchmarks.serving.names import (
     BASELINE,
     BF16_LOOP,
@@ -25,10 +26,8 @@ from benchmarks.serving.names import (
 )
 from benchmarks.serving.ours import FewSteps, Ours
 from benchmarks.serving.rivals.bls_loop import BlsLoop
-from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
 from benchmarks.serving.rivals.litserve_client import LitServe
-from benchmarks.serving.rivals.monai_loop import monai_loop
-from benchmarks.serving.setup import TOLERANCES, WARM_UP_STEPS, Bench, Contestant, relative_error
+from benchmarks.serving.rivals.loops import diffusers_loop, monai_loop
 from benchmarks.serving.worker import Array, Worker
 from training.files import write_text
 
@@ -39,7 +38,7 @@ LEAST_ERROR = {"fp32": 0.0, "bf16": 1e-4}
 
 @dataclass(frozen=True)
 class Entry:
-    """Who may take part. compares: whether its images are the baseline's; limit_s: of the warm-up of a worker."""
+    """A contestant. compares: its images must be the baseline's. limit_s: of the warm-up of a worker."""
 
     start: Callable[[], Contestant]
     precision: str = "fp32"
@@ -101,13 +100,13 @@ def openvino_in_bf16(repository: Path, into: Path, networks: Sequence[str]) -> P
 
 
 def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any]]:
-    """Those that are warmed up and make the baseline's images with `rows` at once; and what is told of each.
+    """The contestants that are warm and make the baseline's images with `rows` at once; and facts about all of them.
 
     Raises:
         RuntimeError: the baseline itself cannot run.
     """
     listed = entries(bench)
-    told: dict[str, Any] = {name: {} for name in listed}
+    facts: dict[str, Any] = {name: {} for name in listed}
     running: dict[str, Contestant] = {}
     reference: Array | None = None
     for name, entry in listed.items():  # all at once: workers import torch meanwhile
@@ -115,21 +114,21 @@ def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any
     for name, entry in listed.items():
         began = time.perf_counter()
         images = _try(bench, name, partial(_warm_up, bench, name, entry, rows))
-        told[name]["warm_up_s"] = time.perf_counter() - began
+        facts[name]["warm_up_s"] = time.perf_counter() - began
         if reference is None:
             reference = images
         if images is not None and entry.compares:
-            told[name]["relative_error"] = _try(bench, name, partial(gate, images, reference, entry.precision))
+            facts[name]["relative_error"] = _try(bench, name, partial(gate, images, reference, entry.precision))
         if (why := bench.failed(name)) is None:
             running[name] = bench.contestant(name, entry.start)
         else:
-            told[name] = {"left_out": why}
-        bench.report(f"  {name}: {told[name]}")
-    return running, told
+            facts[name] = {"left_out": why}
+        bench.report(f"  {name}: {facts[name]}")
+    return running, facts
 
 
 def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
-    """What `call` returns; None where the contestant is out, or is so now: the others are still worth having.
+    """What `call` returns; None where the contestant has failed, now or before. The others go on.
 
     Raises:
         RuntimeError: the baseline itself does not run.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness.wire import ask_http
 from benchmarks.serving.worker import Array
-from benchmarks.wire import ask_http
 from brats_ldm_client import Client, Generation
 from server.channel import connect
 from server.process import TritonServer

@@ -6,8 +6,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.serving.table import KINDS, NAMES, Record, read_records
-from training.files import whole_file
+from benchmarks.harness.markdown import Record
+from benchmarks.harness.picture import figure_in
+from benchmarks.tables.serving import KINDS, NAMES, read_records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,42 +18,33 @@ SERVER, RIVAL = "#1b6ca8", "#b0b0b0"
 
 def draw(folder: Path) -> list[Path]:
     """WEIGHTS.png in `folder`: speed beside the rivals, latency under load, cost by rows, the layers."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    parts = {"single": _speed, "load": _load, "cost": _cost, "layers": _layers}
     pictures = []
     for weights, records in read_records(folder).items():
         results = {name: record["result"] for name, record in records.items() if "result" in record}
-        figure = Figure(figsize=(13, 9), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, name, part in zip(
-            figure.subplots(2, 2).flat,
-            ("single", "load", "cost", "layers"),
-            (_speed, _load, _cost, _layers),
-            strict=True,
-        ):
-            if name in results:
-                part(axes, results[name])
-            else:
-                axes.set_axis_off()
-        figure.suptitle(NAMES[weights])
-        path = folder / f"{weights}.png"
-        with whole_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=80)
-        pictures.append(path)
+        if weights not in NAMES or not parts.keys() & results.keys():
+            continue
+        pictures.append(folder / f"{weights}.png")
+        with figure_in(pictures[-1], (13, 9)) as figure:
+            for axes, (name, part) in zip(figure.subplots(2, 2).flat, parts.items(), strict=True):
+                if name in results:
+                    part(axes, results[name])
+                else:
+                    axes.set_axis_off()
+            figure.suptitle(NAMES[weights])
     return pictures
 
 
 def _speed(axes: Axes, result: Record) -> None:
-    found = sorted(result["contestants"].items(), key=lambda item: item[1]["faster_than_baseline"]["median"])
-    ratios = [values["faster_than_baseline"] for _, values in found]
+    ranked = sorted(result["contestants"].items(), key=lambda item: item[1]["faster_than_baseline"]["median"])
+    ratios = [values["faster_than_baseline"] for _, values in ranked]
     middle = [ratio["median"] for ratio in ratios]
     around = [
         [max(0.0, ratio["median"] - ratio["min"]) for ratio in ratios],
         [max(0.0, ratio["max"] - ratio["median"]) for ratio in ratios],
     ]
-    colours = [SERVER if name.startswith("tritonserver") else RIVAL for name, _ in found]
-    labels = [fill(name.replace("tritonserver, this repository", "ours"), 40) for name, _ in found]
+    colours = [SERVER if name.startswith("tritonserver") else RIVAL for name, _ in ranked]
+    labels = [fill(name.replace("tritonserver, this repository", "ours"), 40) for name, _ in ranked]
     axes.barh(labels, middle, xerr=around, color=colours)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(title="One image", xlabel="times as fast as the bundle's loop")
@@ -73,9 +65,8 @@ def _cost(axes: Axes, result: Record) -> None:
     rows = [int(count) for count in result["rows"]]
     measured = [values["image_s"] for values in result["rows"].values()]
     axes.plot(rows, measured, "o", color=SERVER, label="measured")
-    axes.plot(
-        rows, [values["fitted_image_s"] for values in result["rows"].values()], color=SERVER, label="a + b·rows a step"
-    )
+    fitted = [values["fitted_image_s"] for values in result["rows"].values()]
+    axes.plot(rows, fitted, color=SERVER, label="a + b·rows a step")
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, 1.2 * max(measured))
     axes.set(title="Cost by rows of a request", xlabel="rows", ylabel="seconds an image")

@@ -1,25 +1,40 @@
-"""Single image, offline, layers, cost by rows, start and memory: each returns what goes into its JSON."""
+"""The scenarios on a CPU: single image, offline, layers, cost by rows, start and memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.in_process import Engine
-from benchmarks.serving.contestants import BASELINE, OURS, SEEDS, ours, ready
-from benchmarks.serving.memory import processes
+from benchmarks.harness.engine import Engine
+from benchmarks.harness.machine import server_memory
+from benchmarks.harness.timing import compare, in_turns, ratio, spread
+from benchmarks.harness.wire import ask
+from benchmarks.serving.analyzer.drive import analyze
+from benchmarks.serving.bench import Bench
+from benchmarks.serving.contestants import SEEDS, ours, ready
+from benchmarks.serving.load import sweep
+from benchmarks.serving.mixed import mixed
+from benchmarks.serving.names import BASELINE, OURS
 from benchmarks.serving.ours import Ours
-from benchmarks.serving.setup import Bench
 from benchmarks.serving.worker import Array
-from benchmarks.timing import compare, in_turns, ratio, spread
-from benchmarks.wire import ask
 from mri_ldm.request import RowParameters
 
 LOADED_STEPS = 10
-"""The server tries each number of rows three times before it settles; with fewer it would not come to the largest."""
+"""The server tries each number of rows three times before it settles. Fewer steps would not reach the largest."""
+
+
+def functions(bench: Bench, out: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """By scenario; each returns what goes into its JSON."""
+    scenarios: dict[str, Callable[[Bench], dict[str, Any]]] = {
+        "start": start, "layers": layers, "single": single, "offline": offline, "cost": cost, "load": sweep,
+        "mixed": mixed, "perf_analyzer": partial(analyze, report=out / f"{bench.weights}-perf_analyzer.txt"),
+    }  # fmt: skip
+    return {name: partial(scenario, bench) for name, scenario in scenarios.items()}
 
 
 def single(bench: Bench) -> dict[str, Any]:
@@ -28,7 +43,7 @@ def single(bench: Bench) -> dict[str, Any]:
     running, told = ready(bench, 1)
     bench.rest()
     often = {name: amount.requests if name.startswith(OURS) else 1 for name in running}
-    each: dict[str, list[float]] = {name: [] for name in running}
+    seconds: dict[str, list[float]] = {name: [] for name in running}
 
     def call(name: str) -> Callable[[], None]:
         def requests() -> None:
@@ -36,15 +51,15 @@ def single(bench: Bench) -> dict[str, Any]:
                 for number in range(often[name]):
                     began = time.perf_counter()
                     contestant.generate([SEEDS[number]], amount.steps)
-                    each[name].append(time.perf_counter() - began)
+                    seconds[name].append(time.perf_counter() - began)
 
         return requests
 
     in_turns({name: call(name) for name in running}, amount.rounds, amount.budget_s, bench.report)
     # The ratio compares rounds: of several requests in one, their mean.
-    rounds = {name: np.reshape(times, (-1, often[name])).mean(1).tolist() for name, times in each.items()}
+    rounds = {name: np.reshape(times, (-1, often[name])).mean(1).tolist() for name, times in seconds.items()}
     result = compare(rounds, BASELINE)
-    for name, times in each.items():
+    for name, times in seconds.items():
         result[name] |= {"seconds": times, **spread(times)}
     return {"baseline": BASELINE, "contestants": result, "told": told}
 
@@ -60,7 +75,7 @@ def offline(bench: Bench) -> dict[str, Any]:
         with bench.turn(name) as contestant:
             contestant.generate(seeds, amount.steps)
 
-    calls = {name: (lambda name=name: call(name)) for name in running}
+    calls = {name: partial(call, name) for name in running}
     times = in_turns(calls, amount.offline_rounds, amount.budget_s, bench.report)
     result = compare(times, BASELINE)
     for values in result.values():
@@ -117,7 +132,7 @@ def same_bits(images: dict[str, Array]) -> list[str]:
 def _taxes(times: dict[str, list[float]]) -> dict[str, Any]:
     """tax: seconds of a layer over those of the engine in process."""
     engine = times["engine in process"]
-    return {name: {**spread(own), "seconds": own, "tax": ratio(engine, own)} for name, own in times.items()}
+    return {name: {**spread(layer), "seconds": layer, "tax": ratio(engine, layer)} for name, layer in times.items()}
 
 
 def cost(bench: Bench) -> dict[str, Any]:
@@ -139,14 +154,14 @@ def cost(bench: Bench) -> dict[str, Any]:
         return ask(server.raw, "vae_decoder", "image", {"latent": steps_of[:rows]})
 
     steps_of = steps(2)
-    calls: dict[str, Callable[[], Any]] = {f"{rows} rows": lambda rows=rows: turn(rows) for rows in amount.cost_rows}
-    calls |= {f"decoder, {rows} rows": lambda rows=rows: decode(rows) for rows in (1, 2)}
+    calls: dict[str, Callable[[], Any]] = {f"{rows} rows": partial(turn, rows) for rows in amount.cost_rows}
+    calls |= {f"decoder, {rows} rows": partial(decode, rows) for rows in (1, 2)}
     decode(2)
     times = in_turns(calls, amount.cost_rounds, report=bench.report)
     decoder = {rows: spread(times[f"decoder, {rows} rows"])["median"] / rows for rows in (1, 2)}
     by_rows = {}
     for rows in amount.cost_rows:
-        step = spread([each / amount.cost_steps / requests[rows] for each in times[f"{rows} rows"]])
+        step = spread([taken / amount.cost_steps / requests[rows] for taken in times[f"{rows} rows"]])
         image = amount.steps * step["median"] / rows + decoder[min(rows, 2)]
         by_rows[rows] = {"step_s": step, "image_s": image}
     middle = float(np.median([values["image_s"] for values in by_rows.values()]))
@@ -172,9 +187,9 @@ def start(bench: Bench) -> dict[str, Any]:
             server.generate([SEEDS[0]], amount.steps)
             image_s.append(time.perf_counter() - began)
             bench.report(f"  ready after {ready_s[-1]:.1f} s, first image after {image_s[-1]:.1f} s")
-            idle = processes(server.server)
+            idle = server_memory(server.server)
             server.generate(list(SEEDS[: amount.concurrent]), LOADED_STEPS)
-            loaded = processes(server.server)
+            loaded = server_memory(server.server)
         finally:
             server.close()
     return {"ready_s": spread(ready_s), "first_image_s": spread(image_s), "memory_mb": {"idle": idle, "loaded": loaded}}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost.__main__ import main
-from benchmarks.cost.memory import line
-from benchmarks.cost.record import AXES, assemble, tables
-from benchmarks.machine import describe
+from benchmarks.cost.record import assemble, line
+from benchmarks.harness.machine import describe
+from benchmarks.tables.cost import AXES, tables
 from brats_ldm_client._calibrate import Calibration
 from support.common import ROOT, run_python
 
@@ -53,7 +53,7 @@ def test_the_largest_error_of_each_panel_is_found() -> None:
     worst = {name: record[name]["worst"] for name in AXES}
     assert worst["images"] == pytest.approx(1 / 1.25 - 1)
     assert [worst[name] for name in ("steps", "rows", "clients")] == pytest.approx([0, 0, 0], abs=1e-9)
-    text = tables(record)
+    text = "\n".join(tables(record))
     assert "| images of one call of the client: 16 | 10 | 3.66 |" in text
     assert "-20.0%" in text
 
@@ -100,7 +100,7 @@ def test_the_whole_of_it_in_small_goes_on_where_it_was(small_repository: Path, t
         assert state["together"]["rss"] < sum(process["rss"] for process in state["processes"].values())
     assert loaded[-1]["together"]["rss"] > idle["together"]["rss"]
     assert (tmp_path / "cost.png").stat().st_size < 250_000
-    assert tables(record) in capsys.readouterr().out
+    assert "\n".join(tables(record)) in capsys.readouterr().out
 
     shutil.move(tmp_path / "steps.json", tmp_path / "gone")
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json") if path.name != "cost.json"}
@@ -114,7 +114,7 @@ def test_the_page_shows_the_recorded_run() -> None:
     """And its picture was drawn with it."""
     record = json.loads((ROOT / "benchmarks" / "cost.json").read_text())
     page = (ROOT / "docs" / "cost.md").read_text()
-    assert tables(record).strip() in page
+    assert "\n".join(tables(record)) in page
     assert f"`{record['command']}`" in page
     assert "](cost.png)" in page
     assert (ROOT / "docs" / "cost.png").stat().st_size < 250_000

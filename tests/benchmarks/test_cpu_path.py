@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.cpu_path import BASELINE, SETTINGS, main
+from benchmarks.micro.cpu_path import BASELINE, SETTINGS, main
 
 pytestmark = pytest.mark.slow
 

@@ -15,19 +15,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import kit, plan
-from benchmarks.gpu.__main__ import main
-from benchmarks.gpu.served import served
-from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.table import write_table
-from benchmarks.sections import recorded, run_sections
+from benchmarks.harness.sections import recorded, run_sections
+from benchmarks.serving import __main__ as serving
+from benchmarks.serving.gpu import kit, plan
+from benchmarks.serving.gpu.served import served
+from benchmarks.serving.gpu.setup import Setup
+from benchmarks.tables.serving import write_table
 from support.common import ROOT, run_python
+
+
+def main(arguments: list[str]) -> int:
+    return serving.main(["--device", "gpu", *arguments])
 
 
 @pytest.mark.slow
 def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
-    assert main(["--cpu", "--out", str(tmp_path)]) == 0
-    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert main(["--quick", "--out", str(tmp_path)]) == 0
+    records = {path.stem.removeprefix("gpu-"): json.loads(path.read_text()) for path in tmp_path.glob("gpu-*.json")}
     results = {name: record["result"] for name, record in records.items()}
     served, programs = results["small-served-torch"], results["small-programs"]
     # What the plan says of a GPU is what is measured, in its order; on a CPU there is one arithmetic.
@@ -67,8 +71,10 @@ def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
 
 def test_sections_that_fail_are_recorded_and_the_others_run(tmp_path: Path, capsys) -> None:
     absent = str(tmp_path / "absent")
-    assert main(["--cpu", "--weights", "demo", "--snapshot", absent, "--out", str(tmp_path)]) == 1
-    assert "these sections failed: demo-served-torch, demo-pytorch, demo-programs" in capsys.readouterr().err
+    assert main(["--quick", "--weights", "demo", "--snapshot", absent, "--out", str(tmp_path)]) == 1
+    assert (
+        "these sections failed: gpu-demo-served-torch, gpu-demo-pytorch, gpu-demo-programs" in capsys.readouterr().err
+    )
     errors = [json.loads(path.read_text())["error"] for path in tmp_path.glob("*.json")]
     assert len(errors) == 3
     assert all("snapshot.json does not exist" in error for error in errors)
@@ -76,7 +82,7 @@ def test_sections_that_fail_are_recorded_and_the_others_run(tmp_path: Path, caps
 
 
 def test_nothing_begins_after_its_time(tmp_path: Path) -> None:
-    assert main(["--cpu", "--minutes", "0", "--out", str(tmp_path)]) == 1
+    assert main(["--quick", "--minutes", "0", "--out", str(tmp_path)]) == 1
     errors = [json.loads(path.read_text())["error"] for path in tmp_path.glob("*.json")]
     assert len(errors) == 3
     assert all("give more with --minutes" in error for error in errors)
@@ -146,8 +152,9 @@ def test_a_part_of_the_plan_is_run_by_name(capsys: pytest.CaptureFixture[str]) -
     assert main(["--dry-run", "--only", "demo-served-torch", "bundle-programs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[2].rstrip(":") for line in lines[2:-3]} == {"demo-served-torch", "bundle-programs"}
-    with pytest.raises(SystemExit, match="no section nothing here, but bundle-served-torch, "):
+    with pytest.raises(SystemExit, match="2"):
         main(["--dry-run", "--only", "nothing"])
+    assert "no section nothing here, but bundle-served-torch, " in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -157,11 +164,12 @@ def test_without_a_gpu_the_real_run_says_so(tmp_path: Path) -> None:
 
 
 def test_help_is_quick() -> None:
-    assert run_python("-X", "importtime", "-m", "benchmarks.gpu", "--help").stderr.count("torch") == 0
+    arguments = ["-m", "benchmarks.serving", "--device", "gpu", "--dry-run"]
+    assert run_python("-X", "importtime", *arguments).stderr.count("torch") == 0
 
 
 def test_table_has_the_rows_of_the_bundles_table(tmp_path: Path) -> None:
-    machine = {"gpu": "A GPU", "driver": "1", "torch": "2", "date": "2000-01-01"}
+    machine = {"gpu": "A GPU", "driver": "1", "versions": {"torch": "2"}, "date": "2000-01-01"}
     times = {"unet_ms": {"1": 30.0, "64": 50.0}, "autoencoder_ms": 18.0, "image_ms": 1400.0}
     programs = {
         "channels_last": {
@@ -169,7 +177,7 @@ def test_table_has_the_rows_of_the_bundles_table(tmp_path: Path) -> None:
             "vae_decoder": {"call_ms": {"1": 3.5}, "relative_l2": 2e-3},
         }
     }
-    for name, result in (("bundle-pytorch", {"tf32": times, "amp": times}), ("bundle-programs", programs)):
+    for name, result in (("gpu-bundle-pytorch", {"tf32": times, "amp": times}), ("gpu-bundle-programs", programs)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"machine": machine, "result": result}))
     lines = write_table(tmp_path).read_text().splitlines()
     assert "|  | torch tf32 | torch amp | profile torch |" in lines
@@ -203,7 +211,7 @@ def bare_kit(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kit")
     kit.copy_python(base, minor, folder / "python")
     (folder / "python" / "lib" / f"python{minor}" / "site-packages").mkdir()
-    shutil.copy2(ROOT / "benchmarks" / "gpu" / "run_kit.sh", folder / "run")
+    shutil.copy2(ROOT / "benchmarks" / "serving" / "gpu" / "run_kit.sh", folder / "run")
     return folder
 
 
@@ -231,7 +239,7 @@ def test_run_measures_the_checkout_it_is_called_in(bare_kit: Path, tmp_path: Pat
 
     done = run(ROOT, "--dry-run")
     assert "bundle-served-torch: image_ms" in done.stdout, done.stderr
-    failed = run(ROOT, "--cpu", "--minutes", "0", "--out", str(tmp_path / "figures"))
+    failed = run(ROOT, "--quick", "--minutes", "0", "--out", str(tmp_path / "figures"))
     assert "these sections failed" in failed.stderr
     assert (tmp_path / "figures" / "gpu.tar.gz").is_file()
     environment["TORCH_SITE"] = str(tmp_path)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loop.__main__ import main
-from benchmarks.loop.measure import Done
+from benchmarks.micro.loop import Done, main
 from support.common import ROOT, run_python
 
 
@@ -61,4 +60,4 @@ def test_a_folder_that_is_no_repository_is_told(capsys: pytest.CaptureFixture[st
 
 
 def test_help_is_quick() -> None:
-    assert "--own-networks" in run_python("-m", "benchmarks.loop", "--help").stdout
+    assert "--own-networks" in run_python("-m", "benchmarks.micro.loop", "--help").stdout

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from benchmarks.blocks import END, begin
-from benchmarks.in_process import Engine
+from benchmarks.harness.engine import Engine
+from benchmarks.harness.markdown import BEGIN, END, filled
 from benchmarks.quality.__main__ import main
 from benchmarks.quality.distances import Real, compare, crossed, distance, jackknife
-from benchmarks.quality.generate import CHUNK, FIRST_SEED, latents_file, load
+from benchmarks.quality.latents import CHUNK, FIRST_SEED, latents_file, load
 from benchmarks.quality.measure import Measurer, measure_all
-from benchmarks.quality.plan import FULL, QUICK
-from benchmarks.quality.table import COMMAND, lines, write_table
+from benchmarks.quality.settings import FULL, QUICK
+from benchmarks.tables.quality import lines
 from brats_ldm_client import PRESETS
 from support.common import ROOT, run_python
 from training.checkpoint import save_snapshot
@@ -194,19 +194,16 @@ def test_settings_with_too_few_images_are_left_out() -> None:
 # --- what is recorded, and what is said of it
 
 
-def test_the_table_goes_between_its_marks(tmp_path: Path, record) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{begin(COMMAND)}\nold\n{END}\nafter\n")
+def test_the_table_goes_between_its_marks(record) -> None:
+    text = f"before\n{BEGIN}quality -->\nold\n{END}\nafter\n"
     for _ in range(2):
-        write_table(page, record)
-    text = page.read_text()
+        text = filled(text, "docs/quality.md", {"quality": lambda: lines(record)})
     assert text.startswith("before\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert text.count("| DDIM 2 | ") == 2
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="needs the lines"):
-        write_table(page, record)
+    with pytest.raises(ValueError, match="needs a line"):
+        filled(text.replace(END, ""), "docs/quality.md", {"quality": lambda: lines(record)})
 
 
 def test_the_page_shows_the_recorded_run_of_these_weights_and_all_presets() -> None:

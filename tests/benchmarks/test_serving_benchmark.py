@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.mixed_load.workload import arrivals
+from benchmarks.harness.timing import compare, in_turns
 from benchmarks.serving.__main__ import SCENARIOS, main
 from benchmarks.serving.analyzer.drive import another_image, expecting
 from benchmarks.serving.analyzer.fetch import FetchError, fetch
-from benchmarks.serving.contestants import BASELINE, OURS, gate, openvino_in_bf16
+from benchmarks.serving.contestants import gate, openvino_in_bf16
+from benchmarks.serving.names import BASELINE, OURS
 from benchmarks.serving.scenarios import same_bits
-from benchmarks.serving.table import write_table
-from benchmarks.timing import compare, in_turns
+from benchmarks.serving.simulation import arrivals
+from benchmarks.tables.serving import write_table
 from export.configs import parse_config
 from support.common import ROOT, run_python
 

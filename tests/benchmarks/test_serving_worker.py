@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.serving.setup import AMOUNTS, Bench
+from benchmarks.serving.bench import AMOUNTS, Bench
 from benchmarks.serving.worker import Array, Generate, TookTooLong, Worker
 
 

@@ -17,7 +17,7 @@ import tritonclient.http
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from export import check
+from export.__main__ import main as export
 from export.graphs import GRAPHS, unet_steps
 from server import resources
 from server.process import TritonServer
@@ -48,7 +48,8 @@ def test_plans_are_built_once_and_pass_the_preflight(machine: Machine) -> None:
         plan = machine.models / network / "1" / "model.plan"
         assert plan.read_text() == f"plan of model.fp16.onnx of {network}"
     assert (
-        check.main([str(machine.models), "--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]) == 0
+        export(["check", str(machine.models), "--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"])
+        == 0
     )
     assert not any(path.name.endswith(".tmp") for path in machine.models.rglob("*"))
 
@@ -150,7 +151,7 @@ def test_several_steps_in_a_call_get_a_plan_too(machine: Machine, container: Mod
     assert machine.prepare() == ["unet", "vae_decoder", "unet_steps"]
     assert machine.prepare() == []
     preflight = ["--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]
-    assert check.main([str(machine.models), *preflight]) == 0
+    assert export(["check", str(machine.models), *preflight]) == 0
     assert machine.serve().returncode == 0
     (machine.models / "unet_steps" / "1" / "model.plan").write_text("half of")
     assert "unet_steps: the plan is not for this container: the file has been changed" in machine.serve().stderr

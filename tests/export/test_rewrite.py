@@ -7,7 +7,7 @@ import torch
 from monai.networks.blocks import SABlock, Upsample
 from torch import nn
 
-from benchmarks.weights import load_weights
+from benchmarks.harness.weights import load_weights
 from export.graphs import GRAPHS, Graph, random_inputs
 from export.rewrite import ChannelwiseGroupNorm, JointAttention, TransposedUpsample, rewritten
 

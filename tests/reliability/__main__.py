@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import describe
+from benchmarks.harness.machine import describe
 from reliability.bad_input import fuzz
 from reliability.bounds import OutOfBounds, bounded
 from reliability.cancel import killed_clients, places, storm

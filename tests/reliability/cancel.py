@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.serving.memory import shared_bytes
+from benchmarks.harness.machine import shared_bytes
 from brats_ldm_client import Client, Progress
 from reliability.memory import anonymous_bytes
 from server.channel import connect

@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc as triton
 from tqdm import tqdm
 
-from benchmarks.serving.memory import shared_bytes
+from benchmarks.harness.machine import shared_bytes
 from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
 from mri_ldm.request import RowParameters
 from reliability.memory import anonymous_bytes

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from onnx import TensorProto, helper
 
-from benchmarks.machine import has_bf16
+from benchmarks.harness.machine import has_bf16
 from export.executed import NotRunHere, compile_for_openvino, in_onnxruntime
 from support.toy_models import tensor, write_model
 

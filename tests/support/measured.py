@@ -20,7 +20,7 @@ MEASURED = (
 )
 FENCE = r"```(\w*)\n(.*?)```"  # of a console, what it prints counts
 NOT_PROSE = (
-    r"<!-- figures: .*?<!-- end of figures -->",  # written by `python -m benchmarks.figures`
+    r"<!-- figures: .*?<!-- end of figures -->",  # written by `python -m benchmarks.report`
     r"`[^`\n]+`",
     r"\]\([^)]*\)",  # where a link or a picture leads
     r"^\$ [^\n]*$",  # a command in a console

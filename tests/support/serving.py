@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.wire import Counts, counts
+from benchmarks.harness.wire import Counts, counts
 
 PATIENCE = 30.0
 """Seconds that a test waits for what takes a moment, so that it fails for a fault and not for a busy machine."""

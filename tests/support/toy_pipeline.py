@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from benchmarks.in_process import Engine
+from benchmarks.harness.engine import Engine
 from mri_ldm.request import RowParameters
 from mri_ldm.settings import Settings
 from support.common import ROOT

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.wire import ask
 from benchmarks.serving.analyzer import tool
 from benchmarks.serving.analyzer.fetch import fetch
+from benchmarks.serving.bench import Bench
 from benchmarks.serving.contestants import SEEDS, ours
 from benchmarks.serving.ours import Ours
-from benchmarks.serving.setup import Bench
 from benchmarks.serving.worker import Array
-from benchmarks.wire import ask
 from training.files import write_text
 
 SEEDS_USED = 16

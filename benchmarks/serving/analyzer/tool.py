@@ -22,7 +22,7 @@ from server.security import Access
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
-    from benchmarks.wire import Counts
+    from benchmarks.harness.wire import Counts
 
 UNARY, STREAM = MODELS = ("mri_ldm", "mri_ldm_stream")
 TLS_FLAGS = {
@@ -174,7 +174,7 @@ def counts(client: InferenceServerClient, access: Access) -> dict[str, Counts]:
     """Those so far, by network, of the networks that are there. Raises AnalyzerError where Triton has none."""
     from tritonclient.utils import InferenceServerException
 
-    from benchmarks import wire  # with NumPy, which --help is spared
+    from benchmarks.harness import wire  # with NumPy, which --help is spared
 
     headers = dict(access.headers) or None
     try:

@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from benchmarks import ROOT
 from benchmarks.serving.worker import Array
-from benchmarks.wire import post_json
 from server.health import listening
 from server.ports import choose_ports
 
@@ -35,11 +35,14 @@ class LitServe:
 
     def __init__(self, weights: str, snapshot: Path, rows: int, log: Path) -> None:
         if find_spec("litserve") is None:
-            raise RuntimeError("no package litserve here: pip install '.[bench]'")
+            raise RuntimeError("no package litserve here: pip install --group bench")
         (self._port,) = choose_ports({"port": ("127.0.0.1", None)})
-        command = [sys.executable, "-m", "benchmarks.serving.rivals.litserve_server"]
+        arguments = [str(self._port), weights, str(snapshot), str(rows)]
+        command = [sys.executable, "-m", "benchmarks.serving.rivals.litserve_server", *arguments]
         with log.open("wb") as file:
-            self._process = self._start([*command, str(self._port), weights, str(snapshot), str(rows)], file)
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
         deadline = time.monotonic() + STARTUP_S
         while not listening("127.0.0.1", self._port):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -52,19 +55,18 @@ class LitServe:
         """The leader of its processes."""
         return self._process.pid
 
-    @staticmethod
-    def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        root = Path(__file__).resolve().parents[3]
-        return subprocess.Popen(command, cwd=root, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
     def generate(self, seeds: Sequence[int], steps: int) -> Array:
         """All seeds at once, each in a request of its own."""
         with ThreadPoolExecutor(len(seeds)) as pool:
             return np.stack(list(pool.map(lambda seed: self._image(seed, steps), seeds)))
 
     def _image(self, seed: int, steps: int) -> Array:
-        _, body = post_json(f"127.0.0.1:{self._port}", "/predict", {"seed": seed, "steps": steps}, TIMEOUT_S)
-        return np.frombuffer(base64.b64decode(json.loads(body)["image"]), np.float32).reshape(240, 240)
+        body = json.dumps({"seed": seed, "steps": steps}).encode()
+        url, headers = f"http://127.0.0.1:{self._port}/predict", {"Content-Type": "application/json"}
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(urllib.request.Request(url, body, headers), timeout=TIMEOUT_S) as answer:
+            image = base64.b64decode(json.load(answer)["image"])
+        return np.frombuffer(image, np.float32).reshape(240, 240)
 
     def close(self) -> None:
         """End all its processes."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import litserve
-import numpy as np
 
-from benchmarks.serving.rivals.diffusers_loop import diffusers_loop
+from benchmarks.serving.rivals.loops import diffusers_loop
 
 BATCH_TIMEOUT_S = 0.05
 
@@ -48,7 +47,7 @@ class Images(litserve.LitAPI):  # type: ignore[misc]
         return output
 
     def encode_response(self, output: Any) -> dict[str, str]:
-        return {"image": base64.b64encode(np.ascontiguousarray(output)).decode()}
+        return {"image": base64.b64encode(output.tobytes()).decode()}
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ def open_plan(modules: Sequence[Any], path: Path) -> tuple[Any, Any]:
             reasons.append(str(error))
     raise PlanError(
         f"{path}: {'; '.join(reasons)}. A plan runs with the TensorRT version and on the kind of GPU that it was "
-        "built for: build it again here with `python -m export repository --tensorrt`, or install that version"
+        "built for: build it again here with `python -m export repository DIR --tensorrt PRECISION`, "
+        "or install that version"
     )
 
 

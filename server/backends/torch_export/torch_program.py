@@ -72,7 +72,9 @@ def read_record(path: Path) -> Record:
         output = Tensor(**{**record["output"], "shape": tuple(record["output"]["shape"])})
         return Record(record["torch"], record["precision"], tuple(tensors), output)
     except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ProgramError(f"{path} was not written by `python -m export repository --torch`: {error!r}") from error
+        raise ProgramError(
+            f"{path} is no program that `python -m export repository --torch` wrote: {error!r}"
+        ) from error
 
 
 def _refuse_pickles(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> None:

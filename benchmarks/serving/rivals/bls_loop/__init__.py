@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness.wire import ask
 from benchmarks.serving.worker import Array
-from benchmarks.wire import ask
 from server.channel import connect
 from server.process import TritonServer
 

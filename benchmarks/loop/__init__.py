@@ -1,1 +1,0 @@
-"""What the served sampling loop costs beside the calls of its network."""

@@ -1,0 +1,1 @@
+"""Small benchmarks of one thing each; every file says what it measures."""

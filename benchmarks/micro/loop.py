@@ -1,0 +1,259 @@
+"""What the served sampling loop costs beside the calls of its network: milliseconds of a step.
+
+    python -m benchmarks.micro.loop --as now --out benchmarks/loop.json
+    python -m benchmarks.micro.loop --as demo --own-networks --out benchmarks/loop.json
+
+A tritonserver has the front model of a repository and toy networks that compute next to nothing, and a model that makes
+bare calls of the same network with the same tensors. What a step takes longer than its share of such a call is the
+loop's own: threads, recurrence, noise, bookkeeping. With --own-networks the repository's networks are served. Nothing
+else may run meanwhile; the load at the start is recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import COMMITTED
+from training.cli import run_command
+from training.files import write_text
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+MODELS = Path(__file__).with_name("loop_models")
+FRONT, BARE_CALLS = "mri_ldm", "bls_calls"
+STEPS_A_CALL = (1, 5, 10, 25)
+SAMPLERS = ("ddim", "ddpm")
+WARM_UP_STEPS = 40  # in which the loop learns how many rows go together
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured. seconds: of bare calls in a round."""
+
+    rows: tuple[int, ...]
+    steps: int
+    rounds: int
+    seconds: float
+
+
+# So many steps that what a request costs once is nothing beside them.
+TOYS = Amount(rows=(1, 8, 64), steps=500, rounds=5, seconds=0.5)
+OWN_NETWORKS = Amount(rows=(1, 8), steps=20, rounds=5, seconds=1.0)
+QUICK = Amount(rows=(1, 2), steps=20, rounds=2, seconds=0.05)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the server has counted: rows of calls of either network, and calls."""
+
+    single_rows: int
+    several_rows: int
+    calls: int
+
+    def without(self, before: Done, bare: int, rows: int, several: bool) -> Done:
+        """Since `before`, and without so many bare calls of `rows` rows."""
+        single, more = self.single_rows - before.single_rows, self.several_rows - before.several_rows
+        calls = self.calls - before.calls - bare
+        return Done(single, more - bare * rows, calls) if several else Done(single - bare * rows, more, calls)
+
+
+class Loop:
+    """The front model and the bare calls of a running server."""
+
+    def __init__(self, client: InferenceServerClient, networks: Sequence[str]) -> None:
+        self._client, self._networks = client, networks
+
+    def generate(self, rows: int, sampler: str, steps: int) -> float:
+        """Seconds of one request of so many rows, not decoded."""
+        import numpy as np
+
+        from benchmarks.harness.wire import ask
+
+        feeds = {
+            "seed": np.arange(rows, dtype=np.int64)[:, None],
+            "steps": np.full((rows, 1), steps, np.int32),
+            "sampler": np.full((rows, 1), sampler, np.object_),
+        }
+        began = time.perf_counter()
+        ask(self._client, FRONT, "final_latent", feeds)
+        return time.perf_counter() - began
+
+    def bare_calls(self, rows: int, steps: int, seconds: float) -> list[float]:
+        """Seconds of each call of `unet`, or of `unet_steps` for more than one step, from a model of nothing else."""
+        import numpy as np
+
+        from benchmarks.harness.wire import ask
+
+        feeds = {
+            "rows": np.array([rows], np.int32),
+            "steps": np.array([steps if steps > 1 else 0], np.int32),
+            "seconds": np.array([seconds], np.float32),
+        }
+        return [float(took) for took in ask(self._client, BARE_CALLS, "took", feeds)]
+
+    def done(self) -> Done:
+        """What has been computed since the start."""
+        from benchmarks.harness.wire import settled
+
+        counted = settled(self._client, self._networks)
+        several = counted["unet_steps"].rows if "unet_steps" in counted else 0
+        return Done(counted["unet"].rows, several, sum(counts.calls for counts in counted.values()))
+
+
+def measure(loop: Loop, steps_a_call: int, amount: Amount) -> Iterator[dict[str, Any]]:
+    """A record for each number of rows and sampler; `steps_a_call` are the most that a call may have.
+
+    Raises:
+        RuntimeError: the server has computed fewer steps than were asked for.
+    """
+    import numpy as np
+
+    cells = [(rows, sampler) for rows in amount.rows for sampler in SAMPLERS]
+    for rows, sampler in cells:
+        loop.generate(rows, sampler, min(WARM_UP_STEPS, amount.steps))
+    for rows, sampler in cells:
+        before, served, calls, bare = loop.done(), [], [], 0
+        for _ in range(amount.rounds):
+            served.append(1e3 * loop.generate(rows, sampler, amount.steps) / amount.steps)
+            took = loop.bare_calls(rows, steps_a_call, amount.seconds)
+            calls.append(1e3 * float(np.median(took)))
+            bare += len(took)
+        counted = loop.done().without(before, bare, rows, several=steps_a_call > 1)
+        setting = {"rows": rows, "sampler": sampler, "most_steps_a_call": steps_a_call}
+        yield setting | _record(rows * amount.steps * amount.rounds, steps_a_call, counted, served, calls)
+
+
+def _record(
+    row_steps: int, most: int, counted: Done, served: Sequence[float], calls: Sequence[float]
+) -> dict[str, Any]:
+    from benchmarks.harness.timing import spread
+
+    row_calls = counted.single_rows + counted.several_rows
+    if counted.single_rows + most * counted.several_rows < row_steps:
+        raise RuntimeError(f"{row_steps} steps of rows were asked for, and the server counts {counted}")
+    step, call = spread(served), spread(calls)
+    steps_a_call = row_steps / row_calls
+    share = call["median"] / steps_a_call
+    return {
+        "row_steps": row_steps,
+        "calls": counted.calls,
+        "steps_a_call": steps_a_call,
+        "rows_a_call": row_calls / counted.calls,
+        "step_ms": step,
+        "bare_call_ms": call,
+        "beside_call_ms": step["median"] - share,
+        "times_the_call": step["median"] / share,
+    }
+
+
+# --- repositories: the front model of one, its networks or toys, and the model of bare calls
+
+
+def write_toys(source: Path, folder: Path, steps: int) -> None:
+    """The front model of `source` on toy networks, with `unet_steps` where a call may have more than one step."""
+    for model in ("unet", "vae_decoder", *(["unet_steps"] if steps > 1 else [])):
+        _copy_model(model, "toy.py", folder)
+    if steps > 1:
+        from export.configs import parse_config
+
+        path = folder / FRONT / "1" / "model.json"
+        write_text(path, json.dumps(json.loads(path.read_text()) | {"steps_per_call": steps}))
+        config = parse_config(folder / FRONT / "config.pbtxt")
+        for name, value in {"steps_per_call": steps, "any_steps": 1}.items():
+            config.parameters[name].string_value = str(value)
+        write_text(folder / FRONT / "config.pbtxt", str(config))
+
+
+def _copy_model(model: str, code: str, folder: Path) -> None:
+    (folder / model / "1").mkdir(parents=True)
+    shutil.copy(MODELS / f"{model}.pbtxt", folder / model / "config.pbtxt")
+    shutil.copy(MODELS / code, folder / model / "1" / "model.py")
+
+
+def _runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The records, as they come."""
+    from server.channel import connect
+    from server.process import TritonServer
+
+    source, networks = options.repository, ("unet", "vae_decoder", "unet_steps")
+    amount = QUICK if options.quick else OWN_NETWORKS if options.own_networks else TOYS
+    for steps in _steps_a_call(options):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            shutil.copytree(source / FRONT, folder / FRONT, ignore=shutil.ignore_patterns("__pycache__"))
+            _copy_model(BARE_CALLS, "bls_calls.py", folder)
+            if options.own_networks:
+                for model in (model for model in networks if (source / model).is_dir()):
+                    (folder / model).symlink_to((source / model).resolve())
+            else:
+                write_toys(source, folder, steps)
+            counted = [model for model in ("unet", "unet_steps") if (folder / model).is_dir()]
+            with TritonServer(folder, options.profile) as server, connect(server.grpc_url) as client:
+                server.probe()
+                yield from measure(Loop(client, counted), steps, amount)
+
+
+def _steps_a_call(options: argparse.Namespace) -> Sequence[int]:
+    """The numbers of steps a call to measure; with a repository's own networks, the one that it was exported for."""
+    if options.own_networks:
+        record = json.loads((options.repository / FRONT / "1" / "model.json").read_text())
+        return [max(1, record.get("steps_per_call", 1))]
+    return options.steps_per_call or ((1, 5) if options.quick else STEPS_A_CALL)
+
+
+def _code(repository: Path) -> str:
+    """The commit of the serving code, "+" where it has changed since; empty outside of a checkout."""
+    git = ["git", "-C", str(repository)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return ""
+    changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=False)
+    return head.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.micro.loop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repository", type=Path, default=COMMITTED, help="whose front model is measured")
+    parser.add_argument("--own-networks", action="store_true", help="serve that repository's networks, not toys")
+    parser.add_argument("--profile", default="cpu", help="of its own networks (default: %(default)s)")
+    parser.add_argument("--steps-per-call", type=int, nargs="+", metavar="K", help="of toys (default: 1 5 10 25)")
+    parser.add_argument("--quick", action="store_true", help="try the benchmark itself: few steps, few rows")
+    parser.add_argument("--as", dest="name", default="now", help="name in the record: before, now, demo, ...")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="keep it in this JSON, beside what else it has")
+    options = parser.parse_args(argv)
+    if not (options.repository / FRONT / "config.pbtxt").is_file():
+        parser.error(f"--repository: no mri_ldm/config.pbtxt in {options.repository}")
+
+    from benchmarks.harness.machine import describe
+    from benchmarks.tables.micro import loop_steps
+
+    machine, code, records = describe(), _code(options.repository), []
+    print("\n".join(loop_steps([])))
+    for record in _runs(options):
+        records.append(record)
+        print(list(loop_steps([record]))[-1], flush=True)
+    if options.out is not None:
+        kept = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        networks = "its own" if options.own_networks else "toys"
+        kept[options.name] = {"machine": machine, "code": code, "networks": networks, "records": records}
+        write_text(options.out, json.dumps(kept, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

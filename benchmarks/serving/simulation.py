@@ -1,0 +1,197 @@
+"""Requests that come at random: on a real server, and on a simulated device by the batcher or in whole batches."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brats_ldm_client import AsyncClient
+from mri_ldm.batcher import Batcher
+from mri_ldm.job_queue import Job
+from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
+from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
+
+STEPS, SHARES = (10, 25, 50), (0.4, 0.3, 0.3)
+MEAN_STEPS = sum(steps * share for steps, share in zip(STEPS, SHARES, strict=True))
+TABLES = {steps: sampler_table(NoiseSchedule(1000, 0.0015, 0.0195), "ddim", steps, 0.0) for steps in STEPS}
+LATENT = np.zeros((1, 1, 64, 64), np.float32)
+MOST_ROWS = 64
+"""In a call: the server's default."""
+Array = np.ndarray[Any, Any]
+Steps = tuple[Array, Array, None]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request for one image, `seconds` after the start."""
+
+    seconds: float
+    steps: int
+
+
+def arrivals(count: int, rate: float, seed: int) -> list[Arrival]:
+    """A Poisson process of `rate` requests a second, given that it makes `count` in count / rate seconds.
+
+    So the rate is exact even for few requests. The mix is exact too, but for rounding.
+    """
+    draw = random.Random(seed)
+    seconds = sorted(draw.uniform(0, count / rate) for _ in range(count))
+    steps = [STEPS[int(np.searchsorted(np.cumsum(SHARES), (i + 0.5) / count))] for i in range(count)]
+    draw.shuffle(steps)
+    return [Arrival(*arrival) for arrival in zip(seconds, steps, strict=True)]
+
+
+def summary(workload: Sequence[Arrival], latencies: Sequence[float]) -> dict[str, float]:
+    """Mean, p50, p99 and the mean by number of steps, in seconds."""
+    values = np.asarray(latencies)
+    by_steps = {
+        f"mean_{steps}_steps": float(values[[arrival.steps == steps for arrival in workload]].mean()) for steps in STEPS
+    }
+    return {
+        "mean": float(values.mean()),
+        "p50": float(np.quantile(values, 0.5)),
+        "p99": float(np.quantile(values, 0.99)),
+        **by_steps,
+    }
+
+
+@dataclass(frozen=True)
+class Device:
+    """A call of K steps of n rows takes call + K * (base + row * n) seconds, decoding an image `decode`."""
+
+    base: float
+    row: float
+    decode: float
+    call: float = 0.0
+
+    def step(self, rows: int) -> float:
+        """Seconds of a UNet call of one step."""
+        return self.steps(rows, 1)
+
+    def steps(self, rows: int, count: int) -> float:
+        """Seconds of a UNet call of `count` steps."""
+        return self.call + count * (self.base + self.row * rows)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How many steps a call has: at most `most`, and the batcher chooses.
+
+    always: each call asks for `most` steps, and no row leaves before its end. padded: steps that no row needs take
+    their time too, as in an unrolled network.
+    """
+
+    most: int = 1
+    always: bool = False
+    padded: bool = False
+
+
+ONE_STEP = Calls()
+
+
+class Latency:
+    """The listener of a request: when it was answered."""
+
+    def __init__(self, clock: list[float], arrived: float) -> None:
+        self.clock, self.arrived, self.seconds = clock, arrived, 0.0
+
+    def late(self) -> bool:
+        return False
+
+    def gone(self) -> bool:
+        return False
+
+    def preview(self, steps: object, estimates: object) -> None: ...
+
+    def finished(self, latents: object, images: object) -> None:
+        self.seconds = self.clock[0] - self.arrived
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+    def cancelled(self, rows: int) -> None: ...
+
+
+def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
+    """Moves the clock on and computes nothing."""
+
+    def denoise(latents: Array, timesteps: Array) -> Array:
+        clock[0] += device.step(len(latents))
+        return latents.copy()
+
+    def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: object) -> Steps:
+        needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
+        clock[0] += device.steps(len(latents), calls.most if calls.padded else int(needed))
+        return latents, estimates, None
+
+    if calls.most == 1:
+        return SingleSteps(denoise)
+    return SeveralSteps(advance, calls.most, unrolled=calls.most if calls.always else 0)
+
+
+def step_level(
+    workload: Sequence[Arrival], device: Device, most_rows: int = MOST_ROWS, calls: Calls = ONE_STEP
+) -> list[float]:
+    """Latencies by `Batcher`, with at most `most_rows` rows in a call; seconds."""
+    clock = [0.0]
+
+    def decode(latents: Array) -> Array:
+        clock[0] += device.decode * len(latents)
+        return latents
+
+    most = len(workload)
+    batcher = Batcher(
+        [_stepper(device, calls, clock)], decode, max_rows_in_flight=most_rows, max_rows_waiting=most,
+        max_row_steps=most * max(STEPS), clock=lambda: clock[0],
+    )  # fmt: skip
+    listeners, coming, busy = [], deque(workload), False
+    while coming or busy:
+        if not busy:
+            clock[0] = max(clock[0], coming[0].seconds)
+        while coming and coming[0].seconds <= clock[0]:
+            arrival = coming.popleft()
+            listeners.append(Latency(clock, arrival.seconds))
+            batcher.submit(Job(listeners[-1], [0], [TABLES[arrival.steps]], LATENT.copy()))
+        busy = batcher.tick()
+    return [listener.seconds for listener in listeners]
+
+
+def request_level(workload: Sequence[Arrival], device: Device, most_rows: int) -> list[float]:
+    """Latencies where a free device takes all that wait, up to `most_rows`, and runs them to the longest; seconds."""
+    clock, latencies, coming, waiting = 0.0, [], deque(workload), deque[Arrival]()
+    while coming or waiting:
+        if not waiting:
+            clock = max(clock, coming[0].seconds)
+        while coming and coming[0].seconds <= clock:
+            waiting.append(coming.popleft())
+        batch = [waiting.popleft() for _ in range(min(most_rows, len(waiting)))]
+        clock += max(arrival.steps for arrival in batch) * device.step(len(batch)) + device.decode * len(batch)
+        latencies += [clock - arrival.seconds for arrival in batch]
+    return latencies
+
+
+def capacity(device: Device, most_rows: int, seed: int = 0) -> float:
+    """Requests a second of `request_level` when all have come at once."""
+    draw = np.random.default_rng(seed)
+    workload = [Arrival(0.0, int(steps)) for steps in draw.choice(STEPS, 4096, p=SHARES)]
+    return len(workload) / max(request_level(workload, device, most_rows))
+
+
+async def latencies(workload: Sequence[Arrival], url: str) -> list[float]:
+    """Seconds from each arrival to its image. Requests are sent on time, whatever is still running."""
+    async with AsyncClient(url) as client:
+        # Connects, and lets the server learn how many rows go together: it tries each number three times.
+        await client.generate(16, seed=0, steps=10)
+        begun = time.perf_counter()
+
+        async def one(seed: int, arrival: Arrival) -> float:
+            await asyncio.sleep(begun + arrival.seconds - time.perf_counter())
+            await client.generate(1, seed=seed, steps=arrival.steps)
+            return time.perf_counter() - begun - arrival.seconds
+
+        return list(await asyncio.gather(*(one(i, arrival) for i, arrival in enumerate(workload))))

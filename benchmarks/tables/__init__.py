@@ -1,0 +1,1 @@
+"""Records as Markdown. Nothing here measures."""

@@ -1,0 +1,170 @@
+"""serving/table.md: the records of `python -m benchmarks.serving` as a page of tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.markdown import Lines, Record, around, cores, number, table
+from benchmarks.tables import gpu, mixed
+from training.files import write_text
+
+NAMES = {
+    "bundle": "The bundle's networks, random weights",
+    "demo": "Demo weights (small networks)",
+    "small": "Tiny networks, to try the benchmark: the figures mean nothing",
+}
+KINDS = ("served", "simulated", "whole requests")
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Record]]:
+    """weights -> scenario -> record; a GPU's are under gpu-weights."""
+    records: dict[str, dict[str, Record]] = {}
+    for weights in (*NAMES, *(f"gpu-{name}" for name in NAMES)):
+        for path in sorted(folder.glob(f"{weights}-*.json")):
+            records.setdefault(weights, {})[path.stem.removeprefix(f"{weights}-")] = json.loads(path.read_text())
+    return records
+
+
+def write_table(folder: Path) -> Path:
+    """table.md in `folder`, from the *.json beside it."""
+    path = folder / "table.md"
+    write_text(path, "\n".join(_page(read_records(folder))) + "\n")
+    return path
+
+
+def _page(records: dict[str, dict[str, Record]]) -> Lines:
+    yield "# Figures of `make bench` and `make gpu`"
+    yield ""
+    yield "Written by `python -m benchmarks.serving`; ../README.md explains them."
+    for weights, by_scenario in records.items():
+        on_gpu = weights.startswith("gpu-")
+        yield from ["", f"## {'On a GPU: ' if on_gpu else ''}{NAMES[weights.removeprefix('gpu-')]}"]
+        yield from ["", *gpu.sections(by_scenario)] if on_gpu else _scenarios(by_scenario)
+
+
+def _scenarios(records: dict[str, Record]) -> Lines:
+    for scenario, (title, part) in PARTS.items():
+        if (record := records.get(scenario)) is not None:
+            result = record.get("result", {})
+            yield from ["", f"### {title.format_map(result) if result else scenario}", ""]
+            yield from part(result) if result else [f"Not measured: {record['error'].splitlines()[0]}"]
+            yield from ["", _machine(record)]
+
+
+def _machine(record: Record) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in machine["versions"])
+    return (
+        f"{machine['date']}, {record['seconds']:.0f} s; {cores(record)} "
+        f"({', '.join(machine['instructions'])}), load at the start {machine['load'][0]}; {versions}; "
+        f"`{record['command']}`, {record['steps']} steps."
+    )
+
+
+def _single(result: Record) -> Lines:
+    return _contestants(result, ("p50, s", "p90, s"), lambda values: (values["median"], values["p90"]))
+
+
+def _offline(result: Record) -> Lines:
+    head = ("images a second", "s an image")
+    return _contestants(result, head, lambda values: (values["images_per_s"], 1 / values["images_per_s"]))
+
+
+def _contestants(result: Record, head: Sequence[str], cells: Callable[[Record], tuple[float, float]]) -> Lines:
+    rows: list[list[Any]] = []
+    for name, values in sorted(result["contestants"].items(), key=lambda item: -item[1]["median"]):
+        faster = values["faster_than_baseline"]
+        times = f"**{faster['median']:.2f}x** ({faster['min']:.2f} to {faster['max']:.2f})"
+        error = result["told"][name].get("relative_error")
+        figures = [*map(number, cells(values)), around(values), values["n"]]
+        rows.append([name, *figures, times, None if error is None else f"{error:.0e}"])
+    yield from table(["", *head, "range, s", "n", "faster than the bundle's loop", "error of images"], rows)
+    for name, facts in result["told"].items():
+        yield from ["", f"Not measured: {name}: {facts['left_out']}"] if "left_out" in facts else []
+
+
+def _layers(result: Record) -> Lines:
+    rows = []
+    for concurrent, layers in result["concurrent"].items():
+        for name, values in layers.items():
+            tax = values["tax"]
+            over = f"{tax['median']:.3f} ({tax['min']:.3f} to {tax['max']:.3f})"
+            rows.append([concurrent, name, number(values["median"]), around(values), values["n"], over])
+    yield from table(["images at once", "layer", "s", "range, s", "n", "over the engine in process"], rows)
+    yield from ["", f"The same bits from: {', '.join(result['same_bits'])}."]
+
+
+def _cost(result: Record) -> Lines:
+    rows = []
+    for count, values in result["rows"].items():
+        steps = [f"{1e3 * seconds:.1f}" for seconds in (values["step_s"]["median"], values["fitted_step_s"])]
+        rows.append([count, *steps, number(values["image_s"]), f"{values['against_median']:.3f}"])
+    yield from table(["rows", "all rows one step on, ms", "a + b·rows, ms", "an image, s", "against the median"], rows)
+    model = result["model"]
+    decode = ", ".join(
+        f"{1e3 * seconds:.0f} ms an image in calls of {rows}" for rows, seconds in model["decode_s"].items()
+    )
+    yield ""
+    yield (
+        f"Fitted: {1e3 * model['step_base_s']:.1f} ms + {1e3 * model['step_row_s']:.1f} ms a row; decoder: {decode}. "
+        "The server chooses how many rows go together in a call, so a step of many rows is several calls."
+    )
+
+
+def _load(result: Record) -> Lines:
+    rows = []
+    for point in result["points"]:
+        row: list[Any] = [f"{point['load']:.0%}"]
+        for kind in KINDS:
+            values = point[kind]
+            row += [f"{number(values[p])} ({values[f'{p}_over_alone']:.1f}x)" for p in ("p50", "p99")] + [values["n"]]
+        rows.append(row)
+    yield from table(["load", *(f"{name}, {kind}" for kind in KINDS for name in ("p50, s", "p99, s", "n"))], rows)
+    yield ""
+    yield (
+        f"Capacity {result['capacity_images_per_s']:.3g} images a second; in brackets multiples of an image on the "
+        f"idle server ({number(result['alone_s'])} s). The p99 of few requests is the slowest of them; simulated is "
+        "the same batcher on a device with this machine's times, and whole requests in batches of "
+        f"{result['rival_rows']} on the same."
+    )
+
+
+def _mixed(result: Record) -> Lines:
+    return mixed.latencies(result["records"])
+
+
+def _start(result: Record) -> Lines:
+    ready, image = result["ready_s"], result["first_image_s"]
+    times = number(ready["median"]), number(image["median"])
+    yield from [f"Ready after {times[0]} s, first image after {times[1]} s (n = {image['n']}).", ""]
+    idle, loaded = (result["memory_mb"][state] for state in ("idle", "loaded"))
+    rows = [[name, idle[name]["rss"], loaded.get(name, {}).get("peak")] for name in idle]
+    yield from table(["process", "MB after one image", "MB, peak under load"], rows)
+
+
+def _analyzer(result: Record) -> Iterator[str]:
+    rows = []
+    for point in result["points"]:
+        seconds = [number(float(np.quantile(point["seconds"], share))) for share in (0.5, 0.9)]
+        batches = [f"{point['mean_batch'][network]:.2f}" for network in ("unet", "vae_decoder")]
+        rows.append([point["concurrency"], point["requests"], *seconds, *batches])
+    yield from table(["concurrency", "requests", "p50, s", "p90, s", "mean batch, unet", "mean batch, decoder"], rows)
+    yield ""
+    yield "Every image was that of its seed bit for bit; the report and the commands are in the text file beside this."
+
+
+PARTS: dict[str, tuple[str, Callable[[Record], Lines]]] = {
+    "single": ("One image, from the call to the array", _single),
+    "offline": ("{images} images at once", _offline),
+    "layers": ("Layers, and what serving costs", _layers),
+    "cost": ("Cost by rows", _cost),
+    "load": ("Requests that come at random (Poisson)", _load),
+    "mixed": ("10, 25 and 50 steps mixed, at {load:.0%} of what batching whole requests can do", _mixed),
+    "start": ("Start and memory", _start),
+    "perf_analyzer": ("perf_analyzer", _analyzer),
+}
