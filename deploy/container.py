@@ -142,9 +142,9 @@ def first_image(image: bytes) -> bytes:
     with contextlib.suppress(FileNotFoundError):
         return file.read_bytes()
     with contextlib.suppress(FileNotFoundError):  # no folder: the server is not this container's
-        own = file.with_suffix(f".{os.getpid()}")
-        own.write_bytes(image)
-        own.replace(file)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(image)
+        temporary.replace(file)
     return image
 
 

@@ -168,11 +168,11 @@ class _Run:
         """Those that the folder has, made in the same way by the same weights."""
         if self._repeats:  # which have names that depend on what came before them
             return set()
-        found = {seed for seed in seeds if self._writer.has(seed, self._how)}
-        if found and "model_digest" not in self._how:
+        present = {seed for seed in seeds if self._writer.has(seed, self._how)}
+        if present and "model_digest" not in self._how:
             self._how["model_digest"] = self._client.info().model_digest
             return self._there(seeds)
-        return found
+        return present
 
     def _make(self, seeds: Sequence[int], bar: Any, write: Callable[[Generation], None]) -> None:
         asked, done_before = self._asked, bar.n
