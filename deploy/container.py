@@ -24,7 +24,7 @@ from pathlib import Path
 
 from plans import BEST_ROWS, ONNX, Refusal, prepare, print_commands, require_plans
 
-# The network ports are published by whoever runs the container; inside it all addresses are its own.
+# Inside the container Triton listens on all addresses; docker publishes the ports.
 SAFE_FLAGS = (
     *("--model-control-mode=none", "--disable-auto-complete-config", "--exit-on-error=true"),
     *("--strict-readiness=true", "--exit-timeout-secs=5", "--log-format=ISO8601"),

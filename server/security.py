@@ -36,7 +36,7 @@ KNOWN_FLAGS = {
 }
 """Flags that are given to a server that knows them; one that does not would not start.
 
-Not --grpc-max-response-pool-size (25.03): with it, Triton lets whoever sends wait for a client that does not read, in
+Not --grpc-max-response-pool-size (25.03): with it, Triton makes the sender wait for a client that does not read, in
 threads that all calls of the networks share. `max_preview_mb` bounds what such a client holds.
 """
 

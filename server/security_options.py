@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="let whoever knows this secret use shared memory, tracing and log settings; nobody if not given",
+        help="lets clients with this secret use shared memory, tracing and log settings; no client if not given",
     )
     group.add_argument(
         "--http",

@@ -23,7 +23,7 @@ from server.shutdown import describe
 
 POLL_S = 0.2
 FAILED_CHECKS = 2
-# What still works may finish before a restart, but whoever waits for the dead part waits too.
+# What still works may finish before a restart, but clients of the dead part wait meanwhile.
 RESTART_GRACE_S = 5.0
 RETRY_PAUSE_S = 1.0
 

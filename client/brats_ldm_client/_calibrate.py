@@ -28,7 +28,7 @@ class Calibration:
 
     `worst` is the largest relative error of the model on the requests that it was fitted to, `spread` how far the
     repeats of one of them are apart, over their median: what another load on the machine moves.
-    `steps_per_call`: of a network that always computes so many; steps that nobody asked for take their time too.
+    `steps_per_call`: the steps that a network computes in every call, even if fewer are needed.
     """
 
     request: float
@@ -40,7 +40,7 @@ class Calibration:
     steps_per_call: int = 1
 
     def predict(self, images: int, steps: int = 50, rows_in_flight: int = 32) -> float:
-        """Seconds for `images` images of `steps` steps with so many of them on their way at once.
+        """Seconds for `images` images of `steps` steps, `rows_in_flight` of them at once.
 
         Raises:
             InvalidRequest: a number below 1.
@@ -53,7 +53,7 @@ class Calibration:
 
 
 def computed(steps: int, steps_per_call: int) -> int:
-    """Steps that are computed for so many, in whole calls."""
+    """Steps that are computed for `steps`, in whole calls."""
     return math.ceil(steps / steps_per_call) * steps_per_call
 
 

@@ -32,7 +32,7 @@ def backoff(attempt: int, draw: float, retry_after: float = 0.0) -> float:
 
 @dataclass
 class RetryBudget:
-    """Retries go on until nothing but "not now" has come back for `seconds` since the first; a success starts it anew.
+    """Retries end when all answers for `seconds` were "not now"; a success starts the count again.
 
     "Not now" is ServerUnavailable, and Cancelled: a server that stops answers some requests so, and a client that
     cancels does not ask here.

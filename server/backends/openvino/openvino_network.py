@@ -115,7 +115,7 @@ class Network:
 
 
 def _wait(request: ov.InferRequest) -> RuntimeError | None:
-    """Every request has to end before the memory of the inputs goes, so a failure is told, not raised."""
+    """Every request has to end before the memory of the inputs goes, so a failure is returned, not raised."""
     try:
         request.wait()
     except RuntimeError as error:
@@ -132,7 +132,7 @@ def model_path(config: Json, repository: str, version: str) -> str:
 
 
 def compile_properties(config: Json, capabilities: Sequence[str]) -> dict[str, str]:
-    """What OpenVINO is told of a config's parameters.
+    """OpenVINO's properties for a config's parameters.
 
     Float32 is asked for by name: on a CPU with bf16 OpenVINO would choose that by itself.
 

@@ -26,9 +26,9 @@ MOST_ESTIMATES = 320
 LONGEST_CALL_SECONDS = 0.5
 """For a call of several steps, since new rows, cancellations and deadlines wait for its end."""
 ASKING_SHARE = 20
-"""Asking whether requesters have gone pauses for so many times as long as it took: it takes a twentieth of the time."""
+"""After each round of asking, pause this many times as long as the round took: it costs a twentieth of the time."""
 LONGEST_UNASKED_SECONDS = 1.0
-"""The longest such pause: asking may have taken long once because the machine was busy."""
+"""The longest such pause: a round may have taken long because the machine was busy."""
 BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
 """Rows in a call of the UNet, as `Counters.unet_calls` groups them."""
 
@@ -201,7 +201,7 @@ class Batcher:
         """The steps of the next call; fewer do not make the call of an unrolled network shorter."""
         if stepper.computed:
             return stepper.most
-        # Where rows wait for a place, whoever comes waits for one too, and not for the end of this call.
+        # If rows wait for a place, a new row waits for a place too, and not for the end of this call.
         arriving = self._queue.arriving if self._queue.rows <= self._max_rows_in_flight else 0.0
         shown = any(row.preview_every for row in rows)
         most = max(1, min(stepper.most, MOST_ESTIMATES // len(rows))) if shown else stepper.most

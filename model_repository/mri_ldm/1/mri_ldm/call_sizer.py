@@ -57,10 +57,10 @@ class CallSizer:
         return min(sizes, key=cost, default=0)
 
     def steps(self, left: Sequence[int], most: int, arriving: float) -> int:
-        """How many steps the next call should have, for rows with so many left; `most` at most.
+        """How many steps the next call should have, for rows with `left` steps; `most` at most.
 
         What is lost in a call of k steps: all rows wait for the call to be made; a row with fewer steps left waits for
-        the others; and whoever comes meanwhile, `arriving` rows a second, waits on average for half of it. The k with
+        the others; and new rows, `arriving` of them a second, wait on average for half of it. The k with
         the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
         """
         most = min(most, self._bearable(len(left)))
@@ -77,7 +77,7 @@ class CallSizer:
         return int(ks[np.argmin(lost / done)])
 
     def _bearable(self, rows: int) -> int:
-        """Steps of a call that is not longer than the longest; by calls of fewer rows where none had so many."""
+        """Steps of a call that takes about `longest` seconds; by calls of fewer rows if none had so many."""
         known = [calls for calls in self._calls_of[: rows.bit_length()] if calls.count]
         if not known or known[-1].seconds_per_row_step == 0:
             return MOST_STEPS

@@ -69,7 +69,7 @@ FAMILIES = {
 }
 """In the order of publication: work, then requests (the three that count their ends last), then what is there now.
 
-So whoever sees a request ended, or the last row gone, sees all that it did.
+So a scrape that shows the end of a request also shows all its work.
 """
 
 

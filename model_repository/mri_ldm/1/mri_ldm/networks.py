@@ -83,7 +83,7 @@ class Networks:
 
 
 class Caller:
-    """Runs the calls of one network in a thread of its own: a call that hangs holds nothing up beyond its timeout.
+    """Runs the calls of one network in a separate thread: a call that hangs delays nothing beyond its timeout.
 
     While it hangs, further calls fail at once; when it has come back, they work again. there: whether the model is
     known to exist; once it has answered, that is known too. Only one thread may call `run`.

@@ -1,4 +1,4 @@
-"""Sends the answers of one stream from a thread of its own, so that a client that does not read holds up nobody else.
+"""Sends the answers of one stream from a separate thread, so that a client that does not read delays no other.
 
 Knows nothing of Triton. Some servers let a sender wait for as long as the client does not read (Triton from 25.03 on
 with --grpc-max-response-pool-size); the sampling loop, which serves everybody, must not be that sender.
