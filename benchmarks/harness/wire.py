@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,21 +30,6 @@ def ask(
     inputs, outputs = _request(triton, output, feeds)
     answer = client.infer(model, inputs, outputs=outputs, client_timeout=timeout_s).as_numpy(output)
     return _finite(answer, model, output)
-
-
-def send(
-    client: InferenceServerClient,
-    model: str,
-    output: str,
-    feeds: Mapping[str, Array],
-    answer: Callable[[Any, Exception | None], None],
-    timeout_s: float = TIMEOUT_S,
-) -> None:
-    """The same without waiting: `answer` is called with the result or an error, in another thread."""
-    import tritonclient.grpc as triton
-
-    inputs, outputs = _request(triton, output, feeds)
-    client.async_infer(model, inputs, answer, outputs=outputs, client_timeout=timeout_s)
 
 
 def _request(triton: Any, output: str, feeds: Mapping[str, Array]) -> tuple[list[Any], list[Any]]:

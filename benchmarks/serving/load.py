@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.harness.timing import in_turns, spread
 from benchmarks.serving.bench import Bench
 from benchmarks.serving.contestants import SEEDS, ours
-from benchmarks.serving.mixed import WholeRequests, served
-from benchmarks.serving.simulation import Arrival, arrivals, request_level, step_level
+from benchmarks.serving.mixed import WholeRequests
+from benchmarks.serving.simulation import Arrival, arrivals, latencies, request_level, step_level
 
 
 def sweep(bench: Bench) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def sweep(bench: Bench) -> dict[str, Any]:
     points = []
     for load in amount.loads:
         real = asyncio.run(
-            served(_workload(amount.load_requests, load * capacity, amount.steps), server.server.grpc_url)
+            latencies(_workload(amount.load_requests, load * capacity, amount.steps), server.server.grpc_url)
         )
         many = _workload(amount.simulated_requests, load * most, amount.steps)
         points.append(

@@ -28,12 +28,12 @@ from benchmarks.serving.simulation import (
     Device,
     arrivals,
     capacity,
+    latencies,
     request_level,
     step_level,
     summary,
 )
-from benchmarks.tables.mixed import SIMULATED_GPU, by_steps, latencies
-from brats_ldm_client import AsyncClient
+from benchmarks.tables import mixed as tables
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import advance, sampler_table
 from server.process import TritonServer
@@ -59,9 +59,9 @@ def mixed(bench: Bench) -> dict[str, Any]:
     """The served load at LOAD, the simulations, and the steps of a call."""
     amount = bench.amount
     records = serve(bench.repository(), 8, amount.mixed_requests, bench.report)
-    records += simulate(SIMULATED_GPU, GPU_LIKE, amount.gpu_requests)
+    records += simulate(tables.SIMULATED_GPU, GPU_LIKE, amount.gpu_requests)
     steps_a_call = compare(COMPILED, min(2000, amount.gpu_requests))
-    for line in (*latencies(records), "", *by_steps(steps_a_call)):
+    for line in (*tables.latencies(records), "", *tables.by_steps(steps_a_call)):
         bench.report(line)
     return {"load": LOAD, "records": records, "steps_a_call": steps_a_call}
 
@@ -85,7 +85,7 @@ def serve(repository: Path, most: int, count: int, report: Callable[[str], objec
     rival = summary(workload, whole_requests(workload, networks, most))
     with TritonServer(repository) as server:
         server.probe()
-        ours = summary(workload, asyncio.run(served(workload, server.grpc_url)))
+        ours = summary(workload, asyncio.run(latencies(workload, server.grpc_url)))
     record = _record("tritonserver, this machine", device, most, rival, ours)
     return [record, *simulate("simulated, as this machine", device, 10 * count)]
 
@@ -168,18 +168,3 @@ def whole_requests(workload: Sequence[Arrival], networks: WholeRequests, most_ro
         waiting.put(i)
     worker.join()
     return seconds
-
-
-async def served(workload: Sequence[Arrival], url: str) -> list[float]:
-    """Seconds from each arrival to its image. Requests are sent on time, whatever is still running."""
-    async with AsyncClient(url) as client:
-        # Connects, and lets the server learn how many rows go together: it tries each number three times.
-        await client.generate(16, seed=0, steps=10)
-        begun = time.perf_counter()
-
-        async def one(seed: int, arrival: Arrival) -> float:
-            await asyncio.sleep(begun + arrival.seconds - time.perf_counter())
-            await client.generate(1, seed=seed, steps=arrival.steps)
-            return time.perf_counter() - begun - arrival.seconds
-
-        return list(await asyncio.gather(*(one(i, arrival) for i, arrival in enumerate(workload))))

@@ -1,6 +1,8 @@
-"""Requests of mixed steps on a simulated device: the batcher itself, beside batching of whole requests."""
+"""Requests that come at random: on a real server, and on a simulated device by the batcher or in whole batches."""
 
+import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from brats_ldm_client import AsyncClient
 from mri_ldm.batcher import Batcher
 from mri_ldm.job_queue import Job
 from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
@@ -177,3 +180,18 @@ def capacity(device: Device, most_rows: int, seed: int = 0) -> float:
     draw = np.random.default_rng(seed)
     workload = [Arrival(0.0, int(steps)) for steps in draw.choice(STEPS, 4096, p=SHARES)]
     return len(workload) / max(request_level(workload, device, most_rows))
+
+
+async def latencies(workload: Sequence[Arrival], url: str) -> list[float]:
+    """Seconds from each arrival to its image. Requests are sent on time, whatever is still running."""
+    async with AsyncClient(url) as client:
+        # Connects, and lets the server learn how many rows go together: it tries each number three times.
+        await client.generate(16, seed=0, steps=10)
+        begun = time.perf_counter()
+
+        async def one(seed: int, arrival: Arrival) -> float:
+            await asyncio.sleep(begun + arrival.seconds - time.perf_counter())
+            await client.generate(1, seed=seed, steps=arrival.steps)
+            return time.perf_counter() - begun - arrival.seconds
+
+        return list(await asyncio.gather(*(one(i, arrival) for i, arrival in enumerate(workload))))

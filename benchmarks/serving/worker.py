@@ -6,9 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as NoAnswer
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Generate = Callable[[Sequence[int], int], Array]
 """(seeds, steps) -> images [n, 240, 240]"""
+_generate: Generate
 
 
 class TookTooLong(Exception):
@@ -23,61 +24,44 @@ class TookTooLong(Exception):
 
 
 class Worker:
-    """Runs `make(*arguments)`, and then what that returned, elsewhere. Close it."""
+    """Runs `make(*arguments)`, and then its result, in another process. Close it."""
 
     def __init__(self, make: Callable[..., Generate], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy locks of gRPC's and OpenMP's threads
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, make, arguments))
-        self._process.start()
-        theirs.close()
-
-    @property
-    def pid(self) -> int:
-        """The leader of its processes."""
-        return self._process.pid or 0
+        self._pool = ProcessPoolExecutor(1, context, initializer=os.setsid)
+        self.pid = self._pool.submit(os.getpid).result()  # the leader of its processes
+        self._made = self._pool.submit(_make, make, arguments)
 
     def generate(self, seeds: Sequence[int], steps: int, limit_s: float = 900.0) -> Array:
         """Images of `seeds`.
 
         Raises:
             TookTooLong: no answer within `limit_s`; the worker is of no more use.
-            RuntimeError: with the traceback of what was raised there.
+            RuntimeError: with what was raised there.
         """
         try:
-            self._ours.send((list(seeds), steps))
-            if not self._ours.poll(limit_s):
-                self.close()
-                raise TookTooLong(f"no answer within {limit_s:.0f} s")
-            answer: Array | str = self._ours.recv()
-        except (EOFError, OSError) as error:
+            answer = self._pool.submit(_call, list(seeds), steps)
+            self._made.result(limit_s)
+            return answer.result(limit_s)
+        except NoAnswer as error:
+            self.close()
+            raise TookTooLong(f"no answer within {limit_s:.0f} s") from error
+        except BrokenExecutor as error:
             raise RuntimeError(f"the worker's process is gone: {error!r}") from error
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
-        return answer
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """End the process and what it started."""
-        self._ours.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join()
+        self._pool.shutdown()
 
 
-def _work(pipe: Connection, make: Callable[..., Generate], arguments: tuple[Any, ...]) -> None:
-    os.setsid()
-    made: Generate | str
-    try:
-        made = make(*arguments)
-    except Exception:
-        made = traceback.format_exc()
-    while True:
-        try:
-            seeds, steps = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            pipe.send(made if isinstance(made, str) else made(seeds, steps))
-        except Exception:
-            pipe.send(traceback.format_exc())
+def _make(make: Callable[..., Generate], arguments: tuple[Any, ...]) -> None:
+    global _generate
+    _generate = make(*arguments)
+
+
+def _call(seeds: Sequence[int], steps: int) -> Array:
+    return _generate(seeds, steps)

@@ -12,14 +12,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest
 from ._records import Records, check_folder
-from ._types import Generation
 from .files import naming, whole_file
 from .pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, contact_sheet, png, to_display
 
@@ -27,6 +26,26 @@ FORMATS = ("png", "nifti", "npz")
 _ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with a file for each image
 # What an image depends on; server versions and times stay in provenance.json, so that files are reproducible.
 _CORE = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
+
+
+class Slices(Protocol):
+    """The part of a `Generation` that is written. `Generation` imports this module, so it cannot be named here."""
+
+    @property
+    def images(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def latents(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def seeds(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def eta(self) -> float: ...
+    @property
+    def provenance(self) -> Sequence[Mapping[str, Any]]: ...
+    def __len__(self) -> int: ...
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -58,18 +77,18 @@ class FolderWriter:
         check_folder(self.folder)
         self._records = Records(self.folder)
         self._pictures: list[tuple[Pixels, str]] = []
-        self._kept: list[Generation] = []
+        self._kept: list[Slices] = []
         self._names: Counter[str] = Counter()
         self._total = self.count = 0
         self.paths: list[Path] = []
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: Slices) -> None:
         if "npz" in self.formats:
             self._kept.append(generation)
         for index in range(len(generation)):
             self.add_image(generation, index)
 
-    def add_image(self, generation: Generation, index: int) -> None:
+    def add_image(self, generation: Slices, index: int) -> None:
         """One image of a generation, but for npz."""
         image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
         name = self._name(seed)
@@ -153,7 +172,7 @@ def _shown(path: Path) -> Pixels:
     return to_display(volume.get_fdata(dtype=np.float32)[:, :, 0])
 
 
-def record_of(generation: Generation, index: int) -> dict[str, Any]:
+def record_of(generation: Slices, index: int) -> dict[str, Any]:
     """The provenance of one image: the server's record, completed from the request where it is silent."""
     asked = {
         "synthetic": True,
@@ -196,7 +215,7 @@ def describe(record: Mapping[str, Any]) -> str:
     return (text + digest)[:79]
 
 
-def npz(generations: Sequence[Generation], records: Sequence[Mapping[str, Any]]) -> bytes:
+def npz(generations: Sequence[Slices], records: Sequence[Mapping[str, Any]]) -> bytes:
     """All slices in one archive that loads without pickle."""
     first = generations[0]
     arrays: dict[str, Any] = {

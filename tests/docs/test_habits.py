@@ -36,6 +36,17 @@ def test_before_a_commit_the_commands_of_make_check_run() -> None:
     assert [hook["entry"] for hook in repository["hooks"]] == expected
 
 
+def test_what_a_contributor_is_sent_to_exists() -> None:
+    """Files, folders and names of the code in CONTRIBUTING; NAME stands for one to come."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = {path for path in re.findall(r"`([\w.]+/[\w./-]*)`", text) if "NAME" not in path}
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    code = "\n".join((ROOT / path).read_text() for path in paths if path.endswith(".py"))
+    names = re.findall(r"`([A-Z]{4,}|_?[a-z]+_[a-z]+|_[a-z]+)`", text)
+    assert [name for name in names if name not in code and not (ROOT / "model_repository" / name).exists()] == []
+
+
 def test_continuous_integration_is_one_script() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["test"]["steps"][-1] == {"run": ".ci/run"}

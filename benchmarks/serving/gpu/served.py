@@ -1,15 +1,15 @@
-"""Figures through a tritonserver: the networks, whole images, throughput, what a step costs beside its network, parity.
+"""Figures through a tritonserver: whole images, throughput, a step beside its network, parity, the networks.
 
 All requests go over gRPC to a server on this machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,55 +17,70 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.timing import spread
-from benchmarks.harness.wire import ask, send, settled
+from benchmarks.harness.wire import ask, settled
 from benchmarks.serving.gpu.repositories import FRONT, front
 from benchmarks.serving.gpu.setup import Array, Setup, random_feeds
-from benchmarks.serving.simulation import MEAN_STEPS, STEPS, arrivals
+from benchmarks.serving.simulation import MEAN_STEPS, STEPS, arrivals, latencies
+from brats_ldm_client import Client
 from export.graphs import GRAPHS, Graph
 from server.channel import connect
 from server.process import TritonServer
 from training.sample import generate
 
 if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
     from training.checkpoint import Snapshot
 
-ROWS = 8  # of one request of the throughput, as the client library cuts them
 STARTUP_S = 240.0
 LOAD = 0.6  # of capacity, where arrivals are a Poisson process
 # Relative L2 of final latents after all steps against fp32 on the same seeds; the errors of 50 steps add up.
 TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1}
 
 
+def served(
+    setup: Setup, snapshot: Snapshot, export: Callable[[], Path], profile: str | None, trained: bool
+) -> Iterator[tuple[str, Any]]:
+    """All figures of one server, the most wanted first. `export` makes its repository of `snapshot`.
+
+    Raises:
+        ValueError: with trained weights, latents differ by more than the tolerance; after all other figures.
+    """
+    setup.check_time()
+    began = time.monotonic()
+    repository = export()
+    yield "export_s", time.monotonic() - began
+    began = time.monotonic()
+    with (
+        TritonServer(repository, profile, startup_timeout_s=STARTUP_S) as server,
+        connect(server.grpc_url) as client,
+    ):
+        server.probe(STARTUP_S)
+        yield "start_s", time.monotonic() - began
+        measured = Served(setup, server, client)
+        yield "image_ms", measured.image_ms()
+        throughput = measured.throughput()
+        yield "throughput", throughput
+        yield "computes", measured.computes()
+        yield "steps_a_call", measured.steps_a_call()
+        yield "poisson", measured.poisson(throughput["images_per_s"])
+        errors = parity(setup, snapshot, measured.images, trained)
+        yield "parity", errors
+        yield "network_ms", {graph.name: measured.network_ms(graph) for graph in GRAPHS}
+    if trained and not errors["latent_relative_l2"] <= errors["tolerance_latent_relative_l2"]:
+        raise ValueError(f"served latents differ from fp32 by more than they may: {errors}")
+
+
 class Served:
-    """A server of `repository` and a client of it; a context manager."""
+    """A running server, and what is measured of it."""
 
-    def __init__(self, setup: Setup, repository: Path, profile: str | None) -> None:
-        self.setup = setup
-        self.server = TritonServer(repository, profile, startup_timeout_s=STARTUP_S)
+    def __init__(self, setup: Setup, server: TritonServer, client: InferenceServerClient) -> None:
+        self.setup, self.server, self.client = setup, server, client
 
-    def __enter__(self) -> Served:
-        started = time.monotonic()
-        self.server.start()
-        try:
-            self.server.probe(STARTUP_S)
-            self.start_s = time.monotonic() - started
-            self.client = connect(self.server.grpc_url)
-        except BaseException:
-            self.server.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
-        self.server.stop()
-
-    def ask(self, model: str, output: str, feeds: dict[str, Array]) -> Array:
-        """One request; its output."""
-        return ask(self.client, model, output, feeds, STARTUP_S)
-
-    def images(self, seeds: list[int], output: str = "image", model: str = FRONT) -> Array:
+    def images(self, seeds: Sequence[int], output: str = "image", model: str = FRONT) -> Array:
         """One request with a row for each seed."""
-        return self.ask(model, output, _request(seeds, self.setup.steps))
+        steps = np.full((len(seeds), 1), self.setup.steps, np.int32)
+        return ask(self.client, model, output, {"seed": np.array(seeds, np.int64)[:, None], "steps": steps}, STARTUP_S)
 
     def computes(self) -> list[str]:
         """What the backends have logged of each network: precision, device, and which batches have a CUDA graph.
@@ -73,9 +88,8 @@ class Served:
         Raises:
             RuntimeError: a network is not on the device that is measured.
         """
-        lines = [
-            line for line in self.server.log_tail(1000) if " model 'unet'" in line or " model 'vae_decoder'" in line
-        ]
+        names = (" model 'unet'", " model 'vae_decoder'")
+        lines = [line for line in self.server.log_tail(1000) if any(name in line for name in names)]
         messages = [line.partition("] ")[2].strip('"') for line in lines]
         if self.setup.device.type == "cuda" and not all("cuda" in line or "TensorRT" in line for line in messages):
             raise RuntimeError(f"these are not figures of a GPU: {messages}")
@@ -83,10 +97,11 @@ class Served:
 
     def network_ms(self, graph: Graph) -> dict[int, float]:
         """Milliseconds of a request by its rows."""
-        return {
-            rows: self.setup.median_ms(partial(self.ask, graph.name, graph.output.name, random_feeds(graph, rows)))
-            for rows in self.setup.rows(graph)
-        }
+
+        def call(rows: int) -> Callable[[], Array]:
+            return partial(ask, self.client, graph.name, graph.output.name, random_feeds(graph, rows), STARTUP_S)
+
+        return {rows: self.setup.median_ms(call(rows)) for rows in self.setup.rows(graph)}
 
     def image_ms(self, model: str = FRONT, requests: int = 0) -> dict[str, float]:
         """One image at a time."""
@@ -94,16 +109,13 @@ class Served:
         return {"p50": times["median"], "p90": times["p90"], "requests": times["n"]}
 
     def throughput(self) -> dict[str, float]:
-        """Images a second with requests of ROWS rows, 64 rows at once or all."""
+        """Images a second with requests of eight rows, 64 rows at once or all."""
         self.setup.check_time()
-        seeds = list(range(self.setup.images))
-        requests = [seeds[first : first + ROWS] for first in range(0, len(seeds), ROWS)]
-        with ThreadPoolExecutor(64 // ROWS) as pool:
-            list(pool.map(self.images, requests[: 64 // ROWS]))  # warm
-            started = time.perf_counter()
-            rows = sum(len(answer) for answer in pool.map(self.images, requests))
-            seconds = time.perf_counter() - started
-        return {"images_per_s": rows / seconds, "images": rows}
+        with Client(self.server.grpc_url, rows_per_request=8, concurrency=8) as client:
+            client.generate(min(64, self.setup.images), seed=0, steps=self.setup.steps)  # warm
+            began = time.perf_counter()
+            rows = len(client.generate(self.setup.images, seed=0, steps=self.setup.steps).images)
+            return {"images_per_s": rows / (time.perf_counter() - began), "images": rows}
 
     def steps_a_call(self) -> dict[str, Any]:
         """By the steps of a call ("own": the batcher chooses): one image, and a step by rows."""
@@ -127,10 +139,10 @@ class Served:
         seeds = list(range(rows))
         self.images(seeds, "final_latent", model)
         networks = [name for name in ("unet", "unet_steps") if (self.server.repository / name).is_dir()]
-        before, started = settled(self.client, networks), time.perf_counter()
+        before, began = settled(self.client, networks), time.perf_counter()
         for _ in range(self.setup.repeats):
             self.images(seeds, "final_latent", model)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - began
         after, steps = settled(self.client, networks), self.setup.steps * self.setup.repeats
         counted = [after[name].since(before[name]) for name in networks]
         step, network = 1000 * seconds / steps, sum(counts.ns for counts in counted) / steps / 1e6
@@ -147,80 +159,27 @@ class Served:
     def poisson(self, images_per_s: float) -> dict[str, float]:
         """Seconds from arrival to image: single images of mixed steps, at LOAD of a capacity of `images_per_s`."""
         self.setup.check_time()
-        rate = LOAD * images_per_s * max(STEPS) / MEAN_STEPS
+        rate, most = LOAD * images_per_s * max(STEPS) / MEAN_STEPS, self.setup.steps / max(STEPS)
         workload = arrivals(self.setup.images, rate, seed=4)
-        latencies, failures, answered = [0.0] * len(workload), [], threading.Semaphore(0)
-
-        def answer(place: int, due: float, result: Any, error: Any) -> None:
-            latencies[place] = time.perf_counter() - due
-            failures.extend([error] if error is not None else [])
-            answered.release()
-
-        began = time.perf_counter()
-        for place, arrival in enumerate(workload):
-            due = began + arrival.seconds
-            time.sleep(max(0.0, due - time.perf_counter()))
-            steps = math.ceil(arrival.steps * self.setup.steps / max(STEPS))
-            send(self.client, FRONT, "image", _request([place], steps), partial(answer, place, due))
-        for _ in workload:
-            if not answered.acquire(timeout=STARTUP_S):
-                raise TimeoutError("an image has not come")
-        if failures:
-            raise failures[0]
-        p50, p99 = (float(np.quantile(latencies, share)) for share in (0.5, 0.99))
-        return {
-            "rate": rate,
-            "load": LOAD,
-            "requests": len(workload),
-            "mean": float(np.mean(latencies)),
-            "p50": p50,
-            "p99": p99,
-        }
+        fitted = [replace(arrival, steps=math.ceil(arrival.steps * most)) for arrival in workload]
+        seconds = asyncio.run(latencies(fitted, self.server.grpc_url))
+        p50, p99 = (float(np.quantile(seconds, share)) for share in (0.5, 0.99))
+        mean = float(np.mean(seconds))
+        return {"rate": rate, "load": LOAD, "requests": len(seconds), "mean": mean, "p50": p50, "p99": p99}
 
 
-def _request(seeds: list[int], steps: int) -> dict[str, Array]:
-    return {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((len(seeds), 1), steps, np.int32)}
-
-
-def served(
-    setup: Setup, snapshot: Snapshot, export: Callable[[], Path], profile: str | None, trained: bool
-) -> Iterator[tuple[str, Any]]:
-    """All figures of one server, the most wanted first. `export` makes its repository of `snapshot`.
-
-    Raises:
-        ValueError: with trained weights, latents differ by more than the tolerance; after all other figures.
-    """
-    setup.check_time()
-    started = time.monotonic()
-    repository = export()
-    yield "export_s", time.monotonic() - started
-    with Served(setup, repository, profile) as server:
-        yield "start_s", server.start_s
-        yield "image_ms", server.image_ms()
-        throughput = server.throughput()
-        yield "throughput", throughput
-        yield "computes", server.computes()
-        yield "steps_a_call", server.steps_a_call()
-        yield "poisson", server.poisson(throughput["images_per_s"])
-        errors = parity(setup, snapshot, server, trained)
-        yield "parity", errors
-        yield "network_ms", {graph.name: server.network_ms(graph) for graph in GRAPHS}
-    if trained and not errors["latent_relative_l2"] <= errors["tolerance_latent_relative_l2"]:
-        raise ValueError(f"served latents differ from fp32 by more than they may: {errors}")
-
-
-def parity(setup: Setup, snapshot: Snapshot, server: Served, trained: bool) -> dict[str, Any]:
-    """Served images against PyTorch in float32 on the same seeds, on this machine.
+def parity(setup: Setup, snapshot: Snapshot, served: Callable[..., Array], trained: bool) -> dict[str, Any]:
+    """Images of `served` against PyTorch in float32 on the same seeds, on this machine.
 
     Random weights do not denoise, so they amplify rounding. They have no tolerance.
     """
     setup.check_time()
     seeds = list(range(100, 100 + min(8, setup.images)))
     images, latents = generate(snapshot, seeds, setup.steps, batch=len(seeds))
-    answer = server.images(seeds)[:, 0]
+    answer = served(seeds)[:, 0]
     error = answer - images
-    relative = np.linalg.norm(server.images(seeds, "final_latent") - latents) / np.linalg.norm(latents)
-    alone = np.concatenate([server.images([seed]) for seed in seeds])[:, 0]
+    relative = np.linalg.norm(served(seeds, "final_latent") - latents) / np.linalg.norm(latents)
+    alone = np.concatenate([served([seed]) for seed in seeds])[:, 0]
     return {
         "seeds": len(seeds),
         "latent_relative_l2": float(relative),
