@@ -42,4 +42,5 @@ def test_what_no_gpu_has_run_is_called_experimental(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="0"):
         main(["repository", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert shown.count("Experimental: not yet run on a GPU.") == 2
+    assert shown.count("Experimental: not yet run on a GPU") == 2  # --tensorrt and --tensorrt-rtx
+    assert shown.count("Experimental for CUDA: not yet run on a GPU") == 1  # --compile
