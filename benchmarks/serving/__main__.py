@@ -18,10 +18,14 @@ from contextlib import closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
 from benchmarks.serving.gpu import plan
 from training.cli import run_command
+
+if TYPE_CHECKING:
+    from export.precision import Precision
 
 SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
 ARCHIVE = "gpu.tar.gz"
@@ -140,7 +144,7 @@ def _on_gpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str
     if not (arguments.quick or torch.cuda.is_available()):
         raise SystemExit("error: torch sees no GPU here; --quick tries the benchmark itself")
     device = torch.device("cpu") if arguments.quick else torch.device("cuda", 0)
-    precision = arguments.precision or ("fp32" if arguments.quick else "fp16")
+    precision: Precision = arguments.precision or ("fp32" if arguments.quick else "fp16")
     setup = Setup(device, precision, time.monotonic() + 60 * arguments.minutes, work, arguments.snapshot)
     facts = {"machine": describe() | describe_gpu(device), "command": command, "precision": precision}
 

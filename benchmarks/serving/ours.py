@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.harness.wire import ask_http
+from benchmarks.harness.wire import ask_http, image_feeds
 from benchmarks.serving.worker import Array
 from brats_ldm_client import Client, Generation
 from server.channel import connect
@@ -42,9 +40,8 @@ class Ours:
 
     def http(self, seeds: Sequence[int], steps: int) -> Array:
         """HTTP, one request."""
-        rows = len(seeds)
-        feeds = {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((rows, 1), steps, np.int32)}
-        return ask_http(self.server.http_url, "mri_ldm", "image", feeds, (rows, SIZE, SIZE))
+        shape = (len(seeds), SIZE, SIZE)
+        return ask_http(self.server.http_url, "mri_ldm", "image", image_feeds(seeds, steps), shape)
 
     def close(self) -> None:
         """Stop the server."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.wire import ask
+from benchmarks.harness.wire import ask, image_feeds
 from benchmarks.serving.worker import Array
 from server.channel import connect
 from server.process import TritonServer
@@ -38,8 +38,7 @@ class BlsLoop:
             return np.stack(list(pool.map(lambda seed: self._image(seed, steps), seeds)))
 
     def _image(self, seed: int, steps: int) -> Array:
-        feeds = {"seed": np.array([[seed]], np.int64), "steps": np.array([[steps]], np.int32)}
-        return ask(self._client, MODEL, "image", feeds)[0, 0, 8:-8, 8:-8]
+        return ask(self._client, MODEL, "image", image_feeds([seed], steps))[0, 0, 8:-8, 8:-8]
 
     def close(self) -> None:
         """Stop the server."""
@@ -48,13 +47,12 @@ class BlsLoop:
 
 
 def write_repository(repository: Path, folder: Path) -> None:
-    """The networks of `repository` and this model; schedule and noise are the files of mri_ldm."""
+    """The networks of `repository` and this model; schedule and noise are those of mri_ldm."""
     shutil.rmtree(folder, ignore_errors=True)
     for network in ("unet", "vae_decoder"):
         shutil.copytree(repository / network, folder / network)
-    version = folder / MODEL / "1"
-    version.mkdir(parents=True)
-    shutil.copy(HERE / "config.pbtxt", folder / MODEL)
+    source, version = repository / "mri_ldm" / "1", folder / MODEL / "1"
+    shutil.copytree(source / "mri_ldm", version / "mri_ldm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "model.json", version)
     shutil.copy(HERE / "model.py", version)
-    for name in ("mri_ldm/samplers.py", "mri_ldm/noise.py", "model.json"):
-        shutil.copy(repository / "mri_ldm" / "1" / name, version)
+    shutil.copy(HERE / "config.pbtxt", folder / MODEL)
