@@ -61,16 +61,13 @@ def entries(bench: Bench) -> dict[str, Entry]:
         OURS: Entry(lambda: ours(bench)),
         few_steps(bench.amount.few_steps): Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
     }
-    if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
+    if find_spec("openvino") and (bench.repository() / "unet/configs/openvino.pbtxt").is_file():
         listed[OPENVINO] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if has_bf16():
             for networks, what in ((("vae_decoder",), ", decoder in bf16"), (("unet", "vae_decoder"), " in bf16")):
                 listed[OPENVINO + what] = Entry(partial(_in_bf16, bench, networks), "bf16")
-    return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
-
-
-def _left_out(name: str, without: Sequence[str]) -> bool:
-    return any(part.lower() in name.lower() for part in without)
+    left_out = [name for name in listed if any(part.lower() in name.lower() for part in bench.without)]
+    return {name: entry for name, entry in listed.items() if name == BASELINE or name not in left_out}
 
 
 def ours(bench: Bench) -> Ours:
@@ -78,10 +75,6 @@ def ours(bench: Bench) -> Ours:
     contestant = bench.contestant(OURS, lambda: Ours(bench.repository()))
     assert isinstance(contestant, Ours)
     return contestant
-
-
-def _has_profile(repository: Path, name: str) -> bool:
-    return (repository / "unet" / "configs" / f"{name}.pbtxt").is_file()
 
 
 def _in_bf16(bench: Bench, networks: Sequence[str]) -> Ours:
@@ -106,25 +99,15 @@ def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any
         RuntimeError: the baseline itself cannot run.
     """
     listed = entries(bench)
-    facts: dict[str, Any] = {name: {} for name in listed}
-    running: dict[str, Contestant] = {}
-    reference: Array | None = None
+    facts: dict[str, Any] = {}
+    reference: list[Array] = []
     for name, entry in listed.items():  # all at once: workers import torch meanwhile
         _try(bench, name, partial(bench.contestant, name, entry.start))
     for name, entry in listed.items():
-        began = time.perf_counter()
-        images = _try(bench, name, partial(_warm_up, bench, name, entry, rows))
-        facts[name]["warm_up_s"] = time.perf_counter() - began
-        if reference is None:
-            reference = images
-        if images is not None and entry.compares:
-            facts[name]["relative_error"] = _try(bench, name, partial(gate, images, reference, entry.precision))
-        if (why := bench.failed(name)) is None:
-            running[name] = bench.contestant(name, entry.start)
-        else:
-            facts[name] = {"left_out": why}
+        admitted = _try(bench, name, partial(_admit, bench, name, entry, rows, reference))
+        facts[name] = admitted or {"left_out": bench.failed(name)}
         bench.report(f"  {name}: {facts[name]}")
-    return running, facts
+    return {name: bench.contestant(name, listed[name].start) for name in listed if not bench.failed(name)}, facts
 
 
 def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
@@ -144,12 +127,17 @@ def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
         return None
 
 
-def _warm_up(bench: Bench, name: str, entry: Entry, rows: int) -> Array:
-    """Images of WARM_UP_STEPS steps; raises TookTooLong."""
-    contestant, seeds = bench.contestant(name, entry.start), list(SEEDS[:rows])
+def _admit(bench: Bench, name: str, entry: Entry, rows: int, reference: list[Array]) -> dict[str, float]:
+    """Warm up, and compare with `reference`, which the first images become. Raises TookTooLong and as `gate` does."""
+    contestant, arguments = bench.contestant(name, entry.start), (list(SEEDS[:rows]), WARM_UP_STEPS)
+    began = time.perf_counter()
     if isinstance(contestant, Worker):
-        return contestant.generate(seeds, WARM_UP_STEPS, entry.limit_s)
-    return contestant.generate(seeds, WARM_UP_STEPS)
+        images = contestant.generate(*arguments, entry.limit_s)
+    else:
+        images = contestant.generate(*arguments)
+    facts = {"warm_up_s": time.perf_counter() - began}
+    reference += [] if reference else [images]
+    return {**facts, "relative_error": gate(images, reference[0], entry.precision)} if entry.compares else facts
 
 
 def gate(images: Array, reference: Array, precision: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -90,27 +90,19 @@ def programs(setup: Setup, snapshot: Snapshot, export: Callable[[], Path]) -> It
     float32, between casts.
     """
     setup.check_time()
-    paths = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
-    yield from _in_both_layouts(setup, snapshot, paths, "")
-    path = setup.work / "float32_norms.pt2"
-    export_torch(UNET, UNET.build(snapshot), path, setup.precision, float32_norms=True)
-    yield from _in_both_layouts(setup, snapshot, {UNET: path}, "-float32_norms")
+    served = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
+    float32_norms = setup.work / "float32_norms.pt2"
+    for suffix, paths in {"": served, "-float32_norms": {UNET: float32_norms}}.items():
+        if suffix:
+            export_torch(UNET, UNET.build(snapshot), float32_norms, setup.precision, float32_norms=True)
+        for layout in ("channels_last", "contiguous"):
+            calls = {graph.name: _program(setup, graph, snapshot, path, layout) for graph, path in paths.items()}
+            yield layout + suffix, calls
 
 
-def _in_both_layouts(
-    setup: Setup, snapshot: Snapshot, paths: Mapping[Graph, Path], suffix: str
-) -> Iterator[tuple[str, Any]]:
-    for layout in ("channels_last", "contiguous"):
-        measured = {
-            graph.name: _program(setup, graph, snapshot, path, layout == "channels_last")
-            for graph, path in paths.items()
-        }
-        yield layout + suffix, measured
-
-
-def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, channels_last: bool) -> dict[str, Any]:
+def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, layout: str) -> dict[str, Any]:
     started = time.perf_counter()
-    program = Program(path, setup.device, setup.rows(graph), channels_last=channels_last)
+    program = Program(path, setup.device, setup.rows(graph), channels_last=layout == "channels_last")
     load_s, few = time.perf_counter() - started, random_feeds(graph, 1)
     with torch.no_grad():
         reference = graph.build(snapshot).eval()(*map(torch.from_numpy, few.values())).numpy()
