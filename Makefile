@@ -31,15 +31,16 @@ test-fast: $(VENV)/.test $(VENV)/.prometheus  ## Run the tests that need no serv
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)
 
-check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules
+check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server
+	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server -p training -p export -p benchmarks
 	$(BIN)/mypy deploy/container.py deploy/plans.py
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
 	$(BIN)/promtool test rules tests/data/alerts_test.yml
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (an hour)
 	$(BIN)/python -m benchmarks.serving --weights bundle
@@ -52,13 +53,13 @@ demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
-	$(BIN)/python -m export runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
+	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
 
-gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/gpu (under ten minutes)
-	$(BIN)/python -m benchmarks.gpu
+gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/serving/gpu-*.json (under ten minutes)
+	$(BIN)/python -m benchmarks.serving --device gpu
 
 gpu-kit: $(VENV)/.test  ## Pack what the same needs on a bare GPU machine; KIT_PYTHON: a Python of its PyTorch's minor
-	$(BIN)/python -m benchmarks.gpu.kit --python $(KIT_PYTHON)
+	$(BIN)/python -m benchmarks.serving.gpu.kit --python $(KIT_PYTHON)
 
 clean:  ## Remove the virtual environment and built files; data/ and runs/ stay
 	rm -rf $(VENV) build out

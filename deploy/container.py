@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from plans import BEST_ROWS, ONNX, Refusal, check, prepare
+from plans import BEST_ROWS, ONNX, Refusal, prepare, print_commands, require_plans
 
 # The network ports are published by whoever runs the container; inside it all addresses are its own.
 SAFE_FLAGS = (
@@ -35,6 +35,7 @@ RESTRICTED = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 24 * 2**20  # of a request of 64 rows, the most that one has
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any proxy: it asks its own machine
 HEALTH_S = 15
+BUSY, DEADLINE = "BUSY", "DEADLINE"  # tokens of errors: docs/errors.md
 IMAGE = struct.Struct(f"<{240 * 240}f")
 FIRST_IMAGE = "first-image"
 TOLERANCE = 1e-2
@@ -44,7 +45,7 @@ TOLERANCE = 1e-2
 def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
     """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first: Triton
     24.10 breaks off every generation when it stops, and from 25.05 on lets each go on for --exit-timeout-secs."""
-    check(repository)
+    require_plans(repository)
     check_shared_memory(SHARED_MEMORY)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a container that was started again:
@@ -105,8 +106,8 @@ def health(url: str) -> None:
     try:
         image = one_step_image(url)
     except (urllib.error.HTTPError, TimeoutError) as error:
-        token = "DEADLINE" if isinstance(error, TimeoutError) else token_of(error)
-        if token == "BUSY" or (token == "DEADLINE" and network_calls(url) > calls):
+        token = DEADLINE if isinstance(error, TimeoutError) else token_of(error)
+        if token == BUSY or (token == DEADLINE and network_calls(url) > calls):
             return
         raise
     check_same(image)
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
-    preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export` wrote")
+    preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export repository` wrote")
     preparing.add_argument("--into", type=Path, required=True, help="folder to serve from")
     preparing.add_argument("--precision", choices=sorted(ONNX), default="fp16", help="default: %(default)s")
     preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")
@@ -191,8 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return serve(options.repository, options.extra, options.grace)
         if options.command == "drain":
             return 0 if drain(options.repository, options.grace) else 1
-        if options.command == "prepare":
-            prepare(options.source, options.into, options.precision, options.dry_run)
+        if options.command == "prepare" and options.dry_run:
+            print_commands(options.source, options.into, options.precision)
+        elif options.command == "prepare":
+            prepare(options.source, options.into, options.precision)
         else:
             health(options.url)
     except (Refusal, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:

@@ -1,7 +1,7 @@
-"""Plans for the GPU of this machine: built by trtexec beside a copy of the repository, and checked before serving.
+"""TensorRT plans for the GPU of this machine: built by trtexec into a copy of the repository, checked before serving.
 
-Standard library only, so that the stock image needs nothing else. Plans are stamped in manifest.json as
-`python -m export` does it, and `python -m export check` reads them too.
+Experimental: not yet run on a GPU. Standard library only, so that the stock image needs nothing else. The stamps of the
+plans in manifest.json are those of `python -m export repository`, and `python -m export check` reads them too.
 """
 
 import hashlib
@@ -18,50 +18,59 @@ from typing import Any
 TRTEXEC = os.environ.get("TRTEXEC", "/usr/src/tensorrt/bin/trtexec")
 LATENT = "1x64x64"
 BEST_ROWS = {"unet": 8, "vae_decoder": 4, "unet_steps": 8}
-"""Every network that a repository may have, and the rows for which TensorRT chooses its kernels."""
+"""Network -> rows for which TensorRT chooses its kernels; all networks that a repository may have."""
 ONNX = {"fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "tf32": "model.onnx", "fp32": "model.onnx"}
 PLAN, CACHE = "model.plan", "timing.cache"
 Json = dict[str, Any]
 
 
 class Refusal(Exception):
-    """Something that cannot or must not be done; the message says what to do."""
+    """Something cannot or must not be done; the message says what to do."""
 
 
-def prepare(source: Path, into: Path, precision: str, dry_run: bool) -> None:
-    """Copy the repository, and build the plans that are not there for this TensorRT, this GPU and these weights."""
-    if dry_run:
-        for network in inputs(source):
-            print(shlex.join(build_command(source, into / network / "1" / PLAN, network, precision, "10.0.0")))
-        return
+def print_commands(source: Path, into: Path, precision: str) -> None:
+    """The trtexec command lines that `prepare` would run with TensorRT 10."""
+    for network in inputs(source):
+        print(shlex.join(build_command(source, into / network / "1" / PLAN, network, precision, "10.0.0")))
+
+
+def prepare(source: Path, into: Path, precision: str) -> None:
+    """Copy the repository, and build the plans that are missing for this TensorRT, this GPU and these weights."""
     version, gpu = tensorrt_version(), this_gpu()
     manifest = copy_repository(source, into)
     for network in inputs(source):
         wanted = stamp(source, network, precision, version, gpu)
-        plan = into / network / "1" / PLAN
         if reason := stale(into, manifest, wanted):
             print(f"{network}: building a plan, since {reason}; minutes, once for each GPU and TensorRT", flush=True)
-            temporary = plan.with_name(PLAN + ".tmp")
-            subprocess.run(build_command(source, temporary, network, precision, version), check=True)
-            os.replace(temporary, plan)
-            others = [each for each in manifest.get("plans", []) if each["file"] != wanted["file"]]
-            manifest["plans"] = [*others, wanted]
-            manifest["sha256"][wanted["file"]] = sha256(plan)
-            write_json(into / "manifest.json", manifest)
-        print(f"{network}: {plan} is of TensorRT {version} for {gpu['name']}", flush=True)
+            build(source, into, manifest, wanted)
+        print(f"{network}: {into / wanted['file']} is of TensorRT {version} for {gpu['name']}", flush=True)
+
+
+def build(source: Path, into: Path, manifest: Json, wanted: Json) -> None:
+    """Build the plan that the stamp `wanted` describes, place it, and record it in the manifest."""
+    plan = into / wanted["file"]
+    temporary = plan.with_name(PLAN + ".tmp")
+    command = build_command(source, temporary, wanted["model"], wanted["precision"], wanted["version"])
+    subprocess.run(command, check=True)
+    os.replace(temporary, plan)
+    others = [entry for entry in manifest.get("plans", []) if entry["file"] != wanted["file"]]
+    manifest["plans"] = [*others, wanted]
+    manifest["sha256"][wanted["file"]] = sha256(plan)
+    write_json(into / "manifest.json", manifest)
 
 
 def copy_repository(source: Path, into: Path) -> Json:
-    """Everything but plans; what the source no longer has goes. Returns the manifest with our plans."""
+    """Copy everything except plans, and remove files that the source no longer has.
+
+    Returns the manifest of the source with the plans of `into`.
+    """
     manifest: Json = json.loads((source / "manifest.json").read_text())
+    before: Json = {"sha256": {}, "plans": []}
     if (into / "manifest.json").is_file():
-        kept: Json = json.loads((into / "manifest.json").read_text())
-        ours = {each["file"]: kept["sha256"][each["file"]] for each in kept.get("plans", [])}
-        manifest["plans"] = kept.get("plans", [])
-    else:
-        ours, manifest["plans"] = {}, []
-    theirs = {name: digest for name, digest in manifest["sha256"].items() if not name.endswith(".plan")}
-    manifest["sha256"] = theirs | ours
+        before |= json.loads((into / "manifest.json").read_text())
+    manifest["plans"] = before["plans"]
+    copied = {name: digest for name, digest in manifest["sha256"].items() if not name.endswith(".plan")}
+    manifest["sha256"] = copied | {entry["file"]: before["sha256"][entry["file"]] for entry in before["plans"]}
     names = {path.relative_to(source) for path in files(source) if path.suffix != ".plan"}
     for path in files(into):
         if path.relative_to(into) not in names and path.suffix != ".plan" and path.name != CACHE:
@@ -76,17 +85,17 @@ def copy_repository(source: Path, into: Path) -> Json:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Every file, also in the linked version folder of the source repository; no compiled Python."""
+    """Every file except compiled Python; follows the link to the version folder in the source repository."""
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name != "__pycache__"]
         yield from (Path(root, name) for name in names)
 
 
 def build_command(source: Path, plan: Path, network: str, precision: str, version: str) -> list[str]:
-    """The trtexec command line. What is computed in fp16 is what the graph says, so the network is strongly typed."""
+    """The trtexec command line. The network is strongly typed: the graph says what is computed in fp16."""
     rows, tensors = profile(source, network), inputs(source)[network]
     shapes = {limit: ",".join(f"{name}:{rows[limit]}x{dims}" for name, dims in tensors.items()) for limit in rows}
-    # From TensorRT 11 on there are no others, and no flag to say so.
+    # From TensorRT 11 on all networks are strongly typed, and the flag is gone.
     typed = ["--stronglyTyped"] if version.startswith("10.") else []
     return [
         TRTEXEC,
@@ -101,7 +110,7 @@ def build_command(source: Path, plan: Path, network: str, precision: str, versio
 
 
 def inputs(source: Path) -> dict[str, dict[str, str]]:
-    """Network of the repository to its inputs and their dims for a row."""
+    """Network of the repository -> its inputs, each with the dims of one row."""
     networks = {"unet": {"latent": LATENT, "timesteps": "1"}, "vae_decoder": {"latent": LATENT}}
     if steps := model_record(source).get("steps_per_call"):
         shapes = {"latent": LATENT, "estimate": LATENT, "timesteps": f"{steps}", "coefficients": f"{steps}x7"}
@@ -110,19 +119,18 @@ def inputs(source: Path) -> dict[str, dict[str, str]]:
 
 
 def model_record(source: Path) -> Json:
-    """What export has written for the sampling loop."""
+    """model.json, which export has written for the sampling loop."""
     record: Json = json.loads((source / "mri_ldm" / "1" / "model.json").read_text())
     return record
 
 
 def profile(source: Path, network: str) -> dict[str, int]:
-    """Rows that the plan takes: 1, those it is best at, and the most that Triton sends."""
-    most = model_record(source)["max_batch_size"]
-    return {"min": 1, "opt": BEST_ROWS[network], "max": most[network]}
+    """Rows that the plan accepts: 1, the number that it is fastest at, and the most that Triton sends."""
+    return {"min": 1, "opt": BEST_ROWS[network], "max": model_record(source)["max_batch_size"][network]}
 
 
 def stamp(source: Path, network: str, precision: str, version: str, gpu: Json) -> Json:
-    """What manifest.json says of a plan that is built now."""
+    """The entry of manifest.json for a plan that is built now."""
     onnx = source / network / "1" / ONNX[precision]
     if not onnx.is_file():
         raise Refusal(f"{onnx} does not exist: export with --onnx {precision}, or choose another --precision")
@@ -142,8 +150,8 @@ def stamp(source: Path, network: str, precision: str, version: str, gpu: Json) -
 
 
 def stale(into: Path, manifest: Json, wanted: Json) -> str:
-    """Why the plan in place is not the wanted one; empty where it is."""
-    present: Json = next((each for each in manifest.get("plans", []) if each["file"] == wanted["file"]), {})
+    """Why the plan in place is not the wanted one; empty if it is."""
+    present: Json = next((entry for entry in manifest.get("plans", []) if entry["file"] == wanted["file"]), {})
     path = into / wanted["file"]
     if not present or not path.is_file():
         return "there is none yet"
@@ -152,10 +160,10 @@ def stale(into: Path, manifest: Json, wanted: Json) -> str:
     return "" if sha256(path) == manifest["sha256"].get(wanted["file"]) else "the file has been changed"
 
 
-def check(repository: Path) -> None:
-    """Raise Refusal where a plan is missing, changed, or of another TensorRT or GPU than this container's."""
+def require_plans(repository: Path) -> None:
+    """Raise Refusal if a plan is missing, changed, or of another TensorRT or GPU than this container's."""
     manifest, version, gpu = json.loads((repository / "manifest.json").read_text()), tensorrt_version(), this_gpu()
-    present = {each["model"]: each for each in manifest.get("plans", [])}
+    present = {entry["model"]: entry for entry in manifest.get("plans", [])}
     for network in inputs(repository):
         precision = present.get(network, {}).get("precision", "fp16")
         if reason := stale(repository, manifest, stamp(repository, network, precision, version, gpu)):
@@ -163,13 +171,13 @@ def check(repository: Path) -> None:
 
 
 def tensorrt_version() -> str:
-    """Of trtexec, and so of the Triton beside it: "10.13.3" from "[TensorRT v101303]"."""
+    """The version of trtexec, and so of the Triton beside it: "10.13.3" from "[TensorRT v101303]"."""
     try:
         shown = subprocess.run([TRTEXEC, "--help"], capture_output=True, text=True, timeout=120).stdout
     except OSError as error:
         raise Refusal(f"{error}: no trtexec, so this is no Triton image; TRTEXEC can say where it is") from error
-    if found := re.search(r"\[TensorRT v([\d.]+)\]", shown):
-        text = found[1]
+    if match := re.search(r"\[TensorRT v([\d.]+)\]", shown):
+        text = match[1]
         return text if "." in text else f"{int(text[:-4])}.{int(text[-4:-2])}.{int(text[-2:])}"
     raise Refusal(f"{TRTEXEC} --help does not say its version")
 
@@ -195,5 +203,6 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: Json) -> None:
+    """Write a file whole or not at all."""
     path.with_name(path.name + ".tmp").write_text(json.dumps(content, indent=2) + "\n")
     os.replace(path.with_name(path.name + ".tmp"), path)

@@ -1,1 +1,1 @@
-"""A snapshot to a model repository. Run from a checkout: python -m export."""
+"""A snapshot, or MONAI's weights, to a model repository. Run from a checkout: `python -m export --help`."""

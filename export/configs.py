@@ -1,7 +1,9 @@
 """The committed config.pbtxt files against the graph records: a mismatch is shown as a difference.
 
-Imports no torch: the preflight runs where there is none.
+Imports no torch, because the preflight runs where there is none.
 """
+
+from __future__ import annotations
 
 import difflib
 import re
@@ -16,15 +18,17 @@ from training.files import write_text
 if TYPE_CHECKING:
     from export.graphs import Graph, TensorSpec
 
+FRONT_MODELS = ("mri_ldm", "mri_ldm_stream")
+"""The models that make images, by calls of the networks."""
 STEPS_MODEL = "unet_steps"
 STEPS_TEMPLATES = Path(__file__).parent / STEPS_MODEL
-"""Its configs, outside the source repository, which has none of it; for STEPS_PER_CALL steps."""
+"""Its configs, for STEPS_PER_CALL steps. The source repository has no unet_steps, so they stand here."""
 STEPS_PER_CALL = 5
 TRITON_TYPES = {"torch.float32": "TYPE_FP32", "torch.int32": "TYPE_INT32"}
 
 
 class ConfigMismatch(ValueError):
-    """A config.pbtxt that does not describe its network; the message is a difference."""
+    """A config.pbtxt does not describe its network; the message is a difference."""
 
 
 def parse_config(path: Path) -> ModelConfig:
@@ -45,8 +49,8 @@ def profiles(model_folder: Path) -> dict[str, Path]:
     return {"default": model_folder / "config.pbtxt"} | {path.stem: path for path in others}
 
 
-def _expected(graph: "Graph") -> list[str]:
-    def line(kind: str, spec: "TensorSpec") -> str:
+def _expected(graph: Graph) -> list[str]:
+    def line(kind: str, spec: TensorSpec) -> str:
         return f"{kind} {spec.name} {TRITON_TYPES[str(spec.dtype)]} {list(spec.shape)}"
 
     tensors = [line("input", spec) for spec in graph.inputs] + [line("output", spec) for spec in graph.outputs]
@@ -54,7 +58,7 @@ def _expected(graph: "Graph") -> list[str]:
 
 
 def declared(config: ModelConfig) -> list[str]:
-    """Name, largest batch and tensors of a config, one to a line."""
+    """Name, largest batch and tensors of a config, one per line."""
     types = ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
     tensors = [("input", tensor) for tensor in config.input] + [("output", tensor) for tensor in config.output]
     lines = [f"{kind} {tensor.name} {types[tensor.data_type].name} {list(tensor.dims)}" for kind, tensor in tensors]
@@ -62,9 +66,10 @@ def declared(config: ModelConfig) -> list[str]:
 
 
 def as_profile(default: ModelConfig, profile: str) -> ModelConfig:
-    """A config.pbtxt with the tensors that a profile of the model must have: the same, but for unet_steps in torch.
+    """A config.pbtxt with the tensors that a profile of the model must have.
 
-    A program takes any number of steps, and draws the noise of a row itself.
+    They are the same, except for unet_steps in the profile torch: a program takes any number of steps, and draws the
+    noise of a row itself.
     """
     config = ModelConfig()
     config.CopyFrom(default)
@@ -77,8 +82,8 @@ def as_profile(default: ModelConfig, profile: str) -> ModelConfig:
     return config
 
 
-def check_configs(graph: "Graph", model_folder: Path) -> None:
-    """Hold config.pbtxt of a model to its record, and every configs/*.pbtxt to what `as_profile` makes of that.
+def check_configs(graph: Graph, model_folder: Path) -> None:
+    """Check that config.pbtxt of a model describes the graph, and that every configs/*.pbtxt does too.
 
     Raises:
         ConfigMismatch: with the lines that differ.
@@ -86,9 +91,9 @@ def check_configs(graph: "Graph", model_folder: Path) -> None:
     default = parse_config(model_folder / "config.pbtxt")
     for profile, path in profiles(model_folder).items():
         expected = _expected(graph) if profile == "default" else declared(as_profile(default, profile))
-        found = declared(parse_config(path))
-        if expected != found:
-            difference = difflib.unified_diff(found, expected, str(path), f"export.graphs: {graph.name}", lineterm="")
+        actual = declared(parse_config(path))
+        if expected != actual:
+            difference = difflib.unified_diff(actual, expected, str(path), f"export.graphs: {graph.name}", lineterm="")
             raise ConfigMismatch("\n".join(difference))
 
 
@@ -101,7 +106,7 @@ def write_steps_configs(model_folder: Path, steps: int) -> None:
 
 
 def check_image_size(size: int, path: Path) -> None:
-    """Hold the `image` output of a front model to the slices that training saw.
+    """Check that the `image` output of a front model has the size of the slices that training saw.
 
     Raises:
         ConfigMismatch: with both sizes.

@@ -1,6 +1,6 @@
-"""What a runtime really computes in, asked of the runtime: a hint is a wish, and so is the name of a file.
+"""The precision in which a runtime really computes, asked of the runtime: a hint, or a file's name, is no proof.
 
-OpenVINO takes the hint bf16 on every CPU and computes float32 on those without AVX-512. ONNX Runtime's kernels for
+OpenVINO accepts the hint bf16 on every CPU and computes float32 on those without AVX-512. ONNX Runtime's kernels for
 CPUs run a float16 graph, most of them in float32 between casts.
 """
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     import openvino
 
 WORK = re.compile("(Conv|ConvTranspose|Convolution|Deconvolution|FullyConnected|MatMul|Gemm)$")
-"""How the names of the operations end that do the work, in both runtimes; the others follow them."""
+"""How the names of the costly operations end, in both runtimes; the other operations use the same precision."""
 OPENVINO_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 ONNXRUNTIME_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""A runtime's name of a precision to ours."""
+"""A runtime's name of a precision -> ours."""
 
 
 class NotRunHere(ValueError):
-    """What was asked for does not run on this machine; the message says why."""
+    """This machine does not run what was asked for; the message says why."""
 
 
 @cache
 def openvino_core() -> openvino.Core:
-    """The only one of this process, never destroyed.
+    """The only OpenVINO core of this process, never destroyed.
 
-    On a CPU with AMX each gives the thread a stack for signals, and takes it away when it goes: of several, one that is
-    gone may be left in place, and the next signal (Ctrl-C, say) ends the process. Seen with OpenVINO 2026.4.1.
+    On a CPU with AMX, a core gives the thread a signal stack and removes it when the core is destroyed. With several
+    cores, the stack of a destroyed one may stay in place, and then the next signal (Ctrl-C, say) ends the process. Seen
+    with OpenVINO 2026.4.1.
     """
     import openvino
 
@@ -44,7 +45,7 @@ def openvino_core() -> openvino.Core:
 
 
 def in_openvino(compiled: openvino.CompiledModel) -> set[str]:
-    """The precisions in which OpenVINO runs the operations that do the work of a compiled network."""
+    """The precisions in which OpenVINO runs the costly operations of a compiled network."""
     infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
     kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos]
     return {OPENVINO_NAMES[precision] for kind, precision in kinds if WORK.search(kind)}
@@ -61,19 +62,19 @@ def compile_for_openvino(path: Path, shapes: dict[str, list[int]], precision: st
     model.reshape(shapes)
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"})
-    if (found := in_openvino(compiled)) != {precision}:
+    if (executed := in_openvino(compiled)) != {precision}:
         raise NotRunHere(
-            f"OpenVINO computes in {' and '.join(sorted(found))} on this CPU, whatever it is asked for: "
+            f"OpenVINO computes in {' and '.join(sorted(executed))} on this CPU, whatever it is asked for: "
             "bf16 needs AVX512_BF16 or AMX, or AVX-512, which emulates it"
         )
     return compiled
 
 
 def in_onnxruntime(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> set[str]:
-    """The precisions of the numbers that ONNX Runtime's kernels for CPUs work on, in one profiled call of the file.
+    """The precisions of the inputs of ONNX Runtime's costly kernels on the CPU, in one profiled call of the file.
 
     Raises:
-        NotRunHere: it lacks the kernels.
+        NotRunHere: ONNX Runtime has no kernels for the file.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
@@ -92,12 +93,12 @@ def in_onnxruntime(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> set[st
 
 
 def profiled_kernels(session: onnxruntime.InferenceSession) -> list[dict[str, Any]]:
-    """End the profiling of a session: what it tells of each kernel that ran, and as `ms` how long that took."""
+    """End the profiling of a session. Returns a record for each kernel that ran, with its time as `ms`."""
     path = Path(session.end_profiling())
     try:
         events = json.loads(path.read_text())
     except ValueError:
-        reason = "ONNX Runtime left half a file there, as on a full disk; TMPDIR can name another folder"
+        reason = "ONNX Runtime left an incomplete file there, as on a full disk; TMPDIR can name another folder"
         raise not_written(path, reason) from None
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     return [kernel["args"] | {"ms": kernel["dur"] / 1e3} for kernel in kernels]

@@ -3,6 +3,8 @@
 Everything that needs a name, a shape or a batch size (ONNX export, parity check, config check) reads it here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,10 +28,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as it is served, 1 to `max_batch_size` rows at once.
+    """A network as it is served, with 1 to `max_batch_size` rows in a call.
 
-    TensorRT chooses its kernels for `opt_batch_size` rows. `build` makes the module, whose arguments are the inputs in
-    order; that of unet_steps the module of one step.
+    TensorRT chooses its kernels for `opt_batch_size` rows. `build` makes the module; its arguments are the inputs in
+    order. For unet_steps, `build` makes the module of one step.
     """
 
     name: str
@@ -37,11 +39,11 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     opt_batch_size: int
     max_batch_size: int
-    build: Callable[[Snapshot], "Denoiser | Decoder"]
+    build: Callable[[Snapshot], Network]
 
     @property
     def output(self) -> TensorSpec:
-        """The only one, but for unet_steps, where it is the first."""
+        """The first output. Only unet_steps has more than one."""
         return self.outputs[0]
 
 
@@ -49,7 +51,7 @@ class Denoiser(nn.Module):
     """(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]; float32 outside."""
 
     dtype = torch.float32
-    """What the network computes in; export.precision.reduced_precision makes copies with another."""
+    """The type that the network computes in; export.precision.reduced_precision makes copies with another type."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
@@ -92,8 +94,9 @@ class Decoder(nn.Module):
         return self.autoencoder.decoder.blocks[-2], self.autoencoder.decoder.blocks[-1]
 
 
+Network = Denoiser | Decoder
 TIMESTEPS = 1000
-"""Random ones are below."""
+"""Timesteps of random inputs are below this number."""
 LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))
 UNET = Graph(
     name="unet",
@@ -117,10 +120,10 @@ GRAPHS = (UNET, VAE_DECODER)
 def unet_steps(steps: int) -> Graph:
     """`steps` steps of UNET in one call, with the recurrence of the samplers between them.
 
-    `coefficients` has a row for each step: a, b, c, d, e, f, g as in export.unroll, which ignores d.
+    `coefficients` has a row for each step: a, b, c, d, e, f, g as in export.onnx.unroll, which ignores d.
     """
     estimate = TensorSpec("estimate", torch.float32, LATENT.shape)
-    # Sums of three terms with such weights are as large as the terms.
+    # With this spread, a sum of three terms is about as large as one term.
     coefficients = TensorSpec("coefficients", torch.float32, (steps, 7), spread=3**-0.5)
     return Graph(
         name="unet_steps",
@@ -136,8 +139,13 @@ def unet_steps(steps: int) -> Graph:
     )
 
 
+def with_steps(steps: int) -> tuple[Graph, ...]:
+    """The networks of a repository that takes `steps` steps in a call; for one step, `unet` does it."""
+    return (*GRAPHS, unet_steps(steps)) if steps > 1 else GRAPHS
+
+
 def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:
-    """Inputs of `rows` rows: normal latents and coefficients, timesteps uniform below TIMESTEPS."""
+    """Inputs with `rows` rows: normal latents and coefficients, timesteps uniform below TIMESTEPS."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(spec: TensorSpec) -> Tensor:

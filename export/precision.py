@@ -1,7 +1,7 @@
-"""A served network in fp16 or bf16, with float32 where it counts. Knows nothing of ONNX or TensorRT.
+"""A served network in fp16 or bf16, with float32 where rounding would show. Knows nothing of ONNX or TensorRT.
 
-The casts are operations of the network itself, so that every exporter writes them and a strongly typed TensorRT
-network needs no decisions of the builder.
+The casts are operations of the network itself. So every exporter writes them, and the builder of a strongly typed
+TensorRT network has nothing to decide.
 """
 
 import copy
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from export.graphs import Decoder, Denoiser
+from export.graphs import Network
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -34,21 +34,19 @@ class Float32(nn.Module):
         return self.layer(x.float()).to(self.dtype)
 
 
-def reduced_precision(
-    module: Denoiser | Decoder, dtype: torch.dtype, *, float32_norms: bool = True
-) -> Denoiser | Decoder:
+def reduced_precision(module: Network, dtype: torch.dtype, *, float32_norms: bool = True) -> Network:
     """A copy of `module` that computes in `dtype` (float16 or bfloat16) and takes and returns float32 as before.
 
     Convolutions, linear layers and attention compute in `dtype`, with weights of `dtype`. Float32 remain: the sinusoids
     of the timestep, the division by the scale factor, normalisations with their weights, and the last normalisation,
-    activation and convolution together. Attention stays one call, whose kernels keep the softmax in float32; where an
-    exporter takes it apart, the exporter has to (export.to_onnx does). For float32 the result is `module` itself.
+    activation and convolution together. Attention stays one call, whose kernels keep the softmax in float32. An
+    exporter that splits attention must do so itself (export.onnx.write does). For float32 the result is `module`.
 
-    Without `float32_norms` all normalisations but the last are in `dtype` too: to measure what their casts cost.
+    Without `float32_norms` all normalisations except the last are in `dtype` too, which saves their casts.
     """
     if dtype == torch.float32:
         return module
-    reduced = copy.deepcopy(module).eval()
+    reduced: Network = copy.deepcopy(module).eval()
     kept = {inner for layer in reduced.last_layers() for inner in layer.modules()}
     for name, layer in list(reduced.named_modules()):
         if layer in kept:

@@ -1,17 +1,20 @@
 """A snapshot and the source repository to a complete, servable model repository with its manifest."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.compare import Parity, compare
-from export.compiled import check_compiler
+from export.compare import Parity
 from export.configs import (
+    FRONT_MODELS,
     STEPS_MODEL,
     STEPS_PER_CALL,
     STEPS_TEMPLATES,
@@ -19,15 +22,18 @@ from export.configs import (
     check_image_size,
     write_steps_configs,
 )
-from export.graphs import GRAPHS, VAE_DECODER, Decoder, Denoiser, Graph, unet_steps
-from export.plans import add_plans
+from export.graphs import GRAPHS, VAE_DECODER, Graph, Network, unet_steps, with_steps
+from export.manifest import MANIFEST, Manifest, RepositoryError, is_exported, read_manifest
+from export.onnx.reduced import write_reduced
+from export.onnx.run import compare_onnx
+from export.onnx.steps import add_steps
+from export.onnx.write import OPSET, export_onnx, onnx_file
 from export.precision import Precision
-from export.reduced import write_reduced
 from export.rewrite import rewritten
-from export.steps import add_steps, served_graphs, with_steps
-from export.to_onnx import OPSET, export_onnx, onnx_file
-from export.to_tensorrt import BuildOptions, load_runtime
-from export.to_torch import add_programs, share_programs
+from export.tensorrt.build import BuildOptions, load_runtime
+from export.tensorrt.plans import add_plans
+from export.torch.compiled import check_compiler
+from export.torch.program import add_programs, share_programs
 from training.checkpoint import Snapshot
 from training.files import is_utf8, sha256, whole_folder, write_text
 
@@ -35,20 +41,8 @@ SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
 WEIGHTS = ("*.onnx", "*.plan", "*.pt2")
 MOST_STEPS = 50
-"""In a call: a whole image of the default sampler. Graphs and plans grow with them."""
-
-
-class RepositoryError(ValueError):
-    """A folder that is no exported repository, where one is needed."""
-
-
-def exported_name(repository: Path) -> str:
-    """The name that its weights were exported under. Raises RepositoryError: nothing was exported there."""
-    path = repository / "manifest.json"
-    if not path.is_file():
-        raise RepositoryError(f"{repository} is no exported repository: python -m export writes one")
-    name: str = json.loads(path.read_text())["name"]
-    return name
+"""In a call: a whole image of the default sampler. Graphs and plans grow with the number."""
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,23 +52,24 @@ class Extras:
     onnx: tuple[Precision, ...] = ()
     """Also model.fp16.onnx or model.bf16.onnx."""
     plan: BuildOptions | None = None
-    """Also model.plan, and the ONNX file that it is built from."""
+    """Also model.plan, and the ONNX file from which it is built."""
     torch: Precision | None = None
     """Also model.pt2, for the profile torch."""
     compiled: bool = False
-    """And model.compiled.pt2 beside it, for the device that is here."""
+    """Also model.compiled.pt2 beside model.pt2, for the device of this machine."""
     with_onnx: bool = True
-    """False: model.pt2 alone, on a machine without ONNX."""
+    """False: only model.pt2, on a machine without ONNX."""
     steps_per_call: int | None = None
     """Steps in a call of unet_steps, 1: no such network; None: STEPS_PER_CALL if another extra is for a GPU, else 1."""
 
     def __post_init__(self) -> None:
         if not self.with_onnx and (self.torch is None or self.onnx or self.plan):
             raise RepositoryError(
-                "--no-onnx leaves the profile torch alone: give --torch PRECISION, and neither --onnx nor a plan"
+                "--no-onnx writes files for the profile torch only: "
+                "give --torch PRECISION, and neither --onnx nor a plan"
             )
         if self.steps_per_call is not None and not 1 <= self.steps_per_call <= MOST_STEPS:
-            raise RepositoryError(f"steps in a call are {self.steps_per_call}; they must be 1 to {MOST_STEPS}")
+            raise RepositoryError(f"--steps-per-call is {self.steps_per_call}; it must be 1 to {MOST_STEPS}")
 
     def steps(self) -> int:
         """Steps in a call of the network, 1 or more."""
@@ -83,98 +78,112 @@ class Extras:
         return STEPS_PER_CALL if self.onnx or self.plan or self.torch else 1
 
     def reduced(self) -> list[Precision]:
-        """The precisions of the ONNX files, each once."""
+        """The precisions of the ONNX files, without duplicates and without float32."""
         wanted = [*self.onnx, *([self.plan.precision] if self.plan else [])]
         return [precision for precision in dict.fromkeys(wanted) if onnx_file(precision) != "model.onnx"]
 
 
 def export_repository(
-    snapshot: Snapshot, into: Path, name: str, report: Callable[[str], None] = print, extras: Extras = Extras()
-) -> dict[str, Any]:
+    snapshot: Snapshot, into: Path, name: str, report: Report = print, extras: Extras = Extras()
+) -> Manifest:
     """Write a repository for `snapshot` to `into` and return its manifest.
 
-    `into` may be the source repository, which then gets the weights; anything else becomes a self-contained copy,
-    built beside `into` and moved there at the end. `report` is told about each stage.
+    `into` may be the source repository, which then gets the weights. Any other folder becomes a self-contained copy,
+    built beside `into` and moved there at the end. `report` gets a line about each stage.
 
     Raises:
-        CompileError, ConfigMismatch, ParityError, PlanError, CheckpointError: nothing has been changed at `into` then.
-        NotWritten: the disk is full, or the like; nothing has been changed either.
+        CompileError, ConfigMismatch, GraphError, ParityError, PlanError, CheckpointError: `into` is as it was then.
+        NotWritten: the disk is full, or the like; `into` is as it was too.
         RepositoryError: `into` holds something that export has not written.
     """
-    if extras.plan is not None:  # before the work, not after it
+    _check_before(snapshot, into, extras)
+    with _new_repository(into) as folder:
+        return _write_weights(snapshot, folder, name, report, extras)
+
+
+def _check_before(snapshot: Snapshot, into: Path, extras: Extras) -> None:
+    """Find what would fail in the end, before the work."""
+    if extras.plan is not None:
         load_runtime(extras.plan.runtime)
     if extras.compiled:
         check_compiler()
     if not is_utf8(into):
-        raise RepositoryError(f"{into} is not UTF-8, and neither ONNX Runtime nor Triton opens it: give another folder")
-    in_place = into.resolve() == SOURCE.resolve()
-    if not in_place and into.exists() and not (into / "manifest.json").is_file():
+        raise RepositoryError(
+            f"{into} is not UTF-8, and neither ONNX Runtime nor Triton can open it: give another folder"
+        )
+    if not _in_place(into) and into.exists() and not is_exported(into):
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
     for graph in GRAPHS:
         check_configs(graph, SOURCE / graph.name)
     check_configs(unet_steps(STEPS_PER_CALL), STEPS_TEMPLATES)
-    for model in ("mri_ldm", "mri_ldm_stream"):
+    for model in FRONT_MODELS:
         check_image_size(snapshot.config.data.size, SOURCE / model / "config.pbtxt")
-    if in_place:
+
+
+def _in_place(into: Path) -> bool:
+    return into.resolve() == SOURCE.resolve()
+
+
+@contextmanager
+def _new_repository(into: Path) -> Iterator[Path]:
+    """A folder for the weights, which become those of `into` if the block ends well."""
+    if _in_place(into):
         staging = into.with_name(into.name + ".staging")
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            manifest = _write_weights(snapshot, staging, name, report, extras)
+            yield staging
             _replace_weights(staging, into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        return manifest
-    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", "manifest.json", STEPS_MODEL)
+        return
+    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", MANIFEST, STEPS_MODEL)
     with whole_folder(into) as new:
         shutil.copytree(SOURCE, new, ignore=ignore, dirs_exist_ok=True)  # follows the link, so it is self-contained
-        return _write_weights(snapshot, new, name, report, extras)
+        yield new
 
 
-def add_to_repository(folder: Path, options: BuildOptions, report: Callable[[str], None] = print) -> None:
-    """Build plans from the ONNX files of an exported repository, place them, and say so in its manifest.
+def add_to_repository(folder: Path, options: BuildOptions, report: Report = print) -> None:
+    """Build plans from the ONNX files of an exported repository, place them, and record them in its manifest.
 
     Raises:
-        RepositoryError: no manifest, or an ONNX file that is not the one it describes.
+        RepositoryError: there is no manifest, or an ONNX file is not the one that it describes.
         PlanError, ParityError: nothing has been changed then.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
-    graphs = served_graphs(folder)
+    manifest = read_manifest(folder)
+    graphs = _graphs_of(folder)
     for graph in graphs:
         for file in (f"{graph.name}/1/model.onnx", f"{graph.name}/1/{onnx_file(options.precision)}"):
             if (folder / file).is_file() and sha256(folder / file) != manifest["sha256"].get(file):
-                raise RepositoryError(f"{folder / file} is not the file that manifest.json describes: export it anew")
+                raise RepositoryError(f"{folder / file} is not the file that {MANIFEST} describes: export again")
     stamps = add_plans(folder, options, report, graphs)
     new = {stamp["file"] for stamp in stamps}
     manifest["plans"] = [stamp for stamp in manifest.get("plans", []) if stamp["file"] not in new] + stamps
     manifest["sha256"] |= {file: sha256(folder / file) for file in sorted(new)}
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    _write_json(folder / MANIFEST, manifest)
 
 
-def _write_weights(
-    snapshot: Snapshot, folder: Path, name: str, report: Callable[[str], None], extras: Extras
-) -> dict[str, Any]:
-    parity, reduced = {}, []
-    for graph in GRAPHS if extras.with_onnx else ():
-        module = graph.build(snapshot)
-        parity[graph.name] = _write_network(graph, module, folder, report)
-        reduced += [write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
-    if extras.steps() > 1:
-        write_steps_configs(folder / STEPS_MODEL, extras.steps())
-        check_configs(unet_steps(extras.steps()), folder / STEPS_MODEL)
-        if extras.with_onnx:
-            parity[STEPS_MODEL], unrolled = add_steps(snapshot, folder, extras.steps(), extras.reduced(), report)
-            reduced += unrolled
-    plans = add_plans(folder, extras.plan, report, with_steps(extras.steps())) if extras.plan else []
+def _graphs_of(repository: Path) -> tuple[Graph, ...]:
+    """The networks of an exported repository, as its model.json lists them."""
+    record = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
+    return with_steps(record.get("steps_per_call", 1))
+
+
+def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Report, extras: Extras) -> Manifest:
+    steps = extras.steps()
+    if steps > 1:
+        write_steps_configs(folder / STEPS_MODEL, steps)
+        check_configs(unet_steps(steps), folder / STEPS_MODEL)
+    parity, reduced = _write_onnx(snapshot, folder, report, extras) if extras.with_onnx else ({}, [])
+    plans = add_plans(folder, extras.plan, report, with_steps(steps)) if extras.plan else []
     programs = []
     if extras.torch:
         programs = add_programs(snapshot, folder, extras.torch, report, compiled=extras.compiled)
-        if extras.steps() > 1:
+        if steps > 1:
             share_programs(folder, STEPS_MODEL)
-    record = json.dumps(_model_record(snapshot, folder, name, extras.steps()), indent=2) + "\n"
-    for model in ("mri_ldm", "mri_ldm_stream"):
+    for model in FRONT_MODELS:
         # In the source repository the second folder is a link to the first; only a copy has both.
         if model == "mri_ldm" or (folder / model).is_dir():
-            write_text(folder / model / "1" / "model.json", record)
+            _write_json(folder / model / "1" / "model.json", _model_record(snapshot, folder, name, steps))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -189,15 +198,30 @@ def _write_weights(
         "training": {"config": asdict(snapshot.config), "history": snapshot.history},
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    _write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _write_network(graph: Graph, module: Denoiser | Decoder, folder: Path, report: Callable[[str], None]) -> Parity:
+def _write_onnx(
+    snapshot: Snapshot, folder: Path, report: Report, extras: Extras
+) -> tuple[dict[str, Parity], list[dict[str, Any]]]:
+    """All ONNX files. Returns the parity of the float32 files by model, and the manifest entries of the others."""
+    parity, reduced = {}, []
+    for graph in GRAPHS:
+        module = graph.build(snapshot)
+        parity[graph.name] = _write_network(graph, module, folder, report)
+        reduced += [write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
+    if extras.steps() > 1:
+        parity[STEPS_MODEL], unrolled = add_steps(snapshot, folder, extras.steps(), extras.reduced(), report)
+        reduced += unrolled
+    return parity, reduced
+
+
+def _write_network(graph: Graph, module: Network, folder: Path, report: Report) -> Parity:
     report(f"{graph.name}: exporting")
     path = folder / graph.name / "1" / "model.onnx"
     export_onnx(graph, rewritten(module), path)
-    parity = compare(graph, module, path)
+    parity: Parity = compare_onnx(graph, module, path)
     megabytes = path.stat().st_size / 1e6
     report(f"{graph.name}: {megabytes:.1f} MB, differs from PyTorch by {parity.relative_l2:.1e} (relative L2)")
     return parity
@@ -206,13 +230,10 @@ def _write_network(graph: Graph, module: Denoiser | Decoder, folder: Path, repor
 def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> dict[str, Any]:
     """What the sampling loop must know: model.json."""
     graphs = with_steps(steps)
-    folders = [folder / graph.name / "1" for graph in graphs]
-    files = [next(path for path in (each / "model.onnx", each / "model.pt2") if path.is_file()) for each in folders]
-    digests = "".join(f"{graph.name} {sha256(file)}\n" for graph, file in zip(graphs, files, strict=True))
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
-        "digest": "sha256:" + hashlib.sha256(digests.encode()).hexdigest(),
+        "digest": _weights_digest(folder, graphs),
         "prediction_type": "epsilon",
         "noise_schedule": asdict(snapshot.config.noise_schedule),
         "decoded_size": VAE_DECODER.output.shape[-1],
@@ -220,6 +241,20 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> di
         "max_batch_size": {graph.name: graph.max_batch_size for graph in graphs},
         **({"steps_per_call": steps} if steps > 1 else {}),
     }
+
+
+def _weights_digest(folder: Path, graphs: tuple[Graph, ...]) -> str:
+    """A digest of the files of all networks: model.onnx, or model.pt2 where there is no ONNX file."""
+    lines = ""
+    for graph in graphs:
+        version = folder / graph.name / "1"
+        file = next(path for path in (version / "model.onnx", version / "model.pt2") if path.is_file())
+        lines += f"{graph.name} {sha256(file)}\n"
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _replace_weights(staging: Path, into: Path) -> None:
@@ -232,4 +267,4 @@ def _replace_weights(staging: Path, into: Path) -> None:
         shutil.rmtree(into / STEPS_MODEL, ignore_errors=True)  # a folder without a model stops a server
     for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
         if path.relative_to(into) not in new:
-            path.unlink()  # of the weights before
+            path.unlink()  # it belongs to the weights before

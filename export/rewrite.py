@@ -1,13 +1,13 @@
-"""A served network in operations that CPUs do faster: the same function but for rounding. Knows nothing of ONNX.
+"""A served network in operations that are faster on CPUs: the same function except for rounding.
 
 Three layers of MONAI's networks are replaced, each by one that computes the same real numbers:
 
-- nearest-neighbour upsampling and a 3x3 convolution: one transposed convolution, 16 products in place of 36;
+- nearest-neighbour upsampling and a 3x3 convolution: one transposed convolution, 16 products instead of 36;
 - the projections of queries, keys and values: one linear layer;
-- group normalisation: means over the pixels of each channel, so that nothing has to be reshaped to groups and the
-  convolutions around it keep the layout they like.
+- group normalisation: means over the pixels of each channel. Nothing has to be reshaped to groups, so the convolutions
+  around it keep their memory layout.
 
-benchmarks/README.md says what each is worth.
+benchmarks/README.md says how much time each saves. Knows nothing of ONNX.
 """
 
 import copy
@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from monai.networks.blocks import SABlock, Upsample
 from torch import Tensor, nn
 
-from export.graphs import Decoder, Denoiser
+from export.graphs import Network
 
 
 class TransposedUpsample(nn.Module):
     """[B, C, H, W] -> [B, C', 2H, 2W]: upsampling to the nearest neighbour and a 3x3 convolution, in one.
 
-    Of the nine neighbours of a pixel after the upsampling, those that were one pixel before it have one weight between
-    them, the sum of theirs.
+    Of the nine neighbours of an upsampled pixel, several are copies of the same pixel. Their weights are summed.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -32,7 +31,8 @@ class TransposedUpsample(nn.Module):
         sides, dtype = (convolution.in_channels, convolution.out_channels), convolution.weight.dtype
         self.transposed = nn.ConvTranspose2d(*sides, 4, stride=2, padding=1, dtype=dtype)
         with torch.no_grad():
-            # A transposed convolution mirrors its kernel; a pixel that was doubled meets it twice, one further.
+            # A transposed convolution mirrors its kernel. Each input pixel was doubled, so it meets the kernel twice,
+            # shifted by one.
             mirrored = convolution.weight.double().flip(-1, -2).flatten(0, 1)[:, None]
             sums = F.conv2d(mirrored, torch.ones(1, 1, 2, 2, dtype=torch.float64), padding=1)
             self.transposed.weight.copy_(sums.reshape(*sides[::-1], 4, 4).transpose(0, 1))
@@ -40,7 +40,7 @@ class TransposedUpsample(nn.Module):
             self.transposed.bias.copy_(convolution.bias)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """`emb` is what MONAI's UNet hands to every block; upsampling takes no notice of it."""
+        """`emb` is ignored: MONAI's UNet passes the embedding of the timestep to every block."""
         return self.transposed(x)
 
 
@@ -53,8 +53,8 @@ class JointAttention(nn.Module):
         self.heads, self.scale = block.num_heads, block.scale
         self.qkv = nn.Linear(block.to_q.in_features, 3 * block.inner_dim)
         with torch.no_grad():
-            self.qkv.weight.copy_(torch.cat([each.weight for each in projections]))
-            self.qkv.bias.copy_(torch.cat([each.bias for each in projections]))
+            self.qkv.weight.copy_(torch.cat([projection.weight for projection in projections]))
+            self.qkv.bias.copy_(torch.cat([projection.bias for projection in projections]))
         self.out_proj = block.out_proj
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,13 +73,13 @@ class ChannelwiseGroupNorm(nn.Module):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """In two passes: the mean of squares less the square of the mean would cancel."""
+        """In two passes: subtracting the square of the mean from the mean of squares would lose digits."""
         centred = x - self._mean(x)
         scale = torch.rsqrt(self._mean(centred * centred) + self.eps) * self.weight[:, None, None]
         return centred * scale + self.bias[:, None, None]
 
     def _mean(self, x: Tensor) -> Tensor:
-        """[B, C, 1, 1]: for each channel the mean of its group."""
+        """[B, C, 1, 1]: the mean of each channel's group."""
         mean = x.mean((2, 3), keepdim=True)
         channels = x.shape[1] // self.groups
         if channels == 1:
@@ -91,9 +91,9 @@ class ChannelwiseGroupNorm(nn.Module):
 REWRITTEN = (Upsample, SABlock, nn.GroupNorm)
 
 
-def rewritten(module: Denoiser | Decoder, layers: tuple[type[nn.Module], ...] = REWRITTEN) -> Denoiser | Decoder:
-    """A copy of `module` whose layers of these classes are the cheaper operations; float32, as `module`."""
-    copied = copy.deepcopy(module).eval()
+def rewritten(module: Network, layers: tuple[type[nn.Module], ...] = REWRITTEN) -> Network:
+    """A copy of `module` with its layers of these classes replaced by cheaper ones; float32, as `module`."""
+    copied: Network = copy.deepcopy(module).eval()
     for name, layer in list(copied.named_modules()):
         if isinstance(layer, layers):
             copied.set_submodule(name, _cheaper(layer))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from server.errors import ServerError
 from server.find import Installation
-from server.room import check_runs_programs
+from server.resources import check_runs_programs
 
 OWN_BACKENDS = Path(__file__).resolve().parent / "backends"
 PLAIN = re.compile(r"[A-Za-z0-9_./+=@%,-]+")

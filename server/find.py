@@ -84,11 +84,11 @@ def find(host: Host | None = None) -> Installation:
     if host.wheel is None:
         raise NoServerError(
             f"No tritonserver: none in $TRITONSERVER, on PATH or in the environment of {host.executable}; "
-            "`pip install '.[server]'` installs one."
+            "`pip install --group server` installs one."
         )
     binary = host.wheel / "tritonserver" / "bin" / "tritonserver"
     if not binary.is_file():
-        raise NoServerError(f"{host.wheel} holds no tritonserver; `pip install '.[server]'` installs one that does.")
+        raise NoServerError(f"{host.wheel} holds no tritonserver; `pip install --group server` installs one that does.")
     return _at(binary, host)
 
 

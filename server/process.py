@@ -16,23 +16,17 @@ from pathlib import Path
 from types import TracebackType
 
 from server.assemble import backends_folder, check_model_names, environment, plain, python_based
-from server.ending import describe, drain, kill
+from server.conceal import conceal
 from server.errors import ServerError
 from server.find import Installation, find
 from server.health import Busy, Health, listening, probe, ready_name
 from server.log import TAIL_LINES, has_read_its_command, last_lines, reasons
 from server.ports import bracketed, choose_ports, endpoint, prefixed, reachable, resolve
-from server.remains import (
-    SHARED_MEMORY,
-    children,
-    model_of,
-    private_folder,
-    region_prefix,
-    remove_orphaned_regions,
-    remove_regions,
-)
-from server.room import check_descriptors, check_shared_memory, check_temporary
-from server.security import Security, conceal, known_flags
+from server.proc import children, model_of
+from server.regions import SHARED_MEMORY, private_folder, region_prefix, remove_orphaned_regions, remove_regions
+from server.resources import check_descriptors, check_shared_memory, check_temporary
+from server.security import Security, known_flags
+from server.shutdown import describe, drain, kill
 
 DRAIN_VARIABLE = "BRATS_LDM_DRAIN_FOLDER"
 EXIT_TIMEOUT_S = 5

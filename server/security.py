@@ -8,13 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
-import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.certificates import check_pair, check_trusted, name_in
 from server.errors import ServerError
 
 LOOPBACK = "127.0.0.1"
@@ -69,39 +69,15 @@ class Tls:
 
     def channel(self) -> dict[str, Any]:
         """Of a client on this machine, whatever name the certificate is for. Raises ServerError for unusable files."""
-        serving = _context(ssl.PROTOCOL_TLS_SERVER, self.certificate, self.key)
-        asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        check_pair(self.certificate, self.key)
         mutual = {}
         if self.client_ca is not None:
-            shown = self.probe_certificate or self.certificate, self.probe_key or self.key
-            asking = _context(ssl.PROTOCOL_TLS_CLIENT, *shown)
-            mutual = {"certificate_chain": str(shown[0]), "private_key": str(shown[1])}
-            serving.verify_mode = ssl.CERT_REQUIRED
-            _trust(serving, self.client_ca)
-        override = [("grpc.ssl_target_name_override", self._name_by_handshake(asking, serving))]
+            certificate, key = self.probe_certificate or self.certificate, self.probe_key or self.key
+            check_pair(certificate, key)
+            check_trusted(certificate, self.client_ca)
+            mutual = {"certificate_chain": str(certificate), "private_key": str(key)}
+        override = [("grpc.ssl_target_name_override", name_in(self.certificate))]
         return {"ssl": True, "root_certificates": str(self.certificate), "channel_args": override, **mutual}
-
-    def _name_by_handshake(self, asking: ssl.SSLContext, serving: ssl.SSLContext) -> str:
-        """A name in the certificate, from a handshake in memory that tells too whether both sides are content."""
-        asking.check_hostname = False
-        asking.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is what is trusted
-        _trust(asking, self.certificate)
-        to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = asking.wrap_bio(to_client, to_server)
-        server = serving.wrap_bio(to_server, to_client, server_side=True)
-        shown = self.probe_certificate or self.certificate
-        for side, judged in ((client, self.certificate), (server, shown)) * 2:
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLError as error:
-                trusting = "" if side is client else f" (what the health check shows; {self.client_ca} must know it)"
-                raise ServerError(f"{judged}: {getattr(error, 'verify_message', None) or error}{trusting}") from error
-        names: Any = (client.getpeercert() or {}).get("subjectAltName", ())
-        if not names:
-            raise ServerError(f"{self.certificate} is for no name (subjectAltName): no client would accept it")
-        return str(names[0][1]).replace("*", "any", 1)
 
 
 @dataclass(frozen=True)
@@ -178,44 +154,3 @@ def known_flags(binary: Path, env: Mapping[str, str]) -> frozenset[str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServerError(f"{binary} --help: {error}") from error
     return frozenset(re.findall(r"^\s+(?:-\w, )?--([a-z0-9-]+)", shown.stdout + shown.stderr, re.MULTILINE))
-
-
-def _context(protocol: int, certificate: Path, key: Path) -> ssl.SSLContext:
-    for path in (certificate, key):
-        if not path.is_file():
-            raise ServerError(f"no PEM file at {path}")
-    context = ssl.SSLContext(protocol)
-    try:
-        # A password is never asked for: tritonserver cannot be given one.
-        context.load_cert_chain(certificate, key, password=lambda: b"")
-    except (ssl.SSLError, ValueError) as error:
-        raise ServerError(f"{certificate} and {key} are no certificate and its key, unencrypted: {error}") from error
-    return context
-
-
-def _trust(context: ssl.SSLContext, authorities: Path) -> None:
-    try:
-        context.load_verify_locations(authorities)
-    except OSError as error:
-        raise ServerError(f"{authorities} holds no certificate to trust: {error}") from error
-
-
-def conceal(pid: int, hidden: Sequence[str]) -> bool:
-    """Overwrite secrets on the command line of a child that has read it, as `ps` shows it; whether none is left.
-
-    tritonserver takes them nowhere else. The kernel lets a parent do this, unless kernel.yama.ptrace_scope is above 1.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        start, end = int(fields[45]), int(fields[46])
-        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
-            memory.seek(start)
-            line = memory.read(end - start)
-            for secret in hidden:
-                for found in re.finditer(re.escape(secret.encode()), line):
-                    memory.seek(start + found.start())
-                    memory.write(b"*" * len(secret))
-        shown = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return not any(secret.encode() in shown for secret in hidden)

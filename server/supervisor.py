@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Thread
 
-from server.ending import describe
 from server.errors import ServerError
 from server.health import Busy, Health, probe
+from server.proc import alive
 from server.process import TritonServer
-from server.remains import alive
+from server.shutdown import describe
 
 POLL_S = 0.2
 FAILED_CHECKS = 2

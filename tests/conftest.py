@@ -115,7 +115,7 @@ def export_by_command(snapshot, options: tuple[str, ...], folder: Path) -> None:
 
     save_snapshot(snapshot, folder / "snapshot")
     into = ["--into", str(folder / "model_repository"), "--name", "small"]
-    done = run_python("-m", "export", str(folder / "snapshot"), *into, *options, timeout=1200)
+    done = run_python("-m", "export", "repository", str(folder / "snapshot"), *into, *options, timeout=1200)
     assert done.returncode == 0, done.stderr
 
 

@@ -14,28 +14,33 @@ FOLDERS = ("client", "export", "model_repository", "server", "training")
 OWN = {"client": {"brats_ldm_client"}, "model_repository": {"mri_ldm"}}
 ALLOWED = {"export": {"training"}, "training": {"brats_ldm_client"}}
 SERVING = ROOT / "model_repository" / "mri_ldm" / "1"
-
-
-PACKAGES = {name: ROOT for name in ("benchmarks", "export", "server", "training")}
+PACKAGES = dict.fromkeys(("benchmarks", "export", "server", "training"), ROOT)
 PACKAGES |= {"brats_ldm_client": ROOT / "client", "mri_ldm": SERVING}
 
 
-def imports(path: Path, package: str = "") -> set[str]:
-    """Dotted names of all imports of a file of `package`, wherever in it they stand: modules and what is taken of them."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            module = ".".join([*above, *filter(None, [node.module])])
-            names |= {f"{module}.{alias.name}" for alias in node.names}
-    return names
+class Imports(ast.NodeVisitor):
+    """Dotted names of all imports of a file of `package`; `types`: also of those that only type checkers see."""
+
+    def __init__(self, path: Path, package: str = "", types: bool = True) -> None:
+        self.package, self.types, self.names = package.split("."), types, set[str]()
+        self.visit(ast.parse(path.read_text()))
+
+    def visit_If(self, node: ast.If) -> None:
+        if self.types or "TYPE_CHECKING" not in ast.unparse(node.test):
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        above = self.package[: len(self.package) + 1 - node.level] if node.level else []
+        module = ".".join([*above, *filter(None, [node.module])])
+        self.names |= {f"{module}.{alias.name}" for alias in node.names}
 
 
 def imported(path: Path) -> set[str]:
     """First names of all absolute imports of a file."""
-    return {name.split(".")[0] for name in imports(path)} - {""}
+    return {name.split(".")[0] for name in Imports(path).names} - {""}
 
 
 def modules() -> dict[str, Path]:
@@ -53,8 +58,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     graph = {}
     for name, path in files.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        names = Imports(path, package, types=False).names
         # `from package import name` is an import of the module package.name, or of package where that is no module.
-        targets = {target if target in files else target.rpartition(".")[0] for target in imports(path, package)}
+        targets = {target if target in files else target.rpartition(".")[0] for target in names}
         graph[name] = (targets & set(files)) - {name}
     list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
@@ -69,10 +75,9 @@ def test_imports_go_one_way(folder: str) -> None:
 
 
 def test_serving_code_runs_in_the_stock_image() -> None:
+    known = set(sys.stdlib_module_names) | {"mri_ldm", "numpy", "triton_python_backend_utils"}
     for path in SERVING.rglob("*.py"):
-        assert imported(path) <= set(sys.stdlib_module_names) | {"mri_ldm", "numpy", "triton_python_backend_utils"}, (
-            path
-        )
+        assert imported(path) <= known, path
     for path in (ROOT / "deploy").glob("*.py"):
         assert imported(path) <= set(sys.stdlib_module_names) | {"plans"}, path
 

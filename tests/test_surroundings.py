@@ -18,9 +18,9 @@ from torch.utils.tensorboard import summary
 from benchmarks.harness.sections import recorded
 from export.repository import RepositoryError, export_repository
 from support.common import ROOT, SMALL, no_file_above, tracked, write_toml
-from training import plot, train_autoencoder
+from training import curves, plot, train_autoencoder
 from training.checkpoint import load_snapshot, save_snapshot, save_state
-from training.events import Events
+from training.event_writer import EventWriter
 from training.files import NotWritten, duplicate, is_utf8, whole_folder, write_npz, write_text
 from training.latents import cached_latents
 from training.networks import build_autoencoder
@@ -142,12 +142,12 @@ def test_a_folder_may_be_a_link_or_the_one_that_one_is_in(small_snapshot, tmp_pa
 
 def test_half_an_event_is_taken_back(tmp_path) -> None:
     """A reader gives up at half of one, and with it at all that come after."""
-    file = Events(tmp_path / "events", purge_step=1)
+    file = EventWriter(tmp_path / "events", purge_step=1)
     file.add(1, summary.scalar("loss", 1.0))
     with no_file_above(1000), pytest.raises(NotWritten, match=r"tfevents.* could not be written: File too large"):
         file.add(2, summary.scalar("x" * 5000, 2.0))
     file.add(3, summary.scalar("loss", 3.0))
-    assert plot.read_scalars(tmp_path)["loss"][1].tolist() == [1.0, 3.0]
+    assert curves.read_scalars(tmp_path)["loss"][1].tolist() == [1.0, 3.0]
 
 
 def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path) -> None:
@@ -215,7 +215,7 @@ def test_a_path_that_is_not_utf8_is_read_or_refused(small_snapshot, tmp_path) ->
     assert (is_utf8(tmp_path / "fläche"), is_utf8(folder)) == (True, False)
     save_snapshot(small_snapshot, folder)
     assert load_snapshot(folder).config == small_snapshot.config
-    Events(folder / "events", purge_step=1).add(1, summary.scalar("loss", 1.0))
+    EventWriter(folder / "events", purge_step=1).add(1, summary.scalar("loss", 1.0))
     plot.plot([folder], None)
     assert (folder / "curves.png").is_file()
     with pytest.raises(RepositoryError, match="is not UTF-8"):

@@ -30,12 +30,13 @@ from monai.transforms import (
     SqueezeDimd,
     Transform,
 )
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.config import Data
 from training.decathlon import DataError, Section, channel_of, read_index, section_of
+from training.file_problems import describe_file, list_problems
 from training.nifti import TOLERANCE, NiftiError, check_affine, check_whole, in_mm, open_nifti, spacing, to_ras
-from training.unusable import report, why
 
 Item = dict[str, Any]  # what MONAI's transforms take and give
 
@@ -126,7 +127,7 @@ def check_headers(paths: Sequence[Path], config: Data, channel: int) -> None:
         others = [path for path, problem in found.items() if problem is None]
         with ThreadPoolExecutor(config.workers) as pool:
             found.update(zip(others, pool.map(partial(_problem, check=check_whole), others), strict=True))
-        raise DataError(report("volumes", [problem for problem in found.values() if problem is not None]))
+        raise DataError(list_problems("volumes", [problem for problem in found.values() if problem is not None]))
 
 
 def _problem(path: Path, check: Callable[[Path], None]) -> str | None:
@@ -135,7 +136,7 @@ def _problem(path: Path, check: Callable[[Path], None]) -> str | None:
     except NiftiError as error:
         return f"{path}: {error}"
     except Exception as error:  # a damaged file can upset the reader in any way
-        return why(path, error)
+        return describe_file(path, error)
     return None
 
 
@@ -167,7 +168,7 @@ def check_voxels(root: Path, section: Section, config: Data) -> None:
     if wrong := _wrong(volumes.data, volumes.transform, config.workers):
         looked_at = {item["image"] for item in volumes.data}
         others = [item for item in volumes.listed if item["image"] not in looked_at]
-        raise DataError(report("volumes", wrong + _wrong(others, volumes.transform, config.workers)))
+        raise DataError(list_problems("volumes", wrong + _wrong(others, volumes.transform, config.workers)))
 
 
 def load_volume(dataset: Volumes, index: int) -> Any:
@@ -185,7 +186,7 @@ def load_volume(dataset: Volumes, index: int) -> Any:
 
 def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> DataError:
     """After the first volume that cannot be loaded: a look at all of both sections, so they can be mended together."""
-    return DataError(report("volumes", _wrong(listed, transform, workers) or [_reason(first)]))
+    return DataError(list_problems("volumes", _wrong(listed, transform, workers) or [_reason(first)]))
 
 
 def _wrong(items: Sequence[Item], transform: Compose, workers: int) -> list[str]:
@@ -210,7 +211,7 @@ def load_image(path: str) -> MetaTensor:
         check_whole(Path(path))
         return LoadImage()(path)
     except Exception as error:  # a damaged file can upset the reader in any way
-        raise DataError(why(Path(path), error)) from error
+        raise DataError(describe_file(Path(path), error)) from error
 
 
 class SelectChannel(Transform):
@@ -253,7 +254,7 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> np.ndarray:
+def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> NDArray[np.int64]:
     """Indices of the volumes of one update; an epoch is one permutation of all `count` volumes.
 
     A last, smaller batch is dropped; a data set smaller than a batch is gone through several times.

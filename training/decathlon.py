@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from training.config import Data
+from training.file_problems import describe_file, list_problems
 from training.files import sha256
-from training.unusable import report, why
 
 TASK = "Task01_BrainTumour"
 Section = Literal["training", "validation"]
@@ -63,7 +61,7 @@ def read_index(root: Path) -> Index:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors of Windows save it
     except (ValueError, RecursionError) as error:
-        raise DataError(why(path, error, "is no JSON")) from None
+        raise DataError(describe_file(path, error, "is no JSON")) from None
     entries = content.get("training") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(
@@ -78,6 +76,8 @@ def read_index(root: Path) -> Index:
 
 def section_of(count: int, section: Section) -> list[int]:
     """Which of `count` volumes are in a section: MONAI's DecathlonDataset with seed 0 holds a fifth of them out."""
+    import numpy as np
+
     order = np.arange(count)
     np.random.RandomState(0).shuffle(order)
     held_out = int(0.2 * count)
@@ -93,7 +93,7 @@ def _check_once(index: Path, paths: Sequence[Path]) -> None:
         if first != number:
             twice.append(f"{index}: entries {first} and {number} of `training` are both {path}: list it once")
     if twice:
-        raise DataError(report("entries", twice))
+        raise DataError(list_problems("entries", twice))
 
 
 def _real(path: Path) -> str:
@@ -112,13 +112,8 @@ def volume_names(paths: Sequence[Path]) -> list[str]:
     return [f"{number:04d}_{folder}_{stem}" for number, (folder, stem) in enumerate(zip(folders, stems, strict=True))]
 
 
-def describe_data(root: Path) -> dict[str, Any]:
-    """What a run was trained on: name, description and number of volumes in dataset.json, and its sha256.
-
-    Raises:
-        DataError: there is none below `root`, or one that lists no volumes.
-    """
-    index = read_index(root)
+def describe_data(index: Index) -> dict[str, Any]:
+    """A record of the data of a run: name, description and number of volumes in dataset.json, and its sha256."""
     record = {key: index.content.get(key) for key in ("name", "description", "numTraining")}
     return {**record, "sha256": sha256(index.path)}
 

@@ -1,8 +1,7 @@
-"""Files that are whole or absent, also after a power cut: written under a temporary name, then renamed."""
+"""Files and folders that are whole or absent, also after a power cut, with errors that say what is kept."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
@@ -11,10 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from brats_ldm_client import files
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 
 class NotWritten(OSError):
@@ -28,31 +29,29 @@ def not_written(path: Path, reason: object, kept: str = "") -> NotWritten:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, in a folder that exists; it takes the name `path` when the block ends well.
+    """A temporary file beside `path`, in a folder that is made if needed; it takes the name `path` after the block.
 
     Raises:
         NotWritten: the folder or the file could not be written. What was at `path` is kept, the temporary file is not.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # of a process that was killed; perhaps a link to another file
-        temporary.touch()
-        mode = temporary.stat().st_mode & 0o777
-        yield temporary
-        with suppress(OSError):  # safetensors makes files anew, and so that only their owner can read them
-            temporary.chmod(mode)
-        _to_disk(temporary)
-        os.replace(temporary, path)
-        temporary.unlink(missing_ok=True)  # two names of one file both stay
-        _to_disk(path.parent)
+        with files.whole_file(path, sync=True) as temporary:
+            mode = temporary.stat().st_mode & 0o777
+            yield temporary
+            with suppress(OSError):  # safetensors makes a new file in its place, which only the owner can read
+                temporary.chmod(mode)
     except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         if isinstance(error, NotWritten) or (reason := _reason(error)) is None:
             raise
         before = "; the file before it is kept" if path.is_file() else ""
         raise not_written(path, reason, before) from error
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what killed processes have left in a folder that only this process writes to."""
+    for leftover in folder.glob(files.TEMPORARY):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         yield new
         for path in new.rglob("*"):
-            _to_disk(path)
+            files.to_disk(path)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         if not isinstance(error, (NotWritten, shutil.Error)):
@@ -86,7 +85,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
         new.rename(folder)
-    _to_disk(folder.parent)
+    files.to_disk(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -112,7 +111,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_npz(path: Path, **arrays: np.ndarray | str) -> None:
+def write_npz(path: Path, **arrays: NDArray[Any] | str) -> None:
     """Write arrays as a compressed npz, whole or not at all. Raises NotWritten."""
     import numpy as np
 
@@ -154,18 +153,6 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot say
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: BaseException | None) -> str | None:

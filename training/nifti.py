@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 TOLERANCE = 0.01  # mm of spacing: over a slice of 240 pixels no more than two of them
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # of the metre and the micron of xyzt_units; all else is mm, said or not
@@ -26,9 +27,10 @@ def open_nifti(path: Path) -> Any:
             compressed, too few of them, or an affine that is not finite or has no inverse.
         Exception: whatever nibabel makes of a damaged file.
     """
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Pair):
-        raise NiftiError(f"it is a {type(image).__name__}, and NIfTI is needed")
+    opened = nib.load(path)
+    if not isinstance(opened, nib.Nifti1Pair):
+        raise NiftiError(f"it is a {type(opened).__name__}, and NIfTI is needed")
+    image: Any = opened  # nibabel's types do not know what NIfTI images have
     if image.header.get_data_dtype().kind not in "biuf":
         name = nib.nifti1.data_type_codes.label[int(image.header["datatype"])]
         raise NiftiError(f"its voxels are of the type {name}, and one real number each is needed")
@@ -43,7 +45,7 @@ def open_nifti(path: Path) -> Any:
     return image
 
 
-def check_affine(affine: np.ndarray) -> None:
+def check_affine(affine: NDArray[np.float64]) -> None:
     """Raises NiftiError where `affine` [4, 4] does not say where a voxel lies."""
     if not np.isfinite(affine).all():
         raise NiftiError(f"its affine is not finite: {affine[:3].tolist()}")
@@ -51,14 +53,14 @@ def check_affine(affine: np.ndarray) -> None:
         raise NiftiError(f"its affine has no inverse: {affine[:3].tolist()}")
 
 
-def to_ras(image: Any, values: np.ndarray) -> np.ndarray:
+def to_ras(image: Any, values: NDArray[Any]) -> NDArray[Any]:
     """`values`, one for each of the three axes of the grid, in the order Right, Anterior, Superior."""
     turned = np.empty_like(values)
     turned[nib.io_orientation(image.affine)[:, 0].astype(int)] = values
     return turned
 
 
-def spacing(image: Any) -> np.ndarray:
+def spacing(image: Any) -> NDArray[np.float64]:
     """Sizes of a voxel in mm towards Right, Anterior and Superior: [3].
 
     Raises:
@@ -73,7 +75,7 @@ def spacing(image: Any) -> np.ndarray:
     return to_ras(image, sizes)
 
 
-def in_mm(sizes: np.ndarray) -> str:
+def in_mm(sizes: NDArray[np.float64]) -> str:
     """As people write it: 1 x 1 x 5 mm."""
     return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
 

@@ -13,207 +13,27 @@ import argparse
 import gzip
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from training.cli import exit_status, run_command
 from training.decathlon import TASK
 from training.files import whole_file, write_text
 
-Array = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 RECIPE = 1  # raise when the same (seed, index) gives other voxels: two recipes must not mix in a folder
-GRID = (240, 240, 155)  # voxels of 1 mm; axes point to patient Right, Anterior, Superior
-CROP = (slice(30, 210), slice(12, 228), slice(0, 155))  # holds every deformed brain; the rest is background
-CROP_SHAPE = (180, 216, 155)
 NOTICE = "SYNTHETIC PHANTOM from the ICBM152 template; not a patient"
 LABELS = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
 MODALITIES = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
-
-# Range of the mean intensity of each tissue, one row per modality; 1 is about the brightest healthy tissue.
-#            grey matter   white matter  CSF           oedema        necrosis      rim
-CONTRAST = (
-    ((0.62, 0.75), (0.48, 0.60), (0.08, 0.20), (0.90, 1.08), (0.30, 0.70), (0.78, 0.95)),
-    ((0.55, 0.65), (0.78, 0.90), (0.15, 0.25), (0.50, 0.60), (0.30, 0.42), (0.48, 0.58)),
-    ((0.57, 0.68), (0.78, 0.90), (0.15, 0.25), (0.50, 0.60), (0.30, 0.42), (1.25, 1.60)),
-    ((0.52, 0.62), (0.36, 0.45), (0.88, 1.05), (0.78, 0.92), (0.80, 1.00), (0.62, 0.75)),
-)
-
-
-class Template(NamedTuple):
-    """ICBM152 maps on their own 1 mm grid [197, 233, 189], axes Right, Anterior, Superior."""
-
-    gm: Array  # grey-matter probability, 0 to 1
-    wm: Array  # white-matter probability, 0 to 1
-    brain: Array  # blurred brain mask with closed sulci, 0 to 1; a threshold near 0.5 is the brain's surface
-    ventricle: Array  # closeness to the lateral ventricles, 0 to 1
-    seats: Array  # [S, 3] voxels of deep cerebral white matter, where a tumour may start
-
-
-def load_template() -> Template:
-    """Read the maps out of nilearn's installed wheel, without importing nilearn or using the network."""
-    import nibabel as nib
-    from scipy import ndimage
-
-    spec = find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the phantom needs the maps inside nilearn's wheel: pip install nilearn")
-    path = f"{Path(spec.origin).parent}/datasets/data/mni_icbm152_%s_tal_nlin_sym_09a_converted.nii.gz"
-    gm, wm, t1 = (np.float32(nib.load(path % name).dataobj) / 255 for name in ("gm", "wm", "t1"))
-    closed = ndimage.gaussian_filter((t1 > 0).astype(np.float32), 4) > 0.45
-    brain = ndimage.gaussian_filter((closed | (t1 > 0)).astype(np.float32), 1.5)
-    ventricles = (gm + wm < 0.5).astype(np.float32)
-    box = np.s_[70:127, 65:160, 68:108]  # lateral and third ventricles, without the cisterns and the fissure
-    near = np.zeros_like(gm)
-    near[box] = np.minimum(1, 1.6 * ndimage.gaussian_filter(ventricles[box], 4))
-    seats = np.argwhere(wm > 0.9)
-    deep = (abs(seats[:, 0] - 98) > 14) & (seats[:, 2] > 62) & (seats[:, 2] < 122)
-    return Template(gm, wm, brain, near, seats[deep].astype(np.float32))
-
-
-def smooth_field(rng: np.random.Generator, spacing_mm: float) -> Array:
-    """Gaussian noise [*CROP_SHAPE], mean 0, standard deviation 1 at every voxel, smooth over `spacing_mm`: a
-    tensor product of cubic B-splines, so that three small matrix products replace a 3D interpolation."""
-    bases = []
-    for size in CROP_SHAPE:
-        u = np.arange(size, dtype=np.float32) / np.float32(spacing_mm) + 1
-        t = np.abs(u[:, None] - np.arange(int(u[-1]) + 3, dtype=np.float32))
-        basis = np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
-        bases.append((basis / np.linalg.norm(basis, axis=1, keepdims=True)).astype(np.float32))
-    field: Array = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
-    for basis in bases:
-        field = np.tensordot(field, basis, axes=(0, 1))  # contracts the first axis, appends the new one
-    return field
-
-
-def rotation(degrees: NDArray[np.float64]) -> Array:
-    """Rotation matrix [3, 3] of the Euler angles [3] about the axes Right, Anterior, Superior."""
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix().astype(np.float32)
-
-
-def deformed_points(rng: np.random.Generator) -> Array:
-    """Template coordinate, in voxels, of every voxel of the crop: [3, *CROP_SHAPE]."""
-    scale = rng.uniform(0.92, 1.04) * rng.uniform(0.98, 1.04, 3)
-    matrix = rotation(rng.uniform((-6, -3, -4), (6, 3, 4))) / scale.astype(np.float32)
-    vertex = rng.uniform(138, 150)  # slice of the brain's top, as in BraTS: a tall brain loses its medulla
-    middle = rng.uniform(117, 123), rng.uniform(117, 123), vertex - 77 * scale[2]
-    x, y, z = (np.float32(grid - c) for grid, c in zip(np.ogrid[CROP], middle, strict=True))
-    coarse, fine, points = rng.uniform(2, 4), rng.uniform(0.6, 1.2), np.empty((3, *CROP_SHAPE), np.float32)
-    for i, centre in enumerate((98, 117, 78)):  # middle of the template; `coarse` and `fine` are in mm
-        points[i] = coarse * smooth_field(rng, 45) + fine * smooth_field(rng, 16)
-        points[i] += matrix[i, 0] * x + matrix[i, 1] * y + (matrix[i, 2] * z + centre)
-    return points
-
-
-def magnify(points: Array, centre: Array, radius: float, amount: float) -> Array:
-    """Move `points` [3, V] towards `centre` [3], over a `radius` in mm: enlarges what lies there and pushes
-    its surroundings outwards (`amount` > 0; one to one below 0.7), or shrinks it (`amount` < 0)."""
-    offset = points - centre[:, None]
-    return points - amount * np.exp(np.einsum("iv,iv->v", offset, offset) * (-0.5 / radius**2)) * offset
-
-
-def sample(volume: Array, points: Array) -> Array:
-    """Trilinear values of `volume` at `points` [3, ...]; 0 outside."""
-    from scipy.ndimage import map_coordinates
-
-    return map_coordinates(volume, points, output=np.float32, order=1, mode="constant")
-
-
-def tissues(gm: Array, wm: Array, atrophy: float, jitter: Array) -> Array:
-    """Fractions [3, V] of grey matter, white matter and CSF, sharpened by a power: an average of 152 brains
-    has faint sulci and a soft cortex. `atrophy` widens the sulci, `jitter` [V] moves the borders."""
-    parts = np.stack([gm, wm * np.exp(jitter), atrophy * np.clip(1 - gm - wm, 0, 1)]) + 0.02
-    parts **= 2.7
-    return parts / parts.sum(axis=0)
-
-
-def sigmoid(x: Array) -> Array:
-    """Logistic function, elementwise; saturates without overflow."""
-    return 1 / (1 + np.exp(-np.clip(x, -20, 20)))
-
-
-def hyperintensities(rng: np.random.Generator, wm: Array, ventricle: Array, noise: Array) -> Array:
-    """Small periventricular spots [V] in white matter, in about half of the volumes."""
-    burden = rng.uniform(-6, -2)  # below -4 the volume has none
-    return wm * (burden > -4) * sigmoid(3 * (3 * ventricle + noise + burden))
-
-
-def tumour(rng: np.random.Generator, offset: Array, size: float, parts: Array, noise: Array) -> Array:
-    """Memberships [3, V] of oedema, core and rim; `offset` [3, V] from the centre and `size`, the core's
-    radius, in mm. An ellipsoid roughened by `noise` [V]; oedema runs along white matter and spares cortex."""
-    axes = rotation(rng.uniform(0, 180, 3)) / rng.uniform(0.75, 1.3, (3, 1)).astype(np.float32)
-    radius = np.linalg.norm(axes @ offset, axis=0) + 0.22 * size * noise
-    reach = size + rng.uniform(5, 20) * (0.1 + 0.9 * parts[1])
-    oedema = sigmoid((reach - radius) / 0.9) * (1 - parts[2])
-    core = sigmoid((size - radius) / 0.6)
-    if rng.uniform() < 0.3:  # a diffuse tumour without enhancement
-        return np.stack([oedema, core * rng.uniform(0.55, 1), 0 * core])
-    inner = size - rng.uniform(3, 6) * (1 + 0.4 * noise)
-    return np.stack([oedema, core, core * sigmoid((radius - inner) / 0.4)])
-
-
-def paint(rng: np.random.Generator, modality: int, parts: Array, lesions: Array, texture: Array) -> Array:
-    """Noise-free intensities [V] of one modality, about 0 to 1.4."""
-    means = [np.float32(rng.uniform(*limits)) for limits in CONTRAST[modality]]
-    values = sum(mean * part for mean, part in zip(means[:3], parts, strict=True))
-    for mean, member in zip(means[3:], lesions, strict=True):
-        values += member * (mean - values)
-    return values * (1 + texture * (0.03 + 0.07 * lesions[1]))
-
-
-def acquire(rng: np.random.Generator, values: Array, inside: NDArray[np.bool_]) -> Array:
-    """Add Rician noise and a scanner's blur to `values` [V], those of the voxels `inside` the crop; [V]."""
-    sigma = np.float32(rng.uniform(0.015, 0.045))
-    real = values + sigma * rng.standard_normal(values.size, dtype=np.float32)
-    field = np.full(CROP_SHAPE, np.float32(values.mean() / 2))
-    field[inside] = np.hypot(real, sigma * rng.standard_normal(values.size, dtype=np.float32))
-    in_plane, across = rng.uniform(0.04, 0.14), rng.uniform(0.05, 0.25)  # 3-tap weights; slices are thicker
-    for axis, weight in enumerate((in_plane, in_plane, across)):
-        line = np.moveaxis(field, axis, 0)
-        neighbours = line[:-2] + line[2:]
-        neighbours -= 2 * line[1:-1]
-        line[1:-1] += np.float32(weight) * neighbours
-    return field[inside]
-
-
-def make_volume(template: Template, rng: np.random.Generator) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """One head: image [240, 240, 155, 4] (FLAIR, T1w, T1gd, T2w; background 0) and labels [240, 240, 155].
-    Depends on the generator's state alone, bit for bit on one machine and one set of library versions."""
-    points = deformed_points(rng)
-    inside = sample(template.brain, points) > rng.uniform(0.42, 0.6)
-    ventricles = np.array([98, 120, 88], np.float32)  # their middle in the template
-    points = magnify(points[:, inside], ventricles, 24, rng.uniform(-0.25, 0.4))  # [3, V]
-    fine, mid = smooth_field(rng, 3)[inside], smooth_field(rng, 9)[inside]
-    seat = template.seats[rng.integers(len(template.seats))]
-    size = rng.uniform(6, 20) if rng.uniform() < 0.75 else 0.0  # mm; 0 is a healthy volume
-    offset = points - seat[:, None]
-    if size:
-        points = magnify(points, seat, 1.6 * size, rng.uniform(0, 0.45))  # mass effect
-    gm, wm, ventricle = (sample(v, points) for v in (template.gm, template.wm, template.ventricle))
-    parts = tissues(gm, wm, rng.uniform(1.0, 1.9), 0.12 * fine + 0.1 * mid)
-    spots = hyperintensities(rng, parts[1], ventricle, mid + 0.3 * fine)
-    lesions, labels = np.zeros_like(parts), np.zeros(GRID, np.uint8, order="F")
-    if size:
-        lesions = tumour(rng, offset, size, parts, mid + 0.15 * fine)
-        labels[CROP][inside] = (np.array([[1], [2], [3]], np.uint8) * (lesions > 0.5)).max(axis=0)
-    lesions[0] = np.maximum(lesions[0], spots)
-    image = np.zeros((*GRID, 4), np.int16, order="F")  # as NIfTI stores it
-    for modality in range(4):
-        values = paint(rng, modality, parts, lesions, 0.6 * fine + mid)
-        values *= np.exp(np.float32(rng.uniform(0.02, 0.09)) * smooth_field(rng, 90)[inside])  # bias field
-        gain = np.float32(np.exp(rng.uniform(np.log(250), np.log(900))))
-        image[..., modality][CROP][inside] = np.maximum(1, np.rint(gain * acquire(rng, values, inside)))
-    return image, labels
 
 
 def save_nifti(path: Path, data: NDArray[np.int16] | NDArray[np.uint8]) -> None:
     """Write whole or not at all; the same data give the same bytes: no time and no file name in the gzip header."""
     import nibabel as nib
+    import numpy as np
 
     nifti = nib.Nifti1Image(data, np.eye(4))
     nifti.header["descrip"] = NOTICE.encode()
@@ -224,13 +44,13 @@ def save_nifti(path: Path, data: NDArray[np.int16] | NDArray[np.uint8]) -> None:
 
 def claim(folder: Path, seed: int) -> None:
     """Record `seed` in the folder, or refuse a folder with other data in it: two seeds would mix silently."""
-    record, mine = folder / "phantom.json", {"seed": seed, "recipe": RECIPE}
+    record, wanted = folder / "phantom.json", json.dumps({"seed": seed, "recipe": RECIPE})
     if not record.exists():
-        if any(folder.glob("*")):
+        if any(folder.glob("[!.]*")):  # a second run may be writing under a hidden name
             raise ValueError(f"{folder} holds data that is not a phantom; choose another --out")
-        write_text(record, json.dumps(mine) + "\n")
-    if (theirs := record.read_text(errors="replace").strip()) != json.dumps(mine):
-        raise ValueError(f"{record} says {theirs or 'nothing'}, not {json.dumps(mine)}; use that or another --out")
+        write_text(record, wanted + "\n")
+    if (content := record.read_text(errors="replace").strip()) != wanted:
+        raise ValueError(f"{record} says {content or 'nothing'}, not {wanted}; use that or another --out")
 
 
 def index(volumes: int, seed: int) -> dict[str, Any]:
@@ -257,7 +77,10 @@ def write_dataset(out: Path, volumes: int, seed: int) -> Path:
     Volume i depends on (seed, i) alone and complete ones are kept: a run can be repeated after a cut, or for
     more volumes. dataset.json, written last, lists exactly the volumes asked for.
     """
+    import numpy as np
     from tqdm import tqdm
+
+    from training.phantom_volume import load_template, make_volume
 
     if volumes < 1 or not 0 <= seed < 2**64:
         raise ValueError(f"need volumes >= 1 and 0 <= seed < 2**64, not {volumes} and {seed}")
@@ -270,8 +93,9 @@ def write_dataset(out: Path, volumes: int, seed: int) -> Path:
             continue
         template = template or load_template()
         rng = np.random.Generator(np.random.Philox(key=[seed, i]))
-        for path, data in zip(paths, make_volume(template, rng), strict=True):
-            save_nifti(path, data)
+        image, labels = make_volume(template, rng)
+        save_nifti(paths[0], image)
+        save_nifti(paths[1], labels)
     write_text(folder / "dataset.json", json.dumps(content, indent=1) + "\n")
     return folder
 

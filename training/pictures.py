@@ -1,27 +1,27 @@
 """Arrays to pictures for people: axial slices as a radiologist sees them, side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from brats_ldm_client.pictures import Pixels, to_display
 from training.files import whole_file
 
-# What errors are multiplied by in pictures: they are a few percent of the range, and black on black shows nothing.
+# The factor of errors in pictures. They are a few percent of the range, so without it the picture would be black.
 ERROR_GAIN = 5
+FOOT_GREY = 230  # of the lines at the foot of a sheet
 
 
-def to_display(image: np.ndarray) -> np.ndarray:
-    """A slice [x to the Right, y to Anterior] in [0, 1] as uint8 rows: anterior up, patient right on the left."""
-    return (255 * np.clip(np.rot90(image)[:, ::-1], 0, 1)).round().astype(np.uint8)
-
-
-def grid(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of slices, each [n, H, W] in [0, 1], as one picture uint8 [rows * W, n * H]."""
+def grid(rows: Sequence[Sequence[NDArray[np.floating[Any]]]]) -> Pixels:
+    """Rows of slices, each [n, H, W] in [0, 1], as one picture [rows * W, n * H]."""
     return np.concatenate([np.concatenate([to_display(image) for image in row], axis=1) for row in rows], axis=0)
 
 
-def save_picture(pixels: np.ndarray, path: Path) -> None:
-    """Write uint8 [H, W] as PNG, whole or not at all."""
+def save_picture(pixels: Pixels, path: Path) -> None:
+    """Write grey levels [H, W] as PNG, whole or not at all."""
     with whole_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

@@ -14,17 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import tyro
 
 from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
-from training.pictures import ERROR_GAIN, save_picture
 
 if TYPE_CHECKING:
+    import numpy as np
     from monai.networks.nets import AutoencoderKL
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from brats_ldm_client.pictures import Pixels
     from training.checkpoint import Snapshot
 
 COLUMNS = 6
@@ -76,8 +77,8 @@ class Example:
     """A column of the picture: arrays [H, W] in [0, 1]."""
 
     slice: Slice
-    image: np.ndarray
-    reconstruction: np.ndarray
+    image: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
 
 
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
@@ -143,6 +144,8 @@ def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
     Raises:
         ValueError: a value is not finite, as from weights that hold NaN.
     """
+    import numpy as np
+
     result = {}
     for name in UNITS:
         values = np.array([getattr(row, name) for row in slices])
@@ -162,18 +165,19 @@ def table(summed: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def picture(examples: Sequence[Example]) -> np.ndarray:
-    """Input, reconstruction and absolute error of each example below each other, uint8 [height, width]."""
-    from training.sheet import captioned_sheet
+def picture(examples: Sequence[Example]) -> Pixels:
+    """Input, reconstruction and absolute error of each example below each other."""
+    from brats_ldm_client.pictures import legend, sheet, to_display
+    from training.pictures import ERROR_GAIN, FOOT_GREY
 
-    rows: list[list[tuple[np.ndarray, str]]] = [[], [], []]
+    rows: list[list[tuple[Pixels, str]]] = [[], [], []]
     for example in examples:
-        row = example.slice
-        rows[0].append((example.image, f"{row.volume}, slice {row.slice}"))
-        rows[1].append((example.reconstruction, f"PSNR {row.psnr:.1f} dB, SSIM {row.ssim:.3f}"))
-        rows[2].append((ERROR_GAIN * np.abs(example.reconstruction - example.image), f"{ERROR_GAIN} x |difference|"))
-    foot = f"input, reconstruction, {ERROR_GAIN} x absolute difference"
-    return captioned_sheet(rows, [foot, "window [0, 1], patient's right on the left"])
+        row, difference = example.slice, abs(example.reconstruction - example.image)
+        rows[0].append((to_display(example.image), f"{row.volume}, slice {row.slice}"))
+        rows[1].append((to_display(example.reconstruction), f"PSNR {row.psnr:.1f} dB, SSIM {row.ssim:.3f}"))
+        rows[2].append((to_display(ERROR_GAIN * difference), f"{ERROR_GAIN} x |difference|"))
+    explanation = f"input, reconstruction, {ERROR_GAIN} x absolute difference"
+    return sheet(rows, [(explanation, FOOT_GREY), (legend(len(examples), len(examples)), FOOT_GREY)])
 
 
 def run(arguments: Arguments) -> None:
@@ -183,13 +187,14 @@ def run(arguments: Arguments) -> None:
         CheckpointError, DataError, ValueError: an unusable snapshot, no such volumes, or too few slices in one.
     """
     from training.checkpoint import AUTOENCODER, load_snapshot
-    from training.decathlon import describe_data
+    from training.decathlon import describe_data, read_index
     from training.files import sha256, write_text
+    from training.pictures import save_picture
 
     if arguments.volumes < 0 or arguments.slices_per_volume < 1:
         raise ValueError("--volumes must be 0 (all) or more, and --slices-per-volume 1 or more")
     snapshot = load_snapshot(arguments.snapshot)
-    data = describe_data(arguments.data)
+    data = describe_data(read_index(arguments.data))
     arguments.out.mkdir(parents=True, exist_ok=True)  # fails before the work rather than after it
     slices, examples = measure(snapshot, arguments)
     summed, volumes = summary(slices), len({row.volume for row in slices})

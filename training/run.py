@@ -14,14 +14,14 @@ from torch.utils.tensorboard import summary
 
 from training.checkpoint import CheckpointError, Snapshot, load_state, save_snapshot, save_state
 from training.config import Config, config_from_dict
-from training.events import Events
-from training.files import NotWritten, whole_file, write_text
+from training.event_writer import EventWriter
+from training.files import NotWritten, remove_temporary_files, whole_file, write_text
 from training.pictures import grid, save_picture
 from training.processes import Processes
 
 # Settings that may change between two starts of a run: they change how long and how often, not what is computed.
 # `accumulate` is among them because what counts is the number of parts in all processes.
-FREE = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
+FREE: tuple[str, ...] = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
 FREE += ("spacing",)  # says what is refused, and changes nothing of what is not
 FREE += ("validate_every", "validation_volumes", "patience")
 # The path of the perceptual weights: their hash counts.
@@ -46,7 +46,7 @@ class Run:
         processes: Processes,
         perceptual_sha256: str | None = None,
     ) -> None:
-        """Open or begin the run of `stage` with `config` on `data` (a record of `training.data.describe_data`).
+        """Open or begin the run of `stage` with `config` on `data` (a record of `training.decathlon.describe_data`).
 
         parts: of an update's global batch, see `training.processes`.
 
@@ -70,9 +70,10 @@ class Run:
         self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
         self.best: dict[str, float] = self.state["best"] if self.state else {"score": float("inf"), "since": 0}
         if processes.first:
+            remove_temporary_files(folder)
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
             # Events after the resume point belong to work that is about to be done again.
-            self._events = Events(folder / "events", purge_step=self.iteration + 1)
+            self._events = EventWriter(folder / "events", purge_step=self.iteration + 1)
 
     def _check_identity(self, state: dict[str, Any]) -> None:
         path = self.folder / "run.json"

@@ -9,23 +9,27 @@ noise. Images are SYNTHETIC: for research only, not for diagnosis.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import tyro
 
 from training.cli import exit_status, run_command
 from training.config import NoiseSchedule
 
 if TYPE_CHECKING:
-    from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+    import numpy as np
+    from monai.networks.nets import AutoencoderKL
     from monai.networks.schedulers import DDIMScheduler
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from training.checkpoint import Snapshot
+
+    Denoiser = Callable[[Tensor, Tensor], Tensor]
+    """(latents [B, 1, 64, 64], timesteps [B]) -> predicted noise [B, 1, 64, 64]."""
 
 LATENT_SHAPE = (1, 64, 64)
 
@@ -50,11 +54,13 @@ class Arguments:
     """Images made at once: more take more memory and give the same images, but for rounding."""
 
 
-def start_noise(seed: int) -> np.ndarray:
+def start_noise(seed: int) -> NDArray[np.float32]:
     """Noise float32 [1, 64, 64] ~ N(0, 1) of a seed, -2^63 to 2^63-1: bitwise that of the server.
 
     Philox4x64 (Salmon et al. 2011) keyed by the seed's 64 bits (two's complement), its counter at 0.
     """
+    import numpy as np
+
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(LATENT_SHAPE, dtype=np.float32)
 
@@ -81,7 +87,7 @@ def ddim_scheduler(schedule: NoiseSchedule, steps: int) -> DDIMScheduler:
 
 
 def ddim_trajectory(
-    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
+    unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM (Song et al. 2021, eq. 12) from noise [B, 1, 64, 64]: the latents after each step, and its estimate of x0.
 
@@ -98,9 +104,7 @@ def ddim_trajectory(
         yield latents, estimate
 
 
-def sample_latents(
-    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0
-) -> Tensor:
+def sample_latents(unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps: int = 50, eta: float = 0.0) -> Tensor:
     """The last latents of `ddim_trajectory`: noise [B, 1, 64, 64] to scaled latents of the same shape."""
     return deque(ddim_trajectory(unet, schedule, noise, steps, eta), maxlen=1).pop()[0]
 
@@ -111,11 +115,18 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, siz
 
     with torch.no_grad():
         images = autoencoder.decode(latents / scale_factor)
+    return centre_crop(images, size)
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """Images [..., H, H] to [..., size, size]."""
     margin = (images.shape[-1] - size) // 2
     return images[..., margin : margin + size, margin : margin + size]
 
 
-def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def generate(
+    snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Images float32 [n, size, size], clipped by nothing, and scaled latents float32 [n, 1, 64, 64] of `seeds`.
 
     Shows a progress bar. Uses a GPU if there is one, in full float32.
@@ -123,6 +134,7 @@ def generate(snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int) -
     Raises:
         ValueError: the snapshot has no UNet.
     """
+    import numpy as np
     import torch
     from tqdm import tqdm
 

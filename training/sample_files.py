@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from numpy.typing import NDArray
 
+from brats_ldm_client.pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, legend, png, sheet, to_display
 from training.files import sha256, whole_file, write_npz, write_text
-from training.pictures import save_picture, to_display
-from training.sheet import captioned_sheet
+from training.pictures import FOOT_GREY, save_picture
 
-NOTICE = "SYNTHETIC - research use only - not for diagnosis"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-SHEET_LIMIT = 64
+Array = NDArray[np.float32]
 
 
 def recipe(snapshot: Path, steps: int) -> dict[str, Any]:
@@ -54,7 +51,11 @@ def claim_folder(out: Path) -> None:
 
 
 def write_samples(
-    out: Path, seeds: Sequence[int], images: np.ndarray, latents: np.ndarray, record: Mapping[str, Any]
+    out: Path,
+    seeds: Sequence[int],
+    images: NDArray[np.float32],
+    latents: NDArray[np.float32],
+    record: Mapping[str, Any],
 ) -> None:
     """Write all files.
 
@@ -63,29 +64,23 @@ def write_samples(
     entries = []
     for seed, image in zip(seeds, images, strict=True):
         path = out / f"slice_seed{seed:09d}.png"
-        own = {"seed": seed, **record}
+        entry = {"seed": seed, **record}
         with whole_file(path) as temporary:
-            Image.fromarray(to_display(image)).save(temporary, format="PNG", pnginfo=_chunks(own))
-        entries.append({"file": path.name, "sha256": sha256(path), **own})
-    arrays = {"images": images, "latents": latents, "seeds": np.array(seeds, np.int64)}
-    write_npz(out / "images.npz", **arrays, notice=NOTICE, provenance=json.dumps(record))
+            temporary.write_bytes(png(to_display(image), entry, xmp=False))
+        entries.append({"file": path.name, "sha256": sha256(path), **entry})
+    texts = {"notice": NOTICE, "provenance": json.dumps(record)}
+    write_npz(out / "images.npz", images=images, latents=latents, seeds=np.array(seeds, np.int64), **texts)
     save_picture(_contact_sheet(seeds, images), out / "contact_sheet.png")
     document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE, "images": entries}
     write_text(out / "provenance.json", json.dumps(document, indent=1) + "\n")
 
 
-def _chunks(record: Mapping[str, Any]) -> PngInfo:
-    """A record as the text chunks of a PNG, so that it stays with the picture."""
-    chunks = PngInfo()
-    for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **record}.items():
-        chunks.add_text(key, value if isinstance(value, str) else json.dumps(value))
-    return chunks
-
-
-def _contact_sheet(seeds: Sequence[int], images: np.ndarray) -> np.ndarray:
-    """The first 64 images about as wide as high, each with its seed."""
-    cells = [(image, f"seed {seed}") for seed, image in zip(seeds[:SHEET_LIMIT], images[:SHEET_LIMIT], strict=True)]
-    columns = math.ceil(math.sqrt(len(cells)))
-    rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
-    counted = f"{len(cells)} of {len(seeds)} images, " if len(seeds) > len(cells) else ""
-    return captioned_sheet(rows, [NOTICE, f"{counted}window [0, 1], patient's right on the left"])
+def _contact_sheet(seeds: Sequence[int], images: Array) -> Pixels:
+    """The first 64 images with their seeds, about as wide as high."""
+    pictures = [
+        (to_display(image), f"seed {seed}")
+        for seed, image in zip(seeds[:SHEET_LIMIT], images[:SHEET_LIMIT], strict=True)
+    ]
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    return sheet(rows, [(NOTICE, FOOT_GREY), (legend(len(pictures), len(seeds)), FOOT_GREY)])

@@ -11,6 +11,8 @@ from training.config import Config, ConfigError, check_config, load_config
 class HasSettings(Protocol):
     """The command line of a training stage."""
 
+    def __init__(self, config: str, settings: Config) -> None: ...
+
     @property
     def settings(self) -> Config: ...
 

@@ -48,7 +48,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
 
     from training.checkpoint import Snapshot
     from training.data import autoencoder_transforms, check_voxels, open_volumes, slice_batches
-    from training.decathlon import describe_data
+    from training.decathlon import describe_data, read_index
     from training.files import sha256
     from training.interrupt import Interrupt
     from training.networks import build_autoencoder, build_discriminator
@@ -68,7 +68,8 @@ def train(config: Config, data: Path, out: Path) -> Path:
         perceptual.to(processes.device)
         # Who may use what was trained with these weights is for their licence to say: record which they were.
         perceptual_sha256 = sha256(Path(weights))
-    run = Run(out, "autoencoder", config, describe_data(data), all_parts, processes, perceptual_sha256)
+    data_record = describe_data(read_index(data))
+    run = Run(out, "autoencoder", config, data_record, all_parts, processes, perceptual_sha256)
     torch.manual_seed(config.seed)
     autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
     discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> None:
     if arguments.dry_run:
-        from training.plan import describe
+        from training.dry_run import describe
 
         describe(arguments.settings, "autoencoder", arguments.data, arguments.out)
         return

@@ -66,11 +66,12 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     config = with_autoencoder_of(stage1.config, config)
     settings, processes = config.diffusion_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
-    data_record = describe_data(data)
+    index = read_index(data)
+    data_record = describe_data(index)
     run = Run(out, "diffusion", config, data_record, all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    seen = f"{channel_of(read_index(data), config.data)} {config.data.size} {config.data.depth}"
+    seen = f"{channel_of(index, config.data)} {config.data.size} {config.data.depth}"
     key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen}"
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
@@ -177,7 +178,7 @@ def _run(arguments: Arguments) -> None:
     check_overrides(arguments)
     if arguments.dry_run:
         from training.checkpoint import load_snapshot
-        from training.plan import describe
+        from training.dry_run import describe
 
         config = with_autoencoder_of(load_snapshot(arguments.autoencoder).config, arguments.settings)
         describe(config, "diffusion", arguments.data, arguments.out)

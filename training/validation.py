@@ -65,7 +65,7 @@ def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Te
     losses = {}
     for start in range(0, BANDS * width, width):
         rows = zip(latents.split(ROWS), (start + spread).split(ROWS), noise.split(ROWS), strict=True)
-        errors = [noise_error(unet, *(part.to(device) for part in row), alpha_bars) for row in rows]
+        errors = [noise_error(unet, z.to(device), t.to(device), eps.to(device), alpha_bars) for z, t, eps in rows]
         losses[f"loss_t{start:03d}_{start + width - 1:03d}"] = torch.cat(errors).mean().item()
     return {"loss": sum(losses.values()) / BANDS, **losses}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from server.remains import SHARED_MEMORY
+from server.regions import SHARED_MEMORY
 
 if TYPE_CHECKING:
     from server.process import TritonServer

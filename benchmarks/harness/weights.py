@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks import COMMITTED, DEMO_SNAPSHOT
-from export.from_onnx import snapshot_from_onnx
+from export.onnx.read import snapshot_from_onnx
 from training.checkpoint import Snapshot, load_snapshot
 from training.config import load_config
 from training.networks import build_autoencoder, build_unet, randomize_zero_tensors

@@ -96,8 +96,8 @@ def peaks(rounds: int, channels: int = 256, side: int = 64) -> dict[str, float]:
 def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]:
     """By runtime and variant: seconds of a call, and how many times faster than MONAI's layers."""
     from benchmarks.harness.timing import compare, woken
-    from export.compare import feeds_of
     from export.graphs import random_inputs
+    from export.onnx.run import feeds_of
 
     feeds = feeds_of(graph, random_inputs(graph, rows=1, seed=0))
     result = {}
@@ -119,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.harness.machine import describe
     from benchmarks.harness.weights import load_weights
     from export.graphs import GRAPHS
+    from export.onnx.write import export_onnx
     from export.rewrite import rewritten
-    from export.to_onnx import export_onnx
     from training.files import write_text
 
     machine = describe()

@@ -14,8 +14,8 @@ from benchmarks.harness.picture import figure_in
 from benchmarks.quality.latents import FIRST_SEED
 from benchmarks.quality.settings import SAMPLERS, Setting
 from brats_ldm_client import PRESETS
-from training.pictures import save_picture
-from training.sheet import captioned_sheet
+from brats_ldm_client.pictures import sheet, to_display
+from training.pictures import FOOT_GREY, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,10 +111,12 @@ def _real(axes: Axes, settings: Sequence[Record], time: Record | None) -> None:
 def draw_slices(images: Callable[[Setting, int], Array], settings: Sequence[Setting], path: Path) -> None:
     """The first seeds by each of `settings`, a row a seed; `images` gives a chunk of a setting."""
     first = {setting: images(setting, 0)[:SHOWN].clip(0, 1) for setting in settings}
-    rows = [[(_halved(first[setting][seed]), setting.title) for setting in settings] for seed in range(SHOWN)]
+    rows = [
+        [(to_display(_halved(first[setting][seed])), setting.title) for setting in settings] for seed in range(SHOWN)
+    ]
     seeds = f"{FIRST_SEED} to {FIRST_SEED + SHOWN - 1}"
     foot = [f"SYNTHETIC. Rows: seeds {seeds}, not chosen. A pixel here is the mean of four."]
-    save_picture(captioned_sheet(rows, foot), path)
+    save_picture(sheet(rows, [(line, FOOT_GREY) for line in foot]), path)
 
 
 def _halved(image: Array) -> Array:

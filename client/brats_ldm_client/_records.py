@@ -1,4 +1,4 @@
-"""The records of the slices in a folder, and files that are whole. Knows neither images nor the server.
+"""The records of the slices in a folder. Knows neither images nor the server.
 
 Every slice has its record on disk before it has its name, whatever ends the run: in a journal of the run, a JSON object
 a line, until `provenance.json` is written at the end. A journal that a run has left is taken up by the next one.
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import InvalidRequest
-from ._png import NOTICE, SOURCE_TYPE
+from .files import naming, whole_file
+from .pictures import NOTICE, SOURCE_TYPE
 
 Record = dict[str, Any]
 NAME = "provenance.json"
@@ -58,15 +59,14 @@ class Records:
     def close(self) -> Path:
         """Write provenance.json, unless there is no record; its path. What another run has put there stays."""
         journals = list(self._folder.glob(JOURNALS))
-        kept = {
-            name: each for name, each in _read(self._folder, {}, but=self._journal).items() if name not in self._new
-        }
+        others = _read(self._folder, {}, but=self._journal)
+        kept = {name: records for name, records in others.items() if name not in self._new}
         document = {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE}
         document["images"] = [record for records in (*kept.values(), *self._new.values()) for record in records]
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         if document["images"]:
-            with whole_file(self._folder / NAME, text.encode(), sync=True):
-                pass
+            with whole_file(self._folder / NAME, sync=True) as temporary:
+                temporary.write_bytes(text.encode())
         for journal in journals:
             journal.unlink(missing_ok=True)
         return self._folder / NAME
@@ -129,36 +129,6 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, data: bytes, *, sync: bool = False) -> Iterator[None]:
-    """In the block `data` is on disk under a temporary name, after it under its own: nobody reads half a file.
-
-    sync: it also outlives a loss of power.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with naming(path), open(temporary, "xb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        yield
-        with naming(path):
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError of the block is about `path`: that of a write to a full disk names no file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_folder(folder: Path) -> None:

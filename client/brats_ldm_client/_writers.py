@@ -12,20 +12,40 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest
-from ._png import NOTICE, SHEET_LIMIT, SOURCE_TYPE, contact_sheet, picture, slice_png
-from ._records import Records, check_folder, naming, whole_file
-from ._types import Generation
+from ._records import Records, check_folder
+from .files import naming, whole_file
+from .pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, contact_sheet, png, to_display
 
 FORMATS = ("png", "nifti", "npz")
 _ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with a file for each image
 # What an image depends on; server versions and times stay in provenance.json, so that files are reproducible.
 _CORE = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
+
+
+class Slices(Protocol):
+    """The part of a `Generation` that is written. `Generation` imports this module, so it cannot be named here."""
+
+    @property
+    def images(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def latents(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def seeds(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def eta(self) -> float: ...
+    @property
+    def provenance(self) -> Sequence[Mapping[str, Any]]: ...
+    def __len__(self) -> int: ...
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -56,26 +76,26 @@ class FolderWriter:
         self._sheet = contact_sheet
         check_folder(self.folder)
         self._records = Records(self.folder)
-        self._pictures: list[tuple[npt.NDArray[np.uint8], str]] = []
-        self._kept: list[Generation] = []
+        self._pictures: list[tuple[Pixels, str]] = []
+        self._kept: list[Slices] = []
         self._names: Counter[str] = Counter()
         self._total = self.count = 0
         self.paths: list[Path] = []
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: Slices) -> None:
         if "npz" in self.formats:
             self._kept.append(generation)
         for index in range(len(generation)):
             self.add_image(generation, index)
 
-    def add_image(self, generation: Generation, index: int) -> None:
+    def add_image(self, generation: Slices, index: int) -> None:
         """One image of a generation, but for npz."""
         image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
         name = self._name(seed)
         for ending in self._endings:
-            data = (slice_png if ending == ".png" else nifti)(image, core(record))
+            data = png(to_display(image), core(record)) if ending == ".png" else nifti(image, core(record))
             self._file(name + ending, data, [record])
-        self._place(seed, lambda: picture(image))
+        self._place(seed, lambda: to_display(image))
 
     @property
     def empty(self) -> bool:
@@ -92,7 +112,7 @@ class FolderWriter:
         path = self.folder / (self._name(seed) + self._endings[0])
         self._place(seed, lambda: _shown(path))
 
-    def _place(self, seed: int, show: Callable[[], npt.NDArray[np.uint8]]) -> None:
+    def _place(self, seed: int, show: Callable[[], Pixels]) -> None:
         if self._sheet and len(self._pictures) < SHEET_LIMIT:
             self._pictures.append((show(), f"seed {seed}"))
         self._total += 1
@@ -109,8 +129,9 @@ class FolderWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(data).hexdigest()
         entries = [{"file": name, "sha256": digest, **record} for record in records]
-        with whole_file(self.folder / name, data):
-            if entries:
+        with whole_file(self.folder / name) as temporary:
+            temporary.write_bytes(data)
+            if entries:  # before the file has its name
                 self._records.add(name, entries)
         self.paths.append(self.folder / name)
 
@@ -119,8 +140,7 @@ class FolderWriter:
         try:
             self._write_npz()
             if self._pictures:
-                pictures, captions = zip(*self._pictures, strict=True)
-                self._file("contact_sheet.png", contact_sheet(pictures, captions, self._total))
+                self._file("contact_sheet.png", contact_sheet(self._pictures, self._total))
         finally:
             self.paths.append(self._records.close())
         return self.paths
@@ -139,7 +159,7 @@ def _stem(seed: int) -> str:
     return f"slice_seed{seed:09d}"
 
 
-def _shown(path: Path) -> npt.NDArray[np.uint8]:
+def _shown(path: Path) -> Pixels:
     """The picture of a slice on disk."""
     if path.suffix == ".png":
         from PIL import Image
@@ -149,10 +169,10 @@ def _shown(path: Path) -> npt.NDArray[np.uint8]:
     import nibabel
 
     volume: Any = nibabel.load(path)
-    return picture(volume.get_fdata(dtype=np.float32)[:, :, 0])
+    return to_display(volume.get_fdata(dtype=np.float32)[:, :, 0])
 
 
-def record_of(generation: Generation, index: int) -> dict[str, Any]:
+def record_of(generation: Slices, index: int) -> dict[str, Any]:
     """The provenance of one image: the server's record, completed from the request where it is silent."""
     asked = {
         "synthetic": True,
@@ -195,7 +215,7 @@ def describe(record: Mapping[str, Any]) -> str:
     return (text + digest)[:79]
 
 
-def npz(generations: Sequence[Generation], records: Sequence[Mapping[str, Any]]) -> bytes:
+def npz(generations: Sequence[Slices], records: Sequence[Mapping[str, Any]]) -> bytes:
     """All slices in one archive that loads without pickle."""
     first = generations[0]
     arrays: dict[str, Any] = {

@@ -20,8 +20,8 @@ from benchmarks.serving.analyzer.fetch import BINARY, environment
 from benchmarks.serving.analyzer.measure import REPORT
 from benchmarks.serving.analyzer.tool import input_data
 from server.ports import free_port
+from server.proc import children
 from server.process import TritonServer
-from server.remains import children
 from server.security import Security
 from support.common import ROOT, run_python
 from support.throwaway_ca import Authority

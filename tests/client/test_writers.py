@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from brats_ldm_client import Generation, InvalidRequest
-from brats_ldm_client._png import SOURCE_TYPE, _columns, picture
 from brats_ldm_client._writers import FolderWriter, describe, formats_of
+from brats_ldm_client.pictures import SOURCE_TYPE, _columns, to_display
 from support.common import no_file_above
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -39,7 +39,7 @@ def test_picture_is_radiological() -> None:
     image = np.zeros((240, 240), np.float32)
     image[230, 5] = 1.0  # x = 230: far Right; y = 5: far posterior
     image[100, 235] = 0.5  # y = 235: far Anterior
-    shown = picture(image)
+    shown = to_display(image)
     assert shown[239 - 5, 239 - 230] == 255, "right posterior is at the bottom left"
     assert shown[239 - 235, 239 - 100] == 128, "anterior is at the top"
     assert (239 - 5, 239 - 230) == (234, 9)
@@ -49,8 +49,8 @@ def test_picture_is_radiological() -> None:
 
 def test_one_window_for_all_images() -> None:
     dark, beyond = np.full((2, 2), 0.1, np.float32), np.array([[-3.0, 9.0], [0.2, np.nan]], np.float32)
-    assert picture(dark).tolist() == [[26, 26], [26, 26]], "not stretched to the image's own maximum"
-    assert sorted(picture(beyond).ravel().tolist()) == [0, 0, 51, 255]
+    assert to_display(dark).tolist() == [[26, 26], [26, 26]], "not stretched to the image's own maximum"
+    assert sorted(to_display(beyond).ravel().tolist()) == [0, 0, 51, 255]
 
 
 def test_png(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_png(tmp_path: Path) -> None:
     made.save(tmp_path)
     with Image.open(tmp_path / "slice_seed000000042.png") as read:
         assert (read.mode, read.size) == ("L", (240, 240))
-        np.testing.assert_array_equal(np.asarray(read), picture(made.images[0]))
+        np.testing.assert_array_equal(np.asarray(read), to_display(made.images[0]))
         text = dict(read.text)
     assert text["Description"].startswith("SYNTHETIC")
     assert text["DigitalSourceType"] == SOURCE_TYPE

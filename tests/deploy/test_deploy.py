@@ -17,9 +17,9 @@ import tritonclient.http
 import yaml
 from tritonclient.utils import InferenceServerException
 
-from export import check
+from export.__main__ import main as export
 from export.graphs import GRAPHS, unet_steps
-from server import room
+from server import resources
 from server.process import TritonServer
 from support.common import ROOT
 from support.container_machine import SCRIPT, Machine, import_container
@@ -48,7 +48,8 @@ def test_plans_are_built_once_and_pass_the_preflight(machine: Machine) -> None:
         plan = machine.models / network / "1" / "model.plan"
         assert plan.read_text() == f"plan of model.fp16.onnx of {network}"
     assert (
-        check.main([str(machine.models), "--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]) == 0
+        export(["check", str(machine.models), "--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"])
+        == 0
     )
     assert not any(path.name.endswith(".tmp") for path in machine.models.rglob("*"))
 
@@ -150,7 +151,7 @@ def test_several_steps_in_a_call_get_a_plan_too(machine: Machine, container: Mod
     assert machine.prepare() == ["unet", "vae_decoder", "unet_steps"]
     assert machine.prepare() == []
     preflight = ["--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]
-    assert check.main([str(machine.models), *preflight]) == 0
+    assert export(["check", str(machine.models), *preflight]) == 0
     assert machine.serve().returncode == 0
     (machine.models / "unet_steps" / "1" / "model.plan").write_text("half of")
     assert "unet_steps: the plan is not for this container: the file has been changed" in machine.serve().stderr
@@ -166,7 +167,7 @@ def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:
 
 
 def test_too_little_shared_memory_is_told_at_the_start(container: ModuleType, tmp_path: Path) -> None:
-    assert container.SHARED_MEMORY_BYTES == room.SHARED_MEMORY_BYTES
+    assert container.SHARED_MEMORY_BYTES == resources.SHARED_MEMORY_BYTES
     container.check_shared_memory(tmp_path, 1)
     with pytest.raises(container.Refusal, match=r"has \d+ MB left, .*: docker run --shm-size=1g$"):
         container.check_shared_memory(tmp_path, 2**60)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.compare import cpu_session
+from export.onnx.run import cpu_session
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 from support.common import ROOT, run_python

@@ -98,7 +98,7 @@ def test_the_examples_run(small_server: TritonServer, client: Client, tmp_path: 
     )
     steps = [line.split()[0] for text in printed for line in text.splitlines() if "preview" in line or "done" in line]
     assert steps == ["5", "10", "15", "20", "done"]
-    assert any("row 0: steps is 0; it must lie in 1..1000" in text and "HTTP 400" in text for text in printed)
+    assert any("steps is 0" in text and "HTTP 400" in text for text in printed)
     assert printed[-1] == "(2, 1, 240, 240)\n"
 
 

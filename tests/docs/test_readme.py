@@ -73,7 +73,7 @@ def test_pages_name_every_verb_of_training_and_every_command_of_export() -> None
         if module.parts[0] == "training" and "if __name__" in path.read_text():
             verb = ".".join(part for part in module.parts[1:] if part != "__main__")
             assert f"| `{verb}` |" in training, path
-    commands = re.findall(r"^ {4}([a-z-]+) ", run_python("-m", "export", "--help").stdout, re.MULTILINE)
+    commands = re.findall(r"^ {4}([a-z][a-z-]*)(?: |$)", run_python("-m", "export", "--help").stdout, re.MULTILINE)
     assert len(commands) == 6
     export = (ROOT / "docs" / "export.md").read_text()
     assert all(f"python -m export {command}" in export for command in commands)

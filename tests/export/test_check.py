@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export import check
+from export.__main__ import main
 from support.capabilities import openvino_bf16
 from support.common import ROOT, processor_seconds, run_python
 from support.light_repository import NETWORKS, Manifest, copy_light, write_manifest
@@ -51,7 +51,7 @@ def stamped(folder: Path, change: Callable[[Manifest], None]) -> None:
 
 def problems(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     """What is printed as errors, one line each; none where the status is 0."""
-    status = check.main([str(folder), *(options or SERVER)])
+    status = main(["check", str(folder), *(options or SERVER)])
     errors = capsys.readouterr().err.splitlines()
     assert status == (1 if errors else 0)
     assert all(error.startswith("error: ") for error in errors)
@@ -61,8 +61,8 @@ def problems(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) ->
 def test_the_committed_repository_passes_in_a_moment_and_without_torch() -> None:
     before = processor_seconds()
     code = (
-        "import sys; from export.check import main; "
-        "status = main(['model_repository']); assert 'torch' not in sys.modules; sys.exit(status)"
+        "import sys; from export.__main__ import main; "
+        "status = main(['check', 'model_repository']); assert 'torch' not in sys.modules; sys.exit(status)"
     )
     result = run_python("-c", code)
     assert (result.returncode, result.stderr) == (0, "")
@@ -72,7 +72,7 @@ def test_the_committed_repository_passes_in_a_moment_and_without_torch() -> None
 
 
 def test_a_repository_with_plans_for_this_machine_passes(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main([str(repository), *SERVER, "--profile", "default"]) == 0
+    assert main(["check", str(repository), *SERVER, "--profile", "default"]) == 0
     shown = capsys.readouterr().out
     assert "unet/1/model.plan: tensorrt 10.13.2.6, fp16, 1 to 64 rows, for NVIDIA H100 PCIe (9.0)" in shown
     assert "parity: built by trtexec" in shown
@@ -214,11 +214,19 @@ def test_a_profile_that_nobody_has_and_a_plan_that_is_not_there(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (error,) = problems(repository, capsys, *SERVER, "--profile", "gpu")
-    assert "no profile 'gpu', and Triton would take config.pbtxt: choose of ['cpu', 'default'" in error
+    assert "no profile 'gpu', and Triton would use config.pbtxt instead: choose one of ['cpu', 'default'" in error
     committed = problems(ROOT / "model_repository", capsys, "--profile", "default")
     assert ["model.plan: missing, and profile 'default' serves it" in error for error in committed] == [True, True]
 
 
 def test_a_folder_that_is_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (error,) = problems(tmp_path / "none", capsys)
+    assert error == f"error: {tmp_path / 'none'} is no exported repository: there is no such folder"
     (error,) = problems(tmp_path, capsys)
-    assert "not a repository that `python -m export` wrote" in error
+    assert "is no exported repository: manifest.json does not exist" in error
+    (tmp_path / "manifest.json").write_text("{")
+    (error,) = problems(tmp_path, capsys)
+    assert f"{tmp_path / 'manifest.json'} is damaged: " in error
+    (tmp_path / "manifest.json").write_text("{}")
+    (error,) = problems(tmp_path, capsys)
+    assert "is damaged (no entry 'sha256'): export again" in error

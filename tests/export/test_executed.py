@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.candidates import in_onnxruntime as candidate_in_onnxruntime
-from export.compare import feeds_of
 from export.executed import NotRunHere, compile_for_openvino, in_onnxruntime, in_openvino, openvino_core
 from export.graphs import VAE_DECODER, random_inputs
+from export.onnx.run import feeds_of
+from export.parity.candidates import in_onnxruntime as candidate_in_onnxruntime
 from support.capabilities import onnxruntime_fp16, openvino_bf16
 from support.common import run_python
 

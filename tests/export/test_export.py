@@ -12,11 +12,12 @@ from onnx.shape_inference import infer_shapes
 
 from export import repository
 from export.__main__ import main
-from export.compare import ParityError, compare, cpu_session
+from export.compare import ParityError
 from export.configs import ConfigMismatch, check_configs
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
+from export.onnx.run import compare_onnx, cpu_session
+from export.onnx.write import export_onnx
 from export.precision import reduced_precision
-from export.to_onnx import export_onnx
 from support.common import ROOT
 from training.checkpoint import CheckpointError, Snapshot, save_snapshot
 from training.files import sha256
@@ -29,17 +30,17 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 @pytest.mark.parametrize("rows", [1, 4])
 def test_onnx_is_pytorch(graph, rows: int, small_snapshot, small_repository) -> None:
-    parity = compare(graph, graph.build(small_snapshot), small_repository / graph.name / "1" / "model.onnx", rows)
+    parity = compare_onnx(graph, graph.build(small_snapshot), small_repository / graph.name / "1" / "model.onnx", rows)
     assert parity.relative_l2 < 5e-5
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 def test_reduced_onnx_is_pytorch(graph, small_snapshot, small_repository) -> None:
     path = small_repository / graph.name / "1" / "model.fp16.onnx"
-    parity = compare(graph, graph.build(small_snapshot), path, rows=2, precision="fp16")
+    parity = compare_onnx(graph, graph.build(small_snapshot), path, rows=2, precision="fp16")
     assert 1e-4 < parity.relative_l2 < 5e-3
-    with pytest.raises(ParityError, match="allowed for fp32 are 5e-05"):
-        compare(graph, graph.build(small_snapshot), path, rows=1)
+    with pytest.raises(ParityError, match="allowed for fp32: 5e-05"):
+        compare_onnx(graph, graph.build(small_snapshot), path, rows=1)
 
 
 def test_what_a_reduced_graph_computes_in_float32(small_snapshot, small_repository, tmp_path: Path) -> None:
@@ -77,13 +78,13 @@ def test_parity_finds_other_weights(small_snapshot, small_repository) -> None:
     with torch.no_grad():
         next(module.parameters()).mul_(1.001)
     with pytest.raises(ParityError, match="unet: ONNX differs from float32"):
-        compare(UNET, module, small_repository / "unet" / "1" / "model.onnx")
+        compare_onnx(UNET, module, small_repository / "unet" / "1" / "model.onnx")
 
 
 def test_parity_on_untrained_weights_proves_nothing_and_says_so(small_snapshot, small_repository) -> None:
     fresh = Snapshot(small_snapshot.config, {}, build_unet(small_snapshot.config.unet).state_dict())
     with pytest.raises(ParityError, match="all zero"):
-        compare(UNET, UNET.build(fresh), small_repository / "unet" / "1" / "model.onnx")
+        compare_onnx(UNET, UNET.build(fresh), small_repository / "unet" / "1" / "model.onnx")
 
 
 def test_mixed_timesteps_are_those_of_single_calls(small_repository) -> None:
@@ -183,10 +184,10 @@ def test_weights_in_place_take_the_plans_of_others_away(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_is_wrong(small_snapshot, tmp_path: Path, capsys) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main(["repository", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "snapshot.json does not exist" in error
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder), tmp_path)
-    assert main([str(tmp_path), "--into", str(tmp_path / "out")]) == 1
+    assert main(["repository", str(tmp_path), "--into", str(tmp_path / "out")]) == 1
     assert "training.train_diffusion" in capsys.readouterr().err.splitlines()[-1]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from export import check, repository
+from export import repository
 from export.__main__ import main
-from export.compare import cpu_session, feeds_of
 from export.configs import STEPS_TEMPLATES, ConfigMismatch, check_configs, parse_config, profiles, write_steps_configs
 from export.graphs import random_inputs, unet_steps
+from export.onnx.run import cpu_session, feeds_of
 from export.repository import Extras, RepositoryError, export_repository
-from export.to_tensorrt import BuildOptions
+from export.tensorrt.build import BuildOptions
 from server.process import TritonServer
 from support.serving import tensors
 from training.files import sha256
@@ -43,7 +43,7 @@ def test_when_a_repository_gets_several_steps(extras: Extras, steps: int) -> Non
 
 def test_steps_that_no_call_has() -> None:
     for steps in (0, 51):
-        with pytest.raises(RepositoryError, match=rf"steps in a call are {steps}; they must be 1 to 50"):
+        with pytest.raises(RepositoryError, match=rf"--steps-per-call is {steps}; it must be 1 to 50"):
             Extras(steps_per_call=steps)
 
 
@@ -111,7 +111,7 @@ def test_what_a_repository_says_of_its_steps(steps_repository: Path, small_repos
     "profile", [name for name in profiles(STEPS_TEMPLATES) if name not in ("default", "mixed_gpus")]
 )
 def test_every_profile_without_plans_is_there(steps_repository: Path, profile: str) -> None:
-    assert check.main([str(steps_repository), "--profile", profile]) == 0
+    assert main(["check", str(steps_repository), "--profile", profile]) == 0
 
 
 @pytest.mark.slow
@@ -119,14 +119,14 @@ def test_the_preflight_knows_several_steps(
     steps_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(steps_repository, tmp_path / "repository")
-    assert check.main([str(folder), "--profile", "default"]) == 1
+    assert main(["check", str(folder), "--profile", "default"]) == 1
     assert "unet_steps/1/model.plan: missing, and profile 'default' serves it" in capsys.readouterr().err
     write_steps_configs(folder / "unet_steps", 4)
     manifest = json.loads((folder / "manifest.json").read_text())
     for path in (folder / "unet_steps").rglob("*.pbtxt"):
         manifest["sha256"][str(path.relative_to(folder))] = sha256(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert check.main([str(folder)]) == 1
+    assert main(["check", str(folder)]) == 1
     assert "model.json: steps_per_call is 5, but unet_steps has 4: export again" in capsys.readouterr().err
 
 
@@ -141,20 +141,20 @@ def test_in_place_it_comes_and_goes(small_snapshot, tmp_path: Path, monkeypatch:
     export_repository(small_snapshot, source, "small", extras=Extras(torch="fp32", with_onnx=False, steps_per_call=3))
     check_configs(unet_steps(3), source / "unet_steps")
     assert json.loads((source / "mri_ldm" / "1" / "model.json").read_text())["steps_per_call"] == 3
-    assert check.main([str(source)]) == 0
+    assert main(["check", str(source)]) == 0
     without = Extras(torch="fp32", with_onnx=False, steps_per_call=1)
     export_repository(small_snapshot, tmp_path / "copy", "small", extras=without)
     assert not (tmp_path / "copy" / "unet_steps").exists()
     export_repository(small_snapshot, source, "small", extras=without)
     assert not (source / "unet_steps").exists()
-    assert check.main([str(source)]) == 0
+    assert main(["check", str(source)]) == 0
 
 
 @pytest.mark.slow
 def test_the_command_for_a_repository_takes_plans_only(
     steps_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(steps_repository), "--tensorrt-rtx", "fp32", "--steps-per-call", "2"]) == 1
+    assert main(["repository", str(steps_repository), "--tensorrt-rtx", "fp32", "--steps-per-call", "2"]) == 1
     assert "it takes plans only" in capsys.readouterr().err
 
 

@@ -14,10 +14,10 @@ from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 
 from benchmarks.harness.weights import load_weights
-from export.fewer_kernels import TabledBlock, with_fewer_kernels
 from export.graphs import GRAPHS, UNET, VAE_DECODER, Denoiser, Graph, random_inputs
 from export.precision import reduced_precision
-from export.to_torch import export_torch
+from export.torch.fewer_kernels import TabledBlock, with_fewer_kernels
+from export.torch.program import export_torch
 from training.networks import build_unet, randomize_zero_tensors
 
 VIEWS = {

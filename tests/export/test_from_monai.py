@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from export import from_monai, to_monai
+from export.__main__ import main
 from export.graphs import UNET, VAE_DECODER, random_inputs
-from export.monai_weights import BUNDLE_FILES, bundle_files, load_monai
-from support.common import ROOT, run_python
+from export.monai.weights import BUNDLE_FILES, bundle_files, load_monai
+from support.common import ROOT
 from training import reconstruct, sample, train_diffusion
 from training.checkpoint import Snapshot, load_snapshot, save_snapshot
 from training.config import load_config
@@ -30,7 +30,7 @@ AUTOENCODER_FILE, UNET_FILE = (str(LEGACY / name) for name in BUNDLE_FILES.value
 
 def written(*arguments: object, config: Path = CONFIG) -> Snapshot:
     """What the command writes, read as everything reads it; `--out` comes last."""
-    assert from_monai.main([*map(str, arguments[:-1]), "--config", str(config), "--out", str(arguments[-1])]) == 0
+    assert main(["from-monai", *map(str, arguments[:-1]), "--config", str(config), "--out", str(arguments[-1])]) == 0
     return load_snapshot(Path(str(arguments[-1])))
 
 
@@ -64,7 +64,7 @@ def test_files_and_a_bundle_folder_become_the_same_snapshot(whole: Path, tmp_pat
 
 def test_to_monai_and_back_gives_the_same_images(whole: Path, tmp_path: Path) -> None:
     """The scale factor is in the weights by then, so the images agree and the tensors do not."""
-    assert to_monai.main([str(whole), "--out", str(tmp_path), "--layout", "monai-1.4"]) == 0
+    assert main(["to-monai", str(whole), "--out", str(tmp_path), "--layout", "monai-1.4"]) == 0
     first, again = load_snapshot(whole), written(tmp_path, "--scale-factor", 1, tmp_path / "again")
     assert not same_weights(first, again)
     latent, timesteps = random_inputs(UNET, rows=1, seed=6)
@@ -119,29 +119,19 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(small_snapshot, tmp_pa
         (["--autoencoder", AUTOENCODER_FILE, "--scale-factor", 1, *small], "without a UNet"),
         (["--autoencoder", UNET_FILE, *small], "(autoencoder) does not fit"),
         (["--autoencoder", tmp_path / "none.pt", *small], "none.pt"),
-        ([tmp_path / "empty"], "model_autoencoder.pt: not there"),
+        ([tmp_path / "empty"], "model_autoencoder.pt: missing"),
         ([tmp_path / "snapshot"], "is no folder of a MONAI bundle"),
         ([AUTOENCODER_FILE], "is no folder of a MONAI bundle"),
         ([LEGACY, "--config", "no"], "no configuration 'no'"),
     ]
     for arguments, message in wrong:
-        assert from_monai.main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 1
+        assert main(["from-monai", *map(str, arguments), "--out", str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    assert from_monai.main([str(LEGACY), "--out", str(tmp_path / "snapshot")]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert main(["from-monai", str(LEGACY), "--out", str(tmp_path / "snapshot")]) == 1
+    assert "exists already" in capsys.readouterr().err
     for usage in ([], [str(LEGACY), "--autoencoder", AUTOENCODER_FILE], [str(LEGACY), "--unet", UNET_FILE]):
         with pytest.raises(SystemExit, match="2"):
-            from_monai.main([*usage, "--out", str(tmp_path / "out")])
-
-
-def test_help_needs_no_torch() -> None:
-    code = """import sys; from export import from_monai
-try: from_monai.main(["--help"])
-finally: print({"torch", "monai"} & set(sys.modules))"""
-    result = run_python("-c", code)
-    assert result.stdout.startswith("usage: python -m export.from_monai")
-    assert result.stdout.endswith("set()\n")
-    assert "--autoencoder FILE" in result.stdout
+            main(["from-monai", *usage, "--out", str(tmp_path / "out")])

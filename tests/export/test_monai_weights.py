@@ -17,10 +17,11 @@ import tritonclient.grpc as triton
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from safetensors.torch import load_file
 
-from export import __main__ as command
-from export import monai_weights, to_monai
+from export.__main__ import main
 from export.graphs import UNET, VAE_DECODER, random_inputs
-from export.monai_weights import BUNDLE_FILES, Layout, bundle_files, convert, load_monai, save_monai, shapes
+from export.monai import weights
+from export.monai.layouts import Layout, convert, in_layout, shapes
+from export.monai.weights import BUNDLE_FILES, bundle_files, load_monai, save_monai
 from server.process import TritonServer
 from support.common import ROOT, run_python
 from support.serving import infer
@@ -154,10 +155,10 @@ def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> 
     with pytest.raises(CheckpointError, match=r"--scale-factor .*'scale factor: \.\.\.', or with 1\.0"):
         load_monai(files, SMALL)
     md5 = {stage: record["monai"]["md5"] for stage, record in load_monai(files, SMALL, 0.5).history.items()}
-    monkeypatch.setitem(monai_weights.PUBLISHED_MD5, "unet", md5["diffusion"])
+    monkeypatch.setitem(weights.PUBLISHED_MD5, "unet", md5["diffusion"])
     with pytest.raises(CheckpointError, match="not the two published files"):
         load_monai(files, SMALL)
-    monkeypatch.setitem(monai_weights.PUBLISHED_MD5, "autoencoder", md5["autoencoder"])
+    monkeypatch.setitem(weights.PUBLISHED_MD5, "autoencoder", md5["autoencoder"])
     snapshot = load_monai(files, SMALL)
     assert snapshot.scale_factor == 1.0
     record = snapshot.history["diffusion"]["monai"]
@@ -202,7 +203,7 @@ def test_old_layouts_are_written_as_the_old_classes_wrote_them(folder: Path, lay
     snapshot = load_monai(bundle_files(folder), SMALL, scale_factor=1.0)
     for path, state in zip(bundle_files(folder).values(), (snapshot.autoencoder, snapshot.unet), strict=True):
         original = torch.load(path, weights_only=True)
-        written = monai_weights.in_layout(state, layout)
+        written = in_layout(state, layout)
         assert {key: tensor.shape for key, tensor in written.items()} == {k: t.shape for k, t in original.items()}
         same = {key for key in original if torch.equal(written[key], original[key])}
         assert all("proj" in key for key in original.keys() - same)
@@ -211,7 +212,7 @@ def test_old_layouts_are_written_as_the_old_classes_wrote_them(folder: Path, lay
 def test_writing_keeps_what_is_there(trained, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").write_text("a download of an hour")
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         save_monai(trained, tmp_path)
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.pt"]
     with pytest.raises(CheckpointError, match="holds no UNet"):
@@ -222,10 +223,10 @@ def test_writing_keeps_what_is_there(trained, tmp_path: Path) -> None:
 def test_a_bundle_folder_is_served(tmp_path: Path, capsys) -> None:
     """As a user types it. MONAI's own loader of the old layout and scheduler make the images to compare with."""
     into = tmp_path / "repository"
-    arguments = [str(LEGACY), "--config", str(DATA / "monai_small.toml"), "--into", str(into)]
-    assert command.main(arguments) == 1
+    arguments = ["repository", str(LEGACY), "--config", str(DATA / "monai_small.toml"), "--into", str(into)]
+    assert main(arguments) == 1
     assert "give --scale-factor" in capsys.readouterr().err
-    assert command.main([*arguments, "--scale-factor", "0.6"]) == 0
+    assert main([*arguments, "--scale-factor", "0.6"]) == 0
     manifest = json.loads((into / "manifest.json").read_text())
     assert manifest["scale_factor"] == 0.6
     assert manifest["training"]["history"]["autoencoder"]["monai"]["file"] == "model_autoencoder.pt"
@@ -255,19 +256,19 @@ def test_the_commands_say_what_is_wrong(trained, tmp_path: Path, capsys) -> None
         (["--autoencoder", one, "--unet", one, "--config", "no"], "no configuration 'no'"),
     ]
     for arguments, message in wrong:
-        assert command.main([*map(str, arguments), "--into", str(tmp_path / "out")]) == 1
+        assert main(["repository", *map(str, arguments), "--into", str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
     for usage in ([], [str(one), "--autoencoder", str(one), "--unet", str(one)], ["--autoencoder", str(one)]):
         with pytest.raises(SystemExit, match="2"):
-            command.main(usage)
+            main(["repository", *usage])
     assert not (tmp_path / "out").exists()
 
-    out = [str(tmp_path / "snapshot"), "--out", str(tmp_path / "new")]
-    assert to_monai.main(out) == 0
+    out = ["to-monai", str(tmp_path / "snapshot"), "--out", str(tmp_path / "new")]
+    assert main(out) == 0
     assert "unet.channels = (4, 8, 8)" in capsys.readouterr().out
-    assert to_monai.main(out) == 1
-    assert "is there already" in capsys.readouterr().err
-    help_text = run_python("-m", "export.to_monai", "--help").stdout
+    assert main(out) == 1
+    assert "exists already" in capsys.readouterr().err
+    help_text = run_python("-m", "export", "to-monai", "--help").stdout
     assert all(layout in help_text for layout in get_args(Layout))

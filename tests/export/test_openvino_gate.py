@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.openvino_gate import PRECISIONS, limits, main, table
+from export.__main__ import main
+from export.parity.gate import table
+from export.parity.limits import PRECISIONS, missed_limits
 from support.capabilities import openvino_bf16
 from support.common import ROOT
 from training.checkpoint import Snapshot, save_snapshot
@@ -30,7 +32,7 @@ def real(tmp_path_factory) -> Path:
 
 def run(snapshot: Path, repository: Path, real: Path, features: Path, *more: str) -> int:
     short = ["--seeds", "20", "--steps", "2", "--batch", "10", "--features", str(features)]
-    return main([str(snapshot), str(repository), "--real", str(real), *short, *more])
+    return main(["gate", str(snapshot), str(repository), "--real", str(real), *short, *more])
 
 
 @pytest.mark.slow
@@ -43,6 +45,7 @@ def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     """
     status = run(snapshot, small_repository, real, snapshot, "--out", str(tmp_path / "gate.json"))
     record, output = json.loads((tmp_path / "gate.json").read_text()), capsys.readouterr()
+    assert record["machine"]["processor"]
     full, *reduced = record["results"]
     assert (record["seeds"], record["steps"], record["real_slices"]) == (20, 2, 20)
     assert full["precision"] == "fp32"
@@ -96,7 +99,7 @@ def test_other_weights_miss_it(small_snapshot, snapshot, small_repository, real,
     ],
 )
 def test_each_limit_is_held(images, change, message) -> None:
-    problems = limits(images, change)
+    problems = missed_limits(images, change)
     assert len(problems) == (message is not None)
     assert not message or problems[0].startswith(message)
 

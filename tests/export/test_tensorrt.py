@@ -14,15 +14,16 @@ import tensorrt_rtx
 import torch
 from onnx import TensorProto, helper
 
-from export import check, plans
 from export.__main__ import main
-from export.compare import ParityError, cpu_session, run_all
+from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER, unet_steps
+from export.onnx.run import cpu_session, run_all
+from export.onnx.unroll import unroll
+from export.onnx.write import export_onnx
 from export.precision import DTYPES, reduced_precision
 from export.repository import Extras, RepositoryError, add_to_repository, export_repository
-from export.to_onnx import export_onnx
-from export.to_tensorrt import BuildOptions, Plan, PlanError, build_plan
-from export.unroll import unroll
+from export.tensorrt import plans
+from export.tensorrt.build import BuildOptions, Plan, PlanError, build_plan
 from support.common import ROOT
 from training.files import sha256
 
@@ -53,7 +54,7 @@ def test_a_real_engine_of_each_network_of_the_demo_weights_described(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(ROOT / "model_repository", tmp_path / "repository")
-    assert main([str(folder), "--tensorrt-rtx", "fp32", "--optimization-level", "0"]) == 0
+    assert main(["repository", str(folder), "--tensorrt-rtx", "fp32", "--optimization-level", "0"]) == 0
     printed = capsys.readouterr().out
     for line in (
         "input  latent FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
@@ -66,7 +67,7 @@ def test_a_real_engine_of_each_network_of_the_demo_weights_described(
     for graph in GRAPHS:
         version = folder / graph.name / "1"
         assert (version / "model.plan").stat().st_size > (version / "model.onnx").stat().st_size
-    assert check.main([str(folder)]) == 0
+    assert main(["check", str(folder)]) == 0
 
 
 def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_plans_of_a_repository_with_several_steps(steps_repository, tmp_path: Pa
     stamp = json.loads((folder / "manifest.json").read_text())["plans"][-1]
     assert (stamp["model"], stamp["file"]) == ("unet_steps", "unet_steps/1/model.plan")
     assert stamp["onnx_sha256"] == sha256(folder / "unet_steps" / "1" / "model.onnx")
-    assert check.main([str(folder), "--profile", "default"]) == 0
+    assert main(["check", str(folder), "--profile", "default"]) == 0
 
 
 @pytest.mark.parametrize("wrong", ["next_latent", "next_estimate", "estimates"])
@@ -122,8 +123,8 @@ def test_the_gate_holds_every_output(steps_repository, wrong: str) -> None:
         ]
 
     with pytest.raises(ParityError, match=rf"unet_steps: the plan, 1 rows, {wrong} differs from float32 by 1\.0\de-03"):
-        plans.gate(graph, path, run, "fp32")
-    assert plans.gate(graph, path, lambda inputs: run_all(graph, session, inputs), "fp32").max_abs == 0
+        plans.require_plan_parity(graph, path, run, "fp32")
+    assert plans.require_plan_parity(graph, path, lambda inputs: run_all(graph, session, inputs), "fp32").max_abs == 0
 
 
 def test_plans_are_stamped(built) -> None:
@@ -220,7 +221,7 @@ def test_without_a_gpu_tensorrt_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = contents(repository)
-    assert main([str(repository), "--tensorrt", "fp16"]) == 1
+    assert main(["repository", str(repository), "--tensorrt", "fp16"]) == 1
     message = capsys.readouterr().err
     assert "trtexec" in message
     assert "--tensorrt-rtx builds without a GPU" in message
@@ -228,8 +229,8 @@ def test_without_a_gpu_tensorrt_says_what_to_do(
 
 
 def test_options_that_make_no_sense(repository, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(repository)]) == 1
+    assert main(["repository", str(repository)]) == 1
     assert "it takes plans only" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([str(repository), "--tensorrt-rtx", "fp16", "--version-compatible"])
+        main(["repository", str(repository), "--tensorrt-rtx", "fp16", "--version-compatible"])
     assert "are for --tensorrt" in capsys.readouterr().err

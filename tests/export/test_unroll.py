@@ -11,10 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.compare import ParityError, cpu_session, feeds_of, hold_all, run_all
+from export.compare import ParityError, require_parity_of_outputs
 from export.graphs import random_inputs, unet_steps
-from export.steps import add_steps, onnx_network, stepped
-from export.unroll import unroll
+from export.onnx.run import cpu_session, feeds_of, run_all
+from export.onnx.steps import add_steps, onnx_network, stepped
+from export.onnx.unroll import unroll
 from mri_ldm.samplers import IDENTITY, NoiseSchedule, SamplerTable, advance, sampler_table
 from support.common import ROOT
 
@@ -143,11 +144,11 @@ def test_the_gate_finds_each_wrong_output(unrolled: dict[int, Unrolled]) -> None
     graph = unet_steps(2)
     inputs = random_inputs(graph, rows=2, seed=1)
     reference, answer = stepped(onnx_network(UNET), inputs), run_all(graph, unrolled[2].session, inputs)
-    assert hold_all("unrolled", graph, reference, answer, "fp32").relative_l2 < 1e-5
+    assert require_parity_of_outputs("unrolled", graph, reference, answer, "fp32").relative_l2 < 1e-5
     for number, spec in enumerate(graph.outputs):
         wrong = [array * (1.001 if number == k else 1) for k, array in enumerate(answer)]
         with pytest.raises(ParityError, match=f"unrolled {spec.name} differs from float32"):
-            hold_all("unrolled", graph, reference, wrong, "fp32")
+            require_parity_of_outputs("unrolled", graph, reference, wrong, "fp32")
 
 
 def test_reduced_files_keep_latents_in_float32(small_snapshot, small_repository: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from benchmarks.harness.machine import shared_bytes
 from brats_ldm_client import Client, Progress
 from reliability.memory import anonymous_bytes
 from server.channel import connect
+from server.proc import children
 from server.process import TritonServer
-from server.remains import children
 from support.common import ROOT, heed_signals
 from support.faulty_networks import order
 from support.serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle

@@ -14,7 +14,8 @@ from types import TracebackType
 
 from server.health import listening
 from server.ports import free_port
-from server.remains import SHARED_MEMORY, alive, children, model_of
+from server.proc import alive, children, model_of
+from server.regions import SHARED_MEMORY
 from support.common import ROOT, heed_signals
 
 PATIENCE = 60.0

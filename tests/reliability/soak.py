@@ -21,8 +21,8 @@ from brats_ldm_client import Client, Generation, Progress, ServerUnavailable
 from mri_ldm.request import RowParameters
 from reliability.memory import anonymous_bytes
 from server.channel import connect
+from server.proc import children, model_of
 from server.process import TritonServer
-from server.remains import children, model_of
 from support.serving import infer, start, wait_until_idle
 from support.toy_pipeline import Reference, write_pipeline
 

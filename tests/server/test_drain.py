@@ -110,8 +110,8 @@ def test_a_front_model_is_not_ready_while_it_drains(model: Drain, tmp_path: Path
     assert front.is_ready() is True
     (tmp_path / "drain").touch()
     assert front.is_ready() is False
-    for name in ("model", "responder", "networks", "metrics"):
-        sys.modules.pop(f"mri_ldm.{name}", None)
+    for name in ("model", "mri_ldm.reply", "mri_ldm.responder", "mri_ldm.networks", "mri_ldm.metrics"):
+        sys.modules.pop(name, None)
     backends = list((ROOT / "server" / "backends").glob("*/model.py"))
     assert len(backends) == 4
     assert not [path for path in backends if "def is_ready" in path.read_text()], "every call of it would ask"

@@ -106,6 +106,6 @@ def test_everything_names_the_same_pythons() -> None:
     assert set(re.findall(r"Python (3\.\d+) to (3\.\d+)", script)) == {(low, high)}
     readme, project = ((ROOT / name).read_text() for name in ("README.md", "pyproject.toml"))
     assert f"Server, training and tests need Python {low} to {high}" in readme
-    assert f"All of these are for Python {low} to {high}" in project
+    assert f"All are for Python {low} to {high}" in project
     newest = re.findall(r"The client runs on Python 3\.10 to 3\.(\d+)", readme)[0]
     assert f'requires-python = ">=3.10,<3.{int(newest) + 1}"' in project

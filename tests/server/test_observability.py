@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 SLOW = 0.05
 LIMITS = {"max_rows_in_flight": 4, "max_rows_waiting": 4, "network_timeout": 2}
-OUR_LINE = re.compile(r'[EWI]\d{4} \S+ \d+ (?:responder|model|metrics|networks|batcher)\.py:\d+\] "(.*)"$')
+OUR_LINE = re.compile(r'[EWI]\d{4} \S+ \d+ (?:reply|model|metrics|networks|batcher)\.py:\d+\] "(.*)"$')
 # Triton's threads now and then print a line before the newline of another's.
 RUN_TOGETHER = re.compile(r'(?<=")(?=[EWI]\d{4} \d\d:\d\d:)')
 
@@ -245,7 +245,7 @@ def test_each_line_names_the_request(raw, server, repository) -> None:
 @pytest.mark.parametrize(
     "request_id",
     [
-        "a\nE1123 00:00:00.000000 1 responder.py:1] \"mri_ldm, request 'b': forged\"",
+        "a\nE1123 00:00:00.000000 1 reply.py:1] \"mri_ldm, request 'b': forged\"",
         "a\r\x1b[2J\x1b[31mred\x7f\x08",
         "a\u202eright to left\u2028next line\u0085next",
         "x" * 5000,

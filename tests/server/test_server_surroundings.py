@@ -20,7 +20,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from reliability.launched import PATIENCE, Launched
-from server import ports, room
+from server import ports, resources
 from server.assemble import backends_folder, check_model_names, environment, plain
 from server.errors import ServerError
 from server.find import Installation, find
@@ -96,16 +96,19 @@ def test_hosts_are_resolved_and_written_as_each_part_wants_them() -> None:
     ("check", "message"),
     [
         (
-            lambda folder: room.check_shared_memory(folder, 2**60),
+            lambda folder: resources.check_shared_memory(folder, 2**60),
             r"has \d+ MB left, and a server needs .*--shm-size=1g",
         ),
-        (lambda folder: room.check_shared_memory(folder / "absent"), "absent, where Triton's processes exchange"),
-        (lambda folder: room.check_temporary(2**60), r"for temporary files, has \d+ MB left.* set TMPDIR"),
+        (lambda folder: resources.check_shared_memory(folder / "absent"), "absent, where Triton's processes exchange"),
+        (lambda folder: resources.check_temporary(2**60), r"for temporary files, has \d+ MB left.* set TMPDIR"),
         (
-            lambda folder: room.check_runs_programs(folder / "program"),
+            lambda folder: resources.check_runs_programs(folder / "program"),
             r"\(mounted noexec\?\), and Triton's stub must: set TMPDIR",
         ),
-        (lambda folder: room.check_descriptors(64), r"64 files may be open at once \(ulimit -n\).* ulimit -n 1024"),
+        (
+            lambda folder: resources.check_descriptors(64),
+            r"64 files may be open at once \(ulimit -n\).* ulimit -n 1024",
+        ),
     ],
 )
 def test_too_little_room_is_one_line(tmp_path: Path, check: Callable[[Path], None], message: str) -> None:
@@ -117,22 +120,22 @@ def test_too_little_room_is_one_line(tmp_path: Path, check: Callable[[Path], Non
 def test_enough_room_is_no_error(tmp_path: Path) -> None:
     (program := tmp_path / "program").write_text("")
     program.chmod(0o755)
-    room.check_runs_programs(program)
-    room.check_shared_memory(tmp_path, 1)
-    room.check_temporary(1)
-    room.check_descriptors(resource.RLIM_INFINITY)
+    resources.check_runs_programs(program)
+    resources.check_shared_memory(tmp_path, 1)
+    resources.check_temporary(1)
+    resources.check_descriptors(resource.RLIM_INFINITY)
 
 
 def test_no_folder_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/absent"])
     with pytest.raises(ServerError, match=r"No usable temporary directory found in .* set TMPDIR"):
-        room.check_temporary()
+        resources.check_temporary()
 
 
 def test_a_folder_for_temporary_files_that_has_gone_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cleaned"))
-    room.check_temporary()
+    resources.check_temporary()
     assert tempfile.gettempdir() != str(tmp_path / "cleaned")
 
 

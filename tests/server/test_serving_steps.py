@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 
 from benchmarks.harness.wire import counts
 from brats_ldm_client import Client, Generation, Progress
-from export.compare import cpu_session
+from export.onnx.run import cpu_session
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 from server.process import TritonServer

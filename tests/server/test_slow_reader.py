@@ -18,8 +18,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from brats_ldm_client import Client, Generation, Progress
 from reliability.memory import anonymous_bytes
+from server.proc import children
 from server.process import TritonServer
-from server.remains import children
 from support.faulty_networks import order, write_faulty
 from support.serving import infer, scrape, tensors, wait_until_idle
 

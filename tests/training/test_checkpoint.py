@@ -187,7 +187,7 @@ def test_the_state_before_a_torn_one_takes_its_place(tmp_path, capsys, monkeypat
         assert line.endswith("from the state before it, of iteration 2; what came after is trained again\n")
         assert path.read_bytes() == before.read_bytes()
         if links:
-            (tmp_path / "state_before.pt.tmp").hardlink_to(path)
+            (tmp_path / f".state_before.pt.{size:08x}.tmp").hardlink_to(path)
         save_state({"iteration": 3}, path)
         assert (load_state(path), load_state(before)) == ({"iteration": 3}, {"iteration": 2})
     path.write_bytes(b"")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from support.common import PHANTOM_SEED
-from training.phantom import NOTICE, TASK, smooth_field, write_dataset
+from training.phantom import NOTICE, TASK, write_dataset
+from training.phantom_volume import smooth_field
 
 pytestmark = pytest.mark.slow
 
@@ -114,9 +115,9 @@ def test_same_seed_same_bytes_and_a_shorter_run_is_a_prefix(folder, tmp_path):
 
 
 def test_complete_volumes_are_not_made_again(folder, monkeypatch):
-    monkeypatch.setattr("training.phantom.make_volume", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("training.phantom_volume.make_volume", lambda *_: pytest.fail("made again"))
     assert write_dataset(folder.parent, volumes=2, seed=SEED) == folder
-    monkeypatch.setattr("training.phantom.make_volume", lambda *_: 1 / 0)
+    monkeypatch.setattr("training.phantom_volume.make_volume", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # the third is missing, so this run does generate
         write_dataset(folder.parent, volumes=3, seed=SEED)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brats_ldm_client.pictures import to_display
 from training.decathlon import TASK
 from training.evaluation import slices
 from training.evaluation.slices import SliceError, read_slices
-from training.pictures import save_picture, to_display
+from training.pictures import save_picture
 
 
 def test_the_clients_files_all_hold_the_same_slice(tmp_path) -> None:

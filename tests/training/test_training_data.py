@@ -11,11 +11,12 @@ import pytest
 from monai.transforms import Compose
 
 from support.common import SMALL, both_stages, dataset, write_toml
-from training import reconstruct, slices, train_autoencoder, train_diffusion
+from training import reconstruct, train_autoencoder, train_diffusion
 from training.checkpoint import save_snapshot
 from training.config import Data
 from training.data import check_voxels, load_volume, open_volumes, volume_transforms
-from training.decathlon import TASK, DataError, describe_data
+from training.decathlon import TASK, DataError, describe_data, read_index
+from training.evaluation import slices
 
 
 def load_all(root: Path) -> None:
@@ -104,7 +105,7 @@ def test_a_list_of_volumes_that_cannot_be_used_is_named(tmp_path, content, messa
     with pytest.raises(DataError, match=rf"dataset\.json.* {message}"):
         load_all(root)
     with pytest.raises(DataError, match=message):
-        describe_data(root)
+        describe_data(read_index(root))
 
 
 def spoil_first(root: Path, section: str) -> Path:
@@ -197,7 +198,7 @@ def test_the_memory_estimate_counts_what_autograd_keeps() -> None:
     """Linear, ReLU, square: the input is no parameter and is kept, the weight is not counted, and so on by hand."""
     import torch
 
-    from training.plan import bytes_for_backward
+    from training.dry_run import bytes_for_backward
 
     network = torch.nn.Linear(10, 20)
     x = torch.randn(5, 10)

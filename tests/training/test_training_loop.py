@@ -154,9 +154,9 @@ def test_a_diverging_run_stops_and_keeps_the_batch(tiny, small_data, tmp_path) -
 
 @pytest.mark.slow
 def test_validation_chooses_the_best_and_ends_a_run_that_no_longer_learns(tiny, small_data, tmp_path) -> None:
-    config = both_stages(tiny, validate_every=1, patience=2, validation_volumes=1, epochs=9, learning_rate=0.0)
+    config = both_stages(tiny, validate_every=1, patience=2, validation_volumes=1, epochs=9, learning_rate=1e-30)
     snapshot = train_autoencoder.train(config, small_data, tmp_path / "1")
-    # Nothing is learnt at a rate of 0: the first validation is the best, and two more end the run.
+    # Nothing is learnt at a rate of 1e-30: the first validation is the best, and two more end the run.
     assert load_snapshot(snapshot).history["autoencoder"]["iterations"] == 3
     train_autoencoder.train(config, small_data, tmp_path / "1")  # the same command finds nothing left to do
     assert load_snapshot(snapshot).history["autoencoder"]["iterations"] == 3

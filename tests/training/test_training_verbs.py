@@ -15,14 +15,13 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from brats_ldm_client._png import picture
+from brats_ldm_client.pictures import to_display
 from mri_ldm.noise import standard_normal
 from support.common import run_python
-from training import plot, reconstruct, sample
+from training import curves, plot, reconstruct, sample
 from training.checkpoint import save_snapshot
 from training.metrics import ms_ssim, reconstruction_metrics
 from training.networks import build_autoencoder
-from training.pictures import to_display
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +32,10 @@ def snapshot_folder(small_snapshot, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["plot", "reconstruct", "sample"])
-def test_help_needs_neither_torch_nor_matplotlib(verb: str) -> None:
+def test_help_needs_no_large_library(verb: str) -> None:
     code = f"""import sys; from training import {verb} as verb
 try: verb.main(["--help"])
-finally: print({{"torch", "monai", "matplotlib", "tensorboard"}} & set(sys.modules))"""
+finally: print({{"numpy", "torch", "monai", "matplotlib", "tensorboard"}} & set(sys.modules))"""
     result = run_python("-c", code)
     assert result.stdout.startswith(f"usage: python -m training.{verb}")
     assert result.stdout.endswith("set()\n")
@@ -74,7 +73,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path, start: int | None) -> None:
     """A zigzag in the curve: the steps between the last saved state and the cut are written twice."""
     write_events(tmp_path, {"l1": dict.fromkeys(range(9), 1.0)}, suffix=".1")
     write_events(tmp_path, {"l1": dict.fromkeys(range(5, 7), 2.0)}, start, suffix=".2")
-    steps, values = plot.read_scalars(tmp_path)["l1"]
+    steps, values = curves.read_scalars(tmp_path)["l1"]
     # A session that says where it starts also takes back what came after.
     assert steps.tolist() == list(range(9 if start is None else 7))
     assert values.tolist() == [1.0] * 5 + [2.0] * 2 + [1.0] * (2 if start is None else 0)
@@ -83,22 +82,23 @@ def test_a_resumed_run_has_each_step_once(tmp_path, start: int | None) -> None:
 def test_no_value_is_dropped_from_a_long_run(tmp_path) -> None:
     """TensorBoard's reader keeps a random 10,000 values of a tag unless told otherwise."""
     write_events(tmp_path, {"l1": dict.fromkeys(range(10_500), 1.0)})
-    assert len(plot.read_scalars(tmp_path)["l1"][0]) == 10_500
+    assert len(curves.read_scalars(tmp_path)["l1"][0]) == 10_500
 
 
 def test_the_running_mean_is_centred() -> None:
     values = np.random.default_rng(0).normal(size=50)
     expected = [values[max(0, i - 3) : i + 4].mean() for i in range(50)]
-    np.testing.assert_allclose(plot.running_mean(values, 7), expected, atol=1e-12)
-    np.testing.assert_allclose(plot.running_mean(values, 1), values, atol=1e-12)
+    np.testing.assert_allclose(curves.running_mean(values, 7), expected, atol=1e-12)
+    np.testing.assert_allclose(curves.running_mean(values, 1), values, atol=1e-12)
 
 
 def test_panels_show_each_scalar_as_what_it_is() -> None:
     steps = np.arange(1000)
     falling, flat = 10.0 ** (-steps / 300), 1 + 0.1 * np.sin(steps)
     skipped = np.where(steps == 500, np.inf, flat)
-    curves = {"learning_rate": flat, "validation/psnr": flat, "grad_norm": skipped, "kl": flat, "l1": falling}
-    figure = plot.draw({"a": {tag: (steps, values) for tag, values in curves.items()}, "b": {"l1": (steps, falling)}})
+    scalars = {"learning_rate": flat, "validation/psnr": flat, "grad_norm": skipped, "kl": flat, "l1": falling}
+    first = {tag: (steps, values) for tag, values in scalars.items()}
+    figure = curves.draw({"a": first, "b": {"l1": (steps, falling)}})
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     assert list(panels) == ["l1", "kl", "grad_norm", "validation/psnr", "learning_rate"]
     assert {tag: axes.get_yscale() for tag, axes in panels.items()} == dict.fromkeys(panels, "linear") | {"l1": "log"}
@@ -267,7 +267,7 @@ def test_sampled_images_are_the_served_ones(client, snapshot_folder, tmp_path) -
         assert entry["sha256"] == hashlib.sha256((out / entry["file"]).read_bytes()).hexdigest()
         with Image.open(out / entry["file"]) as png:
             assert "SYNTHETIC" in png.text["Description"]
-            assert np.array_equal(np.asarray(png), picture(image))  # the client's orientation and window
+            assert np.array_equal(np.asarray(png), to_display(image))  # the client's orientation and window
     named = {entry["file"] for entry in document["images"]}
     assert {path.name for path in out.iterdir()} == named | {"contact_sheet.png", "images.npz", "provenance.json"}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -50,7 +51,7 @@ def _encoder(folder: Path, device: torch.device) -> Extractor:
 
 
 @torch.no_grad()
-def extract(extractor: Extractor, images: np.ndarray, device: torch.device, name: str) -> Tensor:
+def extract(extractor: Extractor, images: NDArray[np.float32], device: torch.device, name: str) -> Tensor:
     """Features float64 [n, d] on the CPU of `images`, float32 [n, H, W] in [0, 1]; `name` labels the progress bar.
 
     Raises:

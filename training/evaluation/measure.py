@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.metrics import MMDMetric
+from numpy.typing import NDArray
 from prdc import compute_prdc
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -38,7 +39,7 @@ class Evaluation:
 
     compared: dict[str, Slices]  # "real" and "synthetic", as in the next two
     features: dict[str, Tensor]
-    pairs: dict[str, np.ndarray]  # MS-SSIM
+    pairs: dict[str, NDArray[np.float32]]  # MS-SSIM
     training: Slices | None
     metrics: dict[str, tuple[float, float]]
     memorisation: Memorisation | None
@@ -122,7 +123,7 @@ def distribution_metrics(real: Tensor, synthetic: Tensor, seed: int) -> dict[str
     }
 
 
-def pair_similarity(images: np.ndarray, pairs: int, seed: int, name: str) -> np.ndarray:
+def pair_similarity(images: NDArray[np.float32], pairs: int, seed: int, name: str) -> NDArray[np.float32]:
     """MS-SSIM of random pairs of different slices of `images`, float32 [n, H, W]; [pairs]."""
     rng = np.random.default_rng(seed)
     first = rng.integers(len(images), size=pairs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import gumbel_r
 from torch import Tensor
 from tqdm import tqdm
@@ -25,8 +26,8 @@ CONTROLS = 100  # copies planted to measure what share of them is found
 class Nearest:
     """Of each of n slices the most similar slice of another folder."""
 
-    index: np.ndarray  # int64 [n], in that folder
-    similarity: np.ndarray  # float64 [n], -1 to 1
+    index: NDArray[np.int64]  # [n], in that folder
+    similarity: NDArray[np.float64]  # [n], -1 to 1
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Memorisation:
 
     training: Nearest
     held_out: Nearest
-    score: np.ndarray  # float64 [n]
+    score: NDArray[np.float64]  # [n]
     threshold: float  # of the score
-    copies: np.ndarray  # bool [n]
-    new_similarity: np.ndarray  # float64 [held-out slices]: to their nearest training slice
+    copies: NDArray[np.bool_]  # [n]
+    new_similarity: NDArray[np.float64]  # [held-out slices]: to their nearest training slice
     controls: int  # planted copies
     controls_found: int
     held_out_alarms: int  # held-out slices above the threshold that they calibrate
@@ -52,7 +53,7 @@ class Memorisation:
 class Folder:
     """Slices of one folder, ready to be compared: their spectra and descriptors."""
 
-    def __init__(self, images: np.ndarray, name: str) -> None:
+    def __init__(self, images: NDArray[np.float32], name: str) -> None:
         """images: float32 [n, H, H]; `name` is for the progress bars."""
         parts = torch.from_numpy(images).split(64)
         self.name, self.size = name, images.shape[-1]
@@ -118,7 +119,7 @@ def correlations(spectrum: Tensor, references: Tensor, size: int) -> Tensor:
     return (rows @ cross @ columns.T).real.flatten(2).amax(2)
 
 
-def plant_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def plant_copies(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Copies as a thief would hide them: flips, shifts of up to 8 pixels, gain 0.7 to 1.4, noise 0.02, cut to [0, 1].
 
     images: float32 [n, H, W] in [0, 1]; the same shape comes back.
@@ -132,7 +133,9 @@ def plant_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return copies
 
 
-def find_copies(synthetic: np.ndarray, training: np.ndarray, held_out: np.ndarray, seed: int = 0) -> Memorisation:
+def find_copies(
+    synthetic: NDArray[np.float32], training: NDArray[np.float32], held_out: NDArray[np.float32], seed: int = 0
+) -> Memorisation:
     """Compare each synthetic slice with the training and the held-out slices, all float32 [n, H, W].
 
     The held-out slices, new to the training folder, say how similar to it a new slice gets. A Gumbel distribution,
@@ -147,7 +150,7 @@ def find_copies(synthetic: np.ndarray, training: np.ndarray, held_out: np.ndarra
     null_score = _z(nulls.similarity) - typical
     threshold = float(gumbel_r(*gumbel_r.fit(null_score)).isf(FALSE_ALARM))
 
-    def search(images: np.ndarray, name: str) -> tuple[Nearest, Nearest, np.ndarray]:
+    def search(images: NDArray[np.float32], name: str) -> tuple[Nearest, Nearest, NDArray[np.float64]]:
         folder = Folder(images, name)
         ours, theirs = folder.nearest(known), folder.nearest(new)
         return ours, theirs, _z(ours.similarity) - np.maximum(_z(theirs.similarity), typical)
@@ -169,6 +172,6 @@ def find_copies(synthetic: np.ndarray, training: np.ndarray, held_out: np.ndarra
     )
 
 
-def _z(similarity: np.ndarray) -> np.ndarray:
+def _z(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fisher's transform, which gives correlations near 1 the spread of others."""
     return np.arctanh(np.clip(similarity, -1, 1 - 1e-7))

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
 
+from brats_ldm_client.pictures import to_display
 from training.evaluation.measure import Evaluation
 from training.files import whole_file
-from training.pictures import grid, to_display
+from training.pictures import grid
 
 COLOURS = {"real": "tab:blue", "synthetic": "tab:orange"}
 SHOWN = 20  # random slices of a folder, in two rows
@@ -22,7 +25,8 @@ def draw_page(evaluation: Evaluation, path: Path, seed: int) -> None:
     """Write the page as PNG, 1100 x 1400 pixels, whole or not at all; `seed` draws the samples."""
     figure = Figure(figsize=(11, 14), layout="constrained")
     FigureCanvasAgg(figure)  # needs no window system
-    samples, nearest, distributions = figure.subfigures(3, 1, height_ratios=(5, 6, 3))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(5, 6, 3))  # its type in matplotlib says one figure
+    samples, nearest, distributions = parts
     _draw_samples(samples.subplots(2, 1), evaluation, seed)
     _draw_nearest(nearest, evaluation)
     _draw_distributions(distributions.subplots(1, 3), evaluation)
@@ -39,7 +43,7 @@ def _draw_samples(panels: Sequence[Axes], evaluation: Evaluation, seed: int) -> 
         panel.axis("off")
 
 
-def _draw_nearest(figure: Figure, evaluation: Evaluation) -> None:
+def _draw_nearest(figure: SubFigure, evaluation: Evaluation) -> None:
     """Columns of synthetic slice, nearest training slice and nearest held-out slice, with their similarity."""
     result, training = evaluation.memorisation, evaluation.training
     if result is None or training is None:
@@ -58,7 +62,7 @@ def _draw_nearest(figure: Figure, evaluation: Evaluation) -> None:
         _show(column[2], real.images[far.index[i]], f"held-out: {far.similarity[i]:.3f}")
 
 
-def _show(panel: Axes, image: np.ndarray, title: str) -> None:
+def _show(panel: Axes, image: NDArray[np.float32], title: str) -> None:
     panel.imshow(to_display(image), cmap="gray", vmin=0, vmax=255)
     panel.set_title(title, fontsize=7)
     panel.axis("off")

@@ -9,14 +9,15 @@ A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and o
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from training.cli import exit_status, run_command
 from training.config import Data, Modality, Spacing
-from training.unusable import report, why
+from training.file_problems import describe_file, list_problems
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 SIDE = 240  # pixels of 1 mm
 OVERSHOOT = 5.0  # a decoder has been seen to reach 2.4; scanners' own values are in the hundreds
@@ -31,7 +32,7 @@ class SliceError(ValueError):
 class Slices(NamedTuple):
     """The slices of a folder, sorted by file name."""
 
-    images: "np.ndarray"  # float32 [n, 240, 240] in [0, 1]; axes point to patient Right and Anterior
+    images: "NDArray[np.float32]"  # [n, 240, 240] in [0, 1]; axes point to patient Right and Anterior
     names: list[str]  # by slice: its file, and its index where the file holds several
 
 
@@ -87,18 +88,18 @@ def read_slices(folder: Path) -> Slices:
         images.append(part)
         names += [path.name] if len(part) == 1 else [f"{path.name}[{index}]" for index in range(len(part))]
     if wrong:
-        raise SliceError(report("files", wrong, ADVICE))
+        raise SliceError(list_problems("files", wrong, ADVICE))
     return Slices(np.concatenate(images), names)
 
 
-def _checked(path: Path, read: "Callable[[Path], np.ndarray]") -> "np.ndarray":
+def _checked(path: Path, read: "Callable[[Path], NDArray[Any]]") -> "NDArray[np.float32]":
     """The slices of one file, float32 [n, 240, 240] in [0, 1]; what a decoder overshoots is cut off."""
     import numpy as np
 
     try:
         images = np.asarray(read(path), np.float32)
     except Exception as error:  # a damaged file can upset its reader in any way
-        raise SliceError(why(path, error)) from None
+        raise SliceError(describe_file(path, error)) from None
     if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or not len(images):
         raise SliceError(f"{path} has the shape {list(images.shape)}")
     if not (abs(images) <= OVERSHOOT).all():
@@ -106,7 +107,7 @@ def _checked(path: Path, read: "Callable[[Path], np.ndarray]") -> "np.ndarray":
     return images.clip(0, 1)
 
 
-def _read_npz(path: Path) -> "np.ndarray":
+def _read_npz(path: Path) -> "NDArray[Any]":
     import zipfile
 
     import numpy as np
@@ -114,10 +115,11 @@ def _read_npz(path: Path) -> "np.ndarray":
     if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
         raise ValueError("it is no npz archive")
     with np.load(path) as archive:
-        return archive["images"]
+        images: NDArray[Any] = archive["images"]
+    return images
 
 
-def _read_nifti(path: Path) -> "np.ndarray":
+def _read_nifti(path: Path) -> "NDArray[Any]":
     import nibabel as nib
 
     from training.nifti import TOLERANCE, check_whole, in_mm, open_nifti, spacing
@@ -136,7 +138,7 @@ def _read_nifti(path: Path) -> "np.ndarray":
     return volume.get_fdata(dtype="float32").transpose(2, 0, 1)  # axes Right, Anterior; Superior counts slices
 
 
-def _read_png(path: Path) -> "np.ndarray":
+def _read_png(path: Path) -> "NDArray[Any]":
     import numpy as np
     from PIL import Image
 

@@ -16,7 +16,7 @@ from benchmarks.harness.weights import networks
 from benchmarks.serving.gpu.setup import Setup, random_feeds
 from export.compare import measure
 from export.graphs import GRAPHS, UNET, Graph, random_inputs
-from export.to_torch import export_torch
+from export.torch.program import export_torch
 from server.backends.torch_export.torch_program import Program
 from training.sample import sample_latents
 

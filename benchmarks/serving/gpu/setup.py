@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.harness.timing import repeated
-from export.compare import feeds_of
 from export.graphs import Graph, random_inputs
+from export.onnx.run import feeds_of
 from export.precision import Precision
 
 Array = np.ndarray[Any, Any]

@@ -20,7 +20,7 @@ try:
     import onnxruntime as ort
 except ImportError as missing:
     raise pb_utils.TritonModelException(
-        f"this server's Python environment has no working onnxruntime ({missing}): pip install '.[server]'"
+        f"this server's Python environment has no working onnxruntime ({missing}): pip install --group server"
     ) from missing
 
 Json = dict[str, Any]

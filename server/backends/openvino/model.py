@@ -17,7 +17,7 @@ try:
     from openvino_network import Network
 except ImportError as missing:
     raise pb_utils.TritonModelException(
-        f"this server's Python environment has no working openvino ({missing}): pip install '.[server-openvino]'"
+        f"this server's Python environment has no working openvino ({missing}): pip install --group server-openvino"
     ) from missing
 
 

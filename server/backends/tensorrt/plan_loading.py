@@ -14,7 +14,7 @@ Json = dict[str, Any]
 TYPES = {"TYPE_FP32": "float32", "TYPE_FP16": "float16", "TYPE_INT64": "int64", "TYPE_INT32": "int32"}
 TYPES |= {"TYPE_INT8": "int8", "TYPE_UINT8": "uint8", "TYPE_BOOL": "bool"}
 
-INSTALL = "pip install '.[server-tensorrt]', or '.[server-tensorrt-rtx]' for an RTX GPU; or use a Triton container"
+INSTALL = "pip install --group server-tensorrt, or server-tensorrt-rtx for an RTX GPU; or use a Triton container"
 
 
 def load(config: Json, args: Mapping[str, str], warn: Callable[[str], None]) -> Engine:
@@ -71,7 +71,8 @@ def open_plan(modules: Sequence[Any], path: Path) -> tuple[Any, Any]:
             reasons.append(str(error))
     raise PlanError(
         f"{path}: {'; '.join(reasons)}. A plan runs with the TensorRT version and on the kind of GPU that it was "
-        "built for: build it again here with `python -m export --tensorrt`, or install that version"
+        "built for: build it again here with `python -m export repository DIR --tensorrt PRECISION`, "
+        "or install that version"
     )
 
 

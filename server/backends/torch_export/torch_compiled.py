@@ -1,4 +1,4 @@
-"""The package of AOTInductor beside a program, where `python -m export --compile` wrote one that fits this machine.
+"""The package of AOTInductor beside a program, where `python -m export repository --compile` wrote one that fits.
 
 It holds a shared library, code like that of the Python models in the same repository. Compiled for another machine it
 may crash the process, so its record is read before anything of it is loaded.
@@ -58,7 +58,7 @@ def load_compiled(program: Path, device: torch.device) -> Compiled | None:
         reason = f"it cannot be loaded ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
     LOG.warning(
         "%s is not used: %s. The program runs operation by operation; to compile it for this machine, here: "
-        "python -m export SNAPSHOT --torch PRECISION --compile",
+        "python -m export repository SNAPSHOT --torch PRECISION --compile",
         path,
         reason,
     )

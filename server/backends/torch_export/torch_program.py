@@ -59,7 +59,7 @@ def read_record(path: Path) -> Record:
         ProgramError: no such file, not written by this project's export, or with a pickle inside.
     """
     if not path.is_file():
-        raise ProgramError(f"there is no file {path}: `python -m export SNAPSHOT --torch fp16` writes it")
+        raise ProgramError(f"there is no file {path}: `python -m export repository SNAPSHOT --torch fp16` writes it")
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -71,7 +71,9 @@ def read_record(path: Path) -> Record:
         output = Tensor(**{**record["output"], "shape": tuple(record["output"]["shape"])})
         return Record(record["torch"], record["precision"], tuple(tensors), output)
     except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ProgramError(f"{path} is no program that `python -m export --torch` wrote: {error!r}") from error
+        raise ProgramError(
+            f"{path} is no program that `python -m export repository --torch` wrote: {error!r}"
+        ) from error
 
 
 def _refuse_pickles(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> None:

@@ -15,12 +15,11 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 
-from export import compiled
 from export.__main__ import main
-from export.compiled import compiled_file
 from export.configs import STEPS_PER_CALL
-from export.graphs import GRAPHS, UNET, VAE_DECODER, Graph, random_inputs
-from export.steps import with_steps
+from export.graphs import GRAPHS, UNET, VAE_DECODER, Graph, random_inputs, with_steps
+from export.processor import instructions
+from export.torch.compiled import compiled_file
 from server.process import TritonServer
 from support.common import run_python
 from support.serving import infer
@@ -128,7 +127,7 @@ def test_files_of_others_are_not_loaded(backend, compiled_repository, tmp_path, 
 def test_the_server_finds_the_instructions_that_a_package_names(backend, compiled_repository) -> None:
     record = backend.torch_compiled._read_record(compiled_file(program_of(VAE_DECODER, compiled_repository)))
     assert {"sse2", "asimd"} & set(record["instructions"])
-    assert set(record["instructions"]) == compiled.instructions() < backend.torch_compiled._processor()
+    assert set(record["instructions"]) == instructions() < backend.torch_compiled._processor()
 
 
 def test_several_steps_a_call_take_the_package_of_the_unet(backend, compiled_repository, caplog) -> None:
@@ -179,5 +178,5 @@ def test_without_a_compiler_one_line_says_so(small_snapshot, tmp_path, monkeypat
 
 def test_compile_needs_torch(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
-        main([str(tmp_path), "--compile"])
+        main(["repository", str(tmp_path), "--compile"])
     assert "--compile compiles what --torch writes: give --torch PRECISION, too" in capsys.readouterr().err

@@ -16,9 +16,9 @@ import tritonclient.grpc as triton
 from google.protobuf.json_format import MessageToDict
 from tritonclient.utils import np_to_triton_dtype
 
-from export.compare import cpu_session, feeds_of, run_onnx
 from export.configs import parse_config
 from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
+from export.onnx.run import cpu_session, feeds_of, run_onnx
 from server.errors import ServerError
 from server.process import TritonServer
 from support.capabilities import openvino_bf16

@@ -268,7 +268,7 @@ def test_packages_that_are_missing_are_named(
 ) -> None:
     for name in absent:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=rf"{reason}.*pip install '\.\[server-tensorrt\]'"):
+    with pytest.raises(ImportError, match=rf"{reason}.*pip install --group server-tensorrt"):
         backend.plan_loading.load(CONFIG, instance, no_warning)
 
 

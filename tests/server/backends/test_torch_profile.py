@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 from export.__main__ import main
 from export.compare import ParityError
 from export.graphs import GRAPHS, UNET, VAE_DECODER
-from export.to_torch import add_programs, compare_torch, export_torch
+from export.torch.program import add_programs, compare_torch, export_torch
 from server.process import TritonServer
 from support.sampler_steps import ALL, SAMPLERS, Feeds, assert_close, feeds_of
 from support.serving import PATIENCE, assert_images_of_pytorch_and_of_onnx, infer, tensors
@@ -122,8 +122,8 @@ def test_a_gpu_serves_what_pytorch_computes(server, small_snapshot) -> None:
 
 def test_the_command_refuses_contradictions(small_snapshot, tmp_path: Path, capsys) -> None:
     save_snapshot(small_snapshot, tmp_path / "snapshot")
-    assert main([str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into")]) == 1
+    assert main(["repository", str(tmp_path / "snapshot"), "--no-onnx", "--into", str(tmp_path / "into")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "--no-onnx leaves the profile torch alone" in error
+    assert "--no-onnx writes files for the profile torch only" in error
     assert not (tmp_path / "into").exists()

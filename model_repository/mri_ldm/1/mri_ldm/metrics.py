@@ -16,8 +16,6 @@ ALIVE_SECONDS = 10.0
 COUNTER, GAUGE = "COUNTER", "GAUGE"  # by name: pb_utils has its classes only once the model is loaded
 ERRORS = ("invalid", "overloaded", "stopping", "network", "internal", "unsent")
 DEPARTURES = ("cancelled", "deadline")
-ENDS = ("mri_ldm_finished_requests_total", "mri_ldm_errors_total", "mri_ldm_cancelled_requests_total")
-"""Each request adds to one of them when it ends."""
 Values = dict[tuple[str, str], float]
 """By name and value of the label, which is empty where there is none."""
 
@@ -33,16 +31,6 @@ class Family:
 
 
 FAMILIES = {
-    "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
-    "mri_ldm_finished_requests_total": Family(COUNTER, "Requests answered with what they asked for"),
-    "mri_ldm_request_seconds_total": Family(
-        COUNTER, "Seconds from arrival to last answer, summed over finished requests"
-    ),
-    "mri_ldm_errors_total": Family(COUNTER, "Requests answered with an error", "reason", ERRORS),
-    "mri_ldm_cancelled_requests_total": Family(
-        COUNTER, "Requests that left before they were finished", "reason", DEPARTURES
-    ),
-    "mri_ldm_cancelled_rows_total": Family(COUNTER, "Unfinished rows of requests that left", "reason", DEPARTURES),
     "mri_ldm_images_total": Family(COUNTER, "Rows that have done all their steps and, where asked for, were decoded"),
     "mri_ldm_started_rows_total": Family(COUNTER, "Rows that have taken their first step"),
     "mri_ldm_queue_seconds_total": Family(COUNTER, "Seconds from arrival to first step, summed over started rows"),
@@ -58,6 +46,16 @@ FAMILIES = {
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
+    "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
+    "mri_ldm_request_seconds_total": Family(
+        COUNTER, "Seconds from arrival to last answer, summed over finished requests"
+    ),
+    "mri_ldm_cancelled_rows_total": Family(COUNTER, "Unfinished rows of requests that left", "reason", DEPARTURES),
+    "mri_ldm_finished_requests_total": Family(COUNTER, "Requests answered with what they asked for"),
+    "mri_ldm_errors_total": Family(COUNTER, "Requests answered with an error", "reason", ERRORS),
+    "mri_ldm_cancelled_requests_total": Family(
+        COUNTER, "Requests that left before they were finished", "reason", DEPARTURES
+    ),
     "mri_ldm_rows_in_flight": Family(GAUGE, "Rows with a place in the step loop or at the decoder"),
     "mri_ldm_rows_waiting": Family(GAUGE, "Rows that wait for a place"),
     "mri_ldm_row_steps_left": Family(GAUGE, "Steps still to do, summed over all rows"),
@@ -69,6 +67,10 @@ FAMILIES = {
     "mri_ldm_rows_waiting_limit": Family(GAUGE, "The parameter max_rows_waiting"),
     "mri_ldm_row_steps_limit": Family(GAUGE, "The parameter max_row_steps"),
 }
+"""In the order of publication: work, then requests (the three that count their ends last), then what is there now.
+
+So whoever sees a request ended, or the last row gone, sees all that it did.
+"""
 
 
 class Metrics:
@@ -140,50 +142,49 @@ class Metrics:
         self._publish()
 
     def _publish(self) -> None:
-        """In this order: whoever sees a request ended or the last row gone sees all that it did."""
+        """Publish what has changed, in the order of `FAMILIES`."""
         try:
-            for (name, label), value in self._values().items():
-                old = self._published.get((name, label), 0)
+            values = self._values()
+            for key, metric in self._metrics.items():
+                old, value = self._published.get(key, 0), values.get(key, 0)
                 if value == old:
                     continue
-                if FAMILIES[name].kind == COUNTER:
-                    self._metrics[name, label].increment(value - old)
+                if FAMILIES[key[0]].kind == COUNTER:
+                    metric.increment(value - old)
                 else:
-                    self._metrics[name, label].set(value)
-                self._published[name, label] = value
+                    metric.set(value)
+                self._published[key] = value
         except Exception as error:  # the next round may work, and images matter more
             pb_utils.Logger.log_error(f"{self.model}: metrics cannot be published: {error}")
 
     def _values(self) -> Values:
-        """Current values: the work, then the ends of requests, then what is there now."""
+        """Current values; those that are missing are 0."""
         counters, settings = self._batcher.counters, self._settings
         in_flight, waiting = self._batcher.rows
         with self._lock:
-            events = dict(sorted(self._events.items(), key=lambda event: event[0][0] in ENDS))
-        work: Values = {
-            ("mri_ldm_images_total", ""): counters.images,
-            ("mri_ldm_started_rows_total", ""): counters.started_rows,
-            ("mri_ldm_queue_seconds_total", ""): counters.queue_seconds,
-            ("mri_ldm_steps_total", ""): counters.steps,
-            ("mri_ldm_call_steps_total", ""): counters.call_steps,
-            ("mri_ldm_step_seconds_total", ""): counters.step_seconds,
-            ("mri_ldm_decoder_calls_total", ""): counters.decoder_calls,
-            ("mri_ldm_decode_seconds_total", ""): counters.decode_seconds,
+            events = dict(self._events)
+        values = {
+            "mri_ldm_images_total": counters.images,
+            "mri_ldm_started_rows_total": counters.started_rows,
+            "mri_ldm_queue_seconds_total": counters.queue_seconds,
+            "mri_ldm_steps_total": counters.steps,
+            "mri_ldm_call_steps_total": counters.call_steps,
+            "mri_ldm_step_seconds_total": counters.step_seconds,
+            "mri_ldm_decoder_calls_total": counters.decoder_calls,
+            "mri_ldm_decode_seconds_total": counters.decode_seconds,
+            "mri_ldm_rows_in_flight": in_flight,
+            "mri_ldm_rows_waiting": waiting,
+            "mri_ldm_row_steps_left": self._batcher.row_steps,
+            "mri_ldm_unet_batch_size": counters.last_unet_batch,
+            "mri_ldm_alive_timestamp_seconds": time.time(),
+            "mri_ldm_rows_in_flight_limit": settings.max_rows_in_flight,
+            "mri_ldm_rows_waiting_limit": settings.max_rows_waiting,
+            "mri_ldm_row_steps_limit": settings.max_row_steps,
         }
-        calls: Values = {
+        calls = {
             ("mri_ldm_unet_calls_total", size): n for size, n in zip(BATCH_SIZES, counters.unet_calls, strict=True)
         }
-        now: Values = {
-            ("mri_ldm_rows_in_flight", ""): in_flight,
-            ("mri_ldm_rows_waiting", ""): waiting,
-            ("mri_ldm_row_steps_left", ""): self._batcher.row_steps,
-            ("mri_ldm_unet_batch_size", ""): counters.last_unet_batch,
-            ("mri_ldm_alive_timestamp_seconds", ""): time.time(),
-            ("mri_ldm_rows_in_flight_limit", ""): settings.max_rows_in_flight,
-            ("mri_ldm_rows_waiting_limit", ""): settings.max_rows_waiting,
-            ("mri_ldm_row_steps_limit", ""): settings.max_row_steps,
-        }
-        return work | calls | events | now
+        return {(name, ""): value for name, value in values.items()} | calls | events
 
 
 def _labels(model: str, family: Family, value: str) -> dict[str, str]:

@@ -89,7 +89,8 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         exported = record.get("steps_per_call", 0)
         if type(exported) is not int or exported < 0:
             raise SettingsError(
-                f"model.json: steps_per_call is {exported!r}, no number of steps; write it anew with `python -m export`"
+                f"model.json: steps_per_call is {exported!r}, no number of steps; "
+                "write it anew with `python -m export repository`"
             )
         if limits["steps_per_call"] > exported > 0 and not any_steps:
             raise SettingsError(
@@ -109,7 +110,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
             digest=record["digest"],
         )
     except (KeyError, TypeError) as error:
-        raise SettingsError(f"model.json: {error}; write it anew with `python -m export`") from error
+        raise SettingsError(f"model.json: {error}; write it anew with `python -m export repository`") from error
 
 
 def _value(name: str, parameter: Parameter, text: str | None) -> int:
@@ -125,7 +126,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: {error}; write it with `python -m export`") from error
+        raise SettingsError(f"{path}: {error}; write it with `python -m export repository`") from error
     if record.get("format_version") != FORMAT_VERSION or record.get("prediction_type") != "epsilon":
         raise SettingsError(f"{path}: needs format_version {FORMAT_VERSION} and prediction_type epsilon")
     return record

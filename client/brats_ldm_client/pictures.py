@@ -1,0 +1,100 @@
+"""Slices as pictures: grey levels, PNG with the notice that the image is synthetic, contact sheets. Writes no files.
+
+Display convention: radiological (anterior up, patient's right on the left), fixed window [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+Pixels = npt.NDArray[np.uint8]
+
+# Hyphens, not dashes: the font that comes with Pillow has no others.
+NOTICE = "SYNTHETIC - research use only - not for diagnosis"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SHEET_LIMIT = 64  # pictures on a contact sheet
+LINE, GAP = 20, 4  # pixels, on a sheet
+LEAST_WIDTH = 400  # of a sheet: the notice must fit below a single slice
+
+_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
+</rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
+
+
+def to_display(image: npt.NDArray[np.floating[Any]]) -> Pixels:
+    """The slice [x → Right, y → Anterior] as rows from anterior to posterior, columns from Right to Left.
+
+    One window for all images, [0, 1], so the brightness of two pictures can be compared. Values outside are clipped.
+    """
+    levels = np.clip(np.nan_to_num(image, nan=0.0), 0.0, 1.0) * 255.0
+    return np.ascontiguousarray(np.rint(levels).astype(np.uint8).T[::-1, ::-1])
+
+
+def png(pixels: Pixels, record: Mapping[str, Any], *, xmp: bool = True) -> bytes:
+    """A picture as PNG, with the notice and a record in the text chunks of the file, so that they stay with it.
+
+    xmp: also write the source type as XMP metadata, where image tools look for it.
+    """
+    chunks = PngInfo()
+    for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **record}.items():
+        chunks.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", _XMP)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def sheet(rows: Sequence[Sequence[tuple[Pixels, str]]], foot: Sequence[tuple[str, int]]) -> Pixels:
+    """Pictures of one size on one sheet.
+
+    rows: pictures with their captions, which stand below them; the last row may be shorter. 40 characters fit below
+        240 pixels.
+    foot: lines below all rows, each with its grey level.
+    """
+    height, width = rows[0][0][0].shape
+    used = len(rows[0]) * (width + GAP) + GAP
+    rows_end = GAP + len(rows) * (height + LINE + GAP)
+    image = Image.new("L", (max(used, LEAST_WIDTH), rows_end + (len(foot) + 1) * LINE), 24)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(12)
+    left = (image.width - used) // 2 + GAP
+    for i, row in enumerate(rows):
+        for j, (pixels, caption) in enumerate(row):
+            x, y = left + j * (width + GAP), GAP + i * (height + LINE + GAP)
+            image.paste(Image.fromarray(pixels), (x, y))
+            draw.text((x + width // 2, y + height + LINE // 2), caption, fill=200, font=font, anchor="mm")
+    for i, (text, grey) in enumerate(foot):
+        draw.text((image.width // 2, rows_end + (i + 1) * LINE), text, fill=grey, font=font, anchor="mm")
+    return np.asarray(image)
+
+
+def legend(shown: int, total: int) -> str:
+    """The line of a sheet that explains its pictures, of which it shows the first `shown`."""
+    counted = f"{shown} of {total} images, " if total > shown else ""
+    return f"{counted}window [0, 1], patient's right on the left"
+
+
+def contact_sheet(pictures: Sequence[tuple[Pixels, str]], total: int) -> bytes:
+    """Pictures with captions and the notice, as PNG; `total` is how many images there are."""
+    columns = _columns(len(pictures))
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    return png(sheet(rows, [(NOTICE, 255), (legend(len(pictures), total), 160)]), {})
+
+
+def _columns(count: int) -> int:
+    """A sheet about as wide as high, at most 8 pictures wide, with few empty places."""
+    least = min(8, math.ceil(math.sqrt(count)))
+    return min(range(least, min(8, 2 * least) + 1), key=lambda columns: (-count % columns, columns))

@@ -1,0 +1,1 @@
+"""Weight files of MONAI: read them into a snapshot, and write a snapshot as such files."""

@@ -1,0 +1,115 @@
+"""The network of one step to a graph of several steps: calls of it in a row, with the samplers' recurrence between.
+
+    x' = a * x + b * eps + c * h        h' = e * x + f * eps + g * h
+
+The file holds no loop: GPU runtimes cannot capture a loop in a CUDA graph. All calls share the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from export.graphs import TensorSpec, unet_steps
+from export.onnx.write import check_graph
+from training.files import whole_file
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "unrolled"
+"""Of the functions from which the graph is built. They are inlined, and none is left in the file."""
+# Coefficients [B, 1, 7]. These graphs are deterministic: d, the weight of the noise, is not used.
+RECURRENCE = """
+<domain: "unrolled", opset_import: ["" : {opset}]>
+recurrence (x, eps, h, coefficients) => (next_x, next_h)
+{{
+    last = Constant <value_ints = [3]> ()
+    columns = Unsqueeze (coefficients, last)
+    a, b, c, d, e, f, g = Split <axis = 2, num_outputs = 7> (columns)
+    a_x = Mul (a, x)
+    b_eps = Mul (b, eps)
+    c_h = Mul (c, h)
+    deterministic = Add (a_x, b_eps)
+    next_x = Add (deterministic, c_h)
+    e_x = Mul (e, x)
+    f_eps = Mul (f, eps)
+    g_h = Mul (g, h)
+    estimate = Add (e_x, f_eps)
+    next_h = Add (estimate, g_h)
+}}
+"""
+
+
+def unroll(source: Path, steps: int, path: Path) -> None:
+    """Write `steps` steps of `source`, an ONNX file of `unet` in any precision, to `path`, as in `graphs.unet_steps`.
+
+    Latents and estimates stay float32 between the steps.
+
+    Raises:
+        GraphError: the graph is invalid.
+    """
+    import onnx
+    import onnx.inliner
+
+    network = onnx.load(source)
+    (opset,) = network.opset_import
+    calls = onnx.helper.make_model(
+        _calls(network.graph, steps),
+        functions=[_as_function(network), onnx.parser.parse_function(RECURRENCE.format(opset=opset.version))],
+        opset_imports=[opset, onnx.helper.make_opsetid(DOMAIN, 1)],
+        ir_version=network.ir_version,
+    )
+    proto = onnx.inliner.inline_local_functions(calls)
+    del proto.opset_import[1:]
+    check_graph(proto, path)
+    with whole_file(path) as temporary:
+        onnx.save(proto, temporary)
+
+
+def _as_function(network: onnx.ModelProto) -> onnx.FunctionProto:
+    """The network as a function whose inputs include the weights."""
+    import onnx
+
+    graph = network.graph
+    inputs = [value.name for value in (*graph.input, *graph.initializer)]
+    outputs = [value.name for value in graph.output]
+    return onnx.helper.make_function(DOMAIN, "network", inputs, outputs, graph.node, network.opset_import)
+
+
+def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
+    """The steps as calls of the two functions. New names hold a slash, which no name of the network does."""
+    from onnx import helper, numpy_helper
+
+    numbers = range(1, steps + 1)
+    timesteps, coefficients = ([f"{name}/{k}" for k in numbers] for name in ("timesteps", "coefficients"))
+    latents = ["latent", *(f"latent/{k}" for k in numbers[:-1]), "next_latent"]
+    estimates = ["estimate", *(f"estimate/{k}" for k in numbers[:-1]), "next_estimate"]
+    nodes = [
+        helper.make_node("Split", ["timesteps"], timesteps, axis=1, num_outputs=steps),
+        helper.make_node("Split", ["coefficients"], coefficients, axis=1, num_outputs=steps),
+    ]
+    weights = [tensor.name for tensor in network.initializer]
+    for k in range(steps):
+        x, h, eps = latents[k], estimates[k], f"eps/{k + 1}"
+        results = [latents[k + 1], estimates[k + 1]]
+        nodes += [
+            helper.make_node("network", [x, timesteps[k], *weights], [eps], domain=DOMAIN),
+            helper.make_node("recurrence", [x, eps, h, coefficients[k]], results, domain=DOMAIN),
+            helper.make_node("Unsqueeze", [estimates[k + 1], "step/axis"], [f"estimates/{k + 1}"]),
+        ]
+    nodes.append(helper.make_node("Concat", [f"estimates/{k}" for k in numbers], ["estimates"], axis=1))
+    axis = numpy_helper.from_array(np.array([1], np.int64), "step/axis")
+    record = unet_steps(steps)
+    inputs, outputs = ([_value(spec) for spec in specs] for specs in (record.inputs, record.outputs))
+    return helper.make_graph(nodes, record.name, inputs, outputs, [*network.initializer, axis])
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    from onnx import TensorProto, helper
+
+    kinds = {torch.float32: TensorProto.FLOAT, torch.int32: TensorProto.INT32}
+    return helper.make_tensor_value_info(spec.name, kinds[spec.dtype], ["batch", *spec.shape])

@@ -1,0 +1,1 @@
+"""TensorRT plans: build them, compare them with the ONNX files, and check that they fit a machine."""

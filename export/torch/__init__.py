@@ -1,0 +1,1 @@
+"""Programs of torch.export, for machines with PyTorch and a GPU but no TensorRT. Knows nothing of ONNX."""
