@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, number, table
 from benchmarks.tables import gpu
 from training.files import write_text
@@ -150,6 +148,8 @@ def _start(result: Record) -> Lines:
 
 
 def _analyzer(result: Record) -> Iterator[str]:
+    import numpy as np  # which --help is spared
+
     rows = []
     for point in result["points"]:
         seconds = [number(float(np.quantile(point["seconds"], share))) for share in (0.5, 0.9)]

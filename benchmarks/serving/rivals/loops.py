@@ -48,7 +48,7 @@ def diffusers_loop(weights: str, snapshot: Path, batch: int) -> Generate:
     loaded = load_weights(weights, snapshot)
     unet, autoencoder = networks(loaded, torch.device("cpu"), fused=True)
     schedule = loaded.config.noise_schedule
-    scheduler: Any = DDIMScheduler(  # type: ignore[no-untyped-call]
+    scheduler: Any = DDIMScheduler(
         num_train_timesteps=schedule.num_train_timesteps,
         beta_start=schedule.beta_start,
         beta_end=schedule.beta_end,
