@@ -48,22 +48,3 @@ class Ours:
         self.client.close()
         self.raw.close()
         self.server.stop()
-
-
-class FewSteps:
-    """The same server with DPM-Solver++ in place of DDIM, in fewer steps than are asked for."""
-
-    def __init__(self, ours: Ours, steps: int) -> None:
-        self._ours, self._steps = ours, steps
-
-    @property
-    def pid(self) -> int:
-        """The server's."""
-        return self._ours.pid
-
-    def generate(self, seeds: Sequence[int], steps: int) -> Array:
-        """`steps` is what the others do."""
-        return self._ours.generate(seeds, self._steps, "dpmpp_2m")
-
-    def close(self) -> None:
-        """The server is another's."""

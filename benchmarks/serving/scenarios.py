@@ -44,17 +44,14 @@ def single(bench: Bench) -> dict[str, Any]:
     often = {name: amount.requests if name.startswith(OURS) else 1 for name in running}
     seconds: dict[str, list[float]] = {name: [] for name in running}
 
-    def call(name: str) -> Callable[[], None]:
-        def requests() -> None:
-            with bench.turn(name) as contestant:
-                for number in range(often[name]):
-                    began = time.perf_counter()
-                    contestant.generate([SEEDS[number]], amount.steps)
-                    seconds[name].append(time.perf_counter() - began)
+    def requests(name: str) -> None:
+        with bench.turn(name) as contestant:
+            for number in range(often[name]):
+                began = time.perf_counter()
+                contestant.generate([SEEDS[number]], amount.steps)
+                seconds[name].append(time.perf_counter() - began)
 
-        return requests
-
-    in_turns({name: call(name) for name in running}, amount.rounds, amount.budget_s, bench.report)
+    in_turns({name: partial(requests, name) for name in running}, amount.rounds, amount.budget_s, bench.report)
     # The ratio compares rounds: of several requests in one, their mean.
     rounds = {name: np.reshape(times, (-1, often[name])).mean(1).tolist() for name, times in seconds.items()}
     result = compare(rounds, BASELINE)
