@@ -15,7 +15,7 @@ from functools import partial
 
 from benchmarks import ROOT
 from benchmarks.harness.markdown import BEGIN, Lines, Reader, Record, filled
-from benchmarks.tables import cost, micro, mixed, quality, runs, speed
+from benchmarks.tables import cost, micro, quality, runs, serving, speed
 from training.cli import run_command
 from training.files import write_text
 
@@ -25,8 +25,8 @@ BLOCKS: dict[str, Callable[[Reader], Lines]] = {
     "openvino": speed.openvino,
     "two-commands": runs.two_commands,
     "reliability": runs.reliability,
-    "mixed-load": mixed.mixed_load,
-    "steps-a-call": mixed.steps_a_call,
+    "mixed-load": serving.mixed_load,
+    "steps-a-call": serving.mixed_steps,
     "quality": quality.quality,
     "cost": cost.cost,
     "rewrite": micro.rewrite,

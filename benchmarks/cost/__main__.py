@@ -85,7 +85,7 @@ def _work_folder(arguments: argparse.Namespace, digest: str) -> Path:
 
 def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, Callable[[], Any]]:
     """By name, in order. The times share one server, started for the first of them; `stack` stops it."""
-    from benchmarks.cost import measure, memory
+    from benchmarks.cost import measure
     from server.process import TritonServer
 
     amount, profile = measure.QUICK if arguments.quick else measure.FULL, arguments.profile
@@ -107,7 +107,7 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> Mapping[str, C
         "clients": measure.by_clients,
         "images": measure.by_images,
     }
-    memories = {"memory": memory.by_rows, "decoder": memory.by_decode_batch}
+    memories = {"memory": measure.memory_by_rows, "decoder": measure.memory_by_decode_batch}
     return {
         **{name: partial(lambda part: part(bench()), part) for name, part in times.items()},
         **{name: partial(measure_memory, part) for name, part in memories.items()},

@@ -1,4 +1,4 @@
-"""The times of the calibration, and then of each point, in turns. Predicts nothing itself.
+"""The times of the calibration and then of each point, in turns; and memory. Predicts nothing itself.
 
 The speed of a machine drifts. So one image is timed after every request, in the calibration too, and the share of the
 cores' time that went to others than the server and this process is recorded.
@@ -7,18 +7,25 @@ cores' time that went to others than the server and this process is recorded.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.machine import elsewhere
+import numpy as np
+
+from benchmarks.harness.machine import MB, elsewhere, proportional, server_memory, shared_bytes
 from benchmarks.harness.timing import in_turns, spread
+from benchmarks.harness.wire import ask
+from benchmarks.tables.cost import DECODER
 from brats_ldm_client import Client
 from brats_ldm_client._calibrate import calibrate
+from server.channel import connect
 from server.process import TritonServer
 
 Report = Callable[[str], object]
@@ -186,3 +193,58 @@ class _Conditions:
 
     def result(self) -> dict[str, Any]:
         return {"reference_s": spread(self._reference), "others": self._others}
+
+
+# --- memory, after loads of more and more rows
+
+MEMORY_STEPS = 4
+"""The server tries each number of rows three times before it settles. Fewer steps would not reach the largest."""
+
+
+def memory_by_rows(repository: Path, profile: str, amount: Amount, report: Report) -> dict[str, Any]:
+    """A new server; after each load, with both models asked for that many images in one request."""
+    with TritonServer(repository, profile) as server, Client(server.grpc_url, rows_per_request=64) as client:
+        points = [_state(server, 0)]
+        for rows in amount.memory_rows:
+            for _ in range(amount.memory_rounds):
+                client.generate(rows, seed=0, steps=MEMORY_STEPS)
+                for _ in client.stream(rows, seed=0, steps=MEMORY_STEPS):
+                    pass
+            points.append(_state(server, rows))
+            report(f"  {rows} rows: {points[-1]['together']['rss']:.0f} MB")
+        return {"points": points, "steps": MEMORY_STEPS}
+
+
+def memory_by_decode_batch(repository: Path, profile: str, amount: Amount, report: Report) -> dict[str, Any]:
+    """A new server; memory of the decoder's process, or of the server where it has none, by the latents of a call."""
+    points = []
+    with TritonServer(repository, profile) as server, connect(server.grpc_url) as client:
+        for rows in amount.decode_batches:
+            latents = np.random.default_rng(0).standard_normal((rows, 1, 64, 64), np.float32)
+            for _ in range(amount.memory_rounds):
+                ask(client, "vae_decoder", "image", {"latent": latents})
+            processes = _state(server, rows)["processes"]
+            points.append({"rows": rows, **processes[DECODER if DECODER in processes else "tritonserver"]})
+            report(f"  {rows} latents in a call: {points[-1]['peak']} MB")
+    return {"points": points}
+
+
+def _state(server: TritonServer, rows: int) -> dict[str, Any]:
+    """In MB (2^20 bytes), resident and peak of the processes of each model.
+
+    `together`: resident, with shared memory counted once; /dev/shm, a part of that; the sum of the peaks.
+    """
+    processes: dict[str, dict[str, int]] = {}
+    for instance, values in server_memory(server).items():
+        model = processes.setdefault(re.sub(r"(_\d+|_gpu\d+)+$", "", instance), {"rss": 0, "peak": 0})
+        model.update({key: model[key] + value for key, value in values.items()})
+    pids = [server.pid, *server.stubs()]
+    return {
+        "rows": rows,
+        "processes": processes,
+        "together": {
+            "rss": round(sum(proportional(pid) for pid in pids) / MB),
+            "shared": round(shared_bytes(server) / MB),
+            "peaks": sum(values["peak"] for values in processes.values()),
+        },
+    }

@@ -17,6 +17,11 @@ COUNTED_S = 30.0  # until Triton's statistics are complete, which takes a moment
 READING_S = 0.2  # between two readings
 
 
+def image_feeds(seeds: Sequence[int], steps: int) -> dict[str, Array]:
+    """Inputs of `mri_ldm`: a row for each seed."""
+    return {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((len(seeds), 1), steps, np.int32)}
+
+
 def ask(
     client: InferenceServerClient, model: str, output: str, feeds: Mapping[str, Array], timeout_s: float = TIMEOUT_S
 ) -> Array:

@@ -71,7 +71,7 @@ def _call(session: onnxruntime.InferenceSession, rows: int) -> Callable[[], Any]
     import numpy as np
 
     draw = np.random.default_rng(0)
-    feeds = {"latent": draw.standard_normal((rows, 1, 64, 64), np.float32)}
+    feeds: dict[str, Any] = {"latent": draw.standard_normal((rows, 1, 64, 64), np.float32)}
     if len(session.get_inputs()) == 2:
         feeds["timesteps"] = draw.integers(0, 1000, (rows, 1), np.int32)
     return lambda: session.run(None, feeds)

@@ -77,13 +77,9 @@ class Loop:
         """Seconds of one request of so many rows, not decoded."""
         import numpy as np
 
-        from benchmarks.harness.wire import ask
+        from benchmarks.harness.wire import ask, image_feeds
 
-        feeds = {
-            "seed": np.arange(rows, dtype=np.int64)[:, None],
-            "steps": np.full((rows, 1), steps, np.int32),
-            "sampler": np.full((rows, 1), sampler, np.object_),
-        }
+        feeds = {**image_feeds(range(rows), steps), "sampler": np.full((rows, 1), sampler, np.object_)}
         began = time.perf_counter()
         ask(self._client, FRONT, "final_latent", feeds)
         return time.perf_counter() - began
@@ -94,11 +90,9 @@ class Loop:
 
         from benchmarks.harness.wire import ask
 
-        feeds = {
-            "rows": np.array([rows], np.int32),
-            "steps": np.array([steps if steps > 1 else 0], np.int32),
-            "seconds": np.array([seconds], np.float32),
-        }
+        whole = {"rows": rows, "steps": steps if steps > 1 else 0}
+        feeds: dict[str, Any] = {"seconds": np.array([seconds], np.float32)}
+        feeds |= {name: np.array([value], np.int32) for name, value in whole.items()}
         return [float(took) for took in ask(self._client, BARE_CALLS, "took", feeds)]
 
     def done(self) -> Done:

@@ -112,7 +112,7 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
 
 def _time(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     from benchmarks.harness.machine import describe
-    from benchmarks.quality.times import times
+    from benchmarks.quality.measure import times
 
     machine = describe()
     return {"machine": machine} | times(arguments.repository, plan, arguments.rounds, partial(print, flush=True))

@@ -48,20 +48,20 @@ class Real:
 
     def __init__(self, features: Array) -> None:
         self._features = features
-        self._known: dict[bytes, tuple[Distances, list[Distances]]] = {}
+        self._known: dict[bytes, list[Distances]] = {}
 
     def halves(self) -> Distances:
         """Of one half of them to the other, in the order of files, so that a volume lies in one half."""
         half = len(self._features) // 2
         return distance(self._features[:half], self._features[half:])
 
-    def _measured(self, features: Array) -> tuple[Distances, list[Distances]]:
-        """Of all, and with each group left out."""
+    def _measured(self, features: Array) -> list[Distances]:
+        """Of all, and then with each group left out."""
         key = features.tobytes()
         if key not in self._known:
             groups = np.arange(len(features)) % GROUPS
-            parts = [features[groups != group] for group in range(GROUPS)]
-            self._known[key] = distance(self._features, features), [distance(self._features, part) for part in parts]
+            parts = [features, *(features[groups != group] for group in range(GROUPS))]
+            self._known[key] = [distance(self._features, part) for part in parts]
         return self._known[key]
 
     def change(self, own: Array, reference: Array) -> Distances:
@@ -69,12 +69,11 @@ class Real:
 
         As the seeds are the same, their draw cancels for the most part: `_error` is the standard error of the change.
         """
-        (all_own, parts_own), (all_reference, parts) = self._measured(own), self._measured(reference)
+        pairs = list(zip(self._measured(own), self._measured(reference), strict=True))
         result: Distances = {}
-        for name, value in all_own.items():
-            without = [mine[name] - its[name] for mine, its in zip(parts_own, parts, strict=True)]
-            result |= {name: value, f"{name}_change": value - all_reference[name]}
-            result[f"{name}_change_error"] = jackknife(without)
+        for name, value in pairs[0][0].items():
+            changes = [mine[name] - its[name] for mine, its in pairs]
+            result |= {name: value, f"{name}_change": changes[0], f"{name}_change_error": jackknife(changes[1:])}
         return result
 
 

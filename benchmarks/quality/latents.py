@@ -13,6 +13,8 @@ from benchmarks.quality.settings import Plan, Setting
 from mri_ldm.request import RowParameters
 
 CHUNK = 8
+_engine: Engine  # of a process of the pool
+_folder: Path
 FIRST_SEED = 10_000
 
 

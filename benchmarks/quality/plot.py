@@ -48,11 +48,14 @@ def _cost(setting: Record, time: Record | None) -> float:
 def _curves(axes: Axes, settings: Sequence[Record], time: Record | None, value: Value, **line: Any) -> None:
     """A curve for each sampler over the settings that have a value."""
     for sampler, colour in COLOURS.items():
-        points = [setting for setting in settings if setting["sampler"] == sampler and value(setting) is not None]
+        points = [
+            (_cost(setting, time), height)
+            for setting in settings
+            if setting["sampler"] == sampler and (height := value(setting)) is not None
+        ]
         if points:
-            costs, values = [_cost(point, time) for point in points], [value(point) for point in points]
             label = " ".join([SAMPLERS[sampler], line.get("label", "")])
-            axes.plot(costs, values, color=colour, **{"marker": "o", **line, "label": label})
+            axes.plot(*zip(*points, strict=True), color=colour, **{"marker": "o", **line, "label": label})
 
 
 def _name_presets(axes: Axes, settings: Sequence[Record], time: Record | None, value: Value) -> None:

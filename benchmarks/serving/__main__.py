@@ -10,21 +10,22 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
 from benchmarks.serving.gpu import plan
 from training.cli import run_command
 
+if TYPE_CHECKING:
+    from export.precision import Precision
+
 SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
-ARCHIVE = "gpu.tar.gz"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -42,10 +43,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
     cpu = parser.add_argument_group("on a CPU")
     cpu.add_argument("--without", nargs="+", default=(), metavar="PART", help="leave out contestants with this name")
-    gpu = parser.add_argument_group(
-        "on a GPU",
-        f"The first weights are measured in every way, others as served. With --out, {ARCHIVE} has all files.",
-    )
+    gpu = parser.add_argument_group("on a GPU", "The first weights are measured in every way, others as served.")
     gpu.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: fp16; --quick: fp32")
     gpu.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after these (default: 9)")
     gpu.add_argument("--compile", action="store_true", help="with --quick: what is compiled, too (minutes)")
@@ -54,7 +52,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     quick, on_gpu = arguments.quick, arguments.device == "gpu"
     arguments.weights = arguments.weights or (["small"] if quick else ["bundle", "demo"] if on_gpu else ["bundle"])
-    arguments.archive = on_gpu and arguments.out is not None
     arguments.out = (arguments.out or ROOT / ("build/serving" if quick else "benchmarks/serving")).resolve()
     arguments.again |= quick
     _check_only(parser, arguments)
@@ -81,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         _print_plan(arguments)
         return 0
-    command = shlex.join(["python", "-m", "benchmarks.serving", *(sys.argv[1:] if argv is None else argv)])
     with _work_folder(arguments) as work:
         measure = _on_gpu if arguments.device == "gpu" else _on_cpu
-        failed = measure(arguments, work, command)
+        failed = measure(arguments, work)
     page = arguments.out / "table.md"
     print(page.read_text() if page.is_file() else "")
     if failed:
@@ -104,7 +100,7 @@ def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
     yield folder
 
 
-def _on_cpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str]:
+def _on_cpu(arguments: argparse.Namespace, work: Path) -> list[str]:
     from benchmarks.harness.machine import describe
     from benchmarks.harness.sections import left, run_sections
     from benchmarks.serving.bench import AMOUNTS, Bench
@@ -113,22 +109,22 @@ def _on_cpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str
     from benchmarks.tables.serving import write_table
 
     out, failed = arguments.out, []
+    without = ["--without", *arguments.without] if arguments.without else []
     for weights in arguments.weights:
         amount = AMOUNTS["small" if arguments.quick else weights]
-        facts = {"command": command, "steps": amount.steps}
+        command = shlex.join(["python", "-m", "benchmarks.serving", "--weights", weights, *without])
+
+        def facts(command: str = command, steps: int = amount.steps) -> dict[str, Any]:
+            return {"machine": describe(), "command": command, "steps": steps}
+
         with closing(Bench(weights, amount, work, arguments.snapshot, without=tuple(arguments.without))) as bench:
             measured = functions(bench, out)
-            wanted = {f"{weights}-{name}": measured[name] for name in arguments.names}
-            failed += run_sections(
-                left(wanted, out, arguments.again),
-                out,
-                partial(lambda facts: {"machine": describe(), **facts}, facts),
-                lambda: (write_table(out), draw(out)),
-            )
+            wanted = left({f"{weights}-{name}": measured[name] for name in arguments.names}, out, arguments.again)
+            failed += run_sections(wanted, out, facts, lambda: (write_table(out), draw(out)))
     return failed
 
 
-def _on_gpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str]:
+def _on_gpu(arguments: argparse.Namespace, work: Path) -> list[str]:
     import torch
 
     from benchmarks.harness.machine import describe
@@ -140,17 +136,11 @@ def _on_gpu(arguments: argparse.Namespace, work: Path, command: str) -> list[str
     if not (arguments.quick or torch.cuda.is_available()):
         raise SystemExit("error: torch sees no GPU here; --quick tries the benchmark itself")
     device = torch.device("cpu") if arguments.quick else torch.device("cuda", 0)
-    precision = arguments.precision or ("fp32" if arguments.quick else "fp16")
+    precision: Precision = arguments.precision or ("fp32" if arguments.quick else "fp16")
     setup = Setup(device, precision, time.monotonic() + 60 * arguments.minutes, work, arguments.snapshot)
-    facts = {"machine": describe() | describe_gpu(device), "command": command, "precision": precision}
-
-    def after_each() -> None:
-        write_table(arguments.out)
-        if arguments.archive:
-            _archive(arguments.out)
-
-    measured = sections(arguments.names, setup.quick() if arguments.quick else setup)
-    return run_sections(left(measured, arguments.out, arguments.again), arguments.out, lambda: facts, after_each)
+    facts = {"machine": describe() | describe_gpu(device), "command": "make gpu", "precision": precision}
+    measured, out = sections(arguments.names, setup.quick() if arguments.quick else setup), arguments.out
+    return run_sections(left(measured, out, arguments.again), out, lambda: facts, lambda: write_table(out))
 
 
 def _print_plan(arguments: argparse.Namespace) -> None:
@@ -160,15 +150,6 @@ def _print_plan(arguments: argparse.Namespace) -> None:
     print(f"nothing new begins after {60 * arguments.minutes:.0f} (--minutes {arguments.minutes:g})")
     size = f"{ARCHIVE.stat().st_size / 1e6:.1f} MB" if ARCHIVE.is_file() else "not built here (make gpu-kit)"
     print(f"kit: {size}, at most {LIMIT_MB} MB")
-
-
-def _archive(out: Path) -> None:
-    """All files in one: a lent machine may give back only a few."""
-    from training.files import whole_file
-
-    with whole_file(out / ARCHIVE) as temporary, tarfile.open(temporary, "w:gz") as tar:
-        for path in [*sorted(out.glob("*.json")), out / "table.md"]:
-            tar.add(path, path.name)
 
 
 if __name__ == "__main__":

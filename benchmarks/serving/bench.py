@@ -6,32 +6,17 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from benchmarks import COMMITTED
-from benchmarks.serving.worker import Array
+from benchmarks.serving.ours import Ours
+from benchmarks.serving.worker import Array, Running, Worker
 
-
-class Contestant(Protocol):
-    """Something that makes images, in a group of processes of its own."""
-
-    @property
-    def pid(self) -> int:
-        """The leader of its group."""
-        ...
-
-    def generate(self, seeds: Sequence[int], steps: int) -> Array:
-        """Images [n, 240, 240], all asked for at once."""
-        ...
-
-    def close(self) -> None:
-        """End what it started."""
-        ...
+Contestant = Ours | Worker | Running
 
 
 @dataclass(frozen=True)

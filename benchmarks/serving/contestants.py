@@ -24,11 +24,11 @@ from benchmarks.serving.names import (
     few_steps,
     litserve,
 )
-from benchmarks.serving.ours import FewSteps, Ours
-from benchmarks.serving.rivals.bls_loop import BlsLoop
-from benchmarks.serving.rivals.litserve_client import LitServe
+from benchmarks.serving.ours import Ours
+from benchmarks.serving.rivals.bls_loop import bls_loop
+from benchmarks.serving.rivals.litserve_client import litserve_server
 from benchmarks.serving.rivals.loops import diffusers_loop, monai_loop
-from benchmarks.serving.worker import Array, Worker
+from benchmarks.serving.worker import Array, Running, Worker
 from training.files import write_text
 
 SEEDS = range(1000, 1064)
@@ -56,21 +56,18 @@ def entries(bench: Bench) -> dict[str, Entry]:
             lambda: Worker(monai_loop, weights, snapshot, "fp32", batch, True), limit_s=bench.amount.compile_limit_s
         ),
         DIFFUSERS_LOOP: Entry(lambda: Worker(diffusers_loop, weights, snapshot, batch)),
-        litserve(batch): Entry(lambda: LitServe(weights, snapshot, batch, bench.work / "litserve.log")),
-        LOOP_IN_EXECUTE: Entry(lambda: BlsLoop(bench.repository(), bench.work / "bls_loop")),
+        litserve(batch): Entry(lambda: litserve_server(weights, snapshot, batch, bench.work / "litserve.log")),
+        LOOP_IN_EXECUTE: Entry(lambda: bls_loop(bench.repository(), bench.work / "bls_loop")),
         OURS: Entry(lambda: ours(bench)),
-        few_steps(bench.amount.few_steps): Entry(lambda: FewSteps(ours(bench), bench.amount.few_steps), compares=False),
+        few_steps(bench.amount.few_steps): Entry(lambda: _with_few_steps(bench), compares=False),
     }
-    if find_spec("openvino") and _has_profile(bench.repository(), "openvino"):
+    if find_spec("openvino") and (bench.repository() / "unet/configs/openvino.pbtxt").is_file():
         listed[OPENVINO] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if has_bf16():
             for networks, what in ((("vae_decoder",), ", decoder in bf16"), (("unet", "vae_decoder"), " in bf16")):
                 listed[OPENVINO + what] = Entry(partial(_in_bf16, bench, networks), "bf16")
-    return {name: entry for name, entry in listed.items() if name == BASELINE or not _left_out(name, bench.without)}
-
-
-def _left_out(name: str, without: Sequence[str]) -> bool:
-    return any(part.lower() in name.lower() for part in without)
+    left_out = [name for name in listed if any(part.lower() in name.lower() for part in bench.without)]
+    return {name: entry for name, entry in listed.items() if name == BASELINE or name not in left_out}
 
 
 def ours(bench: Bench) -> Ours:
@@ -80,8 +77,10 @@ def ours(bench: Bench) -> Ours:
     return contestant
 
 
-def _has_profile(repository: Path, name: str) -> bool:
-    return (repository / "unet" / "configs" / f"{name}.pbtxt").is_file()
+def _with_few_steps(bench: Bench) -> Running:
+    """The same server with DPM-Solver++ in place of DDIM, in fewer steps than are asked for."""
+    server, steps = ours(bench), bench.amount.few_steps
+    return Running(server.pid, lambda seeds, _: server.generate(seeds, steps, "dpmpp_2m"), lambda: None)
 
 
 def _in_bf16(bench: Bench, networks: Sequence[str]) -> Ours:
@@ -106,25 +105,15 @@ def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any
         RuntimeError: the baseline itself cannot run.
     """
     listed = entries(bench)
-    facts: dict[str, Any] = {name: {} for name in listed}
-    running: dict[str, Contestant] = {}
-    reference: Array | None = None
+    facts: dict[str, Any] = {}
+    reference: list[Array] = []
     for name, entry in listed.items():  # all at once: workers import torch meanwhile
         _try(bench, name, partial(bench.contestant, name, entry.start))
     for name, entry in listed.items():
-        began = time.perf_counter()
-        images = _try(bench, name, partial(_warm_up, bench, name, entry, rows))
-        facts[name]["warm_up_s"] = time.perf_counter() - began
-        if reference is None:
-            reference = images
-        if images is not None and entry.compares:
-            facts[name]["relative_error"] = _try(bench, name, partial(gate, images, reference, entry.precision))
-        if (why := bench.failed(name)) is None:
-            running[name] = bench.contestant(name, entry.start)
-        else:
-            facts[name] = {"left_out": why}
+        admitted = _try(bench, name, partial(_admit, bench, name, entry, rows, reference))
+        facts[name] = admitted or {"left_out": bench.failed(name)}
         bench.report(f"  {name}: {facts[name]}")
-    return running, facts
+    return {name: bench.contestant(name, listed[name].start) for name in listed if not bench.failed(name)}, facts
 
 
 def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
@@ -144,12 +133,17 @@ def _try(bench: Bench, name: str, call: Callable[[], Any]) -> Any:
         return None
 
 
-def _warm_up(bench: Bench, name: str, entry: Entry, rows: int) -> Array:
-    """Images of WARM_UP_STEPS steps; raises TookTooLong."""
-    contestant, seeds = bench.contestant(name, entry.start), list(SEEDS[:rows])
+def _admit(bench: Bench, name: str, entry: Entry, rows: int, reference: list[Array]) -> dict[str, float]:
+    """Warm up, and compare with `reference`, which the first images become. Raises TookTooLong and as `gate` does."""
+    contestant, arguments = bench.contestant(name, entry.start), (list(SEEDS[:rows]), WARM_UP_STEPS)
+    began = time.perf_counter()
     if isinstance(contestant, Worker):
-        return contestant.generate(seeds, WARM_UP_STEPS, entry.limit_s)
-    return contestant.generate(seeds, WARM_UP_STEPS)
+        images = contestant.generate(*arguments, entry.limit_s)
+    else:
+        images = contestant.generate(*arguments)
+    facts = {"warm_up_s": time.perf_counter() - began}
+    reference += [] if reference else [images]
+    return {**facts, "relative_error": gate(images, reference[0], entry.precision)} if entry.compares else facts
 
 
 def gate(images: Array, reference: Array, precision: str) -> float:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.harness.wire import ask_http
+from benchmarks.harness.wire import ask_http, image_feeds
 from benchmarks.serving.worker import Array
 from brats_ldm_client import Client, Generation
 from server.channel import connect
@@ -42,31 +40,11 @@ class Ours:
 
     def http(self, seeds: Sequence[int], steps: int) -> Array:
         """HTTP, one request."""
-        rows = len(seeds)
-        feeds = {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((rows, 1), steps, np.int32)}
-        return ask_http(self.server.http_url, "mri_ldm", "image", feeds, (rows, SIZE, SIZE))
+        shape = (len(seeds), SIZE, SIZE)
+        return ask_http(self.server.http_url, "mri_ldm", "image", image_feeds(seeds, steps), shape)
 
     def close(self) -> None:
         """Stop the server."""
         self.client.close()
         self.raw.close()
         self.server.stop()
-
-
-class FewSteps:
-    """The same server with DPM-Solver++ in place of DDIM, in fewer steps than are asked for."""
-
-    def __init__(self, ours: Ours, steps: int) -> None:
-        self._ours, self._steps = ours, steps
-
-    @property
-    def pid(self) -> int:
-        """The server's."""
-        return self._ours.pid
-
-    def generate(self, seeds: Sequence[int], steps: int) -> Array:
-        """`steps` is what the others do."""
-        return self._ours.generate(seeds, self._steps, "dpmpp_2m")
-
-    def close(self) -> None:
-        """The server is another's."""

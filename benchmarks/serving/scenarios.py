@@ -13,12 +13,11 @@ import numpy as np
 from benchmarks.harness.engine import Engine
 from benchmarks.harness.machine import server_memory
 from benchmarks.harness.timing import compare, in_turns, ratio, spread
-from benchmarks.harness.wire import ask
+from benchmarks.harness.wire import ask, image_feeds
 from benchmarks.serving.analyzer.drive import analyze
 from benchmarks.serving.bench import Bench
 from benchmarks.serving.contestants import SEEDS, ours, ready
-from benchmarks.serving.load import sweep
-from benchmarks.serving.mixed import mixed
+from benchmarks.serving.load import mixed, sweep
 from benchmarks.serving.names import BASELINE, OURS
 from benchmarks.serving.ours import Ours
 from benchmarks.serving.worker import Array
@@ -45,17 +44,14 @@ def single(bench: Bench) -> dict[str, Any]:
     often = {name: amount.requests if name.startswith(OURS) else 1 for name in running}
     seconds: dict[str, list[float]] = {name: [] for name in running}
 
-    def call(name: str) -> Callable[[], None]:
-        def requests() -> None:
-            with bench.turn(name) as contestant:
-                for number in range(often[name]):
-                    began = time.perf_counter()
-                    contestant.generate([SEEDS[number]], amount.steps)
-                    seconds[name].append(time.perf_counter() - began)
+    def requests(name: str) -> None:
+        with bench.turn(name) as contestant:
+            for number in range(often[name]):
+                began = time.perf_counter()
+                contestant.generate([SEEDS[number]], amount.steps)
+                seconds[name].append(time.perf_counter() - began)
 
-        return requests
-
-    in_turns({name: call(name) for name in running}, amount.rounds, amount.budget_s, bench.report)
+    in_turns({name: partial(requests, name) for name in running}, amount.rounds, amount.budget_s, bench.report)
     # The ratio compares rounds: of several requests in one, their mean.
     rounds = {name: np.reshape(times, (-1, often[name])).mean(1).tolist() for name, times in seconds.items()}
     result = compare(rounds, BASELINE)
@@ -140,8 +136,7 @@ def cost(bench: Bench) -> dict[str, Any]:
     amount, server = bench.amount, ours(bench)
 
     def steps(rows: int) -> Array:
-        feeds = {"seed": np.arange(rows)[:, None], "steps": np.full((rows, 1), amount.cost_steps, np.int32)}
-        return ask(server.raw, "mri_ldm", "final_latent", feeds)
+        return ask(server.raw, "mri_ldm", "final_latent", image_feeds(range(rows), amount.cost_steps))
 
     # Requests of few rows are sent several times in a turn: a turn is long against what disturbs it.
     requests = {rows: max(1, amount.cost_rows_a_turn // rows) for rows in amount.cost_rows}

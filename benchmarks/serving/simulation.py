@@ -124,7 +124,7 @@ def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
         clock[0] += device.step(len(latents))
         return latents.copy()
 
-    def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: object) -> Steps:
+    def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: Any, **__: Any) -> Steps:
         needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
         clock[0] += device.steps(len(latents), calls.most if calls.padded else int(needed))
         return latents, estimates, None
@@ -195,3 +195,55 @@ async def latencies(workload: Sequence[Arrival], url: str) -> list[float]:
             return time.perf_counter() - begun - arrival.seconds
 
         return list(await asyncio.gather(*(one(i, arrival) for i, arrival in enumerate(workload))))
+
+
+# --- what is compared
+
+LOAD = 0.75
+"""Of what the rival can do."""
+RIVAL_ROWS = (1, 8, 32)
+SIMULATED_GPU = "simulated, as a GPU"
+GPU_LIKE = Device(base=0.004, row=0.0003, decode=0.002)
+COMPILED = Device(base=0.0011, row=0.00003, decode=0.002, call=0.0007)
+"""An estimate of the bundle's network, compiled, on an H100. Nothing here was measured on a GPU."""
+LOADS = (0.05, 0.3, 0.6, 0.8)
+"""Of what calls of one step can do."""
+OWN = "own choice"
+WAYS = {
+    "1 step": ONE_STEP,
+    **{f"{count} steps": Calls(count, always=True) for count in (5, 10, 25)},
+    OWN: Calls(50),
+    **{f"unrolled, {count}": Calls(count, always=True, padded=True) for count in (5, 10, 25)},
+}
+
+
+def simulate(name: str, device: Device, count: int) -> list[dict[str, Any]]:
+    """A record for each batch size of the rival."""
+    records = []
+    for most in RIVAL_ROWS:
+        workload = arrivals(count, LOAD * capacity(device, most), seed=1)
+        rival = summary(workload, request_level(workload, device, most))
+        records.append(record(name, device, most, rival, summary(workload, step_level(workload, device))))
+    return records
+
+
+def record(where: str, device: Device, most: int, rival: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
+    """Of one device: the rival's batching beside ours."""
+    ratios = {f"{name}_ratio": ours[name] / rival[name] for name in ("mean", "p99")}
+    shape = [device.base, device.row, device.decode]
+    made = {"where": where, "device": shape, "rival_rows": most, "load": LOAD}
+    return {**made, "request_level": rival, "step_level": ours, **ratios}
+
+
+def compare(device: Device, count: int) -> dict[str, Any]:
+    """Images a second of each number of steps a call, and latencies at each load; all have the same requests."""
+    draw = np.random.default_rng(0)
+    together = [Arrival(0.0, int(steps)) for steps in draw.choice(STEPS, count, p=SHARES)]
+    most = {name: count / max(step_level(together, device, calls=calls)) for name, calls in WAYS.items()}
+    points = []
+    for load in LOADS:
+        workload = arrivals(count, load * most["1 step"], seed=1)
+        ways = {name: summary(workload, step_level(workload, device, calls=calls)) for name, calls in WAYS.items()}
+        points.append({"load": load, "ways": ways})
+    shape = {"call": device.call, "base": device.base, "row": device.row, "decode": device.decode}
+    return {"device": shape, "images_per_s": most, "latencies": points}

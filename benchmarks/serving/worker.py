@@ -1,4 +1,4 @@
-"""A way to make images in a process of its own: it can be ended when it takes too long, and its memory is its own."""
+"""Contestants as processes: one in a server, and one that runs a function and is ended when it takes too long."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,25 @@ Array = np.ndarray[Any, Any]
 Generate = Callable[[Sequence[int], int], Array]
 """(seeds, steps) -> images [n, 240, 240]"""
 _generate: Generate
+
+
+@dataclass(frozen=True)
+class Running:
+    """A contestant in a group of processes of its own, whose leader is `pid`. `close` ends them."""
+
+    pid: int
+    generate: Generate
+    close: Callable[[], object]
+
+
+def one_request_each(image: Callable[[int, int], Array]) -> Generate:
+    """All seeds at once, each in a request of its own; `image` makes one of (seed, steps)."""
+
+    def generate(seeds: Sequence[int], steps: int) -> Array:
+        with ThreadPoolExecutor(len(seeds)) as pool:
+            return np.stack(list(pool.map(lambda seed: image(seed, steps), seeds)))
+
+    return generate
 
 
 class TookTooLong(Exception):

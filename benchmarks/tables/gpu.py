@@ -13,7 +13,7 @@ SERVED = {"torch": "profile torch", "compiled": "profile torch, compiled", "tens
 def sections(records: Mapping[str, Record]) -> Lines:
     """The tables of one kind of weights; `records` by section."""
     yield _machine(next(iter(records.values()))["machine"])
-    for part in (_speed, _batches, _steps, _servers, _programs):
+    for part in (_speed, _batches, _steps, _others):
         lines = list(part(records))
         yield from ["", *lines] if lines else []
     if failures := [
@@ -88,9 +88,12 @@ def _steps(records: Mapping[str, Record]) -> Lines:
         yield from table([*head, *beside], rows)
 
 
-def _servers(records: Mapping[str, Record]) -> Lines:
-    """The other figures of each server."""
+def _others(records: Mapping[str, Record]) -> Lines:
+    """The other figures of each server, and the error of programs."""
     rows = [[title, name, figure] for title, result in _served(records).items() for name, figure in _figures(result)]
+    for layout, networks in _result(records, "programs").items():
+        for name, values in networks.items():
+            rows.append([f"program, {layout}", f"{name} against fp32, relative L2", f"{values['relative_l2']:.1e}"])
     if rows:
         yield from table(["", "what", "figure"], rows)
 
@@ -104,16 +107,6 @@ def _figures(result: Record) -> Iterator[tuple[str, str]]:
     if parity := result.get("parity"):
         yield "final latents against fp32, relative L2", f"{parity['latent_relative_l2']:.1e}"
         yield "images alone against in a batch, largest difference", f"{parity['alone_against_batch_max_abs']:.1e}"
-
-
-def _programs(records: Mapping[str, Record]) -> Lines:
-    differences = [
-        [name, layout, f"{values['relative_l2']:.1e}"]
-        for layout, networks in _result(records, "programs").items()
-        for name, values in networks.items()
-    ]
-    if differences:
-        yield from table(["program", "layout", "a call against fp32, relative L2"], differences)
 
 
 def _cell(value: float | None) -> str | None:

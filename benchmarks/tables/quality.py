@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, number, table
 from benchmarks.quality.settings import Setting
-from brats_ldm_client import PRESETS
 
 PAIRED = ("", "preset", "PSNR, dB: mean (worst)", "SSIM: mean (worst)", "s an image (range)", "times as fast")
 SAMPLES = (
@@ -38,6 +37,8 @@ def lines(record: Record) -> Lines:
 
 
 def _paired(record: Record, time: Record | None) -> list[str]:
+    from brats_ldm_client import PRESETS  # with NumPy, which --help is spared
+
     setting, paired = Setting(record["sampler"], record["steps"]), record["paired"]
     names = [f"`{name}`" for name, preset in PRESETS.items() if Setting(preset.sampler, preset.steps) == setting]
     row = [setting.title, ", ".join(names)]

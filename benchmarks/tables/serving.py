@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.harness.markdown import Lines, Record, around, cores, number, table
-from benchmarks.tables import gpu, mixed
+from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, number, table
+from benchmarks.tables import gpu
 from training.files import write_text
 
 NAMES = {
@@ -18,6 +16,8 @@ NAMES = {
     "demo": "Demo weights (small networks)",
     "small": "Tiny networks, to try the benchmark: the figures mean nothing",
 }
+SIMULATED_GPU = "simulated, as a GPU"
+MIXED = {"bundle": "bundle's networks", "demo": "demo weights"}
 KINDS = ("served", "simulated", "whole requests")
 
 
@@ -135,7 +135,7 @@ def _load(result: Record) -> Lines:
 
 
 def _mixed(result: Record) -> Lines:
-    return mixed.latencies(result["records"])
+    return mixed_latencies(result["records"])
 
 
 def _start(result: Record) -> Lines:
@@ -148,6 +148,8 @@ def _start(result: Record) -> Lines:
 
 
 def _analyzer(result: Record) -> Iterator[str]:
+    import numpy as np  # which --help is spared
+
     rows = []
     for point in result["points"]:
         seconds = [number(float(np.quantile(point["seconds"], share))) for share in (0.5, 0.9)]
@@ -168,3 +170,46 @@ PARTS: dict[str, tuple[str, Callable[[Record], Lines]]] = {
     "start": ("Start and memory", _start),
     "perf_analyzer": ("perf_analyzer", _analyzer),
 }
+
+
+# --- blocks of pages: requests of 10, 25 and 50 steps side by side
+
+
+def mixed_load(read: Reader) -> Lines:
+    """The real server with both weights, the simulation of its machine, and a simulated GPU."""
+    records: list[Record] = []
+    for weights, name in MIXED.items():
+        every = read(f"serving/{weights}-mixed")["result"]["records"]
+        records += [
+            {**record, "where": f"{name}: {record['where']}"} for record in every if record["where"] != SIMULATED_GPU
+        ]
+        simulated = [record for record in every if record["where"] == SIMULATED_GPU]
+    yield from mixed_latencies([*records, *simulated])  # of a device that no weights change
+
+
+def mixed_latencies(records: Sequence[Record]) -> Lines:
+    """Mean latency in seconds, and ours over the rival's."""
+    head = ["where", "rival's rows", "mean, request-level", "mean, step-level", "ratio of means", "ratio of p99"]
+    rows = []
+    for record in records:
+        means = [number(record[kind]["mean"]) for kind in ("request_level", "step_level")]
+        ratios = [f"{record[f'{name}_ratio']:.2f}" for name in ("mean", "p99")]
+        rows.append([record["where"], record["rival_rows"], *means, *ratios])
+    yield from table(head, rows)
+
+
+def mixed_steps(read: Reader) -> Lines:
+    """The same on a simulated GPU, by the steps of a call."""
+    yield from steps_a_call(read("serving/bundle-mixed")["result"]["steps_a_call"])
+
+
+def steps_a_call(record: Record) -> Lines:
+    """Mean and 99th percentile in milliseconds by load, and images a second at most."""
+    names = list(record["images_per_s"])
+    rows = []
+    for point in record["latencies"]:
+        ways = [point["ways"][name] for name in names]
+        cells = [f"{1e3 * way['mean']:.0f} / {1e3 * way['p99']:.0f}" for way in ways]
+        rows.append([f"{100 * point['load']:.0f} %", *cells])
+    rows.append(["images/s at most", *(f"{record['images_per_s'][name]:.0f}" for name in names)])
+    yield from table(["load: mean / p99, ms", *names], rows)

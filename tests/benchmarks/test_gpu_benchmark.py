@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -63,10 +62,6 @@ def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     assert "a step of 2 rows" in table
     assert "None of these are figures of a GPU" in table
     assert "Not measured" not in table
-    # A lent machine may give back no more than eight files: this one has them all.
-    with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
-        packed = {name: archive.extractfile(name).read() for name in archive.getnames()}
-    assert packed == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "gpu.tar.gz"}
 
 
 def test_sections_that_fail_are_recorded_and_the_others_run(tmp_path: Path, capsys) -> None:
@@ -241,7 +236,7 @@ def test_run_measures_the_checkout_it_is_called_in(bare_kit: Path, tmp_path: Pat
     assert "bundle-served-torch: image_ms" in done.stdout, done.stderr
     failed = run(ROOT, "--quick", "--minutes", "0", "--out", str(tmp_path / "figures"))
     assert "these sections failed" in failed.stderr
-    assert (tmp_path / "figures" / "gpu.tar.gz").is_file()
+    assert (tmp_path / "figures" / "table.md").is_file()
     environment["TORCH_SITE"] = str(tmp_path)
     assert "no torch for Python 3." in run(ROOT, "--dry-run").stderr
     elsewhere = run(tmp_path, "--dry-run")

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving.__main__ import main
-from benchmarks.serving.mixed import COMPILED, OWN, compare
 from benchmarks.serving.simulation import (
+    COMPILED,
     MEAN_STEPS,
+    OWN,
     Arrival,
     Calls,
     Device,
     arrivals,
     capacity,
+    compare,
     request_level,
     step_level,
     summary,

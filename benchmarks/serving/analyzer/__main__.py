@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import ROOT
+from benchmarks import COMMITTED, ROOT
 from benchmarks.serving.analyzer import fetch, tool
 from benchmarks.serving.analyzer.measure import SECRET, measure
-from benchmarks.serving.analyzer.tool import Target
 from server.channel import connect
 from server.errors import ServerError
 from server.health import probe
@@ -31,14 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure each load, report; returns the exit status."""
     options = _parse(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server of its own must not outlive it
+    fields = {"steps": options.steps, "sampler": options.sampler}
+    fields |= {"preview_every": options.preview_every} if options.preview_every else {}
     try:
         program = _program(options.tool)
-        fields = {"steps": options.steps, "sampler": options.sampler}
-        if options.preview_every:
-            fields["preview_every"] = options.preview_every
         with _target(options) as target:
             measure(program, target, options.loads, options.seed, fields, options.out, options.more)
-        return 0
     except tool.AnalyzerError as error:
         print(f"error: {error}; what there is, is in {options.out}", file=sys.stderr)
         return 1
@@ -48,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,41 +78,28 @@ def _parser() -> argparse.ArgumentParser:
         "docs/perf_analyzer.md says what its lines mean, and has the plain command.",
         epilog="What follows -- goes to perf_analyzer as it is, e.g. -- --request-distribution poisson",
     )
-    load = parser.add_argument_group("load").add_mutually_exclusive_group()
-    load.add_argument(
-        "--concurrency",
-        type=_positive,
-        nargs="+",
-        default=[1, 4],
-        metavar="N",
-        help="requests in flight all the time (1 4)",
-    )
-    load.add_argument("--request-rate", type=_rate, nargs="+", metavar="R", help="or requests a second")
-    what = parser.add_argument_group("requests: one image each, no two with the same seed")
-    what.add_argument(
-        "--requests", type=_positive, metavar="N", help="at each load (4 for each in flight or a second, at least 16)"
-    )
-    what.add_argument(
-        "--model", choices=tool.MODELS, default=tool.UNARY, help="one response, or a stream (%(default)s)"
-    )
-    what.add_argument("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
-    what.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
-    what.add_argument("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
-    what.add_argument(
-        "--preview-every", type=_positive, metavar="N", help="of a stream: a preview every N steps (none)"
-    )
-    server = parser.add_argument_group("server: one of its own, unless --url is given")
-    server.add_argument("--repository", type=Path, default=ROOT / "model_repository", help="what its own serves")
-    server.add_argument("--profile", default="cpu", help="configs/PROFILE.pbtxt of its own (%(default)s)")
-    server.add_argument("--url", metavar="HOST:PORT", help=f"gRPC of a server that runs; ${SECRET} is sent to it")
-    server.add_argument("--tls-ca", type=Path, metavar="PEM", help="encrypt, and trust these authorities")
-    server.add_argument("--tls-cert", type=Path, metavar="PEM", help="this client's certificate, for mutual TLS")
-    server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
-    files = parser.add_argument_group("files")
-    files.add_argument("--out", type=Path, metavar="DIR", help="for what is kept (out/perf_analyzer/DATE-TIME)")
-    files.add_argument(
-        "--tool", type=Path, default=ROOT / fetch.FOLDER, metavar="DIR", help="where perf_analyzer is or will be"
-    )
+    add = parser.add_argument_group("load").add_mutually_exclusive_group().add_argument
+    in_flight = "requests in flight all the time (1 4)"
+    add("--concurrency", type=_positive, nargs="+", default=[1, 4], metavar="N", help=in_flight)
+    add("--request-rate", type=_rate, nargs="+", metavar="R", help="or requests a second")
+    add = parser.add_argument_group("requests: one image each, no two with the same seed").add_argument
+    at_least = "at each load (4 for each in flight or a second, at least 16)"
+    add("--requests", type=_positive, metavar="N", help=at_least)
+    add("--model", choices=tool.MODELS, default=tool.UNARY, help="one response, or a stream (%(default)s)")
+    add("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
+    add("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
+    add("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
+    add("--preview-every", type=_positive, metavar="N", help="of a stream: a preview every N steps (none)")
+    add = parser.add_argument_group("server: one of its own, unless --url is given").add_argument
+    add("--repository", type=Path, default=COMMITTED, help="what its own serves")
+    add("--profile", default="cpu", help="configs/PROFILE.pbtxt of its own (%(default)s)")
+    add("--url", metavar="HOST:PORT", help=f"gRPC of a server that runs; ${SECRET} is sent to it")
+    add("--tls-ca", type=Path, metavar="PEM", help="encrypt, and trust these authorities")
+    add("--tls-cert", type=Path, metavar="PEM", help="this client's certificate, for mutual TLS")
+    add("--tls-key", type=Path, metavar="PEM", help="its key")
+    add = parser.add_argument_group("files").add_argument
+    add("--out", type=Path, metavar="DIR", help="for what is kept (out/perf_analyzer/DATE-TIME)")
+    add("--tool", type=Path, default=ROOT / fetch.FOLDER, metavar="DIR", help="where perf_analyzer is or will be")
     return parser
 
 
@@ -141,20 +126,20 @@ def _program(folder: Path) -> Path:
 
 
 @contextmanager
-def _target(options: argparse.Namespace) -> Iterator[Target]:
+def _target(options: argparse.Namespace) -> Iterator[tool.Target]:
     """What is measured, once it has generated something."""
     if options.url is not None:
         access = _access(options)
         _look_for_model(options.url, options.model, access)
         probe(options.url, access=access)
-        yield Target(options.url, options.model, access)
+        yield tool.Target(options.url, options.model, access)
         return
     print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
     profile = None if options.profile == "default" else options.profile
     with TritonServer(options.repository, profile, log_path=options.out / "tritonserver.log") as server:
         server.probe()
         _look_for_model(server.grpc_url, options.model, server.access)
-        yield Target(server.grpc_url, options.model, server.access)
+        yield tool.Target(server.grpc_url, options.model, server.access)
 
 
 def _access(options: argparse.Namespace) -> Access:

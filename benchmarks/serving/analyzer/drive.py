@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.wire import ask
+from benchmarks.harness.wire import ask, image_feeds
 from benchmarks.serving.analyzer import tool
 from benchmarks.serving.analyzer.fetch import fetch
 from benchmarks.serving.bench import Bench
@@ -35,28 +33,24 @@ def analyze(bench: Bench, report: Path) -> dict[str, Any]:
     target = tool.Target(server.server.grpc_url, access=server.server.access)
     program = fetch(bench.work / "perf_analyzer")
     seeds = list(SEEDS[: min(SEEDS_USED, amount.analyzer_requests)])
-    data, profile = bench.work / "seeds.json", bench.work / "profile.json"
     answers = _answers(server, seeds, amount.steps)
-    write_text(data, json.dumps(expecting(seeds, amount.steps, another_image(answers))))
-    networks = tool.counts(server.raw, target.access)
-    wrong = tool.command(target, tool.Load("concurrency", 1, 1), data, profile, networks)
-    if tool.run(program, wrong, profile, TIMEOUT_S).returncode == 0:
+
+    def run(load: tool.Load, expected: Mapping[str, Array]) -> tool.Run:
+        content = expecting(seeds, amount.steps, expected)
+        return tool.run(program, target, server.raw, load, content, bench.work, timeout_s=TIMEOUT_S)
+
+    if run(tool.Load("concurrency", 1, 1), another_image(answers)).done.returncode == 0:
         raise RuntimeError(
             "perf_analyzer took an image with one other bit: it does not compare, its figures say nothing"
         )
-    write_text(data, json.dumps(expecting(seeds, amount.steps, answers)))
     points, words = [], []
     for concurrency in amount.analyzer_concurrency:
-        load = tool.Load("concurrency", concurrency, max(amount.analyzer_requests, concurrency))
-        arguments = tool.command(target, load, data, profile, networks)
-        before = tool.counts(server.raw, target.access)
-        done = tool.run(program, arguments, profile, TIMEOUT_S)
-        words.append(f"$ perf_analyzer {shlex.join(arguments)}\n{done.stdout}{done.stderr}")
+        done = run(tool.Load("concurrency", concurrency, max(amount.analyzer_requests, concurrency)), answers)
+        words.append(done.report)
         write_text(report, "\n".join(words))
-        tool.check(done)
-        latencies = [request.seconds for request in tool.requests(tool.read_profile(profile))]
+        latencies = [request.seconds for request in done.requests()]
         point = {"concurrency": concurrency, "requests": len(latencies), "seconds": latencies}
-        points.append({**point, "mean_batch": tool.mean_rows(before, tool.counts(server.raw, target.access))})
+        points.append({**point, "mean_batch": done.mean_rows()})
         bench.report(f"  concurrency {concurrency}: mean batch {points[-1]['mean_batch']}")
     return {"program": "perf_analyzer 2.51.0", "points": points}
 
@@ -70,8 +64,7 @@ def another_image(answers: Mapping[str, Array]) -> dict[str, Array]:
 
 def _answers(server: Ours, seeds: Sequence[int], steps: int) -> dict[str, Array]:
     """Every output of mri_ldm by its name, a row a seed, in one request: what is compared comes in requests of one."""
-    feeds = {"seed": np.array(seeds, np.int64)[:, None], "steps": np.full((len(seeds), 1), steps, np.int32)}
-    return {name: ask(server.raw, tool.UNARY, name, feeds) for name in OUTPUTS}
+    return {name: ask(server.raw, tool.UNARY, name, image_feeds(seeds, steps)) for name in OUTPUTS}
 
 
 def expecting(seeds: Sequence[int], steps: int, answers: Mapping[str, Array]) -> dict[str, Any]:
@@ -86,7 +79,5 @@ def expecting(seeds: Sequence[int], steps: int, answers: Mapping[str, Array]) ->
     return {**tool.input_data(seeds, steps=steps), "validation_data": expected}
 
 
-def _values(array: Array) -> list[float] | list[str]:
-    if array.dtype == np.object_:
-        return [value.decode() for value in array.ravel()]
-    return [float(value) for value in array.ravel()]
+def _values(array: Array) -> list[Any]:
+    return [value.decode() if array.dtype == np.object_ else float(value) for value in array.ravel()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -46,25 +44,17 @@ def measure(
     with connect(target.url, target.access) as client:
         for load in loads:
             print(f"{load.requests} requests to {target.model}, {load.kind} {load.value:g} ...", flush=True)
-            data, profile = folder / f"{load.name}.input.json", folder / f"{load.name}.requests.json"
-            write_text(data, json.dumps(tool.input_data(islice(seeds, load.requests + SPARE), **fields)))
-            before = tool.counts(client, target.access)
-            arguments = [*tool.command(target, load, data, profile, before), "-f", f"{load.name}.csv", *more]
-            done = tool.run(program, arguments, profile)
-            tell(f"$ perf_analyzer {_shown(arguments, target)}\n{done.stdout}{done.stderr}")
-            tool.check(done)
-            record = tool.read_profile(profile)
-            write_text(profile, json.dumps(record))
-            tell(_summary(load, tool.requests(record), tool.mean_rows(before, tool.counts(client, target.access))))
+            content = tool.input_data(islice(seeds, load.requests + SPARE), **fields)
+            run = tool.run(program, target, client, load, content, folder, more)
+            tell(_without_secrets(run.report, target))
+            tell(_summary(load, run.requests(), run.mean_rows()))
     print(f"Kept in {folder}: {REPORT}, and for each load what was sent, its table and the times of each request")
 
 
-def _shown(arguments: Sequence[str], target: Target) -> str:
-    """A command line without secrets."""
-    line = shlex.join(arguments)
+def _without_secrets(text: str, target: Target) -> str:
     for value in target.access.headers.values():
-        line = line.replace(value, f"${SECRET}")
-    return line
+        text = text.replace(value, f"${SECRET}")
+    return text
 
 
 def _summary(load: Load, answered: Sequence[Request], rows: Mapping[str, float]) -> str:

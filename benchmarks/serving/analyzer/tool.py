@@ -1,6 +1,6 @@
-"""One run of perf_analyzer: its input file, command line and record of the requests; and Triton's counts beside it.
+"""One run of perf_analyzer 2.51: its input file, command line and record of the requests; and Triton's counts.
 
-Knows perf_analyzer 2.51. Starts no server and looks at no image. docs/perf_analyzer.md says what each flag is for.
+Starts no server and looks at no image. docs/perf_analyzer.md says what each flag is for.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from benchmarks.serving.analyzer.fetch import environment
 from server.channel import EVERYBODY
 from server.health import NETWORKS
 from server.security import Access
+from training.files import write_text
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -89,17 +91,14 @@ def command(target: Target, load: Load, data: Path, profile: Path, networks: Ite
     # A stream wants it; and at a rate, four threads would each wait for an answer before they send again.
     asynchronous = target.model == STREAM or load.kind == "request-rate"
     return [
-        "-m", target.model, "-i", "grpc", "-u", target.url,
-        "--input-data", data.name,
-        f"--{load.kind}-range", f"{load.value:g}",
-        "--request-count", str(load.requests),
+        *("-m", target.model, "-i", "grpc", "-u", target.url, "--input-data", data.name),
+        *(f"--{load.kind}-range", f"{load.value:g}", "--request-count", str(load.requests)),
         *(["--async"] if asynchronous else []),
         *(["--streaming"] if target.model == STREAM else []),
-        "--bls-composing-models", ",".join(networks),
-        "--percentile", "90",
-        "--profile-export-file", profile.name,
+        *("--bls-composing-models", ",".join(networks), "--percentile", "90"),
+        *("--profile-export-file", profile.name),
         *_access_flags(target.access),
-    ]  # fmt: skip
+    ]
 
 
 def _access_flags(access: Access) -> list[str]:
@@ -112,20 +111,54 @@ def _access_flags(access: Access) -> list[str]:
     return flags
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of perf_analyzer that has ended. `command` and `report` have its words."""
+
+    arguments: list[str]
+    done: subprocess.CompletedProcess[str]
+    profile: Path
+    before: Mapping[str, Counts]
+    after: Mapping[str, Counts]
+
+    @property
+    def report(self) -> str:
+        """The command and what it printed."""
+        return f"$ perf_analyzer {shlex.join(self.arguments)}\n{self.done.stdout}{self.done.stderr}"
+
+    def requests(self) -> list[Request]:
+        """Those that were answered; the record is kept without outputs. Raises AnalyzerError for a run that failed."""
+        check(self.done)
+        record = read_profile(self.profile)
+        write_text(self.profile, json.dumps(record))
+        return requests(record)
+
+    def mean_rows(self) -> dict[str, float]:
+        """Rows in a call of each network."""
+        return mean_rows(self.before, self.after)
+
+
 def run(
-    program: Path, arguments: Sequence[str], profile: Path, timeout_s: float | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run it in the folder of `profile`, the file that its arguments name."""
+    program: Path,
+    target: Target,
+    client: InferenceServerClient,
+    load: Load,
+    content: Mapping[str, Any],
+    folder: Path,
+    more: Sequence[str] = (),
+    timeout_s: float | None = None,
+) -> Run:
+    """Run it in `folder` with the input file `content`; the files there have the name of the load."""
+    data, profile = folder / f"{load.name}.input.json", folder / f"{load.name}.requests.json"
+    write_text(data, json.dumps(content))
     profile.unlink(missing_ok=True)  # it refuses to write over one
-    return subprocess.run(
-        [str(program), *arguments],
-        cwd=profile.parent,
-        env=environment(program.parent),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    before = counts(client, target.access)
+    arguments = [*command(target, load, data, profile, before), "-f", f"{load.name}.csv", *more]
+    done = subprocess.run(
+        [str(program), *arguments], cwd=folder, env=environment(program.parent), capture_output=True, text=True,
+        timeout=timeout_s, check=False,
+    )  # fmt: skip
+    return Run(arguments, done, profile, before, counts(client, target.access))
 
 
 def check(done: subprocess.CompletedProcess[str]) -> None:
@@ -144,9 +177,9 @@ def read_profile(path: Path) -> dict[str, Any]:
         AnalyzerError: it has written none, or one that is no JSON, as with batches (-b).
     """
 
-    def without_outputs(found: dict[str, Any]) -> dict[str, Any]:
-        found.pop("response_outputs", None)
-        return found
+    def without_outputs(entry: dict[str, Any]) -> dict[str, Any]:
+        entry.pop("response_outputs", None)
+        return entry
 
     try:
         profile: dict[str, Any] = json.loads(path.read_text(), object_hook=without_outputs)
@@ -157,12 +190,9 @@ def read_profile(path: Path) -> dict[str, Any]:
 
 def requests(profile: dict[str, Any]) -> list[Request]:
     """Those that were answered."""
-    return [
-        Request(request["timestamp"], tuple(request["response_timestamps"]))
-        for experiment in profile["experiments"]
-        for request in experiment["requests"]
-        if request["response_timestamps"]
-    ]
+    answered = [request for run in profile["experiments"] for request in run["requests"]]
+    times = [(request["timestamp"], tuple(request["response_timestamps"])) for request in answered]
+    return [Request(sent, answers) for sent, answers in times if answers]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -178,8 +208,8 @@ def counts(client: InferenceServerClient, access: Access) -> dict[str, Counts]:
 
     headers = dict(access.headers) or None
     try:
-        there = [each for each in NETWORKS if client.is_model_ready(each, headers=headers, client_timeout=TIMEOUT_S)]
-        return {network: wire.counts(client, network, access.headers, TIMEOUT_S) for network in there}
+        ready = [name for name in NETWORKS if client.is_model_ready(name, headers=headers, client_timeout=TIMEOUT_S)]
+        return {network: wire.counts(client, network, access.headers, TIMEOUT_S) for network in ready}
     except InferenceServerException as error:
         raise AnalyzerError(f"the server's statistics of its networks cannot be had: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,6 @@ def arithmetic(mode: str) -> Iterator[AbstractContextManager[Any]]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-@torch.no_grad()
 def bundle_loop(setup: Setup, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
     """The bundle's inference with MONAI's networks and scheduler, eager, by arithmetic.
 
@@ -50,10 +49,10 @@ def bundle_loop(setup: Setup, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
     unet, autoencoder = networks(snapshot, setup.device)
     modes = ("tf32", "amp", "fp32") if setup.device.type == "cuda" else ("fp32",)
     latent, timesteps = (tensor.to(setup.device) for tensor in random_inputs(UNET, 1, seed=0))
-    with arithmetic("fp32"):
+    with torch.no_grad(), arithmetic("fp32"):
         reference = unet(latent, timesteps[:, 0])
     for mode in modes:
-        with arithmetic(mode) as running, running:
+        with torch.no_grad(), arithmetic(mode) as running, running:
             answer = unet(latent, timesteps[:, 0]).float()
         error = measure(reference.cpu().numpy(), answer.cpu().numpy(), setup.precision).relative_l2
         if mode != "fp32" and error == 0:
@@ -75,7 +74,7 @@ def _bundle_loop_in(mode: str, setup: Setup, snapshot: Snapshot, unet: Any, auto
         with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):  # as the bundle does
             return autoencoder.decode(latents / snapshot.scale_factor).cpu()
 
-    with arithmetic(mode) as running, running:
+    with torch.no_grad(), arithmetic(mode) as running, running:
         return {
             "unet_ms": {batch: unet_call(batch) for batch in setup.batches},
             "autoencoder_ms": setup.median_ms(lambda: autoencoder(picture)),
@@ -91,30 +90,22 @@ def programs(setup: Setup, snapshot: Snapshot, export: Callable[[], Path]) -> It
     float32, between casts.
     """
     setup.check_time()
-    paths = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
-    yield from _in_both_layouts(setup, snapshot, paths, "")
-    path = setup.work / "float32_norms.pt2"
-    export_torch(UNET, UNET.build(snapshot), path, setup.precision, float32_norms=True)
-    yield from _in_both_layouts(setup, snapshot, {UNET: path}, "-float32_norms")
+    served = {graph: export() / graph.name / "1" / "model.pt2" for graph in GRAPHS}
+    float32_norms = setup.work / "float32_norms.pt2"
+    for suffix, paths in {"": served, "-float32_norms": {UNET: float32_norms}}.items():
+        if suffix:
+            export_torch(UNET, UNET.build(snapshot), float32_norms, setup.precision, float32_norms=True)
+        for layout in ("channels_last", "contiguous"):
+            calls = {graph.name: _program(setup, graph, snapshot, path, layout) for graph, path in paths.items()}
+            yield layout + suffix, calls
 
 
-def _in_both_layouts(
-    setup: Setup, snapshot: Snapshot, paths: Mapping[Graph, Path], suffix: str
-) -> Iterator[tuple[str, Any]]:
-    for layout in ("channels_last", "contiguous"):
-        measured = {
-            graph.name: _program(setup, graph, snapshot, path, layout == "channels_last")
-            for graph, path in paths.items()
-        }
-        yield layout + suffix, measured
-
-
-@torch.no_grad()
-def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, channels_last: bool) -> dict[str, Any]:
+def _program(setup: Setup, graph: Graph, snapshot: Snapshot, path: Path, layout: str) -> dict[str, Any]:
     started = time.perf_counter()
-    program = Program(path, setup.device, setup.rows(graph), channels_last=channels_last)
+    program = Program(path, setup.device, setup.rows(graph), channels_last=layout == "channels_last")
     load_s, few = time.perf_counter() - started, random_feeds(graph, 1)
-    reference = graph.build(snapshot).eval()(*map(torch.from_numpy, few.values())).numpy()
+    with torch.no_grad():
+        reference = graph.build(snapshot).eval()(*map(torch.from_numpy, few.values())).numpy()
     return {
         "call_ms": {rows: setup.median_ms(partial(program, random_feeds(graph, rows))) for rows in setup.rows(graph)},
         "load_s": load_s,

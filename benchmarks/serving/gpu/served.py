@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.timing import spread
-from benchmarks.harness.wire import ask, settled
+from benchmarks.harness.wire import ask, image_feeds, settled
 from benchmarks.serving.gpu.repositories import FRONT, front
 from benchmarks.serving.gpu.setup import Array, Setup, random_feeds
 from benchmarks.serving.simulation import MEAN_STEPS, STEPS, arrivals, latencies
@@ -79,8 +79,7 @@ class Served:
 
     def images(self, seeds: Sequence[int], output: str = "image", model: str = FRONT) -> Array:
         """One request with a row for each seed."""
-        steps = np.full((len(seeds), 1), self.setup.steps, np.int32)
-        return ask(self.client, model, output, {"seed": np.array(seeds, np.int64)[:, None], "steps": steps}, STARTUP_S)
+        return ask(self.client, model, output, image_feeds(seeds, self.setup.steps), STARTUP_S)
 
     def computes(self) -> list[str]:
         """What the backends have logged of each network: precision, device, and which batches have a CUDA graph.

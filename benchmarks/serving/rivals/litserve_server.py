@@ -18,7 +18,7 @@ from benchmarks.serving.rivals.loops import diffusers_loop
 BATCH_TIMEOUT_S = 0.05
 
 
-class Images(litserve.LitAPI):  # type: ignore[misc]
+class Images(litserve.LitAPI):
     """{"seed", "steps"} -> {"image": base64 of float32 [240, 240]}; requests of as many steps go together."""
 
     def __init__(self, weights: str, snapshot: Path, rows: int) -> None:

@@ -26,8 +26,7 @@ def monai_loop(
     loaded = load_weights(weights, snapshot)
     unet, autoencoder = networks(loaded, torch.device("cpu"))
     if compiled:
-        unet = torch.compile(unet)  # type: ignore[assignment]
-        autoencoder.decode = torch.compile(autoencoder.decode)  # type: ignore[operator]
+        unet, autoencoder.decode = torch.compile(unet), torch.compile(autoencoder.decode)
 
     def denoise(noise: torch.Tensor, steps: int) -> torch.Tensor:
         return sample_latents(unet, loaded.config.noise_schedule, noise, steps)
@@ -71,15 +70,15 @@ def diffusers_loop(weights: str, snapshot: Path, batch: int) -> Generate:
     return generate
 
 
-@torch.no_grad()
 def _in_batches(
     seeds: Sequence[int], batch: int, steps: int, denoise: Denoise, autoencoder: Any, scale_factor: float | None
 ) -> Array:
     assert scale_factor is not None
     images = []
-    for first in range(0, len(seeds), batch):
-        noise = torch.from_numpy(np.stack([start_noise(seed) for seed in seeds[first : first + batch]]))
-        images.append(decode(autoencoder, denoise(noise, steps), scale_factor).float().numpy()[:, 0])
+    with torch.no_grad():
+        for first in range(0, len(seeds), batch):
+            noise = torch.from_numpy(np.stack([start_noise(seed) for seed in seeds[first : first + batch]]))
+            images.append(decode(autoencoder, denoise(noise, steps), scale_factor).float().numpy()[:, 0])
     return np.concatenate(images)
 
 

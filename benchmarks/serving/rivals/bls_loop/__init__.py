@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.harness.wire import ask
-from benchmarks.serving.worker import Array
+from benchmarks.harness.wire import ask, image_feeds
+from benchmarks.serving.worker import Array, Running, one_request_each
 from server.channel import connect
 from server.process import TritonServer
 
@@ -18,43 +14,30 @@ HERE = Path(__file__).parent
 MODEL = "bls_loop"
 
 
-class BlsLoop:
-    """A tritonserver with this model beside the networks of `repository`. Close it."""
+def bls_loop(repository: Path, folder: Path) -> Running:
+    """A tritonserver with this model beside the networks of `repository`."""
+    write_repository(repository, folder)
+    server = TritonServer(folder)
+    server.start()
+    client = connect(server.grpc_url)
 
-    def __init__(self, repository: Path, folder: Path) -> None:
-        write_repository(repository, folder)
-        self._server = TritonServer(folder)
-        self._server.start()
-        self._client = connect(self._server.grpc_url)
+    def image(seed: int, steps: int) -> Array:
+        return ask(client, MODEL, "image", image_feeds([seed], steps))[0, 0, 8:-8, 8:-8]
 
-    @property
-    def pid(self) -> int:
-        """The leader of its processes."""
-        return self._server.pid
+    def close() -> None:
+        client.close()
+        server.stop()
 
-    def generate(self, seeds: Sequence[int], steps: int) -> Array:
-        """All seeds at once, each in a request of its own."""
-        with ThreadPoolExecutor(len(seeds)) as pool:
-            return np.stack(list(pool.map(lambda seed: self._image(seed, steps), seeds)))
-
-    def _image(self, seed: int, steps: int) -> Array:
-        feeds = {"seed": np.array([[seed]], np.int64), "steps": np.array([[steps]], np.int32)}
-        return ask(self._client, MODEL, "image", feeds)[0, 0, 8:-8, 8:-8]
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._client.close()
-        self._server.stop()
+    return Running(server.pid, one_request_each(image), close)
 
 
 def write_repository(repository: Path, folder: Path) -> None:
-    """The networks of `repository` and this model; schedule and noise are the files of mri_ldm."""
+    """The networks of `repository` and this model; schedule and noise are those of mri_ldm."""
     shutil.rmtree(folder, ignore_errors=True)
     for network in ("unet", "vae_decoder"):
         shutil.copytree(repository / network, folder / network)
-    version = folder / MODEL / "1"
-    version.mkdir(parents=True)
-    shutil.copy(HERE / "config.pbtxt", folder / MODEL)
+    source, version = repository / "mri_ldm" / "1", folder / MODEL / "1"
+    shutil.copytree(source / "mri_ldm", version / "mri_ldm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "model.json", version)
     shutil.copy(HERE / "model.py", version)
-    for name in ("mri_ldm/samplers.py", "mri_ldm/noise.py", "model.json"):
-        shutil.copy(repository / "mri_ldm" / "1" / name, version)
+    shutil.copy(HERE / "config.pbtxt", folder / MODEL)

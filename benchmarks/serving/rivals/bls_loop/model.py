@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .noise import standard_normal
-from .samplers import NoiseSchedule, advance, sampler_table
+from mri_ldm.noise import standard_normal
+from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 
 
 class TritonPythonModel:
