@@ -78,26 +78,24 @@ def _machine(record: Record) -> str:
 
 
 def _single(result: Record) -> Lines:
-    for values in result["contestants"].values():
-        values["shown"] = f"{number(values['median'])} | {number(values['p90'])}"
-    return _contestants(result, "p50, s | p90, s")
+    return _contestants(result, "p50, s | p90, s", "{median:.3g} | {p90:.3g}")
 
 
 def _offline(result: Record) -> Lines:
-    for values in result["contestants"].values():
-        values["shown"] = f"{number(values['images_per_s'])} | {number(1 / values['images_per_s'])}"
-    return _contestants(result, "images a second | s an image")
+    return _contestants(result, "images a second | s an image", "{images_per_s:.3g} | {image_s:.3g}")
 
 
-def _contestants(result: Record, head: str) -> Lines:
+def _contestants(result: Record, head: str, shown: str) -> Lines:
     rows = []
     for name, values in sorted(result["contestants"].items(), key=lambda item: -item[1]["median"]):
         faster, error = values["faster_than_baseline"], result["told"][name].get("relative_error")
-        shown = {"name": name, "range": around(values), "error": "" if error is None else f"{error:.0e}"}
-        shown["faster"] = f"**{faster['median']:.2f}x** ({faster['min']:.2f} to {faster['max']:.2f})"
-        rows.append({**values, **shown})
+        rows.append({
+            **values, "name": name, "range": around(values), "error": "" if error is None else f"{error:.0e}",
+            "faster": f"**{faster['median']:.2f}x** ({faster['min']:.2f} to {faster['max']:.2f})",
+            "image_s": values["median"] / result.get("images", 1),
+        })  # fmt: skip
     head = f" | {head} | range, s | n | faster than the bundle's loop | error of images"
-    yield from formatted(head, "{name} | {shown} | {range} | {n} | {faster} | {error}", rows)
+    yield from formatted(head, f"{{name}} | {shown} | {{range}} | {{n}} | {{faster}} | {{error}}", rows)
     for name, facts in result["told"].items():
         yield from ["", f"Not measured: {name}: {facts['left_out']}"] if "left_out" in facts else []
 
@@ -162,12 +160,13 @@ def _start(result: Record) -> Lines:
 def _analyzer(result: Record) -> Lines:
     import numpy as np  # which --help is spared
 
-    for point in result["points"]:
-        point["p50"], point["p90"] = (number(float(np.quantile(point["seconds"], share))) for share in (0.5, 0.9))
     yield from formatted(
         "concurrency | requests | p50, s | p90, s | mean batch, unet | mean batch, decoder",
-        "{concurrency} | {requests} | {p50} | {p90} | {mean_batch[unet]:.2f} | {mean_batch[vae_decoder]:.2f}",
-        result["points"],
+        "{concurrency} | {requests} | {p50:.3g} | {p90:.3g} | {mean_batch[unet]:.2f} | {mean_batch[vae_decoder]:.2f}",
+        (
+            {**point, **{f"p{share}": np.quantile(point["seconds"], share / 100) for share in (50, 90)}}
+            for point in result["points"]
+        ),
     )
     yield ""
     yield "Every image was that of its seed bit for bit; the report and the commands are in the text file beside this."
@@ -205,7 +204,8 @@ def mixed_latencies(records: Iterable[Record]) -> Lines:
     """Mean latency in seconds, and ours over the rival's."""
     return formatted(
         "where | rival's rows | mean, request-level | mean, step-level | ratio of means | ratio of p99",
-        "{where} | {rival_rows} | {request_level[mean]:.3g} | {step_level[mean]:.3g} | {mean_ratio:.2f} | {p99_ratio:.2f}",
+        "{where} | {rival_rows} | {request_level[mean]:.3g} | {step_level[mean]:.3g} | {mean_ratio:.2f}"
+        " | {p99_ratio:.2f}",
         records,
     )
 

@@ -14,9 +14,9 @@ from scipy.linalg import sqrtm
 from benchmarks.harness.engine import Engine
 from benchmarks.harness.markdown import BEGIN, END, filled
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.distances import Real, compare, crossed, distance, jackknife
+from benchmarks.quality.distances import change, compare, crossed, distance, jackknife
+from benchmarks.quality.features import Measurer, measure_all
 from benchmarks.quality.latents import CHUNK, FIRST_SEED, latents_file, load
-from benchmarks.quality.measure import Measurer, measure_all
 from benchmarks.quality.settings import FULL, QUICK
 from benchmarks.tables.quality import lines
 from brats_ldm_client import PRESETS
@@ -171,11 +171,10 @@ def test_the_jackknife_gives_the_standard_error_of_a_mean() -> None:
 def test_a_shift_shows_beyond_its_error_and_a_copy_does_not() -> None:
     rng = np.random.default_rng(3)
     real, own = rng.standard_normal((200, 4)), rng.standard_normal((80, 4))
-    to_real = Real(real)
-    shifted = to_real.change(own + 1, own)
+    shifted = change(real, own + 1, own)
     assert shifted["frechet_change"] > 5 * shifted["frechet_change_error"] > 0
     assert shifted["frechet_change"] == pytest.approx(frechet(real, own + 1) - frechet(real, own), rel=1e-6)
-    assert to_real.change(own, own)["frechet_change"] == 0
+    assert change(real, own, own)["frechet_change"] == 0
 
 
 def test_settings_with_too_few_images_are_left_out() -> None:
