@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import COMMITTED, ROOT
-from benchmarks.harness.command import Record, parser, read_record, write_record
+from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.markdown import Record
 from training.cli import run_command
 
 

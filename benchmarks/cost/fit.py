@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.harness.command import Record
+from benchmarks.harness.markdown import Record
 from benchmarks.tables.cost import AXES, DECODER, apart
 from brats_ldm_client._calibrate import Calibration
 

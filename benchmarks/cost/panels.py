@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness.command import Record
+from benchmarks.harness.markdown import Record
 from benchmarks.harness.picture import ACCENT, OURS, errors, figure_in
 from benchmarks.tables.cost import AXES, DECODER, apart
 from brats_ldm_client._calibrate import Calibration
@@ -55,7 +55,7 @@ def _time(axes: Axes, record: Record, name: str) -> None:
     axes.set_title(title, fontsize="small")
 
 
-def _predicted(record: Record, name: str) -> tuple[Sequence[int], np.ndarray]:
+def _predicted(record: Record, name: str) -> tuple[Sequence[int], np.ndarray[Any, Any]]:
     """All values of the axis, and their seconds."""
     model, points = Calibration(**record["calibration"]["model"]), record[name]["points"]
     at, first = range(points[0]["at"], points[-1]["at"] + 1), points[0]

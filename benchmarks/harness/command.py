@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import COMMITTED
+from benchmarks.harness.markdown import Record
 from training.files import write_text
 
-Record = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
     "repository": {"type": Path, "default": COMMITTED, "help": "to measure (default: the demo weights)"},
     "profile": {"default": "cpu", "help": "of the server (default: %(default)s)"},

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.command import Record
-
+Record = dict[str, Any]
 Reader = Callable[[str], Record]
 """Gives a record by its path below benchmarks/, without `.json`."""
 Lines = Iterable[str]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness.command import Record
+from benchmarks.harness.markdown import Record
 from training.files import whole_file
 
 if TYPE_CHECKING:

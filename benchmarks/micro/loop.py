@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness.command import Record, parser, read_record, write_record
+from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.markdown import Record
 from training.cli import run_command
 from training.files import write_text
 

@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.harness.command import Record, parser, write_record
+from benchmarks.harness.command import parser, write_record
+from benchmarks.harness.markdown import Record
 from benchmarks.tables.micro import iterations
 from training.cli import run_command
 
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="this case alone, in this process")
     options = command.parse_args(argv)
     if options.case:
-        print(json.dumps(measure(*options.case, options.slices, options.iterations)))
+        name, stage = options.case
+        print(json.dumps(measure(name, stage, options.slices, options.iterations)))
         return 0
 
     from benchmarks.harness.machine import describe

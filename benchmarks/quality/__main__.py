@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.harness.command import Record, parser, read_record, write_record
+from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.markdown import Record
 from benchmarks.quality.settings import FULL, QUICK, Plan
 from training.cli import exit_status, run_command
 

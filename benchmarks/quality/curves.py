@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness.command import Record
 from benchmarks.harness.engine import Array
+from benchmarks.harness.markdown import Record
 from benchmarks.harness.picture import ACCENT, OURS, figure_in
 from benchmarks.quality.latents import FIRST_SEED
 from benchmarks.quality.settings import SAMPLERS, Setting
