@@ -26,9 +26,11 @@ SHOWN = 3  # seeds
 
 def draw_curves(record: Record, path: Path) -> None:
     """PSNR to the reference, Frechet distance to it, and that to real slices, by seconds (or steps) of an image."""
-    settings, time = record["distance"]["settings"], record.get("time")
-    for setting in settings:
-        setting["cost"] = time["settings"][setting["setting"]]["median"] if time else setting["steps"]
+    time = record.get("time")
+    settings = [
+        {**setting, "cost": time["settings"][setting["setting"]]["median"] if time else setting["steps"]}
+        for setting in record["distance"]["settings"]
+    ]
     with figure_in(path, (14, 4.5)) as figure:
         panels = figure.subplots(1, 3)
         for axes, draw in zip(panels, (_paired, _reference, _real), strict=True):

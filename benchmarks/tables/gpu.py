@@ -17,7 +17,8 @@ def sections(records: Mapping[str, Record]) -> Lines:
     yield f"{where}; torch {machine['versions']['torch']}; {machine['date']}."
     results = {name: dict(record.get("result") or {}) for name, record in records.items()}
     served = {title: results[f"served-{kind}"] for kind, title in SERVED.items() if results.get(f"served-{kind}")}
-    yield from ["", *_speed(results, served)]
+    for part in (_speed, _batches):
+        yield from ["", *part(results, served)]
     if rows := [row for title, result in served.items() for row in _steps(title, result.pop("steps_a_call", {}))]:
         yield from [
             "",
@@ -33,19 +34,30 @@ def sections(records: Mapping[str, Record]) -> Lines:
 
 
 def _speed(results: Mapping[str, Record], served: Mapping[str, Record]) -> Lines:
-    """The rows of the bundle's own speed table, batch 1."""
+    """The rows of the bundle's own speed table, batch 1. Of profile torch, the calls are those of its programs."""
     columns: dict[str, tuple[Any, Any, Any]] = {}
     for mode, times in results.get("pytorch", {}).items():
         columns[f"torch {mode}"] = (times["unet_ms"]["1"], times["autoencoder_ms"], times["image_ms"])
-    for title, result in served.items():
-        networks = result.get("network_ms", {})
-        calls = (networks.get(name, {}).get("1") for name in ("unet", "vae_decoder"))
-        columns[title] = (*calls, result.get("image_ms", {}).get("p50"))
+    programs = {SERVED["torch"]: results.get("programs", {}).get("channels_last", {})}
+    for title in SERVED.values():
+        if calls := programs.get(title) or served.get(title):
+            networks = (calls.get(name, {}).get("call_ms", {}).get("1") for name in ("unet", "vae_decoder"))
+            columns[title] = (*networks, served.get(title, {}).get("image_ms", {}).get("p50"))
     labels = ("UNet, ms", "autoencoder (profiles: decoder), ms", "end to end, ms")
-    return table(
-        ["", *columns],
-        [[label, *(_cell(cells[row]) for cells in columns.values())] for row, label in enumerate(labels)],
-    )
+    rows = [[label, *(_cell(cells[row]) for cells in columns.values())] for row, label in enumerate(labels)]
+    return table(["", *columns], rows)
+
+
+def _batches(results: Mapping[str, Record], served: Mapping[str, Record]) -> Lines:
+    """Milliseconds of a call of the networks in process, and of a request of them."""
+    lines = {f"UNet, torch {mode}": times["unet_ms"] for mode, times in results.get("pytorch", {}).items()}
+    for layout, networks in results.get("programs", {}).items():
+        lines |= {f"{name}, program, {layout}": values["call_ms"] for name, values in networks.items()}
+    for title, result in served.items():
+        lines |= {f"{name}, served, {title}": times for name, times in result.get("network_ms", {}).items()}
+    batches = sorted({int(batch) for times in lines.values() for batch in times})
+    rows = [[name, *(_cell(times.get(str(batch))) for batch in batches)] for name, times in lines.items()]
+    return table(["ms by batch", *batches], rows)
 
 
 def _steps(title: str, by_steps: Record) -> Iterator[list[Any]]:
@@ -60,7 +72,7 @@ def _steps(title: str, by_steps: Record) -> Iterator[list[Any]]:
 
 
 def _others(results: Mapping[str, Record]) -> Iterator[list[Any]]:
-    """Every other figure by its path in the record."""
+    """Every figure but those of steps a call, by its path in the record."""
     for section, result in results.items():
         for path, value in _leaves(result):
             yield [section, path, f"{value:.4g}" if isinstance(value, float) else value]

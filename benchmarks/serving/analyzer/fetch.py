@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,14 +33,12 @@ def fetch(folder: Path) -> Path:
     """The program in `folder`, ready to run from anywhere with `environment`. Raises FetchError."""
     folder = folder.resolve()  # downloads and runs have working folders of their own
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        if not (folder / BINARY).is_file():
-            _from_wheel(WHEEL, f"/{BINARY}", folder / BINARY, Path(work))
-            (folder / BINARY).chmod(0o755)
-        for library, package in LIBRARIES.items():
-            if not (folder / library).is_file() and not _on_this_machine(library):
-                get = _from_deb if package.startswith("lib") else _from_wheel
-                get(package, f"/{library}", folder / library, Path(work))
+    if not (folder / BINARY).is_file():
+        _get(WHEEL, folder / BINARY)
+        (folder / BINARY).chmod(0o755)
+    for library, package in LIBRARIES.items():
+        if not (folder / library).is_file() and not _on_this_machine(library):
+            _get(package, folder / library)
     run = [str(folder / BINARY), "--version"]
     done = subprocess.run(run, env=environment(folder), capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
@@ -63,27 +60,24 @@ def _on_this_machine(library: str) -> bool:
     return True
 
 
-def _from_wheel(package: str, ending: str, target: Path, work: Path) -> None:
-    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), package], work, target)
-    for wheel in work.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                if name.endswith(ending):
-                    with archive.open(name) as source, whole_file(target) as temporary, temporary.open("wb") as copy:
-                        shutil.copyfileobj(source, copy)
-                    return
-    raise FetchError(f"no {ending[1:]} in the wheel of {package}: put one at {target}")
-
-
-def _from_deb(package: str, ending: str, target: Path, work: Path) -> None:
-    _run(["apt-get", "download", package], work, target)
-    for archive in work.glob("*.deb"):
-        _run(["dpkg-deb", "-x", str(archive), str(work / "deb")], work, target)
-    for found in work.glob(f"deb/**/*{ending[1:]}"):
-        with whole_file(target) as temporary:
-            shutil.copy(found, temporary)  # follows a link to the library's full name
-        return
-    raise FetchError(f"no {ending[1:]} in the package {package}: put one at {target}")
+def _get(package: str, target: Path) -> None:
+    """The file of `target`'s name in a package: Debian's if its name begins with lib, else a wheel."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        work = Path(temporary)
+        if package.startswith("lib"):
+            _run(["apt-get", "download", package], work, target)
+            _run(["dpkg-deb", "-x", *map(str, work.glob("*.deb")), "unpacked"], work, target)
+        else:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package]
+            _run(pip, work, target)
+            for wheel in work.glob("*.whl"):
+                shutil.unpack_archive(wheel, work / "unpacked", "zip")
+        for path in (work / "unpacked").rglob(target.name):
+            if path.is_file():
+                with whole_file(target) as copy:
+                    shutil.copy(path, copy)  # follows a link to the library's full name
+                return
+    raise FetchError(f"no {target.name} in the package {package}: put one at {target}")
 
 
 def _run(command: list[str], folder: Path, target: Path) -> None:
