@@ -176,17 +176,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
     preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export repository` wrote")
-    preparing.add_argument("--into", type=Path, required=True, help="folder to serve from")
-    preparing.add_argument("--precision", choices=sorted(ONNX), default="fp16", help="default: %(default)s")
-    preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")
+    preparing.add_argument("--into", type=Path, required=True, help="folder that Triton will serve")
+    preparing.add_argument(
+        "--precision", choices=sorted(ONNX), default="fp16", help="precision of the plans (default: %(default)s)"
+    )
+    preparing.add_argument("--dry-run", action="store_true", help="print the trtexec commands and change nothing")
     serving = commands.add_parser("serve", help="start Triton on a prepared repository")
-    draining = commands.add_parser("drain", help="let requests finish and refuse new ones; the server stays up")
+    draining = commands.add_parser("drain", help="let running requests finish and refuse new ones; the server stays up")
     for command in (serving, draining):
-        command.add_argument("repository", type=Path)
-        command.add_argument("--grace", type=float, default=30.0, metavar="S", help="for requests: %(default)s s")
-    serving.add_argument("extra", nargs="*", help="after --, flags for tritonserver")
-    asking = commands.add_parser("health", help="ask a server for the image of seed 0 in one step")
-    asking.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
+        command.add_argument("repository", type=Path, help="folder that `prepare` wrote")
+        command.add_argument(
+            "--grace",
+            type=float,
+            default=30.0,
+            metavar="S",
+            help="seconds for running requests to finish (default: %(default)s)",
+        )
+    serving.add_argument("extra", nargs="*", help="flags for tritonserver, after --")
+    asking = commands.add_parser("health", help="check that a server generates the image of seed 0 in one step")
+    asking.add_argument(
+        "--url", default="http://127.0.0.1:8000", help="HTTP address of the server (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         if options.command == "serve":

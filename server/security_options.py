@@ -1,4 +1,4 @@
-"""The options of `python -m server` that say who is let in, and what to tell people about the outcome."""
+"""The security options of `python -m server`, and the notes that it prints about them."""
 
 from __future__ import annotations
 
@@ -13,42 +13,47 @@ AUTO = "auto"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that `security` reads."""
-    group = parser.add_argument_group("who is let in", "docs/security.md says what each is for")
+    group = parser.add_argument_group("security", "docs/security.md explains these options.")
     group.add_argument("--tls-cert", type=Path, default=None, metavar="PEM", help="encrypt gRPC with this certificate")
-    group.add_argument("--tls-key", type=Path, default=None, metavar="PEM", help="its key")
+    group.add_argument("--tls-key", type=Path, default=None, metavar="PEM", help="key of that certificate")
     group.add_argument(
-        "--tls-client-ca", type=Path, default=None, metavar="PEM", help="let in clients of this authority alone"
+        "--tls-client-ca",
+        type=Path,
+        default=None,
+        metavar="PEM",
+        help="accept only clients with a certificate of this authority",
     )
     group.add_argument(
         "--tls-probe-cert",
         type=Path,
         default=None,
         metavar="PEM",
-        help="shown by the health check; --tls-cert if not given",
+        help="certificate of the launcher's own health check; without it, --tls-cert",
     )
-    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="its key; or --tls-key")
+    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="key of that certificate")
     group.add_argument(
         "--inference-secret-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="ask for this secret, except for health",
+        help="require the secret in this file for everything except health",
     )
     group.add_argument(
         "--admin-secret-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="lets clients with this secret use shared memory, tracing and log settings; no client if not given",
+        help="require the secret in this file for shared memory, model repository, tracing and logging; without it, "
+        "nobody has access",
     )
     group.add_argument(
         "--http",
         choices=(AUTO, *PLACES),
         default=AUTO,
-        help="where HTTP listens, which cannot be encrypted; auto is loopback, or off with TLS",
+        help="where HTTP listens, always unencrypted; auto: off with TLS, else loopback",
     )
     group.add_argument(
-        "--metrics", choices=PLACES, default="loopback", help="where the metrics listen, unencrypted too"
+        "--metrics", choices=PLACES, default="loopback", help="where the metrics listen, always unencrypted"
     )
 
 

@@ -21,9 +21,9 @@ def add_command(commands: Commands) -> None:
     parser = commands.add_parser(
         "from-monai",
         help="write weights trained with MONAI as a snapshot folder",
-        description="Write weights trained with MONAI as a snapshot folder. Without a UNet, it is one of stage 1: for "
+        description="Write weights trained with MONAI as a snapshot folder. Without a UNet, the snapshot works with "
         "training.train_diffusion --autoencoder, training.reconstruct and training.evaluation --features. With a "
-        "UNet, it is one of both stages: for training.sample and `python -m export repository` as well.",
+        "UNet, it also works with training.sample and `python -m export repository`.",
     )
     parser.add_argument(
         "bundle",

@@ -86,15 +86,23 @@ def _alive(process: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """0: drained, 1: some instance has not finished in time or there is no folder."""
     parser = argparse.ArgumentParser(
-        description="Let the models of a running server finish and refuse new requests; the server stays up, "
-        "to be stopped next. Exit status 1 where something is left after the grace period."
+        description="Let the running requests of a server finish, and refuse new ones. The server stays up, so that "
+        "it can be stopped next. The exit status is 1 if requests are left after the grace period."
     )
     folder = os.environ.get(VARIABLE)
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=folder, help=f"where they listen (${VARIABLE}: {folder or 'not set'})"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=folder,
+        help=f"drain folder of the server (default: ${VARIABLE}, {folder or 'not set'})",
     )
-    parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
-    parser.add_argument("--refuse", action="store_true", help="also refuse what is running, with a hint to try again")
+    parser.add_argument(
+        "--grace", type=float, default=30.0, metavar="S", help="seconds for running requests to finish (%(default)s)"
+    )
+    parser.add_argument(
+        "--refuse", action="store_true", help="also refuse running requests; clients get a hint to try again"
+    )
     options = parser.parse_args(argv)
     if options.folder is None or not options.folder.is_dir():
         print(f"error: no folder {options.folder}: pass the {VARIABLE} of the server", file=sys.stderr)
