@@ -1,4 +1,4 @@
-"""`python -m server`: a tritonserver on this machine, kept up until Ctrl-C or SIGTERM, which let requests finish.
+"""`python -m server`: runs a tritonserver on this machine until Ctrl-C or SIGTERM; running requests may finish.
 
 Argument parsing and printing only; `server.supervisor` does the work.
 """
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     stop = Stop()
     for number, handler in previous.items():
-        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores it, and means that
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP, and so it must stay
             signal.signal(number, stop)
     try:
         _import_extensions()
@@ -180,8 +180,8 @@ def _announce(server: TritonServer, profile: str, took_s: float, busy: bool) -> 
 
 
 class Stop:
-    """Signal handler: the first unwinds to where the server is stopped; further ones only count, so that they cannot
-    interrupt that."""
+    """Signal handler. The first signal raises KeyboardInterrupt, which stops the server. Further ones are only counted,
+    so that they cannot interrupt the stop."""
 
     def __init__(self) -> None:
         self.signals = 0

@@ -70,7 +70,7 @@ def security(options: argparse.Namespace) -> Security:
 
 
 def _tls(options: argparse.Namespace) -> Tls | None:
-    """Both or none of a certificate and its key; nothing that needs TLS without it."""
+    """TLS as the options ask for it. Raises ServerError for a certificate without a key, or options that need TLS."""
     names = ("tls_cert", "tls_key", "tls_client_ca", "tls_probe_cert", "tls_probe_key")
     certificate, key, client_ca, probe_certificate, probe_key = (getattr(options, name) for name in names)
     if certificate is None or key is None:
@@ -83,7 +83,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def client_options(security: Security) -> str:
-    """What `brats-ldm` needs to be let in, in words for a command line."""
+    """The options that `brats-ldm` needs for access, as part of a command line."""
     tls = security.tls
     words = [] if tls is None else [" --tls-ca CA.pem"]
     words += [" --tls-cert PEM --tls-key PEM"] if tls is not None and tls.client_ca is not None else []
@@ -92,7 +92,7 @@ def client_options(security: Security) -> str:
 
 
 def warnings(security: Security, host: str, concealed: bool) -> list[str]:
-    """Notes on what is more open than a user may expect."""
+    """Notes on access that a user may not expect."""
     notes = []
     if not is_loopback(host) and security.tls is None:
         notes.append(f"gRPC on {host} is not encrypted: give --tls-cert and --tls-key, or keep it behind a proxy")
@@ -101,9 +101,9 @@ def warnings(security: Security, host: str, concealed: bool) -> list[str]:
         and security.inference_secret is None
         and (security.tls is None or security.tls.client_ca is None)
     ):
-        notes.append(f"whoever reaches {host} is let in: give --tls-client-ca or --inference-secret-file")
+        notes.append(f"everybody who reaches {host} has access: give --tls-client-ca or --inference-secret-file")
     if not concealed:
         notes.append(
-            "`ps` shows the secrets to everybody on this machine: kernel.yama.ptrace_scope forbids to hide them"
+            "`ps` shows the secrets to everybody on this machine: kernel.yama.ptrace_scope forbids hiding them"
         )
     return notes

@@ -25,8 +25,8 @@ def add_parser(commands: Any) -> None:
         "generate",
         help="generate slices into a folder",
         description="Generate slices into a folder: one file an image, a contact sheet and provenance.json. "
-        "The same seed, sampler, steps and eta always give the same image. To continue an interrupted run, start the same "
-        "command again: complete images of the same weights are kept. (With npz all images are made again.)",
+        "The same seed, sampler, steps and eta always give the same image. To continue an interrupted run, start the "
+        "same command again: complete images of the same weights are kept. (With npz all images are made again.)",
     )
     which = parser.add_argument_group("which images")
     which.add_argument("-n", type=int, metavar="N", help="number of images (1)")
@@ -137,7 +137,7 @@ class _Run:
         eta = 1.0 if asked.sampler == "ddpm" else asked.eta
         self._how = {"sampler": asked.sampler, "steps": asked.steps, "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.seconds, self.kept = 0.0, 0
 
     def blocks(self) -> None:
@@ -194,8 +194,8 @@ class _Run:
         self.seconds += made.seconds
 
     def _warn(self, made: Generation, bar: Any) -> None:
-        for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._told:
-            self._told.add(warning)
+        for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._warned:
+            self._warned.add(warning)
             bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
 
 

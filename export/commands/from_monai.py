@@ -41,7 +41,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if (arguments.bundle is None) == (arguments.autoencoder is None):
         parser.error("give one of: a bundle folder, or --autoencoder FILE, with --unet FILE if there is one")
     if arguments.bundle is not None and arguments.unet is not None:
-        parser.error("--unet goes with --autoencoder; a bundle folder has its own")
+        parser.error("--unet needs --autoencoder; a bundle folder has its own UNet")
     return exit_status(lambda: _write(arguments), "interrupted")
 
 

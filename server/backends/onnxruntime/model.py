@@ -113,8 +113,8 @@ class TritonPythonModel:
     def run_together(self, names: list[str], feeds: list[Tensors]) -> list[Tensors]:
         if len(feeds) == 1:
             return [self.model.run(names, feeds[0])]
-        rows = [len(next(iter(each.values()))) for each in feeds]
-        stacked = {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
+        rows = [len(next(iter(feed.values()))) for feed in feeds]
+        stacked = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         values = self.model.run(names, stacked)
         for name, value in values.items():
             if value.shape[:1] != (sum(rows),):

@@ -82,7 +82,7 @@ class Engine:
     """Runs one engine; each call is one batch, padded to the next size in `sizes` that takes it.
 
     sizes: rows of a CUDA graph -> the fewest rows that run in it; batches that none takes run as they are.
-    warn: told about sizes that could not be captured; they run without a graph.
+    warn: called with a message about sizes that could not be captured; they run without a graph.
     """
 
     def __init__(

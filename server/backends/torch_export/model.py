@@ -65,8 +65,8 @@ class TritonPythonModel:
         """All requests in one call, since their rows are independent and of one shape."""
         try:
             inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
-            stacked = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
-            ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
+            stacked = {name: np.concatenate([tensors[name] for tensors in inputs]) for name in inputs[0]}
+            ends = np.cumsum([len(next(iter(tensors.values()))) for tensors in inputs])
             wanted = [list(request.requested_output_names()) for request in requests]
             answers = self.program.run(set().union(*wanted), stacked)
             parts = {name: np.split(answer, ends[:-1]) for name, answer in answers.items()}

@@ -86,7 +86,7 @@ def _unfit(record: dict[str, Any], program: Path, device: torch.device) -> str |
     if lacking := sorted(set(record["instructions"]) - _processor()):
         return f"it was compiled for a processor that has {', '.join(lacking)}, too"
     if device.type == "cuda" and (here := list(torch.cuda.get_device_capability(device))) != record["capability"]:
-        there, here_ = (".".join(map(str, each)) for each in (record["capability"], here))
+        there, here_ = (".".join(map(str, capability)) for capability in (record["capability"], here))
         return f"it was compiled for {record['name']} with compute capability {there}, and this GPU has {here_}"
     return None
 

@@ -68,7 +68,7 @@ def read_record(path: Path) -> Record:
                 raise ProgramError(f"{path} holds two files of one name")
             _refuse_pickles(archive, members, path)
             record = json.loads(archive.read(members[f"extra/{RECORD}"]))
-        tensors = [Tensor(each["name"], each["dtype"], tuple(each["shape"])) for each in record["inputs"]]
+        tensors = [Tensor(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in record["inputs"]]
         output = Tensor(**{**record["output"], "shape": tuple(record["output"]["shape"])})
         return Record(record["torch"], record["precision"], tuple(tensors), output)
     except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
