@@ -1,4 +1,5 @@
-"""What the container runs: `prepare` builds plans on its GPU, `serve` runs Triton, `health` asks, `drain` lets finish.
+"""The commands of the container: `prepare` builds plans on its GPU, `serve` runs Triton, `health` checks it, `drain`
+lets requests finish.
 
 Standard library only, so that the stock image needs nothing else.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from plans import BEST_ROWS, ONNX, Refusal, prepare, print_commands, require_plans
 
-# The network ports are published by whoever runs the container; inside it all addresses are its own.
+# Inside the container Triton listens on all addresses; docker publishes the ports.
 SAFE_FLAGS = (
     *("--model-control-mode=none", "--disable-auto-complete-config", "--exit-on-error=true"),
     *("--strict-readiness=true", "--exit-timeout-secs=5", "--log-format=ISO8601"),
@@ -75,7 +76,7 @@ def drain(repository: Path, grace: float, *more: str) -> bool:
 
 
 def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
-    """Triton without model control; what is restricted needs a secret header that nobody knows."""
+    """Triton without model control; restricted APIs need a secret that nobody knows."""
     secret = secrets.token_hex(16)
     return [
         "tritonserver",
@@ -141,9 +142,9 @@ def first_image(image: bytes) -> bytes:
     with contextlib.suppress(FileNotFoundError):
         return file.read_bytes()
     with contextlib.suppress(FileNotFoundError):  # no folder: the server is not this container's
-        own = file.with_suffix(f".{os.getpid()}")
-        own.write_bytes(image)
-        own.replace(file)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(image)
+        temporary.replace(file)
     return image
 
 

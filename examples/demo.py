@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from brats_ldm_client._printing import forgiving_streams
+from brats_ldm_client.printing import forgiving_streams
 from server.errors import ServerError
 from server.process import TritonServer
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _import_extensions() -> None:
-    """Import what asks a server, with the signals held back meanwhile: NumPy makes an ImportError of them."""
+    """Import tritonclient, with the signals blocked meanwhile: NumPy turns a KeyboardInterrupt into an ImportError."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         import tritonclient.grpc  # noqa: F401
@@ -86,11 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drain-folder", type=Path, default=None, help="where mri_ldm/1/drain.py asks; a private one if not given"
     )
     stay.add_argument(
-        "--health-interval", type=float, default=10.0, metavar="S", help="between one-step generations, 0 for none"
+        "--health-interval", type=float, default=10.0, metavar="S", help="seconds between health checks, 0 for none"
     )
-    stay.add_argument("--health-timeout", type=float, default=30.0, metavar="S", help="seconds for their answers")
+    stay.add_argument("--health-timeout", type=float, default=30.0, metavar="S", help="seconds for a health check")
     stay.add_argument("--max-restarts", type=int, default=3, metavar="N", help="of a server that died, 0 for none")
-    stay.add_argument("--restart-window", type=float, default=600.0, metavar="S", help="in which they are counted")
+    stay.add_argument("--restart-window", type=float, default=600.0, metavar="S", help="seconds in which they count")
     return parser
 
 
@@ -128,7 +128,7 @@ def _serve(options: argparse.Namespace, extra_args: Sequence[str], stop: Stop) -
 
 
 def _check_profile(repository: Path, profile: str | None) -> None:
-    """A profile that no model has is a typing error, and Triton would take config.pbtxt without a word."""
+    """Refuse a profile that no model has: Triton would use config.pbtxt without a warning."""
     if profile is None or any(repository.glob(f"*/configs/{profile}.pbtxt")) or not repository.is_dir():
         return
     known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})

@@ -1,4 +1,4 @@
-"""Assembles what surrounds a tritonserver: its backends folder, its environment variables, and plain names for paths.
+"""Assembles what surrounds a tritonserver: its backends folder, its environment variables, and paths with plain names.
 
 Writes into folders that the caller owns and removes; never into an installation.
 """

@@ -1,6 +1,6 @@
 """Finds a tritonserver on this machine: $TRITONSERVER, then PATH, then the nvidia-pytriton wheel.
 
-Looks only; starts nothing and writes nothing. What a machine lacks is told in one sentence (`NoServerError`).
+Starts nothing and writes nothing. A `NoServerError` says in one sentence what a machine lacks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import NoServerError
+from server.terminal import say
 
 WHEEL_GLIBC = (2, 35)
 # Its stub for 3.13 too fails with NumPy 2, on every string, and NumPy 1 has no wheels beyond 3.12.
@@ -104,7 +105,7 @@ def check_wheel_runs(host: Host) -> None:
     if not WHEEL_PYTHONS[0] <= host.python <= WHEEL_PYTHONS[1]:
         raise NoServerError(
             f"The tritonserver of the nvidia-pytriton wheel runs models with Python {low} to {high}, "
-            f"and {host.executable} is Python {version}: make the environment anew with one of those "
+            f"and {host.executable} is Python {version}: make a new environment with one of those "
             "(`rm -r .venv`, then `make demo` finds or fetches one). The client alone runs with newer ones."
         )
     if host.libpython is None:
@@ -203,7 +204,7 @@ def main() -> int:
         else:
             check_wheel_runs(host)
     except NoServerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     return 0
 

@@ -11,7 +11,7 @@ TAIL_LINES = 50
 TAIL_BYTES = 2**22
 LINE = re.compile(rb"^([IWE]\d{4} |\d{4}-\d\d-\d\dT)", re.MULTILINE)
 INFORMATION = re.compile(r"I\d{4} |\d{4}-\d\d-\d\dT\S+ I ")
-"""How lines begin that tell of no trouble, in either of Triton's formats."""
+"""How lines of information begin, in both of Triton's formats."""
 
 
 def last_lines(log: FileIO, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Picks and checks the addresses and ports of a server, and writes them as the parts of Triton want them."""
+"""Picks and checks the addresses and ports of a server, and writes them as the parts of Triton need them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def resolve(host: str) -> str:
     The first of IPv4, or else of IPv6. Raises ServerError where there is none.
     """
     try:
-        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ServerError(f"--host {host!r} is no address and no name of one: {reason}") from error
-    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
+    return str(min(addresses, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
 
 
 def endpoint(address: str, port: int) -> str:
@@ -33,12 +33,12 @@ def endpoint(address: str, port: int) -> str:
 
 
 def bracketed(address: str) -> str:
-    """As gRPC and URLs want it."""
+    """An address as gRPC and URLs need it."""
     return f"[{address}]" if ":" in address else address
 
 
 def prefixed(address: str) -> str:
-    """As Triton's HTTP and metrics want it."""
+    """An address as Triton's HTTP and metrics need it."""
     return f"ipv6:{address}" if ":" in address else address
 
 

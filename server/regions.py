@@ -31,7 +31,7 @@ def private_folder(prefix: str) -> Path:
 
 
 def remove_regions(prefix: str) -> None:
-    """Remove the regions with this prefix: a stub that was killed cannot remove its own, and nobody else does."""
+    """Remove the regions with this prefix: a stub that was killed has not removed its own."""
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         _remove(region)
 

@@ -1,4 +1,4 @@
-"""What a machine must have room for before a server starts, each lack in one line. Looks only."""
+"""What a machine needs before a server starts: shared memory, temporary files, open files. Checks only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from server.errors import ServerError
 
 SHARED_MEMORY_BYTES = 24 * 2**20
-"""Of a request of 64 rows, the most that one may have: 22 MB seen, of which the answer is 16."""
+"""For a request of 64 rows, the largest: 22 MB were seen, 16 of them the answer."""
 TEMPORARY_BYTES = 16 * 2**20
-"""The copy of the python backend takes 6 MB, and a log is to follow."""
+"""The copy of the python backend takes 6 MB; the rest is for the log."""
 DESCRIPTORS = 128
 """An idle server has 68 open, and each connection takes one more."""
 

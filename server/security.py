@@ -36,7 +36,7 @@ KNOWN_FLAGS = {
 }
 """Flags that are given to a server that knows them; one that does not would not start.
 
-Not --grpc-max-response-pool-size (25.03): with it, Triton lets whoever sends wait for a client that does not read, in
+Not --grpc-max-response-pool-size (25.03): with it, Triton makes the sender wait for a client that does not read, in
 threads that all calls of the networks share. `max_preview_mb` bounds what such a client holds.
 """
 
@@ -68,7 +68,7 @@ class Tls:
         return ["--grpc-use-ssl=true", *files, *mutual]
 
     def channel(self) -> dict[str, Any]:
-        """Of a client on this machine, whatever name the certificate is for. Raises ServerError for unusable files."""
+        """Arguments of a client on this machine, whatever the certificate's name. Raises ServerError for bad files."""
         check_pair(self.certificate, self.key)
         mutual = {}
         if self.client_ca is not None:
@@ -82,7 +82,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Security:
-    """How far a server is open. As it stands: to all who reach its host, for everything.
+    """How far a server is open. By default: to everybody who reaches its host, for everything.
 
     admin_secret: asked for by shared memory, model repository, tracing and logging; inference_secret: by everything
     else but health. http, metrics: on the server's host, on the loopback alone, or off; neither can be encrypted.
@@ -99,7 +99,7 @@ class Security:
         return host if place == "host" or is_loopback(host) else LOOPBACK
 
     def flags(self, known: frozenset[str]) -> list[str]:
-        """For tritonserver; `known` are the names of its own flags."""
+        """Flags for tritonserver; `known` are the names of those that it has."""
         off = [f"--allow-{name}=false" for name in ("http", "metrics") if getattr(self, name) == "off"]
         known_ones = [f"--{name}={value}" for name, value in KNOWN_FLAGS.items() if name in known]
         restricted = []
@@ -113,12 +113,12 @@ class Security:
         return [*known_ones, *off, *restricted, *tls]
 
     def access(self) -> Access:
-        """For the one who started the server. Raises ServerError for unusable certificates and keys."""
+        """What the launcher itself needs to be let in. Raises ServerError for unusable certificates and keys."""
         headers = {GRPC_PREFIX + header: secret for _, header, secret in self._restricted()}
         return Access(self.tls.channel() if self.tls else {}, headers)
 
     def secrets(self) -> list[str]:
-        """All that must not be shown."""
+        """The secrets, which must not be shown."""
         return [secret for _, _, secret in self._restricted()]
 
     def _restricted(self) -> Iterator[tuple[Sequence[str], str, str]]:
@@ -129,7 +129,7 @@ class Security:
 
 
 def new_secret() -> str:
-    """One that nobody knows."""
+    """A random secret, which nobody knows."""
     return secrets.token_urlsafe(32)
 
 

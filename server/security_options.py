@@ -20,9 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tls-client-ca", type=Path, default=None, metavar="PEM", help="let in clients of this authority alone"
     )
     group.add_argument(
-        "--tls-probe-cert", type=Path, default=None, metavar="PEM", help="shown by the health check then; --tls-cert"
+        "--tls-probe-cert",
+        type=Path,
+        default=None,
+        metavar="PEM",
+        help="shown by the health check; --tls-cert if not given",
     )
-    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="its key; --tls-key")
+    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="its key; or --tls-key")
     group.add_argument(
         "--inference-secret-file",
         type=Path,
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="let whoever knows this secret use shared memory, tracing and log settings; nobody if not given",
+        help="lets clients with this secret use shared memory, tracing and log settings; no client if not given",
     )
     group.add_argument(
         "--http",
@@ -49,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def security(options: argparse.Namespace) -> Security:
-    """What the options ask for. Raises ServerError or OSError for files that are of no use."""
+    """The security that the options ask for. Raises ServerError or OSError for unusable files."""
     admin, inference = options.admin_secret_file, options.inference_secret_file
     return Security(
         _tls(options),
@@ -83,18 +87,18 @@ def client_options(security: Security) -> str:
 
 
 def warnings(security: Security, host: str, concealed: bool) -> list[str]:
-    """What is more open than it may seem."""
-    found = []
+    """Notes on what is more open than a user may expect."""
+    notes = []
     if not is_loopback(host) and security.tls is None:
-        found.append(f"gRPC on {host} is not encrypted: give --tls-cert and --tls-key, or keep it behind a proxy")
+        notes.append(f"gRPC on {host} is not encrypted: give --tls-cert and --tls-key, or keep it behind a proxy")
     if (
         not is_loopback(host)
         and security.inference_secret is None
         and (security.tls is None or security.tls.client_ca is None)
     ):
-        found.append(f"whoever reaches {host} is let in: give --tls-client-ca or --inference-secret-file")
+        notes.append(f"whoever reaches {host} is let in: give --tls-client-ca or --inference-secret-file")
     if not concealed:
-        found.append(
+        notes.append(
             "`ps` shows the secrets to everybody on this machine: kernel.yama.ptrace_scope forbids to hide them"
         )
-    return found
+    return notes

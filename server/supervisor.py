@@ -23,7 +23,7 @@ from server.shutdown import describe
 
 POLL_S = 0.2
 FAILED_CHECKS = 2
-# What still works may finish before a restart, but whoever waits for the dead part waits too.
+# What still works may finish before a restart, but clients of the dead part wait meanwhile.
 RESTART_GRACE_S = 5.0
 RETRY_PAUSE_S = 1.0
 
@@ -50,8 +50,8 @@ class Policy:
 class Supervisor:
     """Runs the servers that `make` gives, one after the other.
 
-    asked: whether it was told to stop, should the KeyboardInterrupt have been lost: code between C and Python, as
-    gRPC's, may swallow one. hurry: whether to end a drain at once; report: takes a line or more for people.
+    asked: whether a stop was asked for. The KeyboardInterrupt may have been lost, because code between C and Python,
+    such as gRPC's, can swallow it. hurry: whether to end a drain at once. report: takes lines for people.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Supervisor:
         """Block until the server needs a restart; why."""
         stubs = server.stubs()
         ask = partial(probe, server.grpc_url, self._policy.health_timeout_s, server.access)
-        checks = Checks(lambda: self._check(ask), self._policy.health_interval_s)
+        checks = PeriodicCheck(lambda: self._check(ask), self._policy.health_interval_s)
         while True:
             if self._asked():
                 raise KeyboardInterrupt
@@ -120,8 +120,10 @@ class Supervisor:
                 return problem
 
     def _check(self, ask: Callable[[], Health]) -> None:
-        """Whether the image is that of the first time; raises ServerError. To be busy, also from the start, is no
-        fault: clients may wait for a server that comes back."""
+        """Compare the image with the first one; raises ServerError.
+
+        A busy server is not at fault, not even right after its start: clients may have waited for it.
+        """
         with contextlib.suppress(Busy):
             health = ask()
             self._known = self._known or health
@@ -151,8 +153,8 @@ class Supervisor:
                 return server
 
 
-class Checks:
-    """Runs a check from time to time in a thread of its own: one that hangs must not hide a process that died."""
+class PeriodicCheck:
+    """Runs a check from time to time in a separate thread: a check that hangs must not hide a process that died."""
 
     def __init__(self, check: Callable[[], None], interval_s: float) -> None:
         self._check, self._interval_s = check, interval_s

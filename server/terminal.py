@@ -1,4 +1,4 @@
-"""Prints for people. Printing never decides what becomes of a server: its reader may have gone, or know no umlauts."""
+"""Prints for people. A failure to print never stops a server: the reader may have gone, or lack some letters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _mute(stream: TextIO) -> None:
-    """Or Python would try again when it ends, and complain."""
+    """Send the rest to nowhere: Python would try again at its end, and complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

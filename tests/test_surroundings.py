@@ -195,8 +195,8 @@ def test_torn_latents_are_encoded_again(tiny, small_data, tmp_path, capsys) -> N
     autoencoder = build_autoencoder(tiny.autoencoder).eval()
 
     def latents() -> dict[str, torch.Tensor]:
-        found = cached_latents(autoencoder, small_data, SMALL, joined(), path, "key")
-        return {name: tensor.clone() for name, tensor in found.items()}  # what is read stays in the file, which is torn
+        cached = cached_latents(autoencoder, small_data, SMALL, joined(), path, "key")
+        return {name: tensor.clone() for name, tensor in cached.items()}  # they are mapped from the file, which is torn
 
     first, content = latents(), path.read_bytes()
     for torn in (b"", content[:100], content[:-1]):

@@ -1,6 +1,6 @@
 """The two artifacts of training: the snapshot (what export reads) and the resume state (what training reads).
 
-Both are written under a temporary name and renamed when whole.
+Both are written under a temporary name and renamed when they are complete.
 """
 
 import json
@@ -18,7 +18,7 @@ from training.files import duplicate, finish_interrupted, sha256, utf8_name, who
 FORMAT_VERSION = 1
 AUTOENCODER = "autoencoder.safetensors"
 UNET = "unet.safetensors"
-RECORD = ("config", "scale_factor", "history", "sha256")  # what snapshot.json holds besides its format
+RECORD = ("config", "scale_factor", "history", "sha256")  # in snapshot.json, besides the version of its format
 ADVICE = "begin again at iteration 0, or keep the snapshot and give a new --out"
 StateDict = dict[str, torch.Tensor]
 
@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 class Snapshot:
     """Weights with everything that gives them meaning.
 
-    scale_factor and unet are None after stage 1. history: by stage, how the weights were made.
+    scale_factor and unet are None after stage 1. history: a record of the training, by stage.
     """
 
     config: Config
@@ -42,10 +42,10 @@ class Snapshot:
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write `folder`/snapshot.json and its safetensors files: all of them or none, as `whole_folder` says.
+    """Write `folder`/snapshot.json and its safetensors files: all of them or none, see `whole_folder`.
 
     Raises:
-        NotWritten: the disk is full, or the like; the snapshot before is kept.
+        NotWritten: the disk is full, or a similar error. The previous snapshot is kept.
     """
     weights = {AUTOENCODER: snapshot.autoencoder}
     if snapshot.unet is not None:
@@ -69,7 +69,7 @@ def load_snapshot(folder: Path) -> Snapshot:
     """Read a snapshot folder and verify its hashes.
 
     Raises:
-        CheckpointError: something is missing, of another format, or not what snapshot.json says.
+        CheckpointError: a file is missing, has another format, or does not match snapshot.json.
     """
     finish_interrupted(folder)
     path = folder / "snapshot.json"
@@ -99,14 +99,14 @@ def load_snapshot(folder: Path) -> Snapshot:
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write a resume state, nested dictionaries of tensors and plain values; the one before it is kept beside it.
+    """Write a resume state: nested dictionaries of tensors and plain values. The previous state is kept beside it.
 
     Raises:
-        NotWritten: the disk is full, or the like; the state at `path` is kept.
+        NotWritten: the disk is full, or a similar error. The state at `path` is kept.
     """
-    _before(path).unlink(missing_ok=True)  # there is room for two states, perhaps not for three
+    _before(path).unlink(missing_ok=True)  # the disk has room for two states, perhaps not for three
     with whole_file(path) as temporary:
-        with temporary.open("wb") as file:  # of a path, torch would not say why it cannot be written
+        with temporary.open("wb") as file:  # given a path, torch would not report why it cannot be written
             torch.save(state, file)
         if path.is_file():
             duplicate(path, _before(path))
@@ -119,11 +119,12 @@ def _before(path: Path) -> Path:
 def load_state(path: Path, first: bool = True) -> dict[str, Any] | None:
     """The resume state at `path`, or None where there is none.
 
-    Where the file is torn, as a power cut can leave it, the one before it takes its place. first: whether this is the
-    process that writes and says so.
+    If the file is damaged, for example by a power cut, the previous state takes its place.
+
+    first: whether this process may write and print; of several processes only one may.
 
     Raises:
-        CheckpointError: the file is torn or something else, and there is none before it.
+        CheckpointError: the file is damaged or is something else, and there is no previous state.
     """
     if not path.is_file():
         return None
@@ -145,10 +146,10 @@ def load_state(path: Path, first: bool = True) -> dict[str, Any] | None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError, with the path and the reason."""
+    """Raises CheckpointError with the path and the reason."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a torn archive can upset the reader in any way
+    except Exception as error:  # a damaged archive can make the reader fail in any way
         first_line = str(error).partition("\n")[0]
         reason = f"{type(error).__name__}: {first_line}" if path.stat().st_size else "it is empty"
         raise CheckpointError(f"{path} cannot be read ({reason})") from error

@@ -1,11 +1,10 @@
 """What all commands share: standard streams, errors in one line, the exit status."""
 
-import io
-import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from brats_ldm_client.printing import forgiving_streams
 from training.files import NotWritten
 
 OUT_OF_MEMORY = (
@@ -16,46 +15,20 @@ INTERRUPTED = "interrupted; a training run continues from its last saved state w
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run a command as this process, and end the process with its exit status. Printing never decides the status."""
-    settle_streams()
-    try:
-        status = main()
-    except NotWritten as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
+    """Run a command and end the process with its exit status. Problems with printing never change the status."""
+    with forgiving_streams("warning"):
+        try:
+            status = main()
+        except NotWritten as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
     sys.exit(status)
 
 
-def settle_streams() -> None:
-    """Replace stdout and stderr by streams that take everything, and drop what cannot be written.
-
-    They may be closed (2>&-, daemons), a pipe that is closed later (| head -1), a full disk, or a terminal that knows
-    fewer letters than a path has.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # Else the next file that is opened gets this number, and with it what libraries print to standard error.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
-        buffer = io.BufferedWriter(_Lossy(number, "w", closefd=False))
-        setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True))
-
-
-class _Lossy(io.FileIO):
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data) or len(data)
-        except OSError:
-            return len(data)
-
-
 def exit_status(work: Callable[[], object], interrupted: str = INTERRUPTED) -> int:
-    """Do the work of a command and turn what a user can mend into one line; returns the exit status.
+    """Do the work of a command; returns the exit status. Errors that a user can correct are printed in one line.
 
-    interrupted: what to say after Ctrl-C.
+    interrupted: the message after Ctrl-C.
     """
     try:
         work()
@@ -63,7 +36,7 @@ def exit_status(work: Callable[[], object], interrupted: str = INTERRUPTED) -> i
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which not every command imports
             raise
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

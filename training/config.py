@@ -1,9 +1,9 @@
 """The configuration of a training run: frozen dataclasses, each field with its meaning, its range and its default.
 
-They are filled from TOML, from the snapshot of a run, or by a command line (`training.cli`). Knows nothing of torch,
-so that `--help` is instant. The defaults are those of the MONAI bundle
-`brats_mri_axial_slices_generative_diffusion`, except that its perceptual loss needs weights of your own;
-`configs/brats.toml` writes them out, `configs/demo.toml` is a small version.
+They are filled from TOML, from snapshot.json, or by a command line (`training.stage_options`). Knows nothing of torch,
+so that `--help` is instant. The defaults are those of the MONAI bundle `brats_mri_axial_slices_generative_diffusion`,
+except that its perceptual loss needs weights of your own. `configs/brats.toml` writes them out; `configs/demo.toml` is
+a small version.
 """
 
 import math
@@ -41,11 +41,11 @@ class Data(Section):
     """Which slices are read from Task01_BrainTumour, and how."""
 
     channel: NonNegativeInt = 0
-    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
+    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w. Names in dataset.json may give it another index."""
     modality: Modality = "named"
-    """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
+    """any = use the channel with the index `channel`, whatever dataset.json calls it."""
     spacing: Spacing = "1mm"
-    """any = take volumes with voxels of any size; their slices are called 1 mm all the same."""
+    """any = accept voxels of any size; their slices are still recorded as 1 mm."""
     depth: Count = 100
     """Axial slices kept around the centre of the volume (27..126 of 155)."""
     size: Annotated[int, Field(ge=32, multiple_of=4)] = 240
@@ -63,7 +63,7 @@ class Autoencoder(Section):
     channels: Annotated[tuple[Count, ...], Field(min_length=LEVELS, max_length=LEVELS)] = (64, 128, 256)
     """Channels of each level."""
     num_res_blocks: Count = 2
-    """Residual blocks a level."""
+    """Residual blocks per level."""
     norm_num_groups: Count = 32
     """Groups of GroupNorm; divides every entry of `channels`."""
     nonlocal_attention: bool = True
@@ -94,7 +94,7 @@ class UNet(Section):
     num_head_channels: tuple[NonNegativeInt, ...] = (0, 32, 32, 32)
     """Channels of one attention head, by level; 0 where there is no attention."""
     num_res_blocks: Count = 2
-    """Residual blocks a level."""
+    """Residual blocks per level."""
     norm_num_groups: Count = 32
     """Groups of GroupNorm; divides every entry of `channels`."""
 
@@ -110,7 +110,7 @@ class UNet(Section):
         yield Relation("num_head_channels", self._heads_fit(), divisors)
 
     def _heads_fit(self) -> bool:
-        # The block between the way down and the way up has attention, whatever attention_levels says of its level.
+        # The block in the middle always has attention, whatever attention_levels says for the last level.
         attention = (*self.attention_levels[:-1], True)
         heads, channels = self.num_head_channels, self.channels
         return len(heads) == len(attention) == len(channels) and all(
@@ -136,7 +136,7 @@ class NoiseSchedule(Section):
 
 @dataclass(frozen=True)
 class Stage(Section):
-    """What both stages share: how long, in what portions, at what rate, and when to look."""
+    """Settings of both stages: length, batches, learning rate, precision, validation."""
 
     epochs: Count = 1000
     """Passes over the training volumes."""
@@ -147,7 +147,7 @@ class Stage(Section):
     accumulate: Count = 1
     """Batches, in each process, whose mean gradient makes one update."""
     learning_rate: PositiveFloat = 5e-5
-    """Adam's."""
+    """Learning rate of Adam."""
     warmup: NonNegativeInt = 0
     """Iterations over which the learning rate rises to its value; 0 = off."""
     milestones: tuple[Count, ...] = ()
@@ -159,15 +159,15 @@ class Stage(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the averaged weights that the snapshot carries; 0 = the raw weights."""
     precision: Precision = "fp32"
-    """bf16, fp16 = autocast, fp16 with loss scaling; losses and weights stay fp32."""
+    """bf16 and fp16 = autocast, fp16 with loss scaling; losses and weights stay fp32."""
     channels_last: bool = True
     """Memory layout of weights and activations: up to twice as fast in convolutions, on CPU and GPU."""
     compile: bool = False
-    """torch.compile: minutes at the start for faster iterations; pays on GPUs."""
+    """torch.compile: takes minutes at the start, makes iterations faster; useful on GPUs."""
     validate_every: NonNegativeInt = 0
     """Epochs between two validations, which also choose the best snapshot; 0 = never."""
     validation_volumes: Count = 16
-    """Validation volumes looked at, four slices of each."""
+    """Volumes used for validation, four slices of each."""
     patience: NonNegativeInt = 0
     """Validations without a better result before the run stops; 0 = it never stops early."""
     checkpoint_every: Count = 500
@@ -204,27 +204,27 @@ class DiffusionTraining(Stage):
     slices_per_volume: Count = 50
     """Random slices of each drawn volume; the batch is volumes x slices."""
     milestones: tuple[Count, ...] = (1000,)
-    """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 lies at its end and does nothing."""
+    """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 has no effect."""
     scale_factor_batches: Count = 8
     """Batches over which the latent scale factor 1/std(z) is measured."""
 
 
 @dataclass(frozen=True)
 class Perceptual(Section):
-    """Perceptual term of stage 1 on the features of a ResNet-50."""
+    """Perceptual term of stage 1, on the features of a ResNet-50."""
 
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """Path of ResNet-50 weights, ImageNet's or RadImageNet's; none = the term is off."""
+    """Path of ResNet-50 weights, of ImageNet or RadImageNet; none = the term is off."""
     weight: NonNegativeFloat = 1.0
     """Weight of the term."""
 
 
 @dataclass(frozen=True)
 class Config(Section):
-    """Everything that decides the weights, but for the data."""
+    """All settings that determine the weights. The data are not part of it."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Every random number of a run is a function of this seed and the iteration."""
+    """All random numbers of a run depend on this seed and the iteration alone."""
     data: Data = field(default_factory=Data)
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     discriminator: Discriminator = field(default_factory=Discriminator)

@@ -27,12 +27,12 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 def read_scalars(run: Path) -> dict[str, Curve]:
     """By tag: steps int64 [n], each once and ascending, and their values float64 [n].
 
-    A run that was cut wrote the steps after its last saved state twice: the later value counts.
+    An interrupted run wrote the steps after its last saved state twice; the later value is used.
 
     Raises:
         ValueError: there are no events, or no scalars among them.
     """
-    get_logger().setLevel("ERROR")  # it warns of every resumed run
+    get_logger().setLevel("ERROR")  # it warns about every resumed run
     folder = run / "events"
     if not any(folder.glob("*tfevents*")):
         raise ValueError(f"{folder} holds no events: give the --out folder of a training stage")
@@ -50,7 +50,7 @@ def read_scalars(run: Path) -> dict[str, Curve]:
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Mean over up to `window` neighbours, centred and so without lag, fewer of them at the ends. [n] to [n]."""
+    """Mean over up to `window` neighbours, fewer at the ends; centred, so without lag. [n] to [n]."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     first = np.maximum(places - window // 2, 0)
@@ -81,9 +81,9 @@ def limits(shown: Sequence[NDArray[np.float64]], logarithmic: bool) -> tuple[flo
 def draw_panel(axes: Axes, tag: str, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> None:
     """One scalar of all runs that have it.
 
-    The axis is logarithmic where all is positive and a curve spans more than a factor of 5. It leaves out the one
-    percent of extreme single values (the first iterations, mostly), which would press the rest into a line, and what
-    is not finite (the gradient norm of an update that fp16 skips).
+    The axis is logarithmic if all values are positive and a curve spans more than a factor of 5. It leaves out one
+    percent of extreme values, mostly of the first iterations, which would flatten the rest. It also leaves out values
+    that are not finite, such as the gradient norm of an update that fp16 skips.
     """
     shown, logarithmic, positive = [], False, True
     for run, (steps, values) in curves.items():

@@ -1,7 +1,7 @@
 """Task01_BrainTumour, real or phantom, as batches of axial slices: the bundle's transforms in the bundle's order.
 
-Randomness is a function of (seed, stage, iteration), never of what ran before, so a resumed run sees the batches
-of an uninterrupted one.
+Random numbers depend on (seed, stage, iteration) alone and not on what ran before, so a resumed run sees the same
+batches as an uninterrupted one.
 """
 
 import itertools
@@ -38,7 +38,7 @@ from training.decathlon import DataError, Section, channel_of, read_index, secti
 from training.file_problems import describe_file, list_problems
 from training.nifti import TOLERANCE, NiftiError, check_affine, check_whole, in_mm, open_nifti, spacing, to_ras
 
-Item = dict[str, Any]  # what MONAI's transforms take and give
+Item = dict[str, Any]  # the input and output of MONAI's transforms
 
 
 def volume_transforms(config: Data) -> list[Any]:
@@ -51,7 +51,7 @@ def volume_transforms(config: Data) -> list[Any]:
         EnsureTyped(keys="image"),
         Orientationd(keys="image", axcodes="RAS", labels=None),
         CenterSpatialCropd(keys="image", roi_size=(config.size, config.size, config.depth)),
-        Lambdad(keys="image", func=sound),
+        Lambdad(keys="image", func=checked),
         ScaleIntensityRangePercentilesd(keys="image", lower=0, upper=100, b_min=0, b_max=1),
     ]
 
@@ -75,15 +75,15 @@ def autoencoder_transforms(config: Data, slices: int) -> Compose:
 def diffusion_transforms(config: Data) -> Compose:
     """Stage 2: the whole volume [1, 256, 256, depth].
 
-    The bundle crops random slices here and flips nothing, so the slices may as well be encoded once and drawn as
-    latents (`training.latents`).
+    The bundle crops random slices here and flips nothing, so all slices can be encoded once and drawn as latents
+    (`training.latents`).
     """
     pad = DivisiblePadd(keys="image", k=(32, 32, 1))
     return Compose([*volume_transforms(config), pad])
 
 
 class Volumes(CacheDataset):
-    """The volumes of one section; `listed` are those of both, before any transform."""
+    """The volumes of one section. `listed` holds the volumes of both sections, before any transform."""
 
     def __init__(
         self, listed: Sequence[Item], chosen: Sequence[Item], transform: Compose, cache_rate: float, workers: int
@@ -95,13 +95,12 @@ class Volumes(CacheDataset):
 def open_volumes(root: Path, section: Section, transform: Compose, config: Data, cache: bool = True) -> Volumes:
     """The volumes below `root`/Task01_BrainTumour, split 80/20 by MONAI's seed-0 shuffle.
 
-    Each is a dictionary: `image` the path, or what `transform` makes of it, `name`, which no other volume has, and
-    `channel`.
+    A volume is a dictionary: `image`, which is the path or the result of `transform`, a unique `name`, and `channel`.
 
     Raises:
-        DataError: the folder or its dataset.json is missing; a volume that is listed is missing, or its header is not
-            what training needs; a volume that is cached cannot be read, or what training would see of it holds NaN or
-            nothing. All of them are named.
+        DataError: the folder or its dataset.json is missing; a listed volume is missing, or its header does not fit
+            training; a cached volume cannot be read, or the part that training uses holds NaN or is empty. All of them
+            are named.
     """
     index = read_index(root)
     channel = channel_of(index, config)
@@ -111,23 +110,23 @@ def open_volumes(root: Path, section: Section, transform: Compose, config: Data,
     cache_rate = config.cache_rate if cache else 0.0
     try:
         return Volumes(listed, chosen, transform, cache_rate, config.workers)
-    except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-        raise _everything_wrong(listed, transform, config.workers, error) from error
+    except RuntimeError as error:  # MONAI raises it for any error in a transform
+        raise _all_faulty(listed, transform, config.workers, error) from error
 
 
 def check_headers(paths: Sequence[Path], config: Data, channel: int) -> None:
     """Read the header of every volume.
 
     Raises:
-        DataError: one is missing, is no sound NIfTI file, has voxels of another size, too few channels or too small a
-            grid; all are named, and so are all that are damaged further on.
+        DataError: a file is missing, is not a valid NIfTI file, has voxels of another size, too few channels or too
+            small a grid. All of these are named, and also all files that are damaged behind their header.
     """
-    found = {path: _problem(path, partial(check_header, config=config, channel=channel)) for path in paths}
-    if any(found.values()):
-        others = [path for path, problem in found.items() if problem is None]
+    problems = {path: _problem(path, partial(check_header, config=config, channel=channel)) for path in paths}
+    if any(problems.values()):
+        others = [path for path, problem in problems.items() if problem is None]
         with ThreadPoolExecutor(config.workers) as pool:
-            found.update(zip(others, pool.map(partial(_problem, check=check_whole), others), strict=True))
-        raise DataError(list_problems("volumes", [problem for problem in found.values() if problem is not None]))
+            problems.update(zip(others, pool.map(partial(_problem, check=check_whole), others), strict=True))
+        raise DataError(list_problems("volumes", [problem for problem in problems.values() if problem is not None]))
 
 
 def _problem(path: Path, check: Callable[[Path], None]) -> str | None:
@@ -135,13 +134,13 @@ def _problem(path: Path, check: Callable[[Path], None]) -> str | None:
         check(path)
     except NiftiError as error:
         return f"{path}: {error}"
-    except Exception as error:  # a damaged file can upset the reader in any way
+    except Exception as error:  # a damaged file can make the reader fail in any way
         return describe_file(path, error)
     return None
 
 
 def check_header(path: Path, config: Data, channel: int) -> None:
-    """Raises NiftiError where training cannot work with what it would see of a file, its axes turned to RAS."""
+    """Raises NiftiError if training cannot use a file, whose axes it turns to RAS."""
     image = open_nifti(path)
     if len(image.shape) != 4:
         raise NiftiError(f"it has the shape {image.shape}, and four axes are needed (x, y, z, channels)")
@@ -159,40 +158,40 @@ def check_header(path: Path, config: Data, channel: int) -> None:
 
 
 def check_voxels(root: Path, section: Section, config: Data) -> None:
-    """Load every volume of a section that is not going to be cached, and so would be looked at late in training.
+    """Load every volume of a section that will not be cached. Without this, errors would appear late in training.
 
     Raises:
-        DataError: what training would see of one holds NaN or nothing; all are named.
+        DataError: the part of a volume that training uses holds NaN or is empty; all such volumes are named.
     """
     volumes = open_volumes(root, section, Compose(volume_transforms(config)), config, cache=False)
-    if wrong := _wrong(volumes.data, volumes.transform, config.workers):
-        looked_at = {item["image"] for item in volumes.data}
-        others = [item for item in volumes.listed if item["image"] not in looked_at]
-        raise DataError(list_problems("volumes", wrong + _wrong(others, volumes.transform, config.workers)))
+    if faulty := _faulty(volumes.data, volumes.transform, config.workers):
+        checked_paths = {item["image"] for item in volumes.data}
+        others = [item for item in volumes.listed if item["image"] not in checked_paths]
+        raise DataError(list_problems("volumes", faulty + _faulty(others, volumes.transform, config.workers)))
 
 
 def load_volume(dataset: Volumes, index: int) -> Any:
-    """What the transforms make of one volume: a dictionary with `image`, or a list of them where they draw slices.
+    """One volume after the transforms: a dictionary with `image`, or a list of them where the transforms draw slices.
 
     Raises:
-        DataError: the file cannot be read, holds NaN or nothing, or upsets a transform. It is named, and so are all
-            others of the data set of which that is true.
+        DataError: the file cannot be read, holds NaN, is empty, or makes a transform fail. The message names it and all
+            other volumes of the data set with such a fault.
     """
     try:
         return dataset[index]
-    except RuntimeError as error:  # MONAI's, about whatever went wrong in a transform
-        raise _everything_wrong(dataset.listed, dataset.transform, dataset.num_workers, error) from error
+    except RuntimeError as error:  # MONAI raises it for any error in a transform
+        raise _all_faulty(dataset.listed, dataset.transform, dataset.num_workers, error) from error
 
 
-def _everything_wrong(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> DataError:
-    """After the first volume that cannot be loaded: a look at all of both sections, so they can be mended together."""
-    return DataError(list_problems("volumes", _wrong(listed, transform, workers) or [_reason(first)]))
+def _all_faulty(listed: Sequence[Item], transform: Compose, workers: int, first: RuntimeError) -> DataError:
+    """Check all volumes of both sections after the first failure, so that the user can correct all of them at once."""
+    return DataError(list_problems("volumes", _faulty(listed, transform, workers) or [_reason(first)]))
 
 
-def _wrong(items: Sequence[Item], transform: Compose, workers: int) -> list[str]:
-    """A line on each volume that cannot be loaded."""
+def _faulty(items: Sequence[Item], transform: Compose, workers: int) -> list[str]:
+    """One line for each volume that cannot be loaded."""
 
-    def look(item: Item) -> str | None:
+    def check(item: Item) -> str | None:
         try:
             transform(dict(item))
         except RuntimeError as error:
@@ -201,21 +200,21 @@ def _wrong(items: Sequence[Item], transform: Compose, workers: int) -> list[str]
         return None
 
     with ThreadPoolExecutor(workers) as pool:
-        looked = tqdm(pool.map(look, items), "checking", len(items), unit="volume")
-        return [line for line in looked if line is not None]
+        lines = tqdm(pool.map(check, items), "checking", len(items), unit="volume")
+        return [line for line in lines if line is not None]
 
 
 def load_image(path: str) -> MetaTensor:
-    """MONAI's LoadImage; DataError names the file where it fails."""
+    """Load as MONAI's LoadImage does. Raises DataError, which names the file."""
     try:
         check_whole(Path(path))
         return LoadImage()(path)
-    except Exception as error:  # a damaged file can upset the reader in any way
+    except Exception as error:  # a damaged file can make the reader fail in any way
         raise DataError(describe_file(Path(path), error)) from error
 
 
 class SelectChannel(Transform):
-    """One channel [x, y, z] of a volume [C, x, y, z]: the item's `channel`, else that of the configuration."""
+    """Takes one channel [x, y, z] of a volume [C, x, y, z]: the `channel` of the item, or else of the configuration."""
 
     def __init__(self, channel: int) -> None:
         self.channel = channel
@@ -227,8 +226,8 @@ class SelectChannel(Transform):
         return {**item, "image": image}
 
 
-def sound(image: MetaTensor) -> MetaTensor:
-    """What training sees of a volume.
+def checked(image: MetaTensor) -> MetaTensor:
+    """The image itself, which is the part of a volume that training uses.
 
     Raises:
         DataError: it holds NaN or infinity, or the same value everywhere.
@@ -242,7 +241,7 @@ def sound(image: MetaTensor) -> MetaTensor:
 
 
 def _reason(error: BaseException) -> str:
-    """What the DataError says behind what MONAI makes of an exception in a transform; without one, its cause."""
+    """The text of the DataError that MONAI has wrapped in its own exceptions; without one, the text of the cause."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, DataError):
         cause = cause.__cause__
@@ -250,14 +249,14 @@ def _reason(error: BaseException) -> str:
 
 
 def derived_seed(*key: int) -> int:
-    """A 32-bit seed for one use of randomness, a function of the whole key."""
+    """A 32-bit seed for one use of random numbers; it depends on the whole key."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> NDArray[np.int64]:
     """Indices of the volumes of one update; an epoch is one permutation of all `count` volumes.
 
-    A last, smaller batch is dropped; a data set smaller than a batch is gone through several times.
+    A smaller batch at the end is dropped. A data set smaller than a batch is used several times in it.
     """
     epoch, step = divmod(iteration, max(1, count // volumes))
     order = np.random.default_rng(derived_seed(seed, epoch)).permutation(count)
@@ -267,9 +266,9 @@ def draw_volumes(count: int, volumes: int, seed: int, iteration: int) -> NDArray
 def slice_batches(
     dataset: Volumes, volumes_per_batch: int, seed: int, start: int, parts: range, all_parts: int
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """For the iterations `start`, `start` + 1, ..., without end: the batch of each of `parts`, out of `all_parts`.
+    """The batches of `parts`, out of `all_parts`, for the iterations `start`, `start` + 1, ..., without end.
 
-    A part is [volumes * slices, 1, size, size] and the same whichever process draws it.
+    A part is [volumes * slices, 1, size, size]. It does not depend on the process that draws it.
     """
     for iteration in itertools.count(start):
         drawn = draw_volumes(len(dataset), volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)
@@ -291,5 +290,5 @@ def fixed_slices(dataset: Volumes, volumes: int, per_volume: int) -> torch.Tenso
 
 
 def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """The middles of `wanted` equal parts of 0..count-1; of a volume's slices not the ends, where there is little."""
+    """The middles of `wanted` equal parts of 0..count-1. The ends of a volume show little and are left out."""
     return [int((i + 0.5) * count / wanted) for i in range(wanted)]

@@ -15,7 +15,7 @@ from training.files import sha256
 
 TASK = "Task01_BrainTumour"
 Section = Literal["training", "validation"]
-# In the order of Task01_BrainTumour, and what they are called elsewhere, as `_plain` writes it.
+# In the order of Task01_BrainTumour, with their names in other data sets as `_plain` writes them.
 MODALITIES = {
     "FLAIR": ("flair", "t2flair", "t2wflair", "flairt2"),
     "T1w": ("t1w", "t1", "t1n", "t1weighted"),
@@ -34,12 +34,12 @@ class Volume:
 
     path: Path
     name: str
-    """Its file's name without .nii.gz; where that does not tell all of them apart, with number and folder ahead."""
+    """The name of its file without .nii.gz; where two volumes have the same, with number and folder in front."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """What dataset.json says."""
+    """The content of dataset.json."""
 
     path: Path
     content: dict[str, Any]
@@ -50,7 +50,7 @@ def read_index(root: Path) -> Index:
     """The dataset.json below `root`.
 
     Raises:
-        DataError: there is none, it is no JSON, it lists no volumes, or one of them twice.
+        DataError: the file is missing or is not JSON, it lists no volumes, or it lists one of them twice.
     """
     path = root / TASK / "dataset.json"
     if not path.is_file():
@@ -75,7 +75,8 @@ def read_index(root: Path) -> Index:
 
 
 def section_of(count: int, section: Section) -> list[int]:
-    """Which of `count` volumes are in a section: MONAI's DecathlonDataset with seed 0 holds a fifth of them out."""
+    """The numbers, out of `count`, of the volumes in a section. A fifth is held out, as MONAI's DecathlonDataset does
+    with seed 0."""
     import numpy as np
 
     order = np.arange(count)
@@ -85,7 +86,7 @@ def section_of(count: int, section: Section) -> list[int]:
 
 
 def _check_once(index: Path, paths: Sequence[Path]) -> None:
-    """A volume that is listed twice could be trained on and held out."""
+    """A volume that is listed twice could be both trained on and held out."""
     seen: dict[str, int] = {}
     twice = []
     for number, path in enumerate(paths):
@@ -99,12 +100,12 @@ def _check_once(index: Path, paths: Sequence[Path]) -> None:
 def _real(path: Path) -> str:
     try:
         return os.path.realpath(path)
-    except ValueError:  # a string that is no path, which whoever reads the file will say
+    except ValueError:  # not a path; the reader of the file reports it
         return str(path)
 
 
 def volume_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each of `paths`, no two alike, on no file system: Volume.name."""
+    """A unique name for each of `paths`, also on a file system that ignores case; see Volume.name."""
     stems = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
     if len({stem.casefold() for stem in stems}) == len(stems) and all(stem[:1] not in ("", ".") for stem in stems):
         return stems
@@ -119,10 +120,10 @@ def describe_data(index: Index) -> dict[str, Any]:
 
 
 def channel_of(index: Index, config: Data) -> int:
-    """Where the modality `config.channel` lies in the volumes, by its name in dataset.json if that has names.
+    """The index of the channel with the modality `config.channel`, by its name in dataset.json if that has names.
 
     Raises:
-        DataError: it has names, and none of this modality, or several.
+        DataError: dataset.json has names, but none or several of this modality.
     """
     names = index.content.get("modality")
     if isinstance(names, list):
@@ -130,25 +131,25 @@ def channel_of(index: Index, config: Data) -> int:
     wanted = dict(enumerate(MODALITIES)).get(config.channel)
     if config.modality == "any" or wanted is None or not isinstance(names, dict) or not names:
         return config.channel
-    found = [key for key, name in names.items() if _plain(name) in MODALITIES[wanted]]
-    if str(config.channel) in found:
+    keys = [key for key, name in names.items() if _plain(name) in MODALITIES[wanted]]
+    if str(config.channel) in keys:
         return config.channel
-    if len(found) != 1 or not found[0].isdecimal():
+    if len(keys) != 1 or not keys[0].isdecimal():
         listed = ", ".join(f"{key} {name}" for key, name in names.items())
         raise DataError(
-            f"{index.path}: data.channel is {config.channel}, {wanted}, and `modality` names {len(found) or 'no'} "
-            f"such channel{'s' * (len(found) > 1)} ({listed}): correct the names, or set data.modality to any for "
+            f"{index.path}: data.channel is {config.channel}, {wanted}, and `modality` names {len(keys) or 'no'} "
+            f"such channel{'s' * (len(keys) > 1)} ({listed}): correct the names, or set data.modality to any for "
             f"channel {config.channel} whatever it is"
         )
-    _say(f"{index.path}: {wanted} is channel {found[0]}, which is taken for data.channel {config.channel}")
-    return int(found[0])
+    _print_once(f"{index.path}: {wanted} is channel {keys[0]}, which is taken for data.channel {config.channel}")
+    return int(keys[0])
 
 
 def _plain(name: Any) -> str:
-    """A modality as it is looked up: T1-w and t1w are one."""
+    """A modality without punctuation and case: T1-w and t1w are the same."""
     return "".join(letter for letter in str(name).casefold() if letter.isalnum())
 
 
 @functools.cache
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # once, however often the data are opened
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr)  # the data are opened several times in a run

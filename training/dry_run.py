@@ -1,4 +1,4 @@
-"""What a run is going to do, without doing it: `--dry-run`. Networks are built without memory for their weights."""
+"""`--dry-run`: describes a run without doing it. Networks are built without memory for their weights."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,59 +18,74 @@ from training.processes import joined
 
 Networks = dict[str, torch.nn.Module]
 GB = 1e9
-# Weight, gradient and Adam's two moments, float32 each; one more for a running average.
+# Weight, gradient and the two moments of Adam, all float32; a running average takes four more bytes.
 BYTES_PER_PARAMETER = 16
 LATENT = 64
 
 
 def describe(config: Config, stage: str, data: Path, out: Path) -> None:
-    """Print settings, sizes, memory, steps and files of the stage `autoencoder` or `diffusion`.
+    """Print the settings, sizes, memory, steps and files of the stage `autoencoder` or `diffusion`.
 
     Raises:
         DataError: the data cannot be used.
     """
-    settings = stage_settings(config, stage)
-    uncached = open_volumes(data, "training", autoencoder_transforms(config.data, 1), config.data, cache=False)
-    processes = joined()
-    if not processes.first:
+    volumes = open_volumes(data, "training", autoencoder_transforms(config.data, 1), config.data, cache=False)
+    if not joined().first:
         return
-    volumes = settings.volumes_per_batch * processes.all_parts(settings.accumulate)
-    steps = max(1, len(uncached) // volumes)
     print("Settings")
     print_fields(asdict(config))
-    print("\nNetworks")
+    print_memory(config, stage, len(volumes))
+    name = describe_data(read_index(data))["name"]
+    print(f"\nSteps\n  {len(volumes)} training volumes of {name}, {data}")
+    print_steps(stage_settings(config, stage), len(volumes))
+    print("\nFiles")
+    for file, content in files(config, stage).items():
+        print(f"  {out / file!s:40} {content}")
+
+
+def print_memory(config: Config, stage: str, volumes: int) -> None:
+    """Print the sizes of the networks and the memory that training needs."""
     networks, needed = memory(config, stage)
+    print("\nNetworks")
     for name, parameters in networks.items():
         print(f"  {name:16} {parameters:>12,} parameters")
-    print("\nMemory of one process, estimated for fp32, without the libraries' own and without fragmentation")
-    for name, size in needed.items():
+    print("\nMemory of one process, estimated for fp32, without that of the libraries and without fragmentation")
+    for name, size in {**needed, "sum": sum(needed.values()), **host_memory(config, stage, volumes)}.items():
         print(f"  {name:40} {size / GB:8.2f} GB")
-    print(f"  {'sum':40} {sum(needed.values()) / GB:8.2f} GB")
-    name, size = host_memory(config, stage, len(uncached))
-    print(f"  {name:40} {size / GB:8.2f} GB")
-    print("\nSteps")
-    print(f"  {len(uncached)} training volumes of {describe_data(read_index(data))['name']}, {data}")
-    print(f"  {volumes} volumes x {settings.slices_per_volume} slices an update, in {processes.world_size} process(es)")
+
+
+def print_steps(settings: Stage, volumes: int) -> None:
+    """Print how many updates there are, and of what size."""
+    processes = joined()
+    per_update = settings.volumes_per_batch * processes.all_parts(settings.accumulate)
+    steps = max(1, volumes // per_update)
+    print(
+        f"  {per_update} volumes x {settings.slices_per_volume} slices an update, in {processes.world_size} process(es)"
+    )
     print(f"  {steps} updates an epoch x {settings.epochs} epochs = {steps * settings.epochs} updates")
-    print("\nFiles")
-    files = {"snapshot/": "the last weights", "state.pt": "what a resumed run continues from, and state_before.pt"}
-    files |= {"best/": "the weights of the best validation"} if settings.validate_every else {}
-    files |= {"latents.safetensors": "the encoded slices"} if stage == "diffusion" else {}
-    files |= {"events/": "TensorBoard", "pictures/": "samples every " + f"{settings.checkpoint_every} updates"}
-    for name, what in files.items():
-        print(f"  {out / name!s:40} {what}")
 
 
-def host_memory(config: Config, stage: str, volumes: int) -> tuple[str, float]:
-    """What each process keeps of `volumes` training volumes, and its bytes."""
+def files(config: Config, stage: str) -> dict[str, str]:
+    """The files of a run and what they hold."""
+    settings = stage_settings(config, stage)
+    names = {"snapshot/": "the last weights", "state.pt": "what a resumed run continues from, and state_before.pt"}
+    if settings.validate_every:
+        names["best/"] = "the weights of the best validation"
+    if stage == "diffusion":
+        names["latents.safetensors"] = "the encoded slices"
+    return names | {"events/": "TensorBoard", "pictures/": f"samples every {settings.checkpoint_every} updates"}
+
+
+def host_memory(config: Config, stage: str, volumes: int) -> dict[str, float]:
+    """The bytes that each process keeps in memory for `volumes` training volumes, with their name."""
     slices = volumes * config.data.depth * 4
     if stage == "autoencoder":
-        return "host: cached volumes", config.data.cache_rate * slices * config.data.size**2
-    return "host: mean and sigma of all latents", 2.0 * slices * LATENT**2
+        return {"host: cached volumes": config.data.cache_rate * slices * config.data.size**2}
+    return {"host: mean and sigma of all latents": 2.0 * slices * LATENT**2}
 
 
 def print_fields(values: dict[str, Any], indent: str = "  ") -> None:
-    """Nested settings, one a line."""
+    """Print nested settings, one per line."""
     for name, value in values.items():
         if isinstance(value, dict):
             print(f"{indent}[{name}]")
@@ -80,7 +95,7 @@ def print_fields(values: dict[str, Any], indent: str = "  ") -> None:
 
 
 def memory(config: Config, stage: str) -> tuple[dict[str, int], dict[str, float]]:
-    """Parameters of the networks that a stage trains, and bytes by use; nothing is allocated."""
+    """The number of parameters by network, and bytes by use, of a stage. Allocates nothing."""
     settings = stage_settings(config, stage)
     with FakeTensorMode():
         if stage == "autoencoder":
@@ -133,13 +148,13 @@ def batch(settings: Stage, size: int) -> Tensor:
 
 def bytes_for_backward(loss: Callable[[], Tensor], networks: Networks) -> float:
     """Bytes of all tensors that autograd keeps between `loss()` and its backward pass; parameters are not counted."""
-    own = {p.untyped_storage()._cdata for network in networks.values() for p in network.parameters()}
+    parameters = {p.untyped_storage()._cdata for network in networks.values() for p in network.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # an id is unique only as long as its owner lives
+    alive: list[Tensor] = []  # an id is unique only as long as its tensor lives
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in parameters:
             kept[storage._cdata] = storage.nbytes()
             alive.append(tensor)
         return tensor

@@ -1,4 +1,4 @@
-"""Writes the event file of a run for TensorBoard, without a thread, so that the caller gets an error that happens."""
+"""Writes the event file of a run for TensorBoard, in the calling thread, so that errors reach the caller."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ class EventWriter:
     """Writes a new event file into a folder, which is made if needed."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        """Begin the file; events of earlier files from `purge_step` on no longer count. Raises NotWritten."""
+        """Begin the file. TensorBoard ignores events of earlier files from `purge_step` on. Raises NotWritten."""
         self._path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ class EventWriter:
         self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, step: int, summary: Summary) -> None:
-        """Add what `torch.utils.tensorboard.summary` makes of a number or a picture. Raises NotWritten."""
+        """Add a number or a picture, made by `torch.utils.tensorboard.summary`. Raises NotWritten."""
         self._add(Event(step=step, summary=summary))
 
     def _add(self, event: Event) -> None:
@@ -36,7 +36,7 @@ class EventWriter:
         self._records.write(event.SerializeToString())
 
     def write(self, record: bytes) -> None:
-        """Append the bytes of a record whole or not at all: a reader gives up at half of one."""
+        """Append a record completely or not at all: readers stop at half a record."""
         end = self._file.tell()
         try:
             while record:

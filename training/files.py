@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class NotWritten(OSError):
-    """A file that could not be written, as on a full disk; the message names it, the reason and what is kept."""
+    """A file could not be written, for example on a full disk. The message names it, the reason, and what is kept."""
 
 
 def not_written(path: Path, reason: object, kept: str = "") -> NotWritten:
-    """The error about `path`; kept: how its sentence goes on."""
+    """The error about `path`. kept: the end of its sentence."""
     return NotWritten(f"{path} could not be written: {reason}{kept}")
 
 
@@ -58,8 +58,8 @@ def remove_temporary_files(folder: Path) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder`, which takes its place when the block ends well.
 
-    An interruption leaves the folder before or the new one, whole; where it came between the two renames, the next
-    `whole_folder` or `finish_interrupted` puts it in its place.
+    An interruption leaves either the old folder or the new one, complete. If it comes between the two renames, the next
+    `whole_folder` or `finish_interrupted` does the second one.
 
     Raises:
         NotWritten: something in the folder could not be written. What was at `folder` is kept, the new one is not.
@@ -78,30 +78,30 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if not isinstance(error, (NotWritten, shutil.Error)):
             raise
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of copytree: a list of words
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # copytree has a list of errors
         kept = f"; {folder} is as it was" if folder.is_dir() else ""
         raise NotWritten(f"{reason}{kept}") from error
     if folder.exists():
         folder.rename(old)
-    with suppress(FileNotFoundError):  # a reader that came just now has taken it for interrupted
+    with suppress(FileNotFoundError):  # a reader may have taken this for an interruption and renamed it
         new.rename(folder)
     files.to_disk(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def finish_interrupted(folder: Path) -> None:
-    """Do the second rename of a `whole_folder` that ended between its two: the new folder is then whole."""
+    """Do the second rename of a `whole_folder` that was interrupted between the two. The new folder is complete."""
     folder = folder.resolve()
     new, old = _beside(folder)
     if folder.exists() or not old.is_dir():
         return
-    with suppress(FileNotFoundError):  # its writer lives and was faster
+    with suppress(FileNotFoundError):  # its writer is still running and was faster
         (new if new.is_dir() else old).rename(folder)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
-    """For a resolved folder: "." has neither name nor parent, and of a link it would be the link that is renamed."""
-    # Hidden, as a user may well have a folder of his own called OUT.new.
+    """Names of the new and the old folder. `folder` is resolved: "." has no name, and a link would be renamed."""
+    # Hidden, because users may have their own folder OUT.new.
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
 
@@ -115,7 +115,7 @@ def write_npz(path: Path, **arrays: NDArray[Any] | str) -> None:
     """Write arrays as a compressed npz, whole or not at all. Raises NotWritten."""
     import numpy as np
 
-    content = io.BytesIO()  # NumPy leaves its archive open where the disk is full, and that is loud at the end
+    content = io.BytesIO()  # on a full disk NumPy would leave its archive open, with a traceback at the end
     np.savez_compressed(content, **arrays)
     with whole_file(path) as temporary:
         temporary.write_bytes(content.getbuffer())
@@ -123,7 +123,7 @@ def write_npz(path: Path, **arrays: NDArray[Any] | str) -> None:
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """A name of a file or folder for libraries that take no other than UTF-8, as safetensors and TensorBoard do."""
+    """A name of a file or folder for libraries that accept only UTF-8, such as safetensors and TensorBoard."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield str(path) if is_utf8(path) else f"/proc/self/fd/{descriptor}"
@@ -132,12 +132,12 @@ def utf8_name(path: Path) -> Iterator[str]:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path can be written in UTF-8; Linux takes any bytes, and Python has stand-ins for those."""
+    """Whether a path is valid UTF-8. Linux allows any bytes, which Python represents by surrogates."""
     return str(path).encode("utf-8", "ignore").decode() == str(path)
 
 
 def duplicate(path: Path, other: Path) -> None:
-    """Give the file `path` the second name `other`; on a file system without links, a copy of it. Raises NotWritten."""
+    """Give the file `path` the second name `other`; on a file system without links, copy it. Raises NotWritten."""
     with whole_file(other) as temporary:
         temporary.unlink()
         try:
@@ -156,12 +156,12 @@ def sha256(path: Path) -> str:
 
 
 def _reason(error: BaseException | None) -> str | None:
-    """What the system says of a write that failed; None where the error is another.
+    """The system's reason for a failed write; None for other errors.
 
-    safetensors has the number in its words alone, and torch raises of its own while it handles the system's error.
+    safetensors gives the error number only in its text, and torch raises its own error while it handles the system's.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if found := re.search(r"os error (\d+)", str(error)):
-        return os.strerror(int(found[1]))
+    if number := re.search(r"os error (\d+)", str(error)):
+        return os.strerror(int(number[1]))
     return _reason(error.__context__) if isinstance(error, RuntimeError) else None

@@ -9,16 +9,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second one ends the process as usual."""
+    """In this context the first SIGINT or SIGTERM is only recorded; a second one ends the process as usual."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        self._noted = False
+        self._received = False
 
     def __enter__(self) -> "Interrupt":
         self._previous = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -28,10 +28,10 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
         self._restore()
 
     def asked(self) -> bool:
-        """Whether the first process was asked to stop: all processes get the same answer, at the same iteration."""
-        return bool(self._processes.agree(self._noted))
+        """Whether the first process got a signal. All processes get the same answer at the same iteration."""
+        return bool(self._processes.agree(self._received))

@@ -1,6 +1,6 @@
 """Slices as latents: encoded once, kept on disk, drawn at random.
 
-Stage 2 augments nothing, so encoding a slice anew in each epoch would only repeat the work.
+Stage 2 has no augmentation, so encoding a slice in every epoch would only repeat the work.
 """
 
 import sys
@@ -46,9 +46,9 @@ def cached_latents(
 ) -> dict[str, Tensor]:
     """`encode_volumes` of the training section through the file `path`, which the first process writes.
 
-    `key` names the autoencoder's weights and the data; a file made with others is refused with CheckpointError.
+    `key` identifies the weights of the autoencoder and the data. A file with another key raises CheckpointError.
     """
-    if processes.first and not _whole(path):
+    if processes.first and not _complete(path):
         encoded = encode_volumes(autoencoder, root, "training", config, processes.device)
         with whole_file(path) as temporary:
             save_file(encoded, temporary, metadata={"key": key})
@@ -59,8 +59,8 @@ def cached_latents(
         return {name: file.get_tensor(name) for name in ("mu", "sigma")}
 
 
-def _whole(path: Path) -> bool:
-    """Whether there is a file of tensors; says so where there is a torn one."""
+def _complete(path: Path) -> bool:
+    """Whether there is a complete file of tensors; warns about a damaged one."""
     try:
         with utf8_name(path) as readable, safe_open(readable, "pt"):
             return True
@@ -82,7 +82,7 @@ def draw_latents(
 ) -> Tensor:
     """One part of an iteration's unscaled latents z = mu + sigma * eps, [volumes * slices, 1, 64, 64].
 
-    Slices are drawn with replacement; the result is the same whichever process draws it.
+    Slices are drawn with replacement. The result does not depend on the process that draws it.
     """
     count, depth = latents["mu"].shape[:2]
     drawn = draw_volumes(count, volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)[part]
@@ -98,7 +98,7 @@ def measure_scale_factor(
 ) -> float:
     """1 / std(z) over several batches, so that the UNet sees unit variance (Rombach et al. 2022, app. G).
 
-    The bundle takes one batch of one volume pair, another in each process, and forgets the number after training.
+    The bundle measures one batch of two volumes, another one in each process, and does not store the number.
     """
     drawn = [draw_latents(latents, volumes_per_batch, slices_per_volume, seed, i) for i in range(batches)]
     return 1.0 / torch.cat(drawn).double().std().item()

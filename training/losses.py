@@ -30,7 +30,7 @@ def generator_step(
     images: Tensor,
     config: Config,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses of the autoencoder on a batch of images [B, 1, H, W] in [0, 1]; None leaves a term out.
+    """Losses of the autoencoder on a batch of images [B, 1, H, W] in [0, 1]. A network that is None has no term.
 
     Returns the unweighted terms with their weighted sum under `loss`, and the reconstruction [B, 1, H, W].
     """

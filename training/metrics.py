@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its image: MONAI's metrics, one value a row. Knows no networks and no files."""
+"""Similarity of a reconstruction and its image: MONAI's metrics, one value per row. Knows no networks and no files."""
 
 from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
 from torch import Tensor
@@ -10,7 +10,7 @@ def reconstruction_metrics(reconstruction: Tensor, images: Tensor) -> dict[str, 
     """PSNR in dB and SSIM (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5) for a data range of 1.
 
     reconstruction, images: float32 [B, 1, H, W], H and W at least 11. Returns `psnr` and `ssim`, float32 [B] each.
-    PSNR ends at 100 dB, an error of 1e-5: identical images would have infinity, and then no mean. NaN stays NaN.
+    PSNR is limited to 100 dB, an error of 1e-5. Identical images would have infinity, which allows no mean. NaN stays.
     """
     psnr = PSNRMetric(max_val=1.0)(reconstruction, images)
     ssim = SSIMMetric(spatial_dims=2, data_range=1.0)(reconstruction, images)

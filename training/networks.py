@@ -63,8 +63,8 @@ def build_discriminator(config: Discriminator) -> PatchDiscriminator:
 def average_of(network: torch.nn.Module, decay: float) -> AveragedModel:
     """A running exponential average of a network's weights; call `update_parameters` after each step.
 
-    The decay starts low and grows to `decay` with the number of updates: a fixed one would keep the random start of the
-    network in the average for thousands of steps, and with it nothing but noise in the samples.
+    The decay starts low and grows to `decay` with the number of updates. A fixed decay would keep the random initial
+    weights in the average for thousands of steps, and the samples would be pure noise.
     """
 
     def average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
@@ -77,8 +77,8 @@ def average_of(network: torch.nn.Module, decay: float) -> AveragedModel:
 def randomize_zero_tensors(module: torch.nn.Module, seed: int) -> None:
     """Fill every all-zero parameter with N(0, 0.05^2).
 
-    MONAI starts the last convolution of each residual block at zero, so a fresh UNet answers exactly 0 and any
-    comparison of two runtimes on it would pass.
+    MONAI initialises the last convolution of each residual block with zeros, so a new UNet returns exactly 0, and every
+    comparison of two runtimes would pass.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():

@@ -1,4 +1,4 @@
-"""NIfTI files: what a header must say before its voxels mean anything. Knows neither MONAI nor data sets."""
+"""NIfTI files: checks of the header, without which the voxels mean nothing. Knows neither MONAI nor data sets."""
 
 import gzip
 import math
@@ -11,21 +11,21 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = 0.01  # mm of spacing: over a slice of 240 pixels no more than two of them
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # of the metre and the micron of xyzt_units; all else is mm, said or not
+TOLERANCE = 0.01  # mm of spacing: an error of at most two pixels over a slice of 240
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # metre and micron in xyzt_units; every other value means mm
 
 
 class NiftiError(ValueError):
-    """A file that is no sound NIfTI image; the message does not name it."""
+    """A file that is not a valid NIfTI image; the message does not name it."""
 
 
 def open_nifti(path: Path) -> Any:
-    """The nibabel image of a file whose header is sound; its voxels are not read yet.
+    """The nibabel image of a file with a valid header; the voxels are not read yet.
 
     Raises:
-        NiftiError: another format, voxels that are no real numbers, voxels inside the header or, where they are not
-            compressed, too few of them, or an affine that is not finite or has no inverse.
-        Exception: whatever nibabel makes of a damaged file.
+        NiftiError: another format, voxels that are not real numbers, voxels inside the header, too few voxels (only
+            uncompressed files are checked for that), or an affine that is not finite or has no inverse.
+        Exception: any error of nibabel's about a damaged file.
     """
     opened = nib.load(path)
     if not isinstance(opened, nib.Nifti1Pair):
@@ -46,7 +46,7 @@ def open_nifti(path: Path) -> Any:
 
 
 def check_affine(affine: NDArray[np.float64]) -> None:
-    """Raises NiftiError where `affine` [4, 4] does not say where a voxel lies."""
+    """Raises NiftiError if `affine` [4, 4] cannot give the position of a voxel."""
     if not np.isfinite(affine).all():
         raise NiftiError(f"its affine is not finite: {affine[:3].tolist()}")
     if np.linalg.matrix_rank(affine[:3, :3]) < 3:
@@ -64,34 +64,34 @@ def spacing(image: Any) -> NDArray[np.float64]:
     """Sizes of a voxel in mm towards Right, Anterior and Superior: [3].
 
     Raises:
-        NiftiError: the header gives them twice, as pixdim and in the affine, and they differ.
+        NiftiError: the header gives the sizes twice, as pixdim and in the affine, and they differ.
     """
     unit = MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
     sizes = unit * nib.affines.voxel_sizes(image.affine)
     pixdim = unit * np.array(image.header.get_zooms()[:3], np.float64)
-    # A pixdim of 0 says nothing. It is kept as float32.
+    # A pixdim of 0 means unknown. Headers store it as float32.
     if (abs(pixdim - sizes[: len(pixdim)]) > TOLERANCE * np.maximum(1, pixdim))[pixdim > 0].any():
         raise NiftiError(f"its pixdim says voxels of {in_mm(pixdim)}, and its affine {in_mm(sizes)}")
     return to_ras(image, sizes)
 
 
 def in_mm(sizes: NDArray[np.float64]) -> str:
-    """As people write it: 1 x 1 x 5 mm."""
+    """Sizes for people: 1 x 1 x 5 mm."""
     return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
 
 
 def check_whole(path: Path) -> None:
-    """Unpack a .gz to its end, where the checksum is: who reads the voxels alone stops short of it.
+    """Unpack a .gz to its end, where the checksum is. Reading the voxels alone would stop before it.
 
     Raises:
         NiftiError: the file is damaged.
     """
     if path.suffix == ".gz":
-        found = path.stat()
-        _check_gzip(path, found.st_mtime_ns, found.st_size)
+        status = path.stat()
+        _check_gzip(path, status.st_mtime_ns, status.st_size)
 
 
-@cache  # a volume that is not kept in memory is read again and again; one that is damaged is checked each time
+@cache  # a volume that is not kept in memory is read many times; errors are not cached
 def _check_gzip(path: Path, changed: int, size: int) -> None:
     try:
         with gzip.open(path) as file:

@@ -1,6 +1,6 @@
-"""The perceptual loss of stage 1: how far apart the ResNet-50 features of two images lie, without torchvision.
+"""The perceptual loss of stage 1: the distance between the ResNet-50 features of two images, without torchvision.
 
-The weights come from a local file; nothing is downloaded, and nothing here knows who may use them for what: the
+The weights come from a local file; nothing is downloaded. This code does not check the licence of the weights: the
 bundle's README calls torchvision's ImageNet weights non-commercial and leaves the check to the user.
 """
 
@@ -30,8 +30,8 @@ class Layout(NamedTuple):
 
 # The bundle's: torchvision's keys, and its z-score by the statistics of ImageNet.
 IMAGENET = Layout("ImageNet, torchvision's keys", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# RadImageNet's own PyTorch file holds the children of torchvision's network by number (backbone.0, backbone.4.0.conv1);
-# the example beside it maps [0, 1] to [-1, 1].
+# RadImageNet's own PyTorch file numbers the children of torchvision's network (backbone.0, backbone.4.0.conv1). The
+# example beside it maps [0, 1] to [-1, 1].
 RADIMAGENET = Layout("RadImageNet, numbered children", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # RadImageNet's older file, converted from Keras, is the one that MONAI's `radimagenet_resnet50` loads: torchvision's
 # keys with a bias for each convolution. As MONAI does: ImageNet's mean in the order BGR, and no division.
@@ -39,13 +39,13 @@ RADIMAGENET_KERAS = Layout("RadImageNet, converted from Keras", (0.406, 0.456, 0
 
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 CLASSIFIER = {"fc.weight", "fc.bias"}
-COUNTER = ".num_batches_tracked"  # of no use here, and files older than PyTorch 0.4.1 have none
+COUNTER = ".num_batches_tracked"  # not needed here, and missing in files older than PyTorch 0.4.1
 
 
 def detect_layout(weights: StateDict, path: Path) -> tuple[Layout, StateDict]:
-    """The layout that the keys show, and the weights under torchvision's keys without classifier and counters.
+    """The layout, known by its keys, and the weights under torchvision's keys without classifier and counters.
 
-    RadImageNet weights that somebody renamed to torchvision's keys look like ImageNet's and are treated as such.
+    RadImageNet weights that were renamed to torchvision's keys look like ImageNet's and are treated as such.
 
     Raises:
         CheckpointError: none of the three layouts; the message names `path`.
@@ -70,10 +70,11 @@ def detect_layout(weights: StateDict, path: Path) -> tuple[Layout, StateDict]:
 
 
 def as_keras(network: ResNetFeatures) -> None:
-    """Turn MONAI's ResNet-50, which is torchvision's, into that of Keras in place.
+    """Change MONAI's ResNet-50, which is that of torchvision, into that of Keras, in place.
 
-    Each convolution has a bias, a block halves the image in its first convolution and not in the 3x3 one, and batch
-    norm has another epsilon. The weights would fit torchvision's network but for the biases, and give other features.
+    In Keras each convolution has a bias, a block halves the image in its first convolution and not in the 3x3 one, and
+    batch norm has another epsilon. Except for the biases the weights would fit torchvision's network, but they would
+    give other features.
     """
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -85,22 +86,23 @@ def as_keras(network: ResNetFeatures) -> None:
 
 
 def load_resnet50(path: Path) -> tuple[ResNetFeatures, Layout]:
-    """A ResNet-50 with the weights of a file, and their layout; torch's random state is left as it was.
+    """A ResNet-50 with the weights of a file, and their layout. Does not change torch's random state.
 
     Raises:
-        CheckpointError: unreadable, of no known layout, or not exactly the tensors of a ResNet-50 (the classifier may
-            be there or not); the message names `path` and the tensors.
+        CheckpointError: the file cannot be read, has no known layout, or does not have exactly the tensors of a
+            ResNet-50 (the classifier is optional). The message names `path` and the tensors.
     """
     layout, weights = detect_layout(read_weights(path), path)
-    with torch.device("meta"):  # shapes without numbers: MONAI's random ones would cost time and move torch's state
+    with torch.device("meta"):  # shapes without values: random ones take time and change torch's state
         network = ResNetFeatures("resnet50", pretrained=False, spatial_dims=2, in_channels=3)
         if layout is RADIMAGENET_KERAS:
             as_keras(network)
-    own = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith(COUNTER)}
+    expected = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith(COUNTER)}
+    shared = expected.keys() & weights.keys()
     faults = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "not a ResNet-50's": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape),
+        "missing": sorted(expected.keys() - weights.keys()),
+        "not a ResNet-50's": sorted(weights.keys() - expected.keys()),
+        "of another shape": sorted(key for key in shared if expected[key].shape != weights[key].shape),
     }
     if any(faults.values()):
         parts = [
@@ -117,17 +119,17 @@ def load_resnet50(path: Path) -> tuple[ResNetFeatures, Layout]:
 class ResNet50Features(torch.nn.Module):
     """The last features of a frozen ResNet-50, those of the bundle: torchvision's layer `layer4.2.relu_2`.
 
-    The input is normalised as the weights of the file expect it (`Layout`): a network says little about inputs unlike
-    those that it was trained on. For ImageNet's that is the bundle's z-score; the bundle has no others. RadImageNet
-    converted from Keras gets what MONAI's class for it does, and RadImageNet's own PyTorch file, which MONAI does not
-    load, what its authors' example does.
+    The input is normalised as in the training of the weights (`Layout`), because a network says little about other
+    inputs. For ImageNet this is the z-score of the bundle, which supports no other weights. RadImageNet converted from
+    Keras is treated as in MONAI's class for it. RadImageNet's own PyTorch file, which MONAI cannot load, is treated as
+    in the example of its authors.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, path: Path) -> None:
-        """Raises CheckpointError as `load_resnet50`."""
+        """Raises CheckpointError as `load_resnet50` does."""
         super().__init__()
         self.network, self.layout = load_resnet50(path)
         self.register_buffer("mean", torch.tensor(self.layout.mean).view(1, 3, 1, 1))
@@ -136,19 +138,19 @@ class ResNet50Features(torch.nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "ResNet50Features":
-        """Stay in evaluation whatever the caller asks: batch statistics would move the features."""
+        """Stay in evaluation mode in any case: batch statistics would change the features."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images float [B, 1, H, W] in [0, 1] -> features [B, 2048, ceil(H / 32), ceil(W / 32)], none negative."""
-        features: Tensor = self.network((images - self.mean) / self.std)[-1]  # the one channel becomes three
+        features: Tensor = self.network((images - self.mean) / self.std)[-1]  # broadcasts one channel to three
         return features
 
 
 class PerceptualLoss(torch.nn.Module):
     """Squared distance of two images' features, each scaled to length 1 over the channels (Zhang et al. 2018, eq. 1).
 
-    The arithmetic is that of MONAI 1.6.1's `PerceptualLoss` with `network_type="resnet50"`, the bundle's. Under
+    Computes the same as `PerceptualLoss` of MONAI 1.6.1 with `network_type="resnet50"`, which the bundle uses. Under
     autocast the features are computed in the lower precision, the distance in float32.
     """
 
@@ -174,20 +176,20 @@ class PerceptualLoss(torch.nn.Module):
 def unit_length(features: Tensor) -> Tensor:
     """[B, C, h, w] divided by its 2-norm over the channels, in float32.
 
-    MONAI's epsilon lies under the root: where all channels are 0, a root of 0 would have an infinite slope, and the
-    gradient would be NaN (in MONAI before 1.6.1 it was).
+    As in MONAI, epsilon is added under the root. Where all channels are 0, the root of 0 would have an infinite slope,
+    and the gradient would be NaN, as it was in MONAI before 1.6.1.
     """
     features = features.float()
     return features / torch.sqrt(features.square().sum(dim=1, keepdim=True) + 1e-10)
 
 
 def build_perceptual_loss(weights: str, warn: bool = True) -> PerceptualLoss | None:
-    """The loss of the setting `perceptual.weights`; `none` is None, and said on standard error if `warn`.
+    """The loss for the setting `perceptual.weights`: None for `none`, with a warning on standard error if `warn`.
 
-    There are no random features to fall back on, as the bundle's default does: they train nothing.
+    The bundle's default falls back to random features. This does not, because they train nothing.
 
     Raises:
-        CheckpointError: a path that holds no usable ResNet-50.
+        CheckpointError: the path holds no usable ResNet-50.
     """
     if weights == "none":
         if warn:

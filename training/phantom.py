@@ -1,8 +1,8 @@
 """Phantom data: a folder in the format of the Medical Segmentation Decathlon's Task01_BrainTumour.
 
-The anatomy is ONE averaged template, the ICBM152 2009a tissue maps in nilearn's wheel, deformed at random;
-contrasts, noise and lesions are invented. No volume is a patient and no lesion a real pathology: it exercises
-the code where BraTS cannot be downloaded, and supports no clinical conclusion and no claim about real images.
+The anatomy is ONE averaged template, deformed at random: the ICBM152 2009a tissue maps in nilearn's wheel. Contrasts,
+noise and lesions are invented. No volume shows a patient, and no lesion is a real pathology. The data exercise the code
+where BraTS cannot be downloaded. They support no clinical conclusion and no claim about real images.
 
     python -m training.phantom --out DIR --volumes N --seed S
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-RECIPE = 1  # raise when the same (seed, index) gives other voxels: two recipes must not mix in a folder
+RECIPE = 1  # increase it when the same (seed, index) gives other voxels: two recipes must not mix in a folder
 NOTICE = "SYNTHETIC PHANTOM from the ICBM152 template; not a patient"
 LABELS = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
 MODALITIES = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
 
 
 def save_nifti(path: Path, data: NDArray[np.int16] | NDArray[np.uint8]) -> None:
-    """Write whole or not at all; the same data give the same bytes: no time and no file name in the gzip header."""
+    """Write a file completely or not at all. The same data give the same bytes: the gzip header has no time or name."""
     import nibabel as nib
     import numpy as np
 
@@ -43,7 +43,7 @@ def save_nifti(path: Path, data: NDArray[np.int16] | NDArray[np.uint8]) -> None:
 
 
 def claim(folder: Path, seed: int) -> None:
-    """Record `seed` in the folder, or refuse a folder with other data in it: two seeds would mix silently."""
+    """Record `seed` in the folder. Refuse a folder with other data, because two seeds would mix without notice."""
     record, wanted = folder / "phantom.json", json.dumps({"seed": seed, "recipe": RECIPE})
     if not record.exists():
         if any(folder.glob("[!.]*")):  # a second run may be writing under a hidden name
@@ -74,8 +74,8 @@ def index(volumes: int, seed: int) -> dict[str, Any]:
 def write_dataset(out: Path, volumes: int, seed: int) -> Path:
     """Make sure that `out` holds volumes 1 to `volumes` of `seed`; returns its Task01_BrainTumour folder.
 
-    Volume i depends on (seed, i) alone and complete ones are kept: a run can be repeated after a cut, or for
-    more volumes. dataset.json, written last, lists exactly the volumes asked for.
+    Volume i depends on (seed, i) alone, and complete volumes are kept. So a run can be repeated after an interruption,
+    or for more volumes. dataset.json is written last and lists exactly the requested volumes.
     """
     import numpy as np
     from tqdm import tqdm
@@ -105,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = f"Write {TASK}/ for monai.apps.DecathlonDataset. {NOTICE}; not for clinical use."
     parser = argparse.ArgumentParser("python -m training.phantom", description=text)
     parser.add_argument("--out", type=Path, required=True, help=f"gets {TASK}/; a repeated run completes it")
-    parser.add_argument("--volumes", type=int, default=50, help="11 MB each (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="one per folder, >= 0 (default %(default)s)")
+    parser.add_argument("--volumes", type=int, default=50, help="number of volumes, 11 MB each (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="one seed per folder, 0 or more (default %(default)s)")
     args = parser.parse_args(argv)
     return exit_status(lambda: print(write_dataset(args.out, args.volumes, args.seed)))
 

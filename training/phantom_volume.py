@@ -61,7 +61,7 @@ def load_template() -> Template:
 
 def smooth_field(rng: np.random.Generator, spacing_mm: float) -> Array:
     """Gaussian noise [*CROP_SHAPE], mean 0, standard deviation 1 at every voxel, smooth over `spacing_mm`: a
-    tensor product of cubic B-splines, so that three small matrix products replace a 3D interpolation."""
+    tensor product of cubic B-splines: three small matrix products in place of a 3D interpolation."""
     bases = []
     for size in CROP_SHAPE:
         u = np.arange(size, dtype=np.float32) / np.float32(spacing_mm) + 1
@@ -96,8 +96,8 @@ def deformed_points(rng: np.random.Generator) -> Array:
 
 
 def magnify(points: Array, centre: Array, radius: float, amount: float) -> Array:
-    """Move `points` [3, V] towards `centre` [3], over a `radius` in mm: enlarges what lies there and pushes
-    its surroundings outwards (`amount` > 0; one to one below 0.7), or shrinks it (`amount` < 0)."""
+    """Move `points` [3, V] towards `centre` [3], over a `radius` in mm: with `amount` > 0
+    this enlarges that place and pushes its surroundings outwards (one to one below 0.7); `amount` < 0 shrinks it."""
     offset = points - centre[:, None]
     return points - amount * np.exp(np.einsum("iv,iv->v", offset, offset) * (-0.5 / radius**2)) * offset
 
@@ -152,7 +152,7 @@ def paint(rng: np.random.Generator, modality: int, parts: Array, lesions: Array,
 
 
 def acquire(rng: np.random.Generator, values: Array, inside: NDArray[np.bool_]) -> Array:
-    """Add Rician noise and a scanner's blur to `values` [V], those of the voxels `inside` the crop; [V]."""
+    """Add Rician noise and the blur of a scanner to `values` [V] of the voxels `inside` the crop; [V]."""
     sigma = np.float32(rng.uniform(0.015, 0.045))
     real = values + sigma * rng.standard_normal(values.size, dtype=np.float32)
     field = np.full(CROP_SHAPE, np.float32(values.mean() / 2))

@@ -2,8 +2,8 @@
 
     python -m training.plot RUN
 
-A panel for each scalar: every value faint, its running mean on top; validation as dots. RUN/curves.png for each
-run, or one picture of all of them with --out.
+One panel per scalar: all values faint, the running mean on top, validation as dots. Writes RUN/curves.png for each
+run, or one picture of all runs with --out.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run folders: the --out folders of training stages."""
     out: Path | None = None
-    """One PNG with the curves of all runs; left out, each run gets its own RUN/curves.png."""
+    """One PNG with the curves of all runs; without it each run gets its own RUN/curves.png."""
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write as PNG, whole or not at all, and say where."""
+    """Write a PNG completely or not at all, and print its path."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     print(path)
 
 
 def name_of(run: Path) -> str:
-    """A run's path as text that can be drawn: bytes that are not UTF-8 become question marks."""
+    """The path of a run as text that can be drawn, with question marks for bytes that are not UTF-8."""
     return os.fsencode(run).decode("utf-8", "replace")
 
 
 def plot(runs: Sequence[Path], out: Path | None) -> None:
-    """Read all `runs`, then draw one picture into `out` or, where that is None, RUN/curves.png for each run.
+    """Read all `runs`, then draw one picture into `out` or, if that is None, RUN/curves.png for each run.
 
     Raises:
-        ValueError: no run at all, or one without scalars.
+        ValueError: there is no run, or a run without scalars.
     """
     from tqdm import tqdm
 

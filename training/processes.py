@@ -1,7 +1,8 @@
-"""One process or many: what torchrun started, what share of the work is this process's, and what they agree on.
+"""One process or several that torchrun has started: the share of the work of this process, and what all agree on.
 
-An update's global batch has `parts`: `accumulate` batches of each process. Every random number of a part is a function
-of (seed, iteration, part), so two processes compute what one does with twice the accumulation, up to the order of sums.
+The global batch of an update has `parts`: `accumulate` batches for each process. The random numbers of a part depend on
+(seed, iteration, part) alone. So two processes compute the same as one process with twice the accumulation, except for
+the order of sums.
 """
 
 import atexit
@@ -21,7 +22,7 @@ TIMEOUT = timedelta(hours=3)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all: `rank` of `world_size`, on `device`."""
+    """This process: number `rank` of `world_size`, on `device`."""
 
     rank: int
     world_size: int
@@ -33,22 +34,22 @@ class Processes:
         return self.rank == 0
 
     def parts(self, accumulate: int) -> range:
-        """The parts of an update's global batch that are this process's."""
+        """The parts of the global batch that this process computes."""
         return range(self.rank * accumulate, (self.rank + 1) * accumulate)
 
     def all_parts(self, accumulate: int) -> int:
-        """Parts of an update's global batch."""
+        """The number of parts of the global batch."""
         return self.world_size * accumulate
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """`network` as it is called in training: its gradients become the mean over all processes."""
+        """`network` for calls in training: its gradients become the mean over all processes."""
         if self.world_size == 1:
             return network
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Numbers of this process, averaged over all."""
+        """The numbers, averaged over all processes."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
@@ -56,7 +57,7 @@ class Processes:
         return dict(zip(values, (tensor / self.world_size).tolist(), strict=True))
 
     def agree(self, value: float) -> float:
-        """The first process's number, everywhere; waits for it."""
+        """The number of the first process, in all processes; waits for it."""
         if self.world_size == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -65,7 +66,7 @@ class Processes:
 
 
 def joined() -> Processes:
-    """This process among those that torchrun has started, or alone; gloo on CPUs, NCCL on GPUs."""
+    """Join the processes that torchrun has started, if any: with gloo on CPUs, with NCCL on GPUs."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -78,7 +79,7 @@ def joined() -> Processes:
 
 
 def synchronised(model: torch.nn.Module, last: bool) -> AbstractContextManager[object]:
-    """For forward and backward of one part: only the last one of an update sends gradients to the other processes."""
+    """Context of forward and backward of one part. Processes exchange gradients only in the last part of an update."""
     if last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()

@@ -1,15 +1,15 @@
-"""Reconstruct slices with the autoencoder of a snapshot: a picture to look at, PSNR, SSIM and MS-SSIM to compare.
+"""Reconstruct slices with the autoencoder of a snapshot: a picture, with PSNR, SSIM and MS-SSIM.
 
     python -m training.reconstruct --snapshot RUN/snapshot --data DIR --out OUT
 
-Evenly spaced slices of each volume go through encoder and decoder, by the mean of the posterior, so nothing is random.
+Encodes and decodes evenly spaced slices of each volume. Uses the mean of the posterior, so nothing is random.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,12 +21,14 @@ from training.config import Data, Modality, Spacing
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from monai.networks.nets import AutoencoderKL
     from numpy.typing import NDArray
     from torch import Tensor
 
     from brats_ldm_client.pictures import Pixels
     from training.checkpoint import Snapshot
+    from training.data import Volumes
 
 COLUMNS = 6
 # Slices that go through the network at once.
@@ -43,27 +45,27 @@ class Arguments:
     data: Path
     """Folder that holds Task01_BrainTumour."""
     out: Path
-    """Folder that gets reconstruction.png and reconstruction.json; made if it is not there."""
+    """Folder that gets reconstruction.png and reconstruction.json; made if needed."""
     section: Literal["validation", "training"] = "validation"
-    """The fifth of the volumes that training never sees, or the others."""
+    """validation: the fifth of the volumes that training never sees. training: the others."""
     volumes: int = 0
-    """The first so many volumes of the section; 0 = all."""
+    """Number of volumes, the first ones of the section; 0 = all."""
     slices_per_volume: int = 4
-    """Evenly spaced slices of each volume."""
+    """Number of evenly spaced slices of each volume."""
     modality: Modality | None = None
-    """As data.modality of training; left out, what the snapshot was trained with."""
+    """As data.modality of training; the default is that of the snapshot."""
     spacing: Spacing | None = None
-    """As data.spacing of training; left out, what the snapshot was trained with."""
+    """As data.spacing of training; the default is that of the snapshot."""
 
     def reading(self, trained: Data) -> Data:
-        """How volumes are read for a model that was trained on `trained`."""
+        """The settings for reading volumes, for a model with the training settings `trained`."""
         modality, spacing = self.modality or trained.modality, self.spacing or trained.spacing
         return replace(trained, modality=modality, spacing=spacing)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice and how well it came back; `slice` counts from 0 among the axial slices that training uses."""
+    """The metrics of one slice. `slice` counts from 0 among the axial slices that training uses."""
 
     volume: str
     slice: int
@@ -82,7 +84,7 @@ class Example:
 
 
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """Decoded posterior means of images [B, 1, H, W], clipped by nothing. Deterministic."""
+    """Decoded posterior means of images [B, 1, H, W], not clipped. Deterministic."""
     import torch
 
     with torch.no_grad():
@@ -90,59 +92,78 @@ def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def measure(snapshot: Snapshot, arguments: Arguments) -> tuple[list[Slice], list[Example]]:
-    """All slices with their metrics, and evenly spaced ones of them for the picture.
+    """The metrics of all slices, and evenly spaced examples for the picture.
 
     Raises:
-        DataError, ValueError: no such volumes, or one that cannot be used or has fewer slices than wanted.
+        DataError, ValueError: there are no such volumes, or one cannot be used or has too few slices.
     """
     import torch
-    from monai.transforms import Compose, DivisiblePadd
     from tqdm import tqdm
 
-    from training.data import evenly_spaced, load_volume, open_volumes, volume_transforms
-    from training.decathlon import DataError
-    from training.metrics import ms_ssim, reconstruction_metrics
+    from training.data import evenly_spaced
     from training.networks import build_autoencoder
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(snapshot.config.autoencoder).to(device).eval()
     autoencoder.load_state_dict(snapshot.autoencoder)
-    # Padded as in stage 1, but neither cropped nor flipped at random.
-    config = arguments.reading(snapshot.config.data)
-    transform = Compose([*volume_transforms(config), DivisiblePadd(keys="image", k=(4, 4, 1))])
-    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
-    count, wanted = min(len(volumes), arguments.volumes or len(volumes)), arguments.slices_per_volume
-    if not count:
-        raise DataError(
-            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so it takes five"
-        )
-    shown = set(evenly_spaced(count * wanted, min(COLUMNS, count * wanted)))
+    volumes = _open(arguments, snapshot.config.data)
+    count = min(len(volumes), arguments.volumes or len(volumes))
+    total = count * arguments.slices_per_volume
+    shown = set(evenly_spaced(total, min(COLUMNS, total)))
 
     slices: list[Slice] = []
     examples: list[Example] = []
     with tqdm(range(count), desc="reconstructing", unit="volume") as bar:
-        for i in bar:
-            name = volumes.data[i]["name"]
-            volume = load_volume(volumes, i)["image"].as_tensor().float()  # [1, H, W, depth]
-            if wanted > volume.shape[-1]:
-                raise ValueError(f"--slices-per-volume is {wanted}, but {name} has {volume.shape[-1]} slices")
-            places = evenly_spaced(volume.shape[-1], wanted)
-            images = volume[..., places].permute(3, 0, 1, 2).contiguous().to(device)
-            output = reconstruct(autoencoder, images)
-            values = reconstruction_metrics(output, images) | {"ms_ssim": ms_ssim(output, images)}
-            columns = zip(places, *(values[metric].tolist() for metric in UNITS), strict=True)
-            for j, numbers in enumerate(columns):
-                slices.append(Slice(name, *numbers))
-                if len(slices) - 1 in shown:
-                    examples.append(Example(slices[-1], images[j, 0].cpu().numpy(), output[j, 0].cpu().numpy()))
+        for number in bar:
+            for example in _of_volume(autoencoder, volumes, number, arguments.slices_per_volume, device):
+                if len(slices) in shown:
+                    examples.append(example)
+                slices.append(example.slice)
     return slices, examples
 
 
+def _open(arguments: Arguments, trained: Data) -> Volumes:
+    """The volumes of the section, padded as in stage 1, but neither cropped nor flipped at random."""
+    from monai.transforms import Compose, DivisiblePadd
+
+    from training.data import open_volumes, volume_transforms
+    from training.decathlon import DataError
+
+    config = arguments.reading(trained)
+    transform = Compose([*volume_transforms(config), DivisiblePadd(keys="image", k=(4, 4, 1))])
+    volumes = open_volumes(arguments.data, arguments.section, transform, config, cache=False)
+    if not len(volumes):
+        raise DataError(
+            f"{arguments.data} has no {arguments.section} volumes: one in five is held out, so five are needed"
+        )
+    return volumes
+
+
+def _of_volume(
+    autoencoder: AutoencoderKL, volumes: Volumes, number: int, count: int, device: torch.device
+) -> Iterator[Example]:
+    """`count` evenly spaced slices of a volume, with their reconstructions and metrics."""
+    from training.data import evenly_spaced, load_volume
+    from training.metrics import ms_ssim, reconstruction_metrics
+
+    name = volumes.data[number]["name"]
+    volume = load_volume(volumes, number)["image"].as_tensor().float()  # [1, H, W, depth]
+    if count > volume.shape[-1]:
+        raise ValueError(f"--slices-per-volume is {count}, but {name} has {volume.shape[-1]} slices")
+    places = evenly_spaced(volume.shape[-1], count)
+    images = volume[..., places].permute(3, 0, 1, 2).contiguous().to(device)
+    output = reconstruct(autoencoder, images)
+    values = reconstruction_metrics(output, images) | {"ms_ssim": ms_ssim(output, images)}
+    rows = zip(places, *(values[metric].tolist() for metric in UNITS), strict=True)
+    for row, image, reconstruction in zip(rows, images[:, 0].cpu().numpy(), output[:, 0].cpu().numpy(), strict=True):
+        yield Example(Slice(name, *row), image, reconstruction)
+
+
 def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation over slices, least and largest value of each metric.
+    """Mean, standard deviation, minimum and maximum of each metric over all slices.
 
     Raises:
-        ValueError: a value is not finite, as from weights that hold NaN.
+        ValueError: a value is not finite, for example because the weights hold NaN.
     """
     import numpy as np
 
@@ -157,7 +178,7 @@ def summary(slices: Sequence[Slice]) -> dict[str, dict[str, float]]:
 
 
 def table(summed: dict[str, dict[str, float]]) -> str:
-    """`summary` for people."""
+    """The summary as text."""
     lines = [f"{'':<10}{'mean':>9}{'std':>9}{'min':>9}{'max':>9}"]
     for name, numbers in summed.items():
         digits = 2 if name == "psnr" else 4
@@ -166,7 +187,7 @@ def table(summed: dict[str, dict[str, float]]) -> str:
 
 
 def picture(examples: Sequence[Example]) -> Pixels:
-    """Input, reconstruction and absolute error of each example below each other."""
+    """One column per example: input, reconstruction, absolute error."""
     from brats_ldm_client.pictures import legend, sheet, to_display
     from training.pictures import ERROR_GAIN, FOOT_GREY
 
@@ -184,7 +205,7 @@ def run(arguments: Arguments) -> None:
     """Reconstruct, measure, write and print.
 
     Raises:
-        CheckpointError, DataError, ValueError: an unusable snapshot, no such volumes, or too few slices in one.
+        CheckpointError, DataError, ValueError: the snapshot or the volumes cannot be used, or have too few slices.
     """
     from training.checkpoint import AUTOENCODER, load_snapshot
     from training.decathlon import describe_data, read_index
@@ -195,7 +216,7 @@ def run(arguments: Arguments) -> None:
         raise ValueError("--volumes must be 0 (all) or more, and --slices-per-volume 1 or more")
     snapshot = load_snapshot(arguments.snapshot)
     data = describe_data(read_index(arguments.data))
-    arguments.out.mkdir(parents=True, exist_ok=True)  # fails before the work rather than after it
+    arguments.out.mkdir(parents=True, exist_ok=True)  # errors come before the work and not after it
     slices, examples = measure(snapshot, arguments)
     summed, volumes = summary(slices), len({row.volume for row in slices})
     record = {

@@ -19,21 +19,22 @@ from training.files import NotWritten, remove_temporary_files, whole_file, write
 from training.pictures import grid, save_picture
 from training.processes import Processes
 
-# Settings that may change between two starts of a run: they change how long and how often, not what is computed.
-# `accumulate` is among them because what counts is the number of parts in all processes.
+# Settings that may change between two starts of a run. They change the length of the run and the intervals, but not the
+# results. `accumulate` is one of them because only the number of parts in all processes matters.
 FREE: tuple[str, ...] = ("epochs", "checkpoint_every", "workers", "cache_rate", "accumulate")
-FREE += ("spacing",)  # says what is refused, and changes nothing of what is not
+FREE += ("spacing",)  # decides which volumes are refused, and changes nothing in the others
 FREE += ("validate_every", "validation_volumes", "patience")
-# The path of the perceptual weights: their hash counts.
+# The path of the perceptual weights; their hash is compared instead.
 FREE += ("weights",)
 
 
 class Run:
-    """A folder that the same command continues after an interruption; only the first process writes it.
+    """The folder of a run. After an interruption the same command continues it. Only the first process writes to it.
 
-    Everything is logged under the number of iterations done. smooth: exponential averages of the logged losses. best:
-    the best validation score so far, lower is better, and the number of validations since. Both are part of the resume
-    state.
+    Everything is logged under the number of completed iterations. `smooth` and `best` are part of the resume state.
+
+    smooth: exponential averages of the logged losses.
+    best: the best validation score so far, where lower is better, and the number of validations since then.
     """
 
     def __init__(
@@ -51,9 +52,8 @@ class Run:
         parts: of an update's global batch, see `training.processes`.
 
         Raises:
-            CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or of a
-                configuration that differs in more than the length of the run and the way the data are cached; the
-                message says in what.
+            CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or with
+                other settings; only those in FREE may differ. The message lists the differences.
             NotWritten: the folder cannot be written.
         """
         self.folder = folder
@@ -64,7 +64,7 @@ class Run:
         self.state = load_state(folder / "state.pt", processes.first)
         if self.state:
             self._check_identity(self.state)
-        processes.agree(0)  # nobody writes before everybody has read
+        processes.agree(0)  # no process writes before all have read
         self._events = None
         self.iteration: int = self.state["iteration"] if self.state else 0
         self.smooth: dict[str, float] = self.state["smooth"] if self.state else {}
@@ -72,27 +72,27 @@ class Run:
         if processes.first:
             remove_temporary_files(folder)
             write_text(folder / "run.json", json.dumps(self._identity, indent=2) + "\n")
-            # Events after the resume point belong to work that is about to be done again.
+            # Events after the resume point belong to iterations that will be done again.
             self._events = EventWriter(folder / "events", purge_step=self.iteration + 1)
 
     def _check_identity(self, state: dict[str, Any]) -> None:
         path = self.folder / "run.json"
         try:
-            theirs = state.get("identity") or json.loads(path.read_text())  # a state that is older than its entry
+            before = state.get("identity") or json.loads(path.read_text())  # old states have no such entry
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path}, which says what the run is, cannot be read ({error}): give a new --out"
             ) from None
-        # Through the dataclasses, so that a field which is younger than the run gets its default.
-        theirs["config"] = asdict(config_from_dict(theirs["config"], str(path)))
-        theirs, mine = (_fixed(json.loads(json.dumps(identity))) for identity in (theirs, self._identity))
-        if changed := _differences(theirs, mine):
+        # Through the dataclasses, so that a field that is newer than the run gets its default.
+        before["config"] = asdict(config_from_dict(before["config"], str(path)))
+        before, now = (_fixed(json.loads(json.dumps(identity))) for identity in (before, self._identity))
+        if changed := _differences(before, now):
             hint = "; parts are processes x accumulate" if any(line.startswith("parts ") for line in changed) else ""
             raise CheckpointError(f"{path} belongs to another run ({', '.join(changed)}{hint}): give a new --out")
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Within it, the error of a full disk also says from where the run can go on."""
+        """In this context, the error of a full disk also says from which iteration the run can continue."""
         try:
             yield
         except NotWritten as error:
@@ -100,18 +100,18 @@ class Run:
             raise NotWritten(f"{error}. {state}; give the same command when there is room") from error
 
     def save(self, iteration: int, **objects: Any) -> None:
-        """Write the resume state: `iteration`, what this class keeps and the state_dict of each object."""
+        """Write the resume state: `iteration`, the state of this class, and the state_dict of each object."""
         if self._processes.first:
-            states = {name: thing.state_dict() for name, thing in objects.items()}
-            own = {"iteration": iteration, "smooth": self.smooth, "best": self.best, "identity": self._identity}
-            save_state({**own, **states}, self.folder / "state.pt")
+            states = {name: value.state_dict() for name, value in objects.items()}
+            state = {"iteration": iteration, "smooth": self.smooth, "best": self.best, "identity": self._identity}
+            save_state({**state, **states}, self.folder / "state.pt")
         self.iteration = iteration
 
     def restore(self, **objects: Any) -> None:
-        """Load what `save` wrote, where there is something."""
+        """Load the result of `save`, if there is one."""
         if self.state:
-            for name, thing in objects.items():
-                thing.load_state_dict(self.state[name])
+            for name, value in objects.items():
+                value.load_state_dict(self.state[name])
         self.state = None
 
     def not_finite(self, iteration: int, batch: dict[int, torch.Tensor], error: FloatingPointError) -> Exception:
@@ -126,7 +126,7 @@ class Run:
         )
 
     def log(self, done: int, losses: dict[str, float], others: dict[str, float]) -> None:
-        """One iteration's numbers to TensorBoard; the losses, averaged over the processes, also into `smooth`."""
+        """Log the numbers of one iteration. The losses are averaged over all processes, and also go into `smooth`."""
         losses = self._processes.mean(losses)
         for name, value in losses.items():
             self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
@@ -135,7 +135,7 @@ class Run:
                 self._events.add(done, summary.scalar(name, value))
 
     def validated(self, done: int, values: dict[str, float], score: float) -> bool:
-        """Note a validation of the first process; returns whether its score, lower is better, is the best so far."""
+        """Record a validation of the first process; returns whether its score is the best so far. Lower is better."""
         for name, value in values.items():
             if self._events:
                 self._events.add(done, summary.scalar(f"validation/{name}", value))
@@ -145,17 +145,17 @@ class Run:
         return better
 
     def without_progress(self, patience: int) -> bool:
-        """Whether the last `patience` validations, if any are asked for, brought nothing better."""
+        """Whether the last `patience` validations brought no better score; never with a patience of 0."""
         return 0 < patience <= self.best["since"]
 
     def record(self, iterations: int) -> dict[str, Any]:
-        """How the weights of this stage were made, for the snapshot."""
+        """A record of the training of this stage, for the snapshot."""
         versions = {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")}
         about = {name: self._identity[name] for name in ("data", "parts", "perceptual_sha256")}
         return {**about, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
 
     def save_snapshot(self, snapshot: Snapshot, best: bool = False) -> None:
-        """Write the last snapshot, or the best."""
+        """Write the latest snapshot or, with `best`, the best one."""
         if self._processes.first:
             save_snapshot(snapshot, self.folder / "best" if best else self.snapshot_folder)
 
@@ -174,9 +174,9 @@ def _fixed(value: Any) -> Any:
     return value
 
 
-def _differences(theirs: Any, mine: Any, name: str = "") -> list[str]:
-    """`name old -> new` for each entry of two nested dictionaries that is not the same."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        keys = dict.fromkeys([*theirs, *mine])
-        return [line for k in keys for line in _differences(theirs.get(k), mine.get(k), f"{name}.{k}".lstrip("."))]
-    return [] if theirs == mine else [f"{name} {theirs} -> {mine}"]
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """`name old -> new` for each entry that differs between two nested dictionaries."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [line for k in keys for line in _differences(old.get(k), new.get(k), f"{name}.{k}".lstrip("."))]
+    return [] if old == new else [f"{name} {old} -> {new}"]

@@ -1,9 +1,9 @@
-"""The reference sampling loop in PyTorch with MONAI's scheduler: what served images are held to.
+"""The reference sampling loop in PyTorch with MONAI's scheduler. Served images are compared with its images.
 
     python -m training.sample --snapshot RUN/snapshot -n 8 --seed 0 --out OUT
 
-A seed gives the image that the server gives for it, up to float32 rounding: DDIM with eta 0, on the server's start
-noise. Images are SYNTHETIC: for research only, not for diagnosis.
+A seed gives the same image as on the server, up to float32 rounding: DDIM with eta 0, from the server's start noise.
+Images are SYNTHETIC: for research only, not for diagnosis.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Arguments:
     snapshot: Path
     """Snapshot folder of training.train_diffusion."""
     out: Path
-    """Folder that gets a PNG for each image, images.npz, contact_sheet.png and provenance.json; made if not there."""
+    """Folder that gets a PNG for each image, images.npz, contact_sheet.png and provenance.json; made if needed."""
     seeds: tuple[int, ...] = ()
-    """These seeds, instead of -n and --seed."""
+    """List of seeds, instead of -n and --seed."""
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 1
-    """How many images, of the seeds SEED, SEED+1, ..."""
+    """Number of images, with the seeds SEED, SEED+1, ..."""
     seed: int = 0
     """The first seed."""
     steps: int = 50
-    """Denoising steps, 1 to the 1000 of training; others than its divisors leave out the noisiest of them."""
+    """Denoising steps, 1 to the 1000 of training; numbers that do not divide it skip the noisiest timesteps."""
     batch: int = 4
-    """Images made at once: more take more memory and give the same images, but for rounding."""
+    """Images per batch: more need more memory and give the same images, except for rounding."""
 
 
 def start_noise(seed: int) -> NDArray[np.float32]:
-    """Noise float32 [1, 64, 64] ~ N(0, 1) of a seed, -2^63 to 2^63-1: bitwise that of the server.
+    """Noise float32 [1, 64, 64] ~ N(0, 1) of a seed, -2^63 to 2^63-1; bit for bit as on the server.
 
     Philox4x64 (Salmon et al. 2011) keyed by the seed's 64 bits (two's complement), its counter at 0.
     """
@@ -68,7 +68,7 @@ def start_noise(seed: int) -> NDArray[np.float32]:
 def ddim_scheduler(schedule: NoiseSchedule, steps: int) -> DDIMScheduler:
     """MONAI's DDIM as the bundle configures it, on the grid of MONAI < 1.6: 980, 960, ..., 0 for 50 steps.
 
-    MONAI 1.6 spreads the timesteps over 0..999 while its `step` still takes t - 1000 // steps for the previous one.
+    MONAI 1.6 spreads the timesteps over 0..999, but its `step` still uses t - 1000 // steps as the previous one.
     """
     import torch
     from monai.networks.schedulers import DDIMScheduler
@@ -91,7 +91,7 @@ def ddim_trajectory(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM (Song et al. 2021, eq. 12) from noise [B, 1, 64, 64]: the latents after each step, and its estimate of x0.
 
-    First order; deterministic for eta 0, and with eta > 0 noisy from torch's global generator, unlike the server.
+    First order. Deterministic for eta 0; for eta > 0 the noise is from torch's global generator, unlike the server's.
     """
     import torch
 
@@ -99,7 +99,7 @@ def ddim_trajectory(
     latents = noise
     for timestep in scheduler.timesteps:
         timesteps = timestep.expand(len(latents)).to(latents.device)
-        with torch.no_grad():  # not around the yield: the caller's code is none of ours
+        with torch.no_grad():  # not around the yield, where the caller's code runs
             latents, estimate = scheduler.step(unet(latents, timesteps).float(), int(timestep), latents, eta=eta)
         yield latents, estimate
 
@@ -110,7 +110,7 @@ def sample_latents(unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps
 
 
 def decode(autoencoder: AutoencoderKL, latents: Tensor, scale_factor: float, size: int = 240) -> Tensor:
-    """Scaled latents [B, 1, 64, 64] to slices [B, 1, size, size]: divided by the scale factor, centre-cropped."""
+    """Scaled latents [B, 1, 64, 64] to slices [B, 1, size, size]: rescaled, decoded, centre-cropped."""
     import torch
 
     with torch.no_grad():
@@ -127,7 +127,7 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
 def generate(
     snapshot: Snapshot, seeds: Sequence[int], steps: int, batch: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Images float32 [n, size, size], clipped by nothing, and scaled latents float32 [n, 1, 64, 64] of `seeds`.
+    """Images float32 [n, size, size], not clipped, and scaled latents float32 [n, 1, 64, 64] of `seeds`.
 
     Shows a progress bar. Uses a GPU if there is one, in full float32.
 
@@ -164,7 +164,7 @@ def chosen_seeds(arguments: Arguments) -> list[int]:
     """The seeds that the command line asks for.
 
     Raises:
-        ValueError: none, one twice, one of more than 64 bits, or two ways of asking at once.
+        ValueError: no seed, a repeated seed, a seed of more than 64 bits, or --seeds together with -n or --seed.
     """
     if arguments.seeds and (arguments.n, arguments.seed) != (1, 0):
         raise ValueError("give either --seeds or -n and --seed")
@@ -180,7 +180,7 @@ def chosen_seeds(arguments: Arguments) -> list[int]:
 
 
 def run(arguments: Arguments) -> None:
-    """Generate and write; prints where.
+    """Generate, write, and print the folder.
 
     Raises:
         CheckpointError, ValueError, OSError: an unusable snapshot, argument or output folder.

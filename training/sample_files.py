@@ -1,6 +1,7 @@
-"""Sampled slices on disk, named and recorded as the client does: PNG, npz, contact sheet and provenance.json.
+"""Sampled slices on disk, with names and records as the client has them: PNG, npz, contact sheet and provenance.json.
 
-Every file is whole or absent, and provenance.json comes last: what it names is there. Knows nothing of networks.
+Every file is complete or absent. provenance.json is written last, so all files that it names are there. Knows nothing
+of networks.
 """
 
 import importlib.metadata
@@ -22,7 +23,7 @@ Array = NDArray[np.float32]
 
 
 def recipe(snapshot: Path, steps: int) -> dict[str, Any]:
-    """How the images of a run were made, but for the seed; `snapshot` is the folder of the weights."""
+    """The record of how images were made, without the seed; `snapshot` is the folder of the weights."""
     weights = sorted(snapshot.glob("*.safetensors"))
     packages = ("torch", "monai", "numpy")
     return {

@@ -2,9 +2,9 @@
 
     python -m training.train_autoencoder --config demo --data DIR --out RUN
 
-Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save first. For several GPUs put
-`torchrun --nproc-per-node N -m` in the place of `python -m`. OUT/snapshot is the last state; OUT/best, where there is
-validation, that of the best PSNR.
+Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save the state first. For several
+GPUs use `torchrun --nproc-per-node N -m` in place of `python -m`. OUT/snapshot holds the last weights. With validation,
+OUT/best holds those with the best PSNR.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Arguments:
     """Command line of stage 1."""
 
     config: str
-    """Defaults of all settings: demo, brats, or the path of a .toml file."""
+    """Source of all defaults: demo, brats, or the path of a .toml file."""
     settings: Annotated[Config, tyro.conf.arg(name="")]
     data: Path = tyro.MISSING
     """Folder that holds Task01_BrainTumour."""
@@ -35,12 +35,12 @@ class Arguments:
 
 
 def train(config: Config, data: Path, out: Path) -> Path:
-    """Train to the configured number of epochs, from the start or from where `out` stands; returns the snapshot folder.
+    """Train to the configured number of epochs, from the start or from the state in `out`; returns the snapshot folder.
 
     Raises:
         DataError, CheckpointError: unusable data, weights, or a run folder of another configuration.
-        KeyboardInterrupt: asked to stop by a signal; everything is saved.
-        NotWritten: the disk is full, or the like; the last saved state is kept.
+        KeyboardInterrupt: a signal asked to stop; everything is saved.
+        NotWritten: the disk is full, or a similar error; the last saved state is kept.
         FloatingPointError: a loss or gradient is not finite.
     """
     import torch
@@ -59,14 +59,14 @@ def train(config: Config, data: Path, out: Path) -> Path:
     from training.update import Trained, learning_rate, update_autoencoder
     from training.validation import validate_autoencoder, validation_slices
 
-    # Networks and the run they continue.
+    # Networks and the run that they continue.
     settings, processes = config.autoencoder_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     weights, perceptual_sha256 = config.perceptual.weights, None
     perceptual = build_perceptual_loss(weights, warn=processes.first)
     if perceptual is not None:
         perceptual.to(processes.device)
-        # Who may use what was trained with these weights is for their licence to say: record which they were.
+        # The licence of these weights may limit the use of the result, so the snapshot records which weights they are.
         perceptual_sha256 = sha256(Path(weights))
     data_record = describe_data(read_index(data))
     run = Run(out, "autoencoder", config, data_record, all_parts, processes, perceptual_sha256)

@@ -2,9 +2,10 @@
 
     python -m training.train_diffusion --config demo --autoencoder RUN1/snapshot --data DIR --out RUN2
 
-Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save first. The autoencoder's own
-settings come from its snapshot. For several GPUs put `torchrun --nproc-per-node N -m` in the place of `python -m`.
-OUT/snapshot is the last state; OUT/best, where there is validation, the one with the lowest error on volumes held out.
+Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save the state first. The settings
+of the autoencoder come from its snapshot. For several GPUs use `torchrun --nproc-per-node N -m` in place of
+`python -m`. OUT/snapshot holds the last weights. With validation, OUT/best holds those with the lowest error on
+held-out volumes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class Arguments:
     """Command line of stage 2."""
 
     config: str
-    """Defaults of all settings: demo, brats, or the path of a .toml file."""
+    """Source of all defaults: demo, brats, or the path of a .toml file."""
     settings: Annotated[Config, tyro.conf.arg(name="")]
     autoencoder: Path = tyro.MISSING
     """Snapshot folder of stage 1."""
@@ -37,12 +38,12 @@ class Arguments:
 
 
 def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> Path:
-    """Train to the configured number of epochs, from the start or from where `out` stands; returns the snapshot folder.
+    """Train to the configured number of epochs, from the start or from the state in `out`; returns the snapshot folder.
 
     Raises:
         DataError, CheckpointError: unusable data or snapshot, or a run folder of another configuration.
-        KeyboardInterrupt: asked to stop by a signal; everything is saved.
-        NotWritten: the disk is full, or the like; the last saved state is kept.
+        KeyboardInterrupt: a signal asked to stop; everything is saved.
+        NotWritten: the disk is full, or a similar error; the last saved state is kept.
         FloatingPointError: the loss or gradient is not finite.
     """
     import torch
@@ -61,7 +62,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     from training.update import Trained, learning_rate, update_unet
     from training.validation import denoising_strips, encode_mean, validate_diffusion, validation_slices
 
-    # The frozen autoencoder and the data as it sees them.
+    # The frozen autoencoder and the latents of the data.
     stage1 = load_snapshot(autoencoder_snapshot)
     config = with_autoencoder_of(stage1.config, config)
     settings, processes = config.diffusion_training, joined()
@@ -82,7 +83,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     if settings.validate_every and processes.first:
         held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
 
-    # The network and the run it continues.
+    # The network and the run that it continues.
     torch.manual_seed(config.seed)
     unet = Trained(build_unet(config.unet), settings, processes)
     run.restore(unet=unet)
@@ -135,34 +136,31 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     return run.snapshot_folder
 
 
-SETTLED = ("autoencoder", "discriminator", "perceptual", "autoencoder_training")
+FIXED = ("autoencoder", "discriminator", "perceptual", "autoencoder_training")
 
 
 def with_autoencoder_of(stage1: Config, config: Config) -> Config:
-    """`config` with everything that stage 1 has settled.
+    """`config` with all settings that stage 1 has fixed.
 
     Raises:
-        ConfigError: the autoencoder was trained on another channel, by index or by name, or another size than `config`
-            says.
+        ConfigError: the autoencoder was trained on another channel, by index or by name, or on another size.
     """
-    # Who insists on an index has seen the names, and MONAI's autoencoders come without.
+    # With `any` the user has chosen an index, and MONAI's autoencoders have no names.
     compared = ("channel", "size") if config.data.modality == "any" else ("channel", "modality", "size")
-    theirs, mine = (
-        " ".join(f"data.{name}={getattr(each.data, name)}" for name in compared) for each in (stage1, config)
-    )
-    if theirs != mine:
-        raise ConfigError(f"the autoencoder was trained with {theirs}, and this run has {mine}")
-    return replace(config, **{name: getattr(stage1, name) for name in SETTLED})
+    before, now = (" ".join(f"data.{name}={getattr(c.data, name)}" for name in compared) for c in (stage1, config))
+    if before != now:
+        raise ConfigError(f"the autoencoder was trained with {before}, and this run has {now}")
+    return replace(config, **{name: getattr(stage1, name) for name in FIXED})
 
 
 def check_overrides(arguments: Arguments) -> None:
-    """Refuse a change of what the snapshot of stage 1 settles: it would do nothing.
+    """Refuse changes of settings that the snapshot of stage 1 fixes: they would have no effect.
 
     Raises:
         ConfigError: names the group of settings.
     """
     defaults = load_config(arguments.config)
-    for name in SETTLED:
+    for name in FIXED:
         if getattr(arguments.settings, name) != getattr(defaults, name):
             option = name.replace("_", "-")
             raise ConfigError(f"--{option}.* cannot be given here: the snapshot {arguments.autoencoder} settles it")

@@ -1,6 +1,6 @@
-"""From a batch to new weights: what one iteration of each stage does. Knows nothing of files or progress bars.
+"""One iteration of each stage: from a batch to new weights. Knows nothing of files or progress bars.
 
-A batch comes in parts (see `training.processes`): {part: [B, 1, H, W]}. Each part's random numbers are its own.
+A batch comes in parts (see `training.processes`): {part: [B, 1, H, W]}. Each part has its own random numbers.
 """
 
 import math
@@ -24,7 +24,7 @@ Numbers = dict[str, float]
 
 
 def learning_rate(settings: Stage, iteration: int, epoch: int) -> float:
-    """Linear warm-up times MultiStepLR, as a function of iteration and epoch alone: there is no state to resume."""
+    """Linear warm-up times MultiStepLR. It depends on iteration and epoch alone, so there is no state to resume."""
     risen = min(1.0, (iteration + 1) / settings.warmup) if settings.warmup else 1.0
     return settings.learning_rate * risen * settings.gamma ** sum(epoch >= m for m in settings.milestones)
 
@@ -32,8 +32,9 @@ def learning_rate(settings: Stage, iteration: int, epoch: int) -> float:
 class Trained:
     """A network with its Adam, loss scaler and running average.
 
-    network: the module with the weights. model: the same for calls in training (several processes synchronise through
-    it). averaged: what validation, pictures and the snapshot use; with a decay of 0 it is `network`.
+    network: the module with the weights.
+    model: the module to call in training; with several processes it synchronises the gradients.
+    averaged: the module for validation, pictures and the snapshot; with a decay of 0 it is `network`.
     """
 
     def __init__(self, network: torch.nn.Module, settings: Stage, processes: Processes) -> None:
@@ -59,22 +60,22 @@ class Trained:
 
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:
-        """Around the forward pass of one part of the batch: autocast; gradients are exchanged after the last one."""
+        """Context of the forward pass of one part: autocast. Processes exchange gradients after the last part."""
         dtype = DTYPES.get(self._settings.precision)
         with synchronised(self.model, last), torch.autocast(self._device.type, dtype, enabled=dtype is not None):
             yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add a part's share to the gradients, whose sum over the parts becomes their mean."""
+        """Add the gradients of one part, scaled so that the sum over all parts is their mean."""
         self._scaler.scale(loss / self._settings.accumulate).backward()
 
     def step(self) -> float:
-        """New weights, new average; returns the 2-norm of the gradient before it was clipped.
+        """Update the weights and their average; returns the 2-norm of the gradient before it was clipped.
 
-        With fp16 a gradient that is not finite is no error: the update is skipped and the scale of the losses lowered.
+        With fp16 a gradient that is not finite is not an error: the update is skipped, and the loss scale is lowered.
 
         Raises:
-            FloatingPointError: a gradient is not finite; the weights are those of before.
+            FloatingPointError: a gradient is not finite; the weights have not changed.
         """
         self._scaler.unscale_(self._optimizer)
         limit = self._settings.max_grad_norm or math.inf
@@ -88,11 +89,11 @@ class Trained:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next update depends on."""
+        """The state on which the next update depends."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -114,7 +115,7 @@ def update_autoencoder(
     Returns the losses, averaged over the parts, the gradients' norms, and the reconstruction of the last part.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite; the network concerned is that of before.
+        FloatingPointError: a loss or gradient is not finite; the weights of that network have not changed.
     """
     settings = config.autoencoder_training
     adversarial = settings.adversarial_weight > 0 and iteration >= settings.adversarial_start
@@ -122,7 +123,7 @@ def update_autoencoder(
     terms: list[Losses] = []
     reconstructions: dict[int, Tensor] = {}
 
-    # Generator. The critic judges, but does not learn.
+    # Generator. The discriminator is used, but not trained.
     discriminator.network.requires_grad_(False)
     for part, images in batch.items():
         torch.manual_seed(derived_seed(config.seed, iteration, 2, part))
@@ -154,7 +155,7 @@ def update_unet(
     """One update of the UNet on scaled latents; returns the loss, averaged over the parts, and the gradient's norm.
 
     Raises:
-        FloatingPointError: the loss or gradient is not finite; the weights are those of before.
+        FloatingPointError: the loss or gradient is not finite; the weights have not changed.
     """
     terms: list[Losses] = []
     for part, latents in batch.items():
@@ -167,14 +168,14 @@ def update_unet(
 
 
 def means(terms: list[Losses]) -> Numbers:
-    """Each loss averaged over the parts. Raises FloatingPointError where one is not finite."""
+    """Each loss, averaged over the parts. Raises FloatingPointError if one is not finite."""
     averaged = {name: sum(losses[name].item() for losses in terms) / len(terms) for name in terms[0]}
     check_finite(averaged)
     return averaged
 
 
 def check_finite(values: Numbers) -> None:
-    """Raise FloatingPointError, with the name, where a value is not finite."""
+    """Raises FloatingPointError with the name of a value that is not finite."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}")

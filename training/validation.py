@@ -1,4 +1,4 @@
-"""What both stages look at between epochs, on the same slices and the same noise every time."""
+"""Validation of both stages between epochs, always on the same slices and the same noise."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ BANDS = 4
 
 
 def validation_slices(root: Path, config: Config, settings: Stage) -> Tensor:
-    """Four slices [n, 1, 256, 256] in [0, 1] of each of the first `validation_volumes` volumes held out.
+    """Four slices [n, 1, 256, 256] in [0, 1] of each of the first `validation_volumes` held-out volumes.
 
     Raises:
         DataError: nothing is held out, or a file cannot be used.
@@ -56,7 +56,7 @@ def validate_autoencoder(autoencoder: AutoencoderKL, slices: Tensor) -> dict[str
 def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor, seed: int) -> dict[str, float]:
     """Noise-prediction error of scaled latents [n, 1, 64, 64] in each quarter of the timesteps, and their mean.
 
-    The quarters have errors of different sizes, so one mean over random timesteps would say little about any of them.
+    The errors of the quarters differ in size, so a single mean over random timesteps would say little about them.
     """
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     width = len(alpha_bars) // BANDS
@@ -73,7 +73,7 @@ def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Te
 def denoising_strips(
     unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 20, columns: int = 6
 ) -> Tensor:
-    """DDIM from noise [B, 1, 64, 64]: its estimates of x0 on the way, [B, columns, 1, 64, 64]."""
+    """The estimates of x0 during DDIM from noise [B, 1, 64, 64], evenly spaced: [B, columns, 1, 64, 64]."""
     estimates = [estimate for _, estimate in ddim_trajectory(unet, schedule, noise, steps)]
     chosen = torch.linspace(0, steps - 1, columns).round().long()
     return torch.stack(estimates, dim=1)[:, chosen]

@@ -1,4 +1,4 @@
-"""Reads the tensors of weights that others have saved, and runs no code from their files."""
+"""Reads weights that others have saved, and runs no code from their files."""
 
 import pickle
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_weights(path: Path) -> StateDict:
-    """The state dict in a .safetensors file, or in what torch.save wrote (any other name); on the CPU.
+    """The state dict in a .safetensors file or, with any other name, in a file of torch.save; on the CPU.
 
     Raises:
-        CheckpointError: no such file, damaged, or with anything in it but tensors and plain values.
+        CheckpointError: there is no such file, it is damaged, or it holds more than tensors and plain values.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: give the path of the weights")
@@ -33,17 +33,17 @@ def read_weights(path: Path) -> StateDict:
     except pickle.UnpicklingError:
         message = "damaged, or it holds more than tensors and plain values, and to load that would run code from it"
         raise CheckpointError(f"{path}: {message}; save its state_dict() alone, or as .safetensors") from None
-    except Exception as error:  # a damaged file makes the parsers stumble in any way that Python knows
+    except Exception as error:  # a damaged file can make the parsers fail in any way
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {reason}") from None
     return unwrap(content, str(path))
 
 
 def unwrap(content: Any, source: str) -> StateDict:
-    """The state dict within what a file holds; `content` is left as it is.
+    """The state dict inside the content of a file; `content` does not change.
 
-    Goes into {"model": ...} and {"state_dict": ...}, and takes off what DataParallel and torch.compile put before
-    every name.
+    Looks inside {"model": ...} and {"state_dict": ...}, and removes the prefixes that DataParallel and torch.compile
+    add to all names.
 
     Raises:
         CheckpointError: there is no dictionary of tensors.

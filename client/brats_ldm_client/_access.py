@@ -1,4 +1,4 @@
-"""How the client proves who it is and whom it trusts: TLS files, headers, the server's secret. No calls."""
+"""TLS files, headers and the server's secret: whom the client trusts, and how it proves who it is. No calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both clients are made of: their arguments and the making of tritonclient's client. No calls."""
+"""What both clients share: their arguments, and how they make tritonclient's client. No calls."""
 
 from __future__ import annotations
 

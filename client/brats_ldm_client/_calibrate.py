@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS, STEPS, REPEATS = (1, 2, 4, 8), (5, 25), 3
 UNSTEADY = 0.3
-"""A spread above which it is said that something else ran."""
+"""A spread above which the output says that something else ran."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Calibration:
 
     `worst` is the largest relative error of the model on the requests that it was fitted to, `spread` how far the
     repeats of one of them are apart, over their median: what another load on the machine moves.
-    `steps_per_call`: of a network that always computes so many; steps that nobody asked for take their time too.
+    `steps_per_call`: the steps that a network computes in every call, even if fewer are needed.
     """
 
     request: float
@@ -40,7 +40,7 @@ class Calibration:
     steps_per_call: int = 1
 
     def predict(self, images: int, steps: int = 50, rows_in_flight: int = 32) -> float:
-        """Seconds for `images` images of `steps` steps with so many of them on their way at once.
+        """Seconds for `images` images of `steps` steps, `rows_in_flight` of them at once.
 
         Raises:
             InvalidRequest: a number below 1.
@@ -53,7 +53,7 @@ class Calibration:
 
 
 def computed(steps: int, steps_per_call: int) -> int:
-    """Steps that are computed for so many, in whole calls."""
+    """Steps that are computed for `steps`, in whole calls."""
     return math.ceil(steps / steps_per_call) * steps_per_call
 
 
@@ -84,12 +84,13 @@ def calibrate(
     client.generate(max(rows), seed=0, steps=max(steps))
     times: dict[tuple[int, int], list[float]] = {(count, depth): [] for count in rows for depth in steps}
     for _ in range(repeats):
-        for (count, depth), own in times.items():
-            own.append(_seconds(client, count, depth))
+        for (count, depth), seconds in times.items():
+            seconds.append(_seconds(client, count, depth))
             if report is not None:
-                report(count, depth, own[-1])
-    found = fit([(*kind, statistics.median(own)) for kind, own in times.items()], steps_per_call)
-    return replace(found, spread=max((max(own) - min(own)) / statistics.median(own) for own in times.values()))
+                report(count, depth, seconds[-1])
+    calibration = fit([(*kind, statistics.median(seconds)) for kind, seconds in times.items()], steps_per_call)
+    spread = max((max(seconds) - min(seconds)) / statistics.median(seconds) for seconds in times.values())
+    return replace(calibration, spread=spread)
 
 
 def fit(measured: Sequence[tuple[int, int, float]], steps_per_call: int = 1) -> Calibration:
@@ -103,40 +104,41 @@ def fit(measured: Sequence[tuple[int, int, float]], steps_per_call: int = 1) -> 
     parts, kept = np.zeros(4), list(range(4))
     while kept:
         weighted = table[:, kept] / seconds[:, None]
-        found, *_ = np.linalg.lstsq(weighted, np.ones(len(seconds)), rcond=None)
-        if (found >= 0).all():
-            parts[kept] = found
+        solution, *_ = np.linalg.lstsq(weighted, np.ones(len(seconds)), rcond=None)
+        if (solution >= 0).all():
+            parts[kept] = solution
             break
-        kept.pop(int(found.argmin()))
+        kept.pop(int(solution.argmin()))
     worst = float(np.abs(table @ parts / seconds - 1).max())
     request, step_base, step_row, decode = map(float, parts)
     return Calibration(request, step_base, step_row, decode, worst, steps_per_call=steps_per_call)
 
 
-def describe(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
+def describe(calibration: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
     """For people."""
     lines = [
-        f"step       {1e3 * found.step_base:.1f} ms + {1e3 * found.step_row:.1f} ms a row",
-        f"decoding   {1e3 * found.decode:.0f} ms an image",
-        f"request    {1e3 * found.request:.0f} ms",
-        f"off by at most {found.worst:.0%} on what was measured, whose repeats differ by up to {found.spread:.0%}",
+        f"step       {1e3 * calibration.step_base:.1f} ms + {1e3 * calibration.step_row:.1f} ms a row",
+        f"decoding   {1e3 * calibration.decode:.0f} ms an image",
+        f"request    {1e3 * calibration.request:.0f} ms",
+        f"off by at most {calibration.worst:.0%} on what was measured, "
+        f"whose repeats differ by up to {calibration.spread:.0%}",
     ]
-    if found.steps_per_call > 1:
-        lines[0] += f", in whole calls of {found.steps_per_call} steps"
-    if found.spread > UNSTEADY:
+    if calibration.steps_per_call > 1:
+        lines[0] += f", in whole calls of {calibration.steps_per_call} steps"
+    if calibration.spread > UNSTEADY:
         lines.append("something else ran on the server or its machine: calibrate again when they are idle")
     lines += ["", f"predicted, not run: {steps} steps, {rows_in_flight} images at once"]
     for count in images:
-        took = _duration(found.predict(count, steps, rows_in_flight))
+        took = _duration(calibration.predict(count, steps, rows_in_flight))
         lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")
     return "\n".join(lines)
 
 
-def as_json(found: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
+def as_json(calibration: Calibration, steps: int, rows_in_flight: int, images: Sequence[int]) -> str:
     """For programs: the model's parts and the predictions, all times in seconds."""
-    predictions = [{"images": count, "seconds": found.predict(count, steps, rows_in_flight)} for count in images]
+    predictions = [{"images": count, "seconds": calibration.predict(count, steps, rows_in_flight)} for count in images]
     asked = {"steps": steps, "rows_in_flight": rows_in_flight, "predictions": predictions}
-    return json.dumps({"model": asdict(found), **asked}, indent=2)
+    return json.dumps({"model": asdict(calibration), **asked}, indent=2)
 
 
 def _seconds(client: Client, rows: int, steps: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _cli_generate
 from ._cli_connection import connect, connection_options
-from ._printing import forgiving_streams
+from .printing import forgiving_streams
 
 _EPILOG = """\
 examples:
@@ -152,13 +152,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     rows, images = args.rows or ROWS, [1, 10, 100, 10_000, 1_000_000] if args.n is None else [args.n]
     print("rows steps  seconds", file=sys.stderr)
     with connect(args, timeout=args.timeout, rows_per_request=max(rows), concurrency=1) as client:
-        found = calibrate(
+        calibration = calibrate(
             client,
             rows,
             report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr),
             steps_per_call=args.steps_per_call,
         )
-    print((as_json if args.json else describe)(found, args.steps, args.at_once, images))
+    print((as_json if args.json else describe)(calibration, args.steps, args.at_once, images))
     return 0
 
 

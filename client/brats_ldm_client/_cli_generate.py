@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
         description="Generate slices into a folder: one file an image, a contact sheet and provenance.json. "
         "The same seed, sampler, steps and eta give the same image, whatever else is asked for. Images that the folder "
         "has already, whole and of the same weights, are kept, so a run that was cut short goes on when it is started "
-        "again (with npz it makes all anew).",
+        "again (with npz it makes all of them again).",
     )
     which = parser.add_argument_group("which images")
     which.add_argument("-n", type=int, metavar="N", help="how many images; 1 when left out")
@@ -84,7 +84,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.n is not None and args.n < 1:
         parser.error("-n must be at least 1")
     if args.preset and (args.steps is not None or args.sampler is not None or args.eta):
-        parser.error("--preset stands for --sampler and --steps, with an eta of 0: pass one or the other")
+        parser.error("--preset sets --sampler and --steps, with an eta of 0: pass one or the other")
     formats = [name.strip().lower() for text in args.format or ["png"] for name in text.split(",")]
     unknown = [name for name in formats if name not in ("png", "nifti", "npz")]
     if unknown:
@@ -168,11 +168,11 @@ class _Run:
         """Those that the folder has, made in the same way by the same weights."""
         if self._repeats:  # which have names that depend on what came before them
             return set()
-        found = {seed for seed in seeds if self._writer.has(seed, self._how)}
-        if found and "model_digest" not in self._how:
+        present = {seed for seed in seeds if self._writer.has(seed, self._how)}
+        if present and "model_digest" not in self._how:
             self._how["model_digest"] = self._client.info().model_digest
             return self._there(seeds)
-        return found
+        return present
 
     def _make(self, seeds: Sequence[int], bar: Any, write: Callable[[Generation], None]) -> None:
         asked, done_before = self._asked, bar.n

@@ -101,18 +101,22 @@ def _is_model_ready(options: Options, name: str) -> Flow[bool]:
 
 
 def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str | None) -> Flow[str | None]:
-    """Polls until ready; `deep` also makes an image in one step, for a server's word alone is not enough:
-    a pipeline says READY while the models that it calls are gone. Returns its checksum."""
+    """Polls until ready; `deep` also makes the image of seed 0 in one step, and returns its checksum (docs/errors.md).
+
+    A server's word alone is not enough: a model says READY while the models that it calls are gone.
+    """
     deadline = time.monotonic() + timeout
     pause = 0.1
     while True:
-        found = None
+        image_checksum = None
         try:
             reason = yield from _not_ready(options)
             if reason is None and (deep or checksum):
-                found = yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
+                image_checksum = yield from _probe_image(options, max(0.1, deadline - time.monotonic()))
                 reason = (
-                    f"its image has the checksum {found}, not {checksum}" if checksum not in (None, found) else None
+                    f"its image has the checksum {image_checksum}, not {checksum}"
+                    if checksum not in (None, image_checksum)
+                    else None
                 )
             cause = None
         except (AccessDenied, InvalidRequest, ProtocolError):
@@ -120,7 +124,7 @@ def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str
         except BratsLDMError as error:
             reason, cause = str(error), error
         if reason is None:
-            return found
+            return image_checksum
         if time.monotonic() + pause > deadline:
             raise ServerUnavailable(f"not ready after {timeout:g} s: {reason}") from cause
         yield Sleep(pause)

@@ -1,4 +1,4 @@
-"""Where the server is and how patiently it is spoken to; builds the keyword arguments of tritonclient's calls."""
+"""The address of the server, timeouts and limits; builds the keyword arguments of tritonclient's calls."""
 
 from __future__ import annotations
 

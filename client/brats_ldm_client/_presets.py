@@ -38,11 +38,11 @@ def resolve(preset: str | None, steps: int | None, sampler: str | None, eta: flo
         return Preset(standard.sampler if sampler is None else sampler, standard.steps if steps is None else steps)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InvalidRequest(f"preset {preset!r} is unknown: choose {', '.join(PRESETS)}, or give sampler and steps")
-    found = PRESETS[preset]
+    chosen = PRESETS[preset]
     given = {"sampler": sampler, "steps": steps, "eta": eta or None}
     if too_many := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
         raise InvalidRequest(
-            f"preset {preset!r} stands for {found.sampler} in {found.steps} steps: "
+            f"preset {preset!r} stands for {chosen.sampler} in {chosen.steps} steps: "
             f"leave out {' and '.join(too_many)}, or the preset"
         )
-    return found
+    return chosen

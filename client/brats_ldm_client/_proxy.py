@@ -17,11 +17,12 @@ _PASSWORD, _HIDDEN = re.compile(r"^(.*//)?.*@"), r"\1***@"  # with the name: som
 def proxy_to(url: str) -> str | None:
     """`variable=value` of the proxy on the way to `url`, without its password; None where there is none."""
     host = host_of(url)
-    found = next(((name, os.environ[name]) for name in _VARIABLES if name in os.environ), None)
+    setting = next(((name, os.environ[name]) for name in _VARIABLES if name in os.environ), None)
     exceptions = next((os.environ[name] for name in _EXCEPTIONS if name in os.environ), "")
-    if not found or not found[1] or _is_loopback(host) or any(_names(each, host) for each in exceptions.split(",")):
+    excepted = any(_names(entry, host) for entry in exceptions.split(","))
+    if not setting or not setting[1] or excepted or _is_loopback(host):
         return None
-    return f"{found[0]}={_PASSWORD.sub(_HIDDEN, found[1])}"
+    return f"{setting[0]}={_PASSWORD.sub(_HIDDEN, setting[1])}"
 
 
 def host_of(url: str) -> str:

@@ -1,7 +1,8 @@
 """The records of the slices in a folder. Knows neither images nor the server.
 
-Every slice has its record on disk before it has its name, whatever ends the run: in a journal of the run, a JSON object
-a line, until `provenance.json` is written at the end. A journal that a run has left is taken up by the next one.
+A slice gets its name only when its record is on disk, so no slice is without a record, however the run ends. During the
+run the records are in a journal, one JSON object per line. At the end they are written to `provenance.json`. The next
+run reads the journal of a run that was cut short.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from .pictures import NOTICE, SOURCE_TYPE
 
 Record = dict[str, Any]
 NAME = "provenance.json"
-JOURNALS = f"provenance.{'[0-9a-f]' * 8}.jsonl"  # no wider: what it finds is removed once it is taken up
+JOURNALS = f"provenance.{'[0-9a-f]' * 8}.jsonl"  # not wider: files that match are removed when they have been read
 
 
 class Records:
-    """Those of one run, beside those that the folder has.
+    """The records of one run, added to those that the folder has.
 
     Raises:
-        InvalidRequest: provenance.json is somebody else's.
+        InvalidRequest: provenance.json is of another program.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +40,7 @@ class Records:
         self._found = _read(folder, self._digests)
 
     def add(self, name: str, records: list[Record]) -> None:
-        """Append those of a file to the journal: all of them or none."""
+        """Append the records of a file to the journal: all of them or none."""
         lines = "".join(json.dumps(record) + "\n" for record in records).encode()
         with naming(self._journal), open(self._journal, "ab", buffering=0) as file:
             size = file.tell()
@@ -52,12 +53,12 @@ class Records:
         self._new[name] = records
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
-        """Whether the folder has the file of that name as its record says, and the record says `what`."""
+        """Whether the folder has that file, unchanged, with a record that contains `what`."""
         records = [record for record in self._found.get(name, ()) if what.items() <= record.items()]
         return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:
-        """Write provenance.json, unless there is no record; its path. What another run has put there stays."""
+        """Write provenance.json, unless there is no record; returns its path. Records of other runs stay."""
         journals = list(self._folder.glob(JOURNALS))
         others = _read(self._folder, {}, but=self._journal)
         kept = {name: records for name, records in others.items() if name not in self._new}
@@ -73,27 +74,27 @@ class Records:
 
 
 def _read(folder: Path, digests: dict[str, str], but: Path | None = None) -> dict[str, list[Record]]:
-    """The records that a folder has, by file; those of journals only where the file is as they say.
+    """The records that a folder has, by file. Records in journals count only if the file fits them.
 
-    digests: filled with those of the files that were looked at.
+    digests: gets the digests of the files that were read.
     """
     left: dict[str, list[Record]] = {}
     for journal in set(folder.glob(JOURNALS)) - {but}:
         left |= _by_file(record for record in _lines(journal) if _is_whole(folder, record, digests))
-    # Last, since another run that ends meanwhile writes it before it removes its journal.
+    # Last, because another run that ends now writes it before it removes its journal.
     there = _by_file(_images(folder / NAME)) if (folder / NAME).exists() else {}
     return there | left
 
 
 def _by_file(records: Iterable[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
+    by_file: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(record["file"], []).append(record)
-    return found
+        by_file.setdefault(record["file"], []).append(record)
+    return by_file
 
 
 def _is_whole(folder: Path, record: Record, digests: dict[str, str]) -> bool:
-    """Whether the file of a record is as it says; `digests` are those known already."""
+    """Whether the file of a record has the digest in it; `digests` caches the digests of files."""
     name = record["file"]
     if name not in digests:
         digests[name] = _digest(folder / name)
@@ -111,7 +112,7 @@ def _images(path: Path) -> list[Record]:
 
 
 def _lines(journal: Path) -> Iterator[Record]:
-    """A run that was killed may have left half a line; another run may have taken the journal up meanwhile."""
+    """The records in a journal. A killed run may have left half a line; another run may have removed the journal."""
     try:
         content = journal.read_bytes()
     except FileNotFoundError:
@@ -132,7 +133,7 @@ def _digest(path: Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Fails before any work where the folder cannot be made or written to."""
+    """Raises OSError before any work if the folder cannot be made or written to."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing} is a file: choose a folder")

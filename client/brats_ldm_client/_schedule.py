@@ -1,6 +1,6 @@
-"""Who is sent when, and which answer goes where: the state behind `generate`, the same for both clients.
+"""Which request is sent when, and where its answer goes: the state of `generate`, the same for both clients.
 
-Pure: it is told the time and the answers; it neither sends nor sleeps.
+It neither sends nor sleeps: the clients pass it the time and the answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def backoff(attempt: int, draw: float, retry_after: float = 0.0) -> float:
 
 @dataclass
 class RetryBudget:
-    """Retries go on until nothing but "not now" has come back for `seconds` since the first; a success starts it anew.
+    """Retries end when all answers for `seconds` were "not now"; a success starts the count again.
 
     "Not now" is ServerUnavailable, and Cancelled: a server that stops answers some requests so, and a client that
     cancels does not ask here.

@@ -1,6 +1,6 @@
 """One request on one bidirectional stream of tritonclient's sync client, as an iterator that can be closed.
 
-tritonclient's stream is callbacks on a thread of its own; its three traps are dealt with here and nowhere else.
+tritonclient's stream calls back from its own thread. Only this file deals with its three traps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GRACE = 2.0  # seconds past the deadline before the client stops waiting for gR
 class ResponseStream:
     """Iterate for results; errors raise. `close` tells the server to stop unless it has answered.
 
-    answered: whether the last answer has come; an error is one, and whoever knows which result is the last sets it.
+    answered: whether the last answer has come. An error is one; for a result, the caller sets it.
     """
 
     def __init__(self, grpc_client: Any, options: Options, call: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Slices on disk: PNG, NIfTI, npz and contact sheet, with their records. Knows nothing of the server.
+"""Writes slices: PNG, NIfTI, npz and contact sheet, with their records. Knows nothing of the server.
 
-The same image gives the same bytes. A file appears under its name only when it is whole and its record is on disk.
+The same image gives the same bytes. A file gets its name only when it is complete and its record is on disk.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .files import naming, whole_file
 from .pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, contact_sheet, png, to_display
 
 FORMATS = ("png", "nifti", "npz")
-_ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with a file for each image
-# What an image depends on; server versions and times stay in provenance.json, so that files are reproducible.
+_ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with one file per image
+# The image depends on these. Server versions and times are in provenance.json only, so that files are reproducible.
 _CORE = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
 
 
@@ -49,7 +49,7 @@ class Slices(Protocol):
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The formats named, each once; a string may hold several with commas."""
+    """The formats without repetition; a string may hold several, with commas."""
     parts = names.split(",") if isinstance(names, str) else names
     formats = tuple(dict.fromkeys(part.strip().lower() for part in parts))
     unknown = [name for name in formats if name not in FORMATS]
@@ -59,14 +59,14 @@ def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class FolderWriter:
-    """Writes generations into a folder as they come; `close` writes what needs all of them.
+    """Writes generations into a folder as they arrive; `close` writes the files that need all of them.
 
-    "npz" keeps every image in memory until then. Records that the folder has stay unless their file is written anew.
-    count: images that are in the folder in every format, of this run.
+    "npz" keeps every image in memory until then. Records in the folder stay, except for files that are written again.
+    count: images of this run that are in the folder in every format.
 
     Raises:
-        InvalidRequest, OSError: no such format; the folder, or its provenance.json, cannot be used. Later, OSError
-            names the file that could not be written; what was written before it stays, with its records.
+        InvalidRequest, OSError: an unknown format, or a folder or provenance.json that cannot be used. Later, OSError
+            names the file that could not be written; the files before it stay, with their records.
     """
 
     def __init__(self, folder: str | Path, formats: str | Sequence[str] = "png", *, contact_sheet: bool = True) -> None:
@@ -89,7 +89,7 @@ class FolderWriter:
             self.add_image(generation, index)
 
     def add_image(self, generation: Slices, index: int) -> None:
-        """One image of a generation, but for npz."""
+        """Write one image of a generation, except for npz."""
         image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
         name = self._name(seed)
         for ending in self._endings:
@@ -99,16 +99,16 @@ class FolderWriter:
 
     @property
     def empty(self) -> bool:
-        """Whether it has been given nothing yet."""
+        """Whether nothing has been added yet."""
         return not self._total
 
     def has(self, seed: int, record: Mapping[str, Any]) -> bool:
-        """Whether an earlier run has left that image in every format asked for, of which npz has all or none."""
+        """Whether an earlier run has left that image in every format. Always false for npz, which is one file."""
         names = [f"{_stem(seed)}{ending}" for ending in self._endings]
         return "npz" not in self.formats and all(self._records.has(name, {**record, "seed": seed}) for name in names)
 
     def keep(self, seed: int) -> None:
-        """In the place of `add_image`, for an image that the folder `has`."""
+        """Called in place of `add_image` for an image that the folder already has."""
         path = self.folder / (self._name(seed) + self._endings[0])
         self._place(seed, lambda: _shown(path))
 
@@ -150,7 +150,7 @@ class FolderWriter:
             records = [record_of(kept, index) for kept in self._kept for index in range(len(kept))]
             numbered = ({"index": index, **record} for index, record in enumerate(records))
             self._file("slices.npz", npz(self._kept, records), numbered)
-            self._kept.clear()  # of a run that is cut short later, `close` is called again
+            self._kept.clear()  # after an interruption `close` is called again
             if not self._endings:
                 self.count = len(records)
 
@@ -160,7 +160,7 @@ def _stem(seed: int) -> str:
 
 
 def _shown(path: Path) -> Pixels:
-    """The picture of a slice on disk."""
+    """The grey levels of a slice on disk."""
     if path.suffix == ".png":
         from PIL import Image
 
@@ -173,15 +173,15 @@ def _shown(path: Path) -> Pixels:
 
 
 def record_of(generation: Slices, index: int) -> dict[str, Any]:
-    """The provenance of one image: the server's record, completed from the request where it is silent."""
-    asked = {
+    """The provenance of one image: the server's record, with the request's values for missing entries."""
+    requested = {
         "synthetic": True,
         "seed": int(generation.seeds[index]),
         "sampler": generation.sampler,
         "steps": generation.steps,
         "eta": generation.eta,
     }
-    return {**asked, **generation.provenance[index], "synthetic": True}
+    return {**requested, **generation.provenance[index], "synthetic": True}
 
 
 def core(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def nifti(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> bytes:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """One line for the 79 characters of NIfTI's descrip; with a very long seed the digest is cut."""
+    """One line for the 79 characters of NIfTI's descrip; a very long seed shortens the digest."""
     digest = str(record.get("model_digest", "unknown")).removeprefix("sha256:")[:12]
     text = "SYNTHETIC seed={seed} {sampler} steps={steps} eta={eta:g} model=".format_map(record)
     return (text + digest)[:79]

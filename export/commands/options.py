@@ -27,7 +27,12 @@ def add_monai_options(parser: argparse.ArgumentParser) -> None:
     )
     monai.add_argument("--autoencoder", type=Path, metavar="FILE", help="file of the autoencoder, instead of a folder")
     monai.add_argument("--unet", type=Path, metavar="FILE", help="file of the UNet, with --autoencoder")
-    monai.add_argument("--scale-factor", type=float, help="latents are divided by this number before they are decoded")
+    monai.add_argument(
+        "--scale-factor",
+        type=float,
+        metavar="NUMBER",
+        help="latents are divided by this number before they are decoded",
+    )
     monai.add_argument("--config", help="configuration of the networks: brats (default), demo, or a .toml file")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from training.checkpoint import Snapshot
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
-EXPERIMENTAL = "Experimental: not yet run on a GPU."
+EXPERIMENTAL = "Experimental: not yet run on a GPU"
 
 
 def add_command(commands: Commands) -> None:
@@ -41,6 +41,7 @@ def add_command(commands: Commands) -> None:
     parser.add_argument(
         "--into",
         type=Path,
+        metavar="FOLDER",
         default=Path("build/model_repository"),
         help="folder to write (default: %(default)s); model_repository itself gets the weights in place",
     )
@@ -79,7 +80,7 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         "--compile",
         action="store_true",
         help="with --torch: also write model.compiled.pt2, compiled for this machine's GPU, or for its CPU if it has "
-        f"no GPU; takes minutes and a C++ compiler. For a GPU: {EXPERIMENTAL}",
+        "no GPU; takes minutes and a C++ compiler. Experimental for CUDA: not yet run on a GPU",
     )
 
 
@@ -94,7 +95,9 @@ def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
         help="also build model.plan on this machine's GPU, and place it if it computes what the ONNX graph computes. "
         f"{EXPERIMENTAL}",
     )
-    runtime.add_argument("--tensorrt-rtx", choices=PRECISIONS, help="the same for RTX GPUs; builds without any GPU")
+    runtime.add_argument(
+        "--tensorrt-rtx", choices=PRECISIONS, help=f"the same for RTX GPUs; builds without any GPU. {EXPERIMENTAL}"
+    )
     group.add_argument(
         "--optimization-level", type=int, choices=range(6), default=3, help="0 builds fastest (default: %(default)s)"
     )

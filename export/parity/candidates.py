@@ -7,13 +7,21 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
 
-    from export.graphs import Decoder, Denoiser, Graph
-    from export.precision import Precision
+from export import executed
+from export.executed import NotRunHere, compile_for_openvino
+from export.graphs import UNET, VAE_DECODER, Decoder, Denoiser, Graph, random_inputs
+from export.onnx.run import cpu_session, feeds_of, run_onnx
+from export.onnx.write import onnx_file
+from export.precision import DTYPES, Precision, reduced_precision
+from export.tensorrt.build import PlanError
+from export.tensorrt.plans import Engine
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,6 @@ class Candidate:
 
 def in_torch(denoiser: Denoiser, decoder: Decoder, precision: Precision) -> Candidate:
     """The networks themselves, or reduced copies of them."""
-    from export.precision import DTYPES, reduced_precision
-
     unet, vae = (reduced_precision(module, DTYPES[precision]).eval() for module in (denoiser, decoder))
     return Candidate("PyTorch", precision, unet, vae)
 
@@ -46,20 +52,13 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
     Raises:
         NotRunHere: ONNX Runtime's kernels for this CPU compute them in another precision.
     """
-    import onnxruntime
-    import torch
-
-    from export.executed import NotRunHere, in_onnxruntime
-    from export.graphs import UNET, VAE_DECODER, random_inputs
-    from export.onnx.run import cpu_session, feeds_of, run_onnx
-    from export.onnx.write import onnx_file
 
     def network(graph: Graph) -> Callable[..., Tensor]:
         path = repository / graph.name / "1" / onnx_file(precision)
         # Reduced files keep some layers in float32, so other precisions may be there too.
-        executed = in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
-        if precision not in executed:
-            raise NotRunHere(f"ONNX Runtime computes {path.name} in {' and '.join(sorted(executed))} on this CPU")
+        precisions = executed.in_onnxruntime(path, feeds_of(graph, random_inputs(graph, rows=1, seed=0)))
+        if precision not in precisions:
+            raise NotRunHere(f"ONNX Runtime computes {path.name} in {' and '.join(sorted(precisions))} on this CPU")
         session = cpu_session(path)
         return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
 
@@ -76,13 +75,7 @@ def in_openvino(repository: Path, precision: Precision, decoder: Precision | Non
     Raises:
         NotRunHere: this CPU has neither bf16 nor AVX-512.
     """
-    import numpy as np
     import openvino
-    import torch
-
-    from export.executed import compile_for_openvino
-    from export.graphs import UNET, VAE_DECODER
-    from export.onnx.write import onnx_file
 
     def network(graph: Graph, precision: Precision) -> Callable[..., Tensor]:
         shapes = {spec.name: [1, *spec.shape] for spec in graph.inputs}
@@ -106,12 +99,6 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
     Raises:
         PlanError: one is missing, or they do not run here.
     """
-    import torch
-
-    from export.graphs import UNET, VAE_DECODER
-    from export.tensorrt.build import PlanError
-    from export.tensorrt.plans import Engine
-
     by_model = {stamp["model"]: stamp for stamp in stamps}
 
     def network(graph: Graph) -> Callable[..., Tensor]:
@@ -134,10 +121,6 @@ def candidates(
     fp16 and bf16 are measured in PyTorch where ONNX Runtime computes in another precision, as on most CPUs. The gate
     (export.parity.gate) measures OpenVINO in bf16.
     """
-    from export.executed import NotRunHere
-    from export.onnx.write import onnx_file
-    from export.tensorrt.build import PlanError
-
     unet = repository / "unet" / "1"
     yield in_onnxruntime(repository, "fp32")
     if importlib.util.find_spec("openvino"):

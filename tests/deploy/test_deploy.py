@@ -34,7 +34,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture(scope="module")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """With a folder of its own for what lasts as long as a server."""
+    """deploy/container.py, with a private folder for files that last as long as a server."""
     module = import_container()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "DRAIN", tmp_path_factory.mktemp("drain"))

@@ -50,7 +50,7 @@ def stamped(folder: Path, change: Callable[[Manifest], None]) -> None:
 
 
 def problems(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
-    """What is printed as errors, one line each; none where the status is 0."""
+    """The printed errors, one line each. The status is 0 if there are none, else 1."""
     status = main(["check", str(folder), *(options or SERVER)])
     errors = capsys.readouterr().err.splitlines()
     assert status == (1 if errors else 0)
@@ -94,7 +94,7 @@ def test_tampered_files(repository: Path, capsys: pytest.CaptureFixture[str], fi
 
 
 def test_bf16_is_held_against_this_cpu(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The backend refuses to load where it is missing; better to hear of it before."""
+    """The backend refuses to load on a CPU without bf16. The check says so before."""
     hint = '{ key: "HINT_BF16" value: { string_value: "YES" } },'
     replace(repository / "vae_decoder" / "configs" / "openvino.pbtxt", "parameters [", f"parameters [\n  {hint}")
     write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
@@ -203,7 +203,7 @@ def test_plans_of_a_mixed_fleet_are_held_to_their_own_gpu(repository: Path, caps
 def test_configs_that_drifted(
     repository: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, what: str
 ) -> None:
-    """Also where somebody has made the manifest fit."""
+    """Also if somebody has changed the manifest to match."""
     replace(repository / file, old, new)
     write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
     (error,) = problems(repository, capsys)

@@ -1,4 +1,4 @@
-"""What the committed profiles promise beyond the tensors: CUDA graphs, warm-ups, plans of several GPU generations."""
+"""The committed profiles beyond their tensors: CUDA graphs, warm-ups, plans of several GPU generations."""
 
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -70,13 +70,13 @@ def test_mixed_gpus_is_the_default_profile_with_a_plan_for_each_capability(model
 
 @pytest.mark.parametrize("name", ["mixed_gpus", "onnxruntime_gpu", "torch", "openvino"])
 def test_a_profile_that_one_network_has_the_others_have_too(name: str) -> None:
-    """Triton takes config.pbtxt without a word where a profile is missing."""
+    """Triton uses config.pbtxt silently if a profile is missing."""
     assert all((folder / "configs" / f"{name}.pbtxt").is_file() for folder in FOLDERS.values())
 
 
 @pytest.mark.parametrize("name", ["", "mixed_gpus", "onnxruntime_gpu", "openvino", "cpu"])
 def test_several_steps_are_served_as_one_is(name: str) -> None:
-    """The files differ in the tensors alone, and so does what is captured and warmed up."""
+    """The files differ only in the tensors, and so do their graphs and warm-ups."""
     one, several = profile("unet", name), profile("unet_steps", name)
     assert captured(several) == captured(one)
     assert [sample.batch_size for sample in several.model_warmup] == [sample.batch_size for sample in one.model_warmup]

@@ -1,4 +1,4 @@
-"""What a runtime says that it computes in, against what comes out of it."""
+"""The precision that a runtime reports, against the precision of its results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decoder(small_repository: Path) -> Path:
 
 
 def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
-    """The hint is taken on every processor; on some, not a bit of the output changes by it."""
+    """Every processor accepts the hint; on some, it does not change a bit of the output."""
     core = openvino_core()
     model = core.read_model(decoder / "model.onnx")
     model.reshape(SHAPES)
@@ -50,7 +50,7 @@ def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
 
 
 def test_a_signal_still_finds_its_handler_when_networks_have_come_and_gone(decoder: Path) -> None:
-    """On a CPU with AMX, Ctrl-C once ended the process: its stack for signals was that of an OpenVINO core now gone."""
+    """On a CPU with AMX, Ctrl-C once ended the process: its signal stack was that of a destroyed OpenVINO core."""
     code = f"""import os, pathlib, signal
 from export.executed import compile_for_openvino
 compiled = []

@@ -44,7 +44,7 @@ def test_reduced_onnx_is_pytorch(graph, small_snapshot, small_repository) -> Non
 
 
 def test_what_a_reduced_graph_computes_in_float32(small_snapshot, small_repository, tmp_path: Path) -> None:
-    """Norms and softmax see float32, convolutions all but the last fp16; a bf16 graph differs in nothing but the type.
+    """Norms and softmax get float32, convolutions fp16 except for the last; a bf16 graph differs only in the type.
 
     Kernels for bf16 are missing in ONNX Runtime for CPUs: what holds the graph is that it is the fp16 one, which runs.
     """
@@ -66,7 +66,7 @@ def test_what_a_reduced_graph_computes_in_float32(small_snapshot, small_reposito
 
 
 def as_fp16(node: onnx.NodeProto) -> tuple[object, ...]:
-    """A node with bfloat16 in its attributes taken for float16, without its name."""
+    """A node without its name, with float16 instead of bfloat16 in its attributes."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if attributes.get("to") == TensorProto.BFLOAT16:
         attributes["to"] = TensorProto.FLOAT16
@@ -97,7 +97,7 @@ def test_mixed_timesteps_are_those_of_single_calls(small_repository) -> None:
 
 
 def test_the_decoder_divides_by_the_scale_factor(small_snapshot, small_repository) -> None:
-    """The slip of the bundle's own inference, and of the tutorials: decoding scaled latents."""
+    """The bundle's own inference and the tutorials have this bug: they decode scaled latents."""
     latent = torch.randn(1, 1, 64, 64)
     image = cpu_session(small_repository / "vae_decoder" / "1" / "model.onnx").run(None, {"latent": latent.numpy()})[0]
     autoencoder = VAE_DECODER.build(small_snapshot).autoencoder.eval()
@@ -119,7 +119,7 @@ def test_graphs_are_clean(small_repository) -> None:
 
 def test_the_repository_is_complete_and_its_manifest_true(small_repository) -> None:
     manifest = json.loads((small_repository / "manifest.json").read_text())
-    # A server that has run on it leaves compiled Python behind.
+    # A server that has run on the repository leaves compiled Python in it.
     paths = [path for path in small_repository.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     files = {str(path.relative_to(small_repository)) for path in paths}
     assert set(manifest["sha256"]) == files - {"manifest.json"}
@@ -167,7 +167,7 @@ def test_a_failed_export_keeps_the_one_before(small_snapshot, tmp_path: Path) ->
 
 
 def test_weights_in_place_take_the_plans_of_others_away(tmp_path: Path) -> None:
-    """A plan that stayed would be served with the new model.json, and nobody would notice."""
+    """Otherwise the old plan would be served with the new model.json, and nobody would notice."""
     staging, into = tmp_path / "staging", tmp_path / "into"
     for folder, names in (
         (staging, ["model.onnx"]),

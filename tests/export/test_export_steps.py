@@ -1,4 +1,4 @@
-"""`unet_steps` in repositories: when it is exported, what says so, and a real tritonserver that serves it."""
+"""`unet_steps` in repositories: when it is exported, where it is recorded, and a real tritonserver that serves it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_preflight_knows_several_steps(
 
 @pytest.mark.slow
 def test_in_place_it_comes_and_goes(small_snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing else than the export that wrote it may bring it into a copy, and none leaves half of it behind."""
+    """An export never copies it from the source repository, and removes all of it if the new weights have none."""
     source = tmp_path / "source"
     shutil.copytree(
         repository.SOURCE, source, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "unet_steps")

@@ -1,4 +1,4 @@
-"""The operations of the programs for GPUs against MONAI's layers: the same numbers, and how many there are of each."""
+"""The programs for GPUs against MONAI's layers: the same numbers, and how many operations of each kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VIEWS = {
 
 
 def operations(network: nn.Module, graph: Graph) -> Counter[str]:
-    """How many of each operation a call computes, without views and without what computes nothing."""
+    """How many operations of each kind a call computes, without views and other operations that compute nothing."""
     nodes = torch.export.export(network, random_inputs(graph, rows=2, seed=0)).graph.nodes
     names = (str(node.target).split(".")[1] for node in nodes if str(node.target).startswith("aten."))
     return Counter(name for name in names if name not in VIEWS | {"dropout", "_assert_tensor_metadata"})
@@ -45,7 +45,7 @@ def operations(network: nn.Module, graph: Graph) -> Counter[str]:
 @pytest.mark.parametrize("resampled", [{}, {"up": True}, {"down": True}], ids=str)
 @torch.no_grad()
 def test_a_block_takes_its_columns_of_the_table(resampled: dict[str, bool]) -> None:
-    """Wider than it was, and in the middle of a table."""
+    """With a wider output, and columns in the middle of the table."""
     block = DiffusionUNetResnetBlock(2, 8, 12, out_channels=16, norm_num_groups=4, **resampled).double().eval()
     randomize_zero_tensors(block, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def test_a_block_takes_its_columns_of_the_table(resampled: dict[str, bool]) -> N
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 @torch.no_grad()
 def test_whole_network(graph: Graph, small_snapshot) -> None:
-    """The same numbers at each row's timestep, and the original is left as it was."""
+    """The same numbers at each row's timestep, and the original is unchanged."""
     module, inputs = graph.build(small_snapshot).eval(), random_inputs(graph, rows=3, seed=3)
     layers, expected = [type(layer) for layer in module.modules()], module(*inputs)
     found = with_fewer_kernels(module)(*inputs)
@@ -71,7 +71,7 @@ def test_whole_network(graph: Graph, small_snapshot) -> None:
 
 @torch.no_grad()
 def test_the_table_ends_where_the_training_does(small_snapshot) -> None:
-    """No timestep reads outside of it: on a GPU that would end the process."""
+    """No timestep reads outside of the table: on a GPU that would end the process."""
     network = with_fewer_kernels(UNET.build(small_snapshot), timesteps=40)
     latent, _ = random_inputs(UNET, rows=3, seed=0)
     answers = [network(latent, torch.full((3, 1), timestep, dtype=torch.int32)) for timestep in (39, 40, 10**9, -5, 0)]
@@ -84,7 +84,7 @@ def test_the_table_ends_where_the_training_does(small_snapshot) -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_how_many_operations_the_demo_takes() -> None:
-    """In fp16. Of linear products one remains for each attention, of casts those of the latent and of the end."""
+    """In fp16. One linear product remains for each attention, and casts only of the latent and at the end."""
     module = UNET.build(load_weights("demo")).eval()
     blocks = sum(isinstance(layer, DiffusionUNetResnetBlock) for layer in module.modules())
     before = operations(reduced_precision(module, torch.float16), UNET)
@@ -102,7 +102,7 @@ def test_how_many_operations_the_demo_takes() -> None:
 
 
 def kernels(network: Any, folder: Path) -> tuple[Counter[str], list[str]]:
-    """What a call of the code that Inductor writes for a CPU calls: PyTorch's kernels, and the names of its own."""
+    """What Inductor's code for a CPU calls: PyTorch's kernels, and kernels that it has written itself, by name."""
     inputs = random_inputs(UNET, rows=1, seed=0)
     program = torch.export.export(network, inputs)
     options = {"aot_inductor.package": True, "aot_inductor.package_cpp_only": True}  # nothing is compiled
@@ -115,7 +115,7 @@ def kernels(network: Any, folder: Path) -> tuple[Counter[str], list[str]]:
 @pytest.mark.slow
 @torch.no_grad()
 def test_inductor_writes_fewer_kernels_too(small_snapshot, tmp_path) -> None:
-    """Of a UNet with one level: fewer products, and each activation is in the kernel of a normalisation."""
+    """For a UNet with one level: fewer products, and each activation is in the kernel of a normalisation."""
     shape = {"channels": (8,), "attention_levels": (True,), "num_head_channels": (8,), "num_res_blocks": 1}
     config = replace(small_snapshot.config, unet=replace(small_snapshot.config.unet, **shape))
     unet = build_unet(config.unet)
@@ -136,7 +136,7 @@ def test_inductor_writes_fewer_kernels_too(small_snapshot, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_bf16_alone_keeps_its_normalisations_in_float32(small_snapshot, tmp_path) -> None:
-    """fp16 casts the latent and, before and after the last normalisation, what is float32 there."""
+    """fp16 casts the latent, and the tensors before and after the last normalisation, which is float32."""
     casts = {}
     for precision in ("fp16", "bf16"):
         export_torch(VAE_DECODER, VAE_DECODER.build(small_snapshot), tmp_path / "model.pt2", precision)

@@ -1,4 +1,4 @@
-"""Weights trained with MONAI as a snapshot: everything that takes one of ours takes it, stage 2 above all.
+"""Weights trained with MONAI as a snapshot: every command that takes our snapshots takes it, stage 2 above all.
 
 The files are those of `test_monai_weights`, written by the classes of older versions.
 """
@@ -29,7 +29,7 @@ AUTOENCODER_FILE, UNET_FILE = (str(LEGACY / name) for name in BUNDLE_FILES.value
 
 
 def written(*arguments: object, config: Path = CONFIG) -> Snapshot:
-    """What the command writes, read as everything reads it; `--out` comes last."""
+    """The snapshot that the command writes; `--out` is the last argument."""
     assert main(["from-monai", *map(str, arguments[:-1]), "--config", str(config), "--out", str(arguments[-1])]) == 0
     return load_snapshot(Path(str(arguments[-1])))
 
@@ -77,7 +77,7 @@ def test_to_monai_and_back_gives_the_same_images(whole: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_stage_2_starts_from_an_autoencoder_that_monai_trained(tiny, small_data, tmp_path: Path, capsys) -> None:
-    """A bundle folder after the bundle's stage 1: no UNet yet, and no scale factor asked for."""
+    """A bundle folder after the bundle's stage 1: it has no UNet yet, and needs no scale factor."""
     (tmp_path / "bundle" / "models").mkdir(parents=True)
     shutil.copy(AUTOENCODER_FILE, tmp_path / "bundle" / "models")
     (tmp_path / "small.toml").write_text(

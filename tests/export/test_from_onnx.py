@@ -1,4 +1,4 @@
-"""Weights back from exported files: the committed ones, MONAI's layers as they are, and files that are of no use."""
+"""Weights read back from exported files: the committed ones, MONAI's layers, and files that cannot be read back."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ COMMITTED = ROOT / "model_repository"
 
 @pytest.fixture(scope="module")
 def snapshot(small_snapshot) -> Snapshot:
-    """`small_snapshot` with no two tensors alike: all its normalisations would have the same scales."""
+    """`small_snapshot` with no two equal tensors. Otherwise all its normalisations have the same scales."""
     torch.manual_seed(5)
     unet, autoencoder = (
         {name: tensor + 0.1 * torch.rand(tensor.shape) for name, tensor in state.items()}
@@ -36,7 +36,7 @@ def snapshot(small_snapshot) -> Snapshot:
 
 @pytest.fixture(scope="module")
 def plain(snapshot, tmp_path_factory) -> Path:
-    """A repository of MONAI's layers, as those of the committed weights are."""
+    """A repository with MONAI's layers, as in the committed weights."""
     folder = tmp_path_factory.mktemp("plain")
     for graph in GRAPHS:
         export_onnx(graph, graph.build(snapshot), folder / graph.name / "1" / "model.onnx")

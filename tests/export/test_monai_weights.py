@@ -1,4 +1,4 @@
-"""Weights trained with MONAI come in, whatever the names, and ours go out; what does not fit is refused.
+"""Weights of MONAI can be read, whatever the names, and ours written; files that do not fit are refused.
 
 `data/monai_generative_0.2.2` and `data/monai_1.4.0` were written by the classes of those versions, each in an
 environment of its own, by `data/make_monai_files.py`: the names and shapes of the bundle's networks, small networks of
@@ -63,13 +63,13 @@ def trained() -> Snapshot:
     return load_monai(bundle_files(LEGACY), SMALL, scale_factor=0.37)
 
 
-# --- in
+# --- read
 
 
 @pytest.mark.parametrize("network", ["autoencoder", "unet"])
 @pytest.mark.parametrize(("folder", "layout"), [*OLD, pytest.param(DATA, "monai-1.5", id="1.5")])
 def test_the_bundles_networks_in_every_layout(folder: Path, layout: str, network: Any) -> None:
-    """Each tensor arrives under its name; MONAI's loader says which one that is, for the layout that it knows."""
+    """Each tensor gets its name. MONAI's own loader says which one, for the layout that it knows."""
     lines = (line.split(" ", 1) for line in (folder / "state_dict_keys.txt").read_text().splitlines())
     listed = {name.removeprefix(f"{network}."): json.loads(shape) for name, shape in lines if name.startswith(network)}
     counts = {"autoencoder": 178, "unet": 400} if layout == "monai-1.5" else {"autoencoder": 182, "unet": 432}
@@ -150,7 +150,7 @@ def test_other_networks_are_refused_in_one_short_line() -> None:
 
 
 def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> None:
-    """No copy of them is at hand, so others stand in under their MD5."""
+    """There is no copy of them here, so other files are used with their MD5."""
     files = bundle_files(LEGACY)
     with pytest.raises(CheckpointError, match=r"--scale-factor .*'scale factor: \.\.\.', or with 1\.0"):
         load_monai(files, SMALL)
@@ -168,11 +168,11 @@ def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> 
             load_monai(files, SMALL, nonsense)
 
 
-# --- out
+# --- written
 
 
 def test_the_bundle_decodes_what_we_decode_without_a_scale_factor(trained, tmp_path: Path) -> None:
-    """And it encodes to latents that are ours times the scale factor, so that it can train on."""
+    """It also encodes to our latents times the scale factor, so that its training can continue."""
     save_monai(trained, tmp_path)
     (ours, our_unet), (theirs, their_unet) = networks(trained), networks_by_monai(tmp_path)
     latent, timesteps, picture = torch.randn(2, 1, 8, 8), torch.tensor([1, 900]), torch.rand(2, 1, 32, 32)
@@ -237,7 +237,7 @@ def test_a_bundle_folder_is_served(tmp_path: Path, capsys) -> None:
     autoencoder, unet = networks_by_monai(LEGACY)
     latents = sample_latents(unet, SMALL.noise_schedule, torch.from_numpy(start), steps=5)
     for name, expected in (("final_latent", latents), ("image", decode(autoencoder, latents, scale_factor=0.6))):
-        # Five steps that do not denoise, as these weights are random, multiply the errors of one.
+        # These random weights do not denoise, so five steps multiply the errors of one.
         actual, largest = answer.as_numpy(name), float(expected.abs().max())
         assert largest > 1
         np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4 * largest)

@@ -39,7 +39,7 @@ def run(snapshot: Path, repository: Path, real: Path, features: Path, *more: str
 def test_a_record_and_a_verdict_for_each_precision_that_runs_here(
     snapshot, small_repository, real, tmp_path, capsys
 ) -> None:
-    """Random weights miss the limits in bf16 or not, as they please; float32 does not. The decoder alone is nearer.
+    """Random weights may miss the limits in bf16; float32 never does. bf16 in the decoder alone is nearer.
 
     A processor without AVX-512 computes float32 whatever the hint: bf16 was once reported there as passed, at 100 dB.
     """

@@ -57,7 +57,7 @@ def parity_bar():
 
 
 def test_other_weights_fail(small_snapshot, small_repository, tmp_path: Path, capsys) -> None:
-    """A repository of an older run beside today's snapshot."""
+    """The repository of an older run, with today's snapshot."""
     unet = dict(small_snapshot.unet)
     unet["conv_in.conv.weight"] = unet["conv_in.conv.weight"] * 1.05
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder, unet, 0.8), tmp_path / "snapshot")

@@ -34,7 +34,7 @@ def test_a_reduced_network_is_close_and_leaves_the_original_alone(graph, dtype: 
 @dtypes
 @torch.no_grad()
 def test_what_is_reduced(graph, dtype: torch.dtype, small_snapshot) -> None:
-    """Every norm sees and holds float32; every convolution and linear layer `dtype`, but for the last convolution."""
+    """Every norm gets and holds float32; every convolution and linear layer `dtype`, except the last convolution."""
     network = reduced_precision(graph.build(small_snapshot), dtype)
     seen: dict[type[nn.Module], list[torch.dtype]] = {}
 

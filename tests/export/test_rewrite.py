@@ -1,4 +1,4 @@
-"""The cheaper operations of export against the layers of MONAI and PyTorch that they stand for, in float64."""
+"""The cheaper operations of export against the layers of MONAI and PyTorch that they replace, in float64."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def drawn(*shape: int) -> torch.Tensor:
 
 @torch.no_grad()
 def test_transposed_convolution_is_upsampling_and_convolution() -> None:
-    """The borders too: zeros lie around the upsampled image."""
+    """Also at the borders, where zeros surround the upsampled image."""
     convolution = nn.Conv2d(3, 5, 3, padding=1).double()
     upsample = Upsample(2, 3, 3, scale_factor=2.0, mode="nontrainable", interp_mode="nearest", align_corners=None)
     x = drawn(2, 3, 7, 6)
@@ -42,7 +42,7 @@ def test_joint_attention_is_attention(include_fc: bool) -> None:
 @pytest.mark.parametrize("groups", [1, 3, 12])
 @torch.no_grad()
 def test_channelwise_group_norm_is_group_norm(groups: int) -> None:
-    """Means far from zero, where a variance by way of the mean of squares would be off."""
+    """Means far from zero, where a variance from the mean of squares would lose digits."""
     norm = nn.GroupNorm(groups, 12, eps=1e-6).double()
     norm.weight.copy_(drawn(12))
     norm.bias.copy_(drawn(12))
@@ -53,7 +53,7 @@ def test_channelwise_group_norm_is_group_norm(groups: int) -> None:
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 @torch.no_grad()
 def test_whole_network(graph: Graph, tmp_path: Path) -> None:
-    """Every layer that can be is replaced, and the original is left as it was."""
+    """Every layer of these classes is replaced, and the original is unchanged."""
     module = graph.build(load_weights("small", tmp_path)).eval()
     layers = [type(layer) for layer in module.modules()]
     inputs = random_inputs(graph, rows=2, seed=3)

@@ -1,4 +1,4 @@
-"""Plans: real engines by TensorRT-RTX, which parses and builds without a GPU; what is not right is not placed.
+"""Plans: real engines by TensorRT-RTX, which parses and builds without a GPU; a failed plan is not placed.
 
 Engines run on a GPU only. Where the gate is tested here, ONNX Runtime stands in for them.
 """
@@ -71,7 +71,7 @@ def test_a_real_engine_of_each_network_of_the_demo_weights_described(
 
 
 def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> None:
-    """At the lowest level; at the usual one it takes TensorRT-RTX minutes."""
+    """At the lowest optimization level; the default one takes TensorRT-RTX minutes."""
     unroll(ROOT / "model_repository" / "unet" / "1" / "model.onnx", 5, tmp_path / "model.onnx")
     options = BuildOptions("tensorrt_rtx", "fp32", optimization_level=0)
     plan = build_plan(unet_steps(5), tmp_path / "model.onnx", options)

@@ -1,4 +1,4 @@
-"""Several steps in one graph: the demo's UNet, against single steps, other numbers of them, and the samplers served."""
+"""Several steps in one graph: the demo's UNet against single steps, other numbers of steps, and the served samplers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Unrolled:
         return dict(zip(names, self.session.run(names, feeds), strict=True))
 
     def sample(self, table: SamplerTable, latent: np.ndarray) -> Arrays:
-        """All steps of `table`, whose number is a multiple of ours, for all rows."""
+        """All steps of `table` for all rows; their number is a multiple of K."""
         x, h, estimates = latent, np.zeros_like(latent), []
         for first in range(0, table.steps, self.steps):
             rows = slice(first, first + self.steps)
@@ -104,7 +104,7 @@ def test_bits_do_not_depend_on_the_company_of_a_row(unrolled: dict[int, Unrolled
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
 def test_the_samplers_of_the_server_do_the_same_step_by_step(unrolled: dict[int, Unrolled], sampler: str) -> None:
-    """The other form of the recurrence rounds otherwise. Seen: 2e-5 for latents of 1 and estimates of 5."""
+    """The other form of the recurrence rounds differently. Seen: 2e-5 for latents of 1 and estimates of 5."""
     table, unet = sampler_table(SCHEDULE, sampler, 10, 0.0), cpu_session(UNET)
     x = latents(2)
     h = np.zeros_like(x)
@@ -118,7 +118,7 @@ def test_the_samplers_of_the_server_do_the_same_step_by_step(unrolled: dict[int,
 
 
 def test_identity_rows_keep_latent_and_estimate_bit_for_bit(unrolled: dict[int, Unrolled]) -> None:
-    """Behind the two steps that a row has left, and for rows of a batch that have none."""
+    """After the last two steps of a row, and for rows of a batch that have no step left."""
     table, x = sampler_table(SCHEDULE, "dpmpp_2m", 2, 0.0), latents(2)
     timesteps, coefficients = np.zeros((2, 5), np.int32), np.tile(IDENTITY, (2, 5, 1))
     timesteps[0, :2], coefficients[0, :2] = table.timesteps, table.linear
@@ -152,7 +152,7 @@ def test_the_gate_finds_each_wrong_output(unrolled: dict[int, Unrolled]) -> None
 
 
 def test_reduced_files_keep_latents_in_float32(small_snapshot, small_repository: Path, tmp_path: Path) -> None:
-    """Coefficients differ by less than fp16 tells apart, and so do latents: bits are those of float32."""
+    """Coefficients and latents differ by less than fp16 can represent, so the bits are those of float32."""
     for name in ("model.onnx", "model.fp16.onnx"):
         (tmp_path / "unet" / "1").mkdir(parents=True, exist_ok=True)
         (tmp_path / "unet" / "1" / name).symlink_to(small_repository / "unet" / "1" / name)

@@ -1,4 +1,4 @@
-"""All scenarios in large amounts, one after the other, and a table of what came of them: `make test-reliability`.
+"""All scenarios in large amounts, one after the other, with a table of the results: `make test-reliability`.
 
 Exits with 1 where a request was lost, an image wrong or something left behind.
 """
@@ -47,7 +47,7 @@ NONE_OF_THEM = (
 )
 """Words in the names of counts that must be 0."""
 LONGEST_MINUTES, MOST_MEGABYTES = 20.0, 4000.0
-"""Of one scenario: it takes four minutes at most, and this process 0.5 GB, where nothing else runs."""
+"""Limits of one scenario; on an idle machine it takes at most four minutes and 0.5 GB."""
 
 
 def held(amount: float, folder: Path, out: Path) -> Counts:
@@ -117,7 +117,7 @@ Record = dict[str, dict[str, Any]]
 
 
 def ran(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one scenario; what its record says."""
+    """Run one scenario; returns its record."""
     machine, began = describe(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -132,7 +132,7 @@ def ran(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def wrong_of(counts: Counts) -> Counts:
-    """Those that must be 0 and are not."""
+    """The counts that must be 0 and are not."""
     return {name: value for name, value in counts.items() if value and must_be_none(name)}
 
 

@@ -1,4 +1,4 @@
-"""Bad input in any amount: what is wrong is refused in words, what is right gives the right image, bit for bit."""
+"""Random input: a bad request is refused with a message, a good one gives the right image, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAULTS = {
     "internal error": "internal errors", "hang": "hangs", "busy": "busy", "no connection": "connections lost",
     "dead": "dead processes",
 }  # fmt: skip
-"""What must not be, and what it is counted as."""
+"""Outcomes that must not happen, and the names of their counts."""
 JSON_JUNK = (
     b"", b"{", b"[]", b"null", b'"x"', b"5", b"{}", b'{"inputs":null}', b'{"inputs":{}}', b'{"inputs":[]}',
     b'{"inputs":[null]}', b'{"inputs":[1]}', b'{"inputs":[{}]}', b"\xff\xfe\x00", b"[" * 1000, b'{"a":' * 1000,
@@ -84,7 +84,7 @@ def _trials(rng: random.Random, amount: int, wire: Wire, reference: Reference) -
 
 
 def judge(ask: Ask, protocol: str, reply: Reply, reference: Reference) -> tuple[str, str]:
-    """What to count, and where it is a fault, what to say."""
+    """The outcome to count, and a description if it is a fault."""
     described = f"{ask.what} ({ask.model}, {protocol}) got {reply.kind} {reply.text[:300]}"
     if reply.kind not in ("answer", "refusal", "refusal by a parser"):
         return FAULTS[reply.kind], described
@@ -102,7 +102,7 @@ def judge(ask: Ask, protocol: str, reply: Reply, reference: Reference) -> tuple[
 
 
 def _difference(ask: Ask, reply: Reply, reference: Reference) -> str:
-    """What of the answer is not as it should be; empty where all is."""
+    """What is wrong with the answer; empty if nothing is."""
     rows = rows_of(ask)
     assert rows is not None
     if set(reply.outputs) != set(ask.outputs):
@@ -135,7 +135,7 @@ def _good_unary(rng: random.Random) -> Ask:
 
 
 def _junk_json(rng: random.Random, wire: Wire) -> Trial:
-    """JSON that is none, or has a value of another kind somewhere."""
+    """Text that is not JSON, or JSON with a value of another kind somewhere."""
     if rng.random() < 0.3:
         body = rng.choice(JSON_JUNK)
     else:
@@ -150,7 +150,7 @@ def _junk_json(rng: random.Random, wire: Wire) -> Trial:
 
 
 def _any_words(reply: Reply, sent: str) -> tuple[str, str]:
-    """For what may by chance still be a good request."""
+    """For a request that may still be good by chance."""
     known = {"answer": "answered, any bytes", "refusal": "refused", "refusal by a parser": "refused by a parser"}
     if reply.kind in known:
         return known[reply.kind], ""

@@ -176,7 +176,7 @@ def wrong_type(rng: random.Random, ask: Ask) -> Ask:
 
 
 def wrong_label(rng: random.Random, ask: Ask) -> Ask:
-    """The data is of the right type, what is said of it is not."""
+    """The data has the right type, but its declaration is wrong."""
     tensor = rng.choice(ask.tensors)
     labels = ("", "INT65", "STRING", "int64", "BF16", *NUMPY, "BYTES")
     return _swap(ask, tensor, replace(tensor, label=rng.choice([kind for kind in labels if kind != tensor.datatype])))
@@ -275,7 +275,7 @@ def wrong_size(rng: random.Random, ask: Ask) -> Ask:
 
 
 def wrong_prefix(rng: random.Random, ask: Ask) -> Ask:
-    """The length before a string lies."""
+    """The length before a string is wrong."""
     rows = len(_find(ask, "seed").values)
     others = tuple(tensor for tensor in ask.tensors if tensor.name != "sampler")
     length = rng.choice((0, 1, 3, 5, 8, 255, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1))

@@ -1,4 +1,4 @@
-"""Limits of a run: a server that hangs, or errs at once for ever, must not take this process's time and memory."""
+"""Limits of a run: a server that hangs, or fails at once for ever, must not use up time and memory of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that leave before they are answered, in every way and at every place that there is."""
+"""Clients that leave before they are answered, in every way and at every place."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def leave_stream(url: str) -> None:
 
 
 def grpc_deadline(url: str) -> None:
-    """Only gRPC knows of it: the request says nothing."""
+    """The deadline is known to gRPC alone; the request has none."""
     with connect(url) as raw:
         _refused(lambda: infer(raw, seed=list(range(ROWS)), steps=[STEPS] * ROWS, timeout=LATE), "DEADLINE_EXCEEDED")
 
 
 def told_deadline(url: str) -> None:
-    """Only the request says it, as Triton's `timeout`, in microseconds."""
+    """The deadline is in the request alone, as Triton's `timeout`, in microseconds."""
     with connect(url) as raw:
         asked = tensors(seed=list(range(ROWS)), steps=[STEPS] * ROWS)
         _refused(lambda: raw.infer("mri_ldm", asked, timeout=round(LATE * 1e6), client_timeout=60), "CANCELLED")

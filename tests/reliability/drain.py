@@ -78,7 +78,7 @@ def _exit(launched: Launched) -> float:
 
 
 def grace_over(repository: Path, grace: float = 1.0) -> dict[str, int | float]:
-    """A stop with a request that would take minutes: it is told to try again once the grace period is over."""
+    """A stop with a request that would take minutes: it is refused with DRAINING once the grace period is over."""
     order(repository, "unet", seconds=0.1)
     with Launched(repository, f"--grace={grace}") as launched, connect(launched.grpc_url) as raw:
         infer(raw, seed=[1], steps=[1])

@@ -1,4 +1,4 @@
-"""Failure of a part: networks that err, hang or are missing, processes that are killed."""
+"""Failures of parts: networks that fail, hang or are missing, processes that are killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.faulty_networks import NETWORKS, order
 from support.serving import infer, wait_until_well
 
 FAULTS = {"error": {"error": "out of memory"}, "hang": {"seconds": 2.5}}
-"""What a network is told, by kind of fault; the repository has a network_timeout of 1 s."""
+"""The orders for a network, by kind of fault; the repository has a network_timeout of 1 s."""
 ANSWER_SECONDS = 8.0
 
 

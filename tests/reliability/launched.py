@@ -66,7 +66,7 @@ class Launched:
         return "".join(self.lines)
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        """Until it has printed `text` so often."""
+        """Wait until it has printed `text` that often."""
         deadline = time.monotonic() + PATIENCE
         while self.printed.count(text) < times:
             assert self.process.poll() is None, f"the launcher ended:\n{self.printed}"

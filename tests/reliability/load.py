@@ -1,4 +1,4 @@
-"""A load of generations by this project's client, compared with images that were made in peace."""
+"""A load of generations by this project's client, compared with images that were made on an idle server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brats_ldm_client import BratsLDMError, Client, Generation
 STEPS = 20
 KEPT_ERRORS = 20
 STOP_SECONDS = 30.0
-"""For what has been begun when the load ends; then it is cancelled."""
+"""Time for running requests when the load ends; then they are cancelled."""
 
 
 class Load:

@@ -37,7 +37,7 @@ tritonserver, up and down."""
 
 @dataclass
 class Soak:
-    """What became of the requests, and memory while they ran: MB by process, and of /dev/shm, at `requests` done."""
+    """Outcomes of the requests, and memory meanwhile: MB by process, and of /dev/shm, after `requests` requests."""
 
     counts: Counter[str] = field(default_factory=Counter)
     requests: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ def write_repository(folder: Path) -> Path:
 
 
 def soak(repository: Path, requests: int, seed: int = 0) -> Soak:
-    """`requests` of all kinds by six clients at once, on a server of its own, which serves `write_repository`."""
+    """`requests` requests of all kinds by six clients at once, on a new server of `write_repository`."""
     result, reference = Soak(), Reference(repository)
     with TritonServer(repository) as server, tqdm(total=requests, unit="request", disable=None, desc="soak") as bar:
         server.probe()
@@ -112,7 +112,7 @@ def _sample(server: TritonServer, done: int, result: Soak) -> None:
 
 
 class _Client:
-    """One after the other, requests of kinds that are drawn."""
+    """Sends requests of random kinds, one after the other."""
 
     def __init__(self, server: TritonServer, reference: Reference, draw: random.Random) -> None:
         self.server, self.reference, self.draw = server, reference, draw

@@ -1,4 +1,4 @@
-"""Draining: the models' side and the command, which meet in a folder; and `python -m server` at its end."""
+"""Draining: the models and the command, which use the same folder; and the end of `python -m server`."""
 
 import importlib
 import os
@@ -75,7 +75,7 @@ def test_the_command_waits_until_the_model_has_finished(model: Drain, tmp_path: 
 
 
 def test_a_folder_that_was_cleaned_is_there_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As systemd-tmpfiles does in /tmp: who has not said that it serves would not be waited for."""
+    """systemd-tmpfiles cleans /tmp: an instance without its file would not be waited for."""
     monkeypatch.setenv(drain.VARIABLE, str(folder := tmp_path / "drain"))
     model = Drain("mri_ldm_0_0")
     shutil.rmtree(folder)

@@ -32,7 +32,7 @@ from support.serving import start, wait_for_rows, wait_until, wait_until_idle
 
 SENTENCE = "other words"
 GRPC_CODES = {"INVALID_ARG": "INVALID_ARGUMENT"}
-"""Codes that gRPC calls otherwise than Triton."""
+"""Codes that gRPC names differently from Triton."""
 
 
 def kinds() -> dict[str, type[RequestError]]:
@@ -85,7 +85,7 @@ def test_a_sentence_tells_the_client_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One row at a time, none waits, and the sentences are replaced."""
+    """Takes one row at a time and lets none wait; its sentences are replaced."""
     folder = tmp_path_factory.mktemp("tokens") / "repository"
     repository = write_faulty(folder, max_rows_in_flight=1, max_rows_waiting=0, network_timeout=1)
     for model in ("mri_ldm", "mri_ldm_stream"):
@@ -104,21 +104,21 @@ def server(repository: Path) -> Iterator[TritonServer]:
 
 
 @pytest.fixture(autouse=True)
-def obedient(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Networks that work, before and after a test."""
+def networks_work_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test, the networks work again."""
     yield
     if "server" in request.fixturenames:
         order(request.getfixturevalue("repository"), "unet")
         wait_until_idle(request.getfixturevalue("server"))
 
 
-Told = tuple[str, type[BratsLDMError] | None, str]
-"""Code or status, the client's error where it is the client that was told, and the message."""
+Answer = tuple[str, type[BratsLDMError] | None, str]
+"""The code or HTTP status, the error that the client raised (None over HTTP), and the message."""
 
 
-def told(server: TritonServer, steps: int = 1, timeout: float = 60.0) -> list[Told]:
-    """What a request that fails is told: by gRPC, on a stream and over HTTP."""
-    answers: list[Told] = []
+def failures(server: TritonServer, steps: int = 1, timeout: float = 60.0) -> list[Answer]:
+    """The answers to a request that fails: by gRPC, on a stream and over HTTP."""
+    answers: list[Answer] = []
     with Client(server.grpc_url, retry_seconds=0) as client:
         for ask in (client.generate, lambda *args, **kwargs: list(client.stream(*args, **kwargs))):
             with pytest.raises(BratsLDMError) as refused:
@@ -129,7 +129,7 @@ def told(server: TritonServer, steps: int = 1, timeout: float = 60.0) -> list[To
     return answers
 
 
-def over_http(server: TritonServer, steps: int, timeout: float = 60.0) -> Told:
+def over_http(server: TritonServer, steps: int, timeout: float = 60.0) -> Answer:
     tensors = {"seed": ("INT64", 1), "steps": ("INT32", steps)}
     inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [n]} for name, (kind, n) in tensors.items()]
     body = json.dumps({"inputs": inputs, "parameters": {"timeout": round(timeout * 1e6)}}).encode()
@@ -138,19 +138,19 @@ def over_http(server: TritonServer, steps: int, timeout: float = 60.0) -> Told:
     return str(refused.value.code), None, json.load(refused.value)["error"]
 
 
-def check(answers: list[Told], token: str, fields: str = "") -> None:
+def check(answers: list[Answer], token: str, fields: str = "") -> None:
     """Token and fields in all of them; codes, statuses and errors as the page says."""
     code, status, _, client_error = page_rows()[token]
     pattern = rf"\[{token}{fields}\] {SENTENCE}"
     assert all(re.fullmatch(pattern, message) for *_, message in answers), answers
-    codes = [where for where, *_ in answers]
+    codes = [code_or_status for code_or_status, *_ in answers]
     assert codes == [code, "None", status][-len(codes) :], answers
     assert {kind.__name__ for _, kind, _ in answers if kind} <= {client_error}, answers
 
 
 @pytest.mark.slow
 def test_invalid(server: TritonServer) -> None:
-    check(told(server, steps=0), "INVALID", " row=0")
+    check(failures(server, steps=0), "INVALID", " row=0")
     with Client(server.grpc_url) as client, pytest.raises(InvalidRequest) as refused:
         client.generate([1], steps=0)
     assert refused.value.row == 0
@@ -168,7 +168,7 @@ def test_busy_and_the_checks_of_health(
         with closing(client.stream([1], steps=1000)) as stream:
             next(stream)
             wait_for_rows(server, 2)
-            check(told(server), "BUSY", r" retry_after=\d+")
+            check(failures(server), "BUSY", r" retry_after=\d+")
             with pytest.raises(health.Busy):
                 health.probe(server.grpc_url)
             container.health(f"http://{server.http_url}")
@@ -198,7 +198,7 @@ def test_networks_that_fail(
 ) -> None:
     wait_until(lambda: _works(server), "the network has not come back")
     order(repository, "unet", **orders)
-    answers = told(server)
+    answers = failures(server)
     check(answers, token, fields)
     assert answers[0][1] is kind
 
@@ -224,7 +224,7 @@ def test_a_deadline(server: TritonServer, repository: Path) -> None:
 def test_the_three_checks_of_health_are_one(
     server: TritonServer, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The same image in the launcher, the container and the client; another one is seen by each."""
+    """The launcher, the container and the client ask for the same image, and all of them notice another one."""
     container = import_container()
     monkeypatch.setattr(container, "DRAIN", tmp_path)
     wait_until(lambda: _works(server), "the network has not come back")
@@ -254,4 +254,4 @@ def test_the_three_checks_of_health_are_one(
 def test_draining(server: TritonServer) -> None:
     """The last test: a server that has drained serves no more."""
     assert server.drain(5)
-    check(told(server), "DRAINING", " retry_after=5")
+    check(failures(server), "DRAINING", " retry_after=5")

@@ -1,4 +1,4 @@
-"""Parts of a server fail: every request that is hit hears of it, others go on, and a watched server comes back."""
+"""Parts of a server fail: affected requests get an error, others go on, and a watched server comes back."""
 
 import resource
 import subprocess
@@ -52,7 +52,7 @@ WORDS_OF_26_07 = {
 
 
 def test_what_triton_26_07_says_of_a_network_that_died_is_tried_again(tmp_path: Path) -> None:
-    """Its words through the real path: INTERNAL, and "is not ready", which the client took for "was never loaded"."""
+    """The client once took its words, "is not ready" with the code INTERNAL, for a model that was never loaded."""
     repository = write_faulty(tmp_path / "repository")
     with TritonServer(repository) as server, Client(server.grpc_url, retry_seconds=0) as impatient:
         known = impatient.generate([1], steps=4).images
@@ -69,7 +69,7 @@ def test_what_triton_26_07_says_of_a_network_that_died_is_tried_again(tmp_path: 
 
 @pytest.mark.parametrize("missing", ["unet", "vae_decoder"])
 def test_a_network_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
-    """Triton calls the server ready all the same; the probe does not."""
+    """Triton still calls the server ready; the probe does not."""
     with (
         TritonServer(write_faulty(tmp_path / "repository", missing=missing)) as server,
         triton.InferenceServerClient(server.grpc_url) as raw,
@@ -85,7 +85,7 @@ def test_a_network_that_is_missing_is_named(tmp_path: Path, missing: str) -> Non
 
 
 def test_killed_processes_are_replaced_and_the_client_gets_its_images(tmp_path: Path) -> None:
-    """The server itself and a front model, amid a load; the client tries again with the same seeds."""
+    """Kills the server itself and a front model under load; the client tries again with the same seeds."""
     counts = faults.kills(write_faulty(tmp_path / "repository"), ["tritonserver", "mri_ldm_stream_0_0"])
     assert counts["restarts"] == counts["faults injected"] == 2
     assert counts["images"] > 0
@@ -108,7 +108,7 @@ def test_wrong_images_are_seen_and_restarts_that_do_not_help_come_to_an_end(tmp_
 
 
 def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue longer than the patience of a health check once had a healthy server restarted."""
+    """A queue that was longer than the timeout of a health check once caused a restart of a healthy server."""
     container = import_container()
     monkeypatch.setattr(container, "HEALTH_S", 1)
     repository = write_faulty(tmp_path / "repository", max_rows_in_flight=1, network_timeout=2)
@@ -134,7 +134,7 @@ def test_to_be_late_while_others_are_served_is_no_fault(tmp_path: Path, monkeypa
 
 
 def test_an_answer_that_finds_no_memory_becomes_an_error(tmp_path: Path) -> None:
-    """Where the pool has to be trusted: what fits is answered, and for the rest nobody waits in vain."""
+    """If an answer does not fit into shared memory, its request gets an error, and others are answered."""
     repository = write_faulty(tmp_path / "repository")
     for model in ("mri_ldm", "mri_ldm_stream"):
         code = repository / model / "1" / "mri_ldm" / "shared_memory.py"
@@ -155,7 +155,7 @@ def test_an_answer_that_finds_no_memory_becomes_an_error(tmp_path: Path) -> None
 
 
 def test_to_be_busy_is_no_fault(tmp_path: Path) -> None:
-    """Nor may it cost a server its life: neither check of health takes "no room now" for a failure."""
+    """No health check takes "no room now" for a failure, which would cause a restart."""
     repository = write_faulty(tmp_path / "repository", max_rows_in_flight=1, max_rows_waiting=0)
     with TritonServer(repository) as server, triton.InferenceServerClient(server.grpc_url) as raw:
         server.probe()

@@ -32,7 +32,7 @@ exit 1
 
 
 def find_python(folder: Path, programs: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`programs`: name to the script that it is, or the name of a file that it links to."""
+    """programs: name to its script, or to the file that it links to."""
     path = folder / "on path"
     path.mkdir()
     tools = ("basename", "dirname", "grep", "mkdir", "mktemp", "rm", "sh", "tail", "touch", "uname")

@@ -1,4 +1,4 @@
-"""What a real tritonserver says of itself: metrics that count what happened, and log lines that name the request."""
+"""Metrics and log lines of a real tritonserver: they count what happened and name the request."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def labelled(server, metric: str) -> dict[str, float]:
 
 
 def changes(server, metric: str, what: Callable[[], object]) -> dict[str, float]:
-    """What `what` adds to each value of the label."""
+    """How much `what` adds to each value of the label."""
     before = labelled(server, metric)
     what()
     wait_until_idle(server)
@@ -158,7 +158,7 @@ def test_seconds_and_batches_are_those_of_the_work(raw, server, repository) -> N
 
 
 def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None:
-    """A model whose loop published them itself would say for as long as the call lasts that nobody is there."""
+    """If the loop published the metrics itself, they would show no rows for as long as a call lasts."""
     order(repository, "unet", seconds=0.95 * LIMITS["network_timeout"])
     before = scrape(server)["mri_ldm_requests_total"]
     calls = [start(raw, seed=[1] * 4, steps=[1] * 4) for _ in range(2)]
@@ -175,7 +175,7 @@ def test_metrics_are_true_while_a_network_hangs(raw, server, repository) -> None
 
 
 def test_whoever_sees_a_request_ended_sees_its_work(raw, server) -> None:
-    """Metrics are published one by one, and a scrape comes in between. Each request has one row of two steps."""
+    """Metrics are published one by one, and a scrape may come in between. Each request has one row of two steps."""
     before = scrape(server)
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(lambda: [ask(raw) for _ in range(200)])
@@ -262,7 +262,7 @@ def test_an_id_cannot_forge_a_line(raw, server, request_id: str) -> None:
 
 
 def test_an_id_that_is_no_text_is_answered(server) -> None:
-    """HTTP hands bytes on as they are."""
+    """HTTP passes any bytes on."""
     body = b'{"id": "\xff\xfe", "inputs": [{"name": "seed", "shape": [1, 1], "datatype": "INT64", "data": [1]}]}'
     request = urllib.request.Request(f"http://{server.http_url}/v2/models/mri_ldm/infer", body)
 

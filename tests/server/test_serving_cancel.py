@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def small_server(small_repository) -> Iterator[TritonServer]:
-    """Another tritonserver than that of the other tests."""
+    """A tritonserver for these tests alone."""
     with TritonServer(small_repository, profile="cpu") as server:
         server.probe()
         yield server
@@ -67,7 +67,7 @@ def test_leaving_a_stream_ends_its_rows(client, small_server) -> None:
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory) -> Iterator[TritonServer]:
-    """On networks that do as they are told."""
+    """Its networks can be made slow."""
     repository = write_faulty(tmp_path_factory.mktemp("slow") / "repository", max_rows_in_flight=4)
     with TritonServer(repository) as server:
         server.probe()

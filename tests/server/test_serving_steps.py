@@ -32,7 +32,7 @@ ROWS = {
 
 
 def written(repository: Path, into: Path, steps_per_call: int) -> Path:
-    """A copy with so many steps in a call, in the profiles for CPUs."""
+    """A copy with that many steps in a call, in the profiles for CPUs."""
     shutil.copytree(repository, into)
     zero = '{ key: "steps_per_call" value: { string_value: "0" } }'
     for config in into.glob("mri_ldm*/config.pbtxt"):
@@ -43,7 +43,7 @@ def written(repository: Path, into: Path, steps_per_call: int) -> Path:
 
 
 def answers(server: TritonServer) -> dict[str, np.ndarray]:
-    """What a server says to the rows together, to one of them alone, and previews of one on the way."""
+    """The answers of a server to all rows together, to one row alone, and the previews of one row."""
     raw = triton.InferenceServerClient(server.grpc_url)
     together = infer(raw, **ROWS)
     alone = infer(raw, seed=[4], steps=[20], sampler=["dpmpp_2m"])
@@ -101,7 +101,7 @@ def test_company_and_previews_change_nothing(served: dict[str, np.ndarray]) -> N
 
 
 def test_one_step_a_call_of_the_same_file_gives_the_same_bits(steps_repository, server, served, tmp_path) -> None:
-    """One row at a time: with several, the pace and so the company of a row is each server's own."""
+    """One row at a time: with several, each server may choose other calls for a row."""
     raw = triton.InferenceServerClient(server.grpc_url)
     rows = [{name: [values[place]] for name, values in ROWS.items()} for place in range(len(ROWS["seed"]))]
     latents = [infer(raw, **row).as_numpy("final_latent") for row in rows]

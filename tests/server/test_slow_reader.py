@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 
 @pytest.fixture(autouse=True)
 def quick(server: TritonServer) -> None:
-    """Whatever an earlier test has told the network."""
+    """The network works as usual, whatever an earlier test has ordered."""
     order(server.repository, "unet")
 
 

@@ -19,7 +19,7 @@ def test_a_short_soak_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     result = soak(write_repository(tmp_path / "repository"), REQUESTS)
     assert set(result.counts) <= {"images", "cancelled", "bad input told", "refused, queue full", "processes lost"}
     assert result.counts.total() == REQUESTS
-    # A full queue is rarest: a machine that is busy besides keeps the six clients from asking all at once.
+    # A full queue is rarest: on a busy machine the six clients seldom ask at the same time.
     assert all(result.counts[kind] > 5 for kind in ("images", "cancelled", "bad input told", "refused, queue full"))
     assert result.counts["processes lost"] == 0
     models = {"mri_ldm_0_0", "mri_ldm_stream_0_0", "unet_0_0", "vae_decoder_0_0"}

@@ -229,10 +229,10 @@ def volume(phantom) -> dict[str, Any]:
 def test_the_autoencoder_sees_the_bundles_samples(volume) -> None:
     """26 slices and their flips, bit for bit under one random state."""
     flips = [RandFlipd(keys=["image"], prob=0.5, spatial_axis=axis) for axis in (0, 1)]
-    theirs = Compose([*bundle_volume(4), *bundle_slices(240, 26), *flips])
-    ours = autoencoder_transforms(BRATS.data, BRATS.autoencoder_training.slices_per_volume)
-    samples = [chain.set_random_state(11)(dict(volume)) for chain in (theirs, ours)]
-    expected, actual = (torch.stack([sample["image"].as_tensor() for sample in each]) for each in samples)
+    reference = Compose([*bundle_volume(4), *bundle_slices(240, 26), *flips])
+    chain_of_training = autoencoder_transforms(BRATS.data, BRATS.autoencoder_training.slices_per_volume)
+    samples = [chain.set_random_state(11)(dict(volume)) for chain in (reference, chain_of_training)]
+    expected, actual = (torch.stack([sample["image"].as_tensor() for sample in drawn]) for drawn in samples)
     assert expected.shape == (26, 1, 240, 240)
     assert len(expected.flatten(1).unique(dim=0)) > 13  # slices differ, or the comparison would say little
     assert torch.equal(actual, expected)

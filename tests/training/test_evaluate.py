@@ -135,9 +135,9 @@ def test_flip_shift_and_gain_leave_the_similarity(folder, axes) -> None:
     near, far = (0.5 * np.roll(np.flip(training[7:8], axes), shift, (1, 2)) for shift in ((8, -8), (14, 0)))
     for moved, least, most in ((near, 0.9999, 1.0001), (far, 0.0, 0.9)):
         shown = np.flip(moved, [axis + 1 for axis in axes]) if axes else moved
-        found = Folder(np.ascontiguousarray(shown), "moved").nearest(Folder(training, "training"))
-        assert least < found.similarity[0] < most
-    assert found.index.shape == (1,)
+        result = Folder(np.ascontiguousarray(shown), "moved").nearest(Folder(training, "training"))
+        assert least < result.similarity[0] < most
+    assert result.index.shape == (1,)
 
 
 # --- folders of slices
@@ -152,10 +152,10 @@ def test_the_command_writes_what_the_networks_see(phantom, folder) -> None:
     volumes = open_volumes(phantom, "training", Compose(volume_transforms(config)), config, cache=False)
     order = np.argsort([volume["image"] for volume in volumes.data])
     expected = np.concatenate([np.asarray(volumes[int(i)]["image"])[0].transpose(2, 0, 1) for i in order])
-    found = read_slices(folder)
-    assert found.images.dtype == np.float32
-    assert len(found.names) == 200
-    np.testing.assert_allclose(found.images, expected, atol=2**-12)
+    result = read_slices(folder)
+    assert result.images.dtype == np.float32
+    assert len(result.names) == 200
+    np.testing.assert_allclose(result.images, expected, atol=2**-12)
 
 
 @pytest.mark.slow
@@ -212,11 +212,11 @@ def test_the_command_reports_planted_copies(folder, heads, tmp_path, capsys) -> 
     assert "3 of 30 synthetic slices are copies" in printed
     assert "training/encoder (sha256 d5c623bb9cae), encoder of this project: relative only" in printed
     assert "rough threshold" in printed
-    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    rows = found["memorisation"]["slices"]
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    rows = result["memorisation"]["slices"]
     assert [row["training"] for row in rows if row["copy"]] == [training.names[i] for i in (30, 90, 150)]
-    assert found["metrics"]["MS-SSIM of pairs"].keys() == {"synthetic", "reference"}
-    assert all(np.isfinite(value) for row in found["metrics"].values() for value in row.values())
+    assert result["metrics"]["MS-SSIM of pairs"].keys() == {"synthetic", "reference"}
+    assert all(np.isfinite(value) for row in result["metrics"].values() for value in row.values())
     assert Image.open(tmp_path / "out" / "evaluation.png").size == (1100, 1400)
     assert not list((tmp_path / "out").glob("*.tmp"))
 

@@ -54,9 +54,9 @@ def test_every_bad_file_of_a_folder_is_named_and_hidden_ones_are_not_read(tmp_pa
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}.nii.gz")
     for hidden in ("._plane.nii.gz", "._plane.npz"):
         (tmp_path / hidden).write_bytes(b"\0\5\26\7")
-    found = read_slices(tmp_path)
-    assert found.names == ["plane.nii.gz", "series.nii.gz", "volume.nii.gz"]
-    np.testing.assert_array_equal(found.images, [image] * 3)
+    result = read_slices(tmp_path)
+    assert result.names == ["plane.nii.gz", "series.nii.gz", "volume.nii.gz"]
+    np.testing.assert_array_equal(result.images, [image] * 3)
 
     wide = nib.Nifti1Image(image, np.diag([2, 1, 1, 1])).to_bytes()
     frames = nib.Nifti1Image(np.zeros((240, 240, 2, 2), np.float32), np.eye(4)).to_bytes()

@@ -57,11 +57,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny) -> None:
         terms, reconstruction = generator_step(autoencoder, discriminator, None, images[part], config)
         expected[0] = expected[0] + terms["loss"] / 2
         expected[1] = expected[1] + discriminator_step(discriminator, images[part], reconstruction, config) / 2
-    for network, loss, ours in zip((autoencoder, discriminator), expected, gradients, strict=True):
-        theirs = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
-        scale = max(gradient.abs().max() for gradient in theirs)
-        for mine, plain in zip(ours, theirs, strict=True):
-            assert (mine - plain).abs().max() < 1e-5 * scale
+    for network, loss, accumulated in zip((autoencoder, discriminator), expected, gradients, strict=True):
+        reference = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        scale = max(gradient.abs().max() for gradient in reference)
+        for gradient, plain in zip(accumulated, reference, strict=True):
+            assert (gradient - plain).abs().max() < 1e-5 * scale
     assert losses["loss"] == pytest.approx(expected[0].item(), rel=1e-5)
     flat = torch.cat([gradient.flatten() for gradient in gradients[0]])
     assert norms["autoencoder_gradient"] == pytest.approx(flat.norm().item(), rel=1e-5)
@@ -76,9 +76,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny) -> None:
     for part, z in latents.items():
         torch.manual_seed(derived_seed(config.seed, 3, 4, part))
         loss = loss + diffusion_step(unet, z, alpha_bars).mean() / 2
-    theirs = torch.autograd.grad(loss, list(unet.parameters()))
-    scale = max(gradient.abs().max() for gradient in theirs)
-    assert all((p.grad - g).abs().max() < 1e-5 * scale for p, g in zip(unet.parameters(), theirs, strict=True))
+    reference = torch.autograd.grad(loss, list(unet.parameters()))
+    scale = max(gradient.abs().max() for gradient in reference)
+    assert all((p.grad - g).abs().max() < 1e-5 * scale for p, g in zip(unet.parameters(), reference, strict=True))
 
 
 def weight_with_gradient(gradient: tuple[float, float], **settings) -> tuple[Trained, torch.nn.Parameter]:
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_to_nearly_the_same_losses(tiny, precision) -> None:
     """bf16 has 8 bits of mantissa and fp16 11; the sums of the losses are fp32, hence 5 %."""
-    found = {}
+    by_precision = {}
     for kind in ("fp32", precision):
         config = both_stages(tiny, precision=kind)
         torch.manual_seed(0)
@@ -134,10 +134,10 @@ def test_low_precision_trains_to_nearly_the_same_losses(tiny, precision) -> None
             losses, _, reconstruction = update_autoencoder(*trained, None, {0: images}, iteration, config)
         assert reconstruction.dtype == torch.float32
         assert all(p.dtype == torch.float32 for p in networks[0].parameters())
-        found[kind] = losses
-    assert found[precision]["l1"] == pytest.approx(found["fp32"]["l1"], rel=0.05)
-    assert found[precision]["discriminator"] == pytest.approx(found["fp32"]["discriminator"], rel=0.05)
-    assert found[precision]["l1"] != found["fp32"]["l1"]
+        by_precision[kind] = losses
+    assert by_precision[precision]["l1"] == pytest.approx(by_precision["fp32"]["l1"], rel=0.05)
+    assert by_precision[precision]["discriminator"] == pytest.approx(by_precision["fp32"]["discriminator"], rel=0.05)
+    assert by_precision[precision]["l1"] != by_precision["fp32"]["l1"]
 
 
 # --- a run

@@ -83,18 +83,18 @@ def test_compiled_networks_resume_to_the_same_numbers_and_learn_the_same(tiny, t
     """Two updates and two more through a file; and against the networks as they are: float32 in another order."""
     config = both_stages(tiny, compile=True, ema_decay=0.9)
     whole = Networks(config)
-    found = [whole.update(i) for i in range(2)]
+    losses = [whole.update(i) for i in range(2)]
     save_state(whole.state_dict(), tmp_path / "state.pt")
-    found += [whole.update(i) for i in range(2, 4)]
+    losses += [whole.update(i) for i in range(2, 4)]
     resumed = Networks(config)
     resumed.load_state_dict(load_state(tmp_path / "state.pt"))
-    assert [resumed.update(i) for i in range(2, 4)] == found[2:]
+    assert [resumed.update(i) for i in range(2, 4)] == losses[2:]
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
     assert len(without_inductor) == 2 * 3
 
     plain = Networks(both_stages(tiny, ema_decay=0.9))
     for i in range(4):
-        assert plain.update(i) == pytest.approx(found[i], rel=1e-3), i
+        assert plain.update(i) == pytest.approx(losses[i], rel=1e-3), i
     assert len(without_inductor) == 2 * 3
     for name in ("autoencoder", "discriminator", "unet"):
         networks = [getattr(which, name).averaged for which in (whole, plain)]
@@ -103,13 +103,13 @@ def test_compiled_networks_resume_to_the_same_numbers_and_learn_the_same(tiny, t
 
 def test_the_memory_layout_changes_speed_alone(tiny) -> None:
     """float32 sums in another order, hence 1e-4 after three updates."""
-    found = {}
+    losses = {}
     for channels_last in (False, True):
         networks = Networks(both_stages(tiny, channels_last=channels_last))
         kernels = [p for p in networks.unet.network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
         assert all(p.is_contiguous(memory_format=torch.channels_last) == channels_last for p in kernels)
-        found[channels_last] = [networks.update(i) for i in range(3)][-1]
-    assert found[True] == pytest.approx(found[False], rel=1e-4)
+        losses[channels_last] = [networks.update(i) for i in range(3)][-1]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 
 
 # --- several processes

@@ -72,10 +72,10 @@ def test_two_processes_compute_what_one_does_with_twice_the_accumulation(
     for stage in (1, 2):
         one, other = (gradients(tmp_path / f"{name}{stage}") for name in ("one", "two"))
         assert one.keys() == other.keys()
-        for network, mine in one.items():
-            scale = max(gradient.abs().max() for gradient in mine)
+        for network, first in one.items():
+            scale = max(gradient.abs().max() for gradient in first)
             assert scale > 0
-            worst = max((a - b).abs().max() for a, b in zip(mine, other[network], strict=True))
+            worst = max((a - b).abs().max() for a, b in zip(first, other[network], strict=True))
             assert worst < 1e-4 * scale, (network, worst / scale)
     factors = {load_snapshot(tmp_path / f"{name}2" / "snapshot").scale_factor for name in ("one", "two")}
     assert len(factors) == 1

@@ -8,5 +8,5 @@ from pathlib import Path
 
 # This project's own encoder: the demo autoencoder, trained on phantoms. Relative, so that records name no machine.
 ENCODER = Path(os.path.relpath(Path(__file__).parents[1] / "encoder"))
-# Slices that a folder needs: its halves are compared too, and each needs more than NEAREST_K + 1 of them.
+# The least number of slices in a folder. Its halves are compared too, and need more than NEAREST_K + 1 slices.
 FEWEST = 20

@@ -24,7 +24,7 @@ class Arguments:
     synthetic: Path
     """Folder of synthetic slices, as the client writes them."""
     features: Path = ENCODER
-    """What compares distributions: a snapshot folder (its encoder; relative only), or a file of ResNet-50 weights."""
+    """Features that are compared: a snapshot folder (its encoder; relative only), or a file of ResNet-50 weights."""
     out: Path = Path("out/evaluation")
     """Folder that gets evaluation.json and evaluation.png; it is made if needed."""
     training: Path | None = None

@@ -1,4 +1,4 @@
-"""What slices look like to a network: one vector a slice, for the metrics that compare distributions of them."""
+"""Features of slices: one vector per slice from a network, for the metrics that compare distributions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,13 @@ RELATIVE = "encoder of this project: relative only; compare with figures by the 
 
 
 def load_extractor(path: Path, device: torch.device) -> tuple[Extractor, str]:
-    """The features at `path`, and a sentence that says what they are, with the first digits of their weights' sha256.
+    """The network for features at `path`, and a sentence that describes it, with the start of its weights' sha256.
 
-    A folder is a snapshot: its encoder's last feature map, ahead of the projection to latents. A file holds weights of
-    ResNet-50: its last feature map. Both are averaged over the slice.
+    A folder is a snapshot: the features are the last feature map of its encoder, before the projection to latents. A
+    file holds weights of a ResNet-50: the features are its last feature map. Both are averaged over the slice.
 
     Raises:
-        CheckpointError: neither a snapshot nor weights that can be read.
+        CheckpointError: the path is neither a snapshot nor a file of weights that can be read.
     """
     from training.checkpoint import AUTOENCODER, CheckpointError
     from training.files import sha256
@@ -45,7 +45,7 @@ def _encoder(folder: Path, device: torch.device) -> Extractor:
     snapshot = load_snapshot(folder)
     autoencoder = build_autoencoder(snapshot.config.autoencoder)
     autoencoder.load_state_dict(snapshot.autoencoder)
-    # Without the last normalisation, which takes most of the mean away, and the convolution to one latent channel.
+    # Without the last normalisation, which removes most of the mean, and the convolution to one latent channel.
     encoder = torch.nn.Sequential(*autoencoder.encoder.blocks[:-2]).to(device).eval()
     return lambda images: encoder(images).mean((2, 3))
 

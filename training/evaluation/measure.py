@@ -1,4 +1,4 @@
-"""The figures of an evaluation: how far apart two folders of slices are, how diverse they are, and who is a copy.
+"""The figures of an evaluation: the distance of two folders of slices, their diversity, and the copies among them.
 
 Draws nothing and writes nothing.
 """
@@ -99,13 +99,16 @@ def distribution_metrics(real: Tensor, synthetic: Tensor, seed: int) -> dict[str
 
     FID (Heusel et al. 2017) and KID (Binkowski et al. 2018) by torchmetrics, MMD with a linear kernel (Gretton et al.
     2012) by MONAI, on equally many slices of both; precision, recall (Kynkaanniemi et al. 2019), density and coverage
-    (Naeem et al. 2020) by prdc. A function of its arguments; leaves torch's generator seeded.
+    (Naeem et al. 2020) by prdc. The result depends on the arguments alone. Seeds torch's generator.
     """
     generator = torch.manual_seed(seed)
     fewest = min(len(real), len(synthetic))
     identity = torch.nn.Identity()  # the features are extracted already
     identity.num_features = real.shape[1]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # a warning of a buffer, printed counts
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # a warning about a buffer, prints
         warnings.simplefilter("ignore", UserWarning)
         fid = FrechetInceptionDistance(identity).set_dtype(torch.float64)
         kid = KernelInceptionDistance(identity, subset_size=min(1000, fewest)).set_dtype(torch.float64)
@@ -134,7 +137,7 @@ def pair_similarity(images: NDArray[np.float32], pairs: int, seed: int, name: st
 
 
 def _notes(features: dict[str, Tensor], memorisation: Memorisation | None) -> list[str]:
-    """What the figures do not say themselves."""
+    """Remarks that help to read the figures."""
     notes = []
     fewest, dimensions = min(len(part) for part in features.values()), features["real"].shape[1]
     if fewest <= dimensions:

@@ -1,8 +1,8 @@
-"""Which synthetic slices are copies of training slices? Nearest training neighbour against nearest held-out neighbour.
+"""Finds synthetic slices that are copies of training slices: nearest training slice against nearest held-out slice.
 
-The similarity of two slices is the normalised cross-correlation of their smoothed gradients, at its largest over the
-four flips and all shifts of up to 8 pixels. Gradients leave the anatomy's detail and little of the head's outline, in
-which all slices agree; normalisation removes the gain. Knows nothing of files and of other metrics.
+The similarity of two slices is the largest normalised cross-correlation of their smoothed gradients over the four flips
+and all shifts of up to 8 pixels. Gradients keep the detail of the anatomy and little of the outline of the head, which
+is alike in all slices. Normalisation removes the gain. Knows nothing of files and of other metrics.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 SMOOTHING = 2.0  # pixels; standard deviation of the Gaussian before the gradient
-CUTOFF = 40  # cycles across the slice; the Gaussian leaves next to nothing above
+CUTOFF = 40  # cycles across the slice; the Gaussian removes almost everything above
 MAX_SHIFT = 8  # pixels
-CANDIDATES = 16  # slices that a slice is compared with at all shifts and flips
-FALSE_ALARM = 1e-4  # a slice: a tenth of what is promised, because the tail is extrapolated
-CONTROLS = 100  # copies planted to measure what share of them is found
+CANDIDATES = 16  # slices that are compared at all shifts and flips, for each slice
+FALSE_ALARM = 1e-4  # per slice; a tenth of the promised rate, because the tail is extrapolated
+CONTROLS = 100  # planted copies, to measure the share that is found
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each of n slices the most similar slice of another folder."""
+    """The most similar slice of another folder, for each of n slices."""
 
     index: NDArray[np.int64]  # [n], in that folder
     similarity: NDArray[np.float64]  # [n], -1 to 1
@@ -32,10 +32,10 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """What the check found.
+    """The result of the check.
 
     score: z_training - max(z_held_out, typical), with z = artanh(similarity) and `typical` the median of z_training
-        over the held-out slices: how much more the training slices explain of a slice than new patients do.
+        over the held-out slices. It measures how much closer a slice is to the training slices than to new patients.
     """
 
     training: Nearest
@@ -46,12 +46,12 @@ class Memorisation:
     new_similarity: NDArray[np.float64]  # [held-out slices]: to their nearest training slice
     controls: int  # planted copies
     controls_found: int
-    held_out_alarms: int  # held-out slices above the threshold that they calibrate
-    least_similarity: float  # to the training slices, below which nothing is a copy
+    held_out_alarms: int  # held-out slices above the threshold, which is calibrated on them
+    least_similarity: float  # to a training slice; below it nothing is a copy
 
 
 class Folder:
-    """Slices of one folder, ready to be compared: their spectra and descriptors."""
+    """Slices of one folder, prepared for comparison: their spectra and descriptors."""
 
     def __init__(self, images: NDArray[np.float32], name: str) -> None:
         """images: float32 [n, H, H]; `name` is for the progress bars."""
@@ -61,7 +61,7 @@ class Folder:
         self.descriptors = descriptors(self.spectra)
 
     def nearest(self, others: "Folder") -> Nearest:
-        """Of each slice here the most similar one of `others`: the candidates by descriptor, then in full."""
+        """The most similar slice of `others` for each slice here: candidates by descriptor, then a full comparison."""
         index, similarity = [], []
         with tqdm(total=len(self.spectra), desc=f"{self.name} among {others.name}", leave=False) as bar:
             for spectrum, descriptor in zip(self.spectra.split(64), self.descriptors.split(64), strict=True):
@@ -85,7 +85,7 @@ def spectra(images: Tensor) -> Tensor:
     u, v = torch.arange(-CUTOFF, CUTOFF + 1)[:, None], torch.arange(CUTOFF + 1)
     squared = (u / size) ** 2 + (v / size) ** 2  # (cycles a pixel)^2
     weight = squared.sqrt() * torch.exp(-2 * (torch.pi * SMOOTHING) ** 2 * squared)
-    weight[:, 1:] *= 2**0.5  # each stands for its conjugate too
+    weight[:, 1:] *= 2**0.5  # counts for its conjugate too
     band = torch.fft.rfft2(images.float())[:, u[:, 0] % size, : CUTOFF + 1] * weight
     return band / torch.linalg.vector_norm(band, dim=(1, 2), keepdim=True).clamp(min=1e-9)
 
@@ -93,7 +93,7 @@ def spectra(images: Tensor) -> Tensor:
 def flips(spectrum: Tensor, size: int) -> Tensor:
     """Spectra [4, R, C] of an image of `size` pixels, of its mirror images in either axis, and in both.
 
-    Mirroring negates a frequency; the turn is that of one pixel, for pixel 0 becomes the last and not itself.
+    Mirroring negates a frequency. The phase is that of one pixel, because pixel 0 moves to the last position.
     """
     u, v = torch.arange(-CUTOFF, CUTOFF + 1)[:, None], torch.arange(CUTOFF + 1)
     turn_u, turn_v = (torch.exp(2j * torch.pi / size * frequency) for frequency in (u, v))
@@ -102,7 +102,7 @@ def flips(spectrum: Tensor, size: int) -> Tensor:
 
 
 def descriptors(spectrum: Tensor) -> Tensor:
-    """What neither flip nor shift nor gain changes: magnitudes summed over mirrored frequencies; [n, d], length 1."""
+    """Invariant to flip, shift and gain: magnitudes, summed over mirrored frequencies; [n, d], length 1."""
     magnitude = spectrum.abs()
     mirrored = magnitude[:, CUTOFF:] + magnitude[:, : CUTOFF + 1].flip(1)
     return torch.nn.functional.normalize(mirrored.flatten(1), dim=1)
@@ -111,7 +111,7 @@ def descriptors(spectrum: Tensor) -> Tensor:
 def correlations(spectrum: Tensor, references: Tensor, size: int) -> Tensor:
     """Largest correlation over all shifts of each of `spectrum` [m, R, C] with each of `references` [k, R, C]: [m, k].
 
-    An inverse Fourier transform to the shifts alone, as two small matrix products.
+    An inverse Fourier transform for these shifts only, as two small matrix products.
     """
     turn = 2j * torch.pi / size * torch.arange(-MAX_SHIFT, MAX_SHIFT + 1)[:, None]
     rows, columns = torch.exp(turn * torch.arange(-CUTOFF, CUTOFF + 1)), torch.exp(turn * torch.arange(CUTOFF + 1))
@@ -120,9 +120,9 @@ def correlations(spectrum: Tensor, references: Tensor, size: int) -> Tensor:
 
 
 def plant_copies(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Copies as a thief would hide them: flips, shifts of up to 8 pixels, gain 0.7 to 1.4, noise 0.02, cut to [0, 1].
+    """Disguised copies: flips, shifts of up to 8 pixels, gain 0.7 to 1.4, noise 0.02, clipped to [0, 1].
 
-    images: float32 [n, H, W] in [0, 1]; the same shape comes back.
+    images: [n, H, W] in [0, 1]. Returns the same shape.
     """
     copies = np.empty_like(images)
     for copy, image in zip(copies, images, strict=True):
@@ -138,10 +138,10 @@ def find_copies(
 ) -> Memorisation:
     """Compare each synthetic slice with the training and the held-out slices, all float32 [n, H, W].
 
-    The held-out slices, new to the training folder, say how similar to it a new slice gets. A Gumbel distribution,
-    that of a largest value among many, is fitted to their scores, and the threshold is what it exceeds with the
-    probability FALSE_ALARM. Training and held-out slices must come from different patients. The same seed plants the
-    same controls; nothing else is random.
+    The held-out slices show how similar a new slice can be to the training slices. A Gumbel distribution, the one of
+    the largest of many values, is fitted to their scores. It exceeds the threshold with the probability FALSE_ALARM.
+    Training and held-out slices must come from different patients. The seed decides which controls are planted; nothing
+    else is random.
     """
     rng = np.random.default_rng(seed)
     known, new = Folder(training, "training slices"), Folder(held_out, "held-out slices")
@@ -152,15 +152,16 @@ def find_copies(
 
     def search(images: NDArray[np.float32], name: str) -> tuple[Nearest, Nearest, NDArray[np.float64]]:
         folder = Folder(images, name)
-        ours, theirs = folder.nearest(known), folder.nearest(new)
-        return ours, theirs, _z(ours.similarity) - np.maximum(_z(theirs.similarity), typical)
+        in_training, in_held_out = folder.nearest(known), folder.nearest(new)
+        score = _z(in_training.similarity) - np.maximum(_z(in_held_out.similarity), typical)
+        return in_training, in_held_out, score
 
     originals = training[rng.choice(len(training), min(CONTROLS, len(training)), replace=False)]
     control_score = search(plant_copies(originals, rng), "planted copies")[2]
-    ours, theirs, score = search(synthetic, "synthetic slices")
+    in_training, in_held_out, score = search(synthetic, "synthetic slices")
     return Memorisation(
-        training=ours,
-        held_out=theirs,
+        training=in_training,
+        held_out=in_held_out,
         score=score,
         threshold=threshold,
         copies=score > threshold,
@@ -173,5 +174,5 @@ def find_copies(
 
 
 def _z(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fisher's transform, which gives correlations near 1 the spread of others."""
+    """Fisher's transform, which makes the spread of correlations near 1 like that of others."""
     return np.arctanh(np.clip(similarity, -1, 1 - 1e-7))

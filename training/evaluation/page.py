@@ -22,7 +22,7 @@ NEAREST = 6  # nearest pairs, those with the highest score first
 
 
 def draw_page(evaluation: Evaluation, path: Path, seed: int) -> None:
-    """Write the page as PNG, 1100 x 1400 pixels, whole or not at all; `seed` draws the samples."""
+    """Write the page as PNG, 1100 x 1400 pixels, completely or not at all; `seed` draws the samples."""
     figure = Figure(figsize=(11, 14), layout="constrained")
     FigureCanvasAgg(figure)  # needs no window system
     parts: Any = figure.subfigures(3, 1, height_ratios=(5, 6, 3))  # its type in matplotlib says one figure
@@ -44,7 +44,7 @@ def _draw_samples(panels: Sequence[Axes], evaluation: Evaluation, seed: int) -> 
 
 
 def _draw_nearest(figure: SubFigure, evaluation: Evaluation) -> None:
-    """Columns of synthetic slice, nearest training slice and nearest held-out slice, with their similarity."""
+    """One column per synthetic slice: the slice, its nearest training slice, its nearest held-out slice."""
     result, training = evaluation.memorisation, evaluation.training
     if result is None or training is None:
         figure.suptitle("memorisation not checked: give --training", fontsize=10)
@@ -69,7 +69,7 @@ def _show(panel: Axes, image: NDArray[np.float32], title: str) -> None:
 
 
 def _draw_distributions(panels: Sequence[Axes], evaluation: Evaluation) -> None:
-    """MS-SSIM of pairs, the two main directions of the features, similarity to the training slices."""
+    """MS-SSIM of pairs, the features' first two principal components, similarity to the training slices."""
     result = evaluation.memorisation
     joined = torch.cat(list(evaluation.features.values()))
     centre = joined.mean(0)

@@ -1,9 +1,9 @@
-"""Folders of slices: what evaluation compares. Reads what the client writes; writes real slices to compare them with.
+"""Folders of slices, for evaluation: reads what the client writes, and writes real slices for comparison.
 
     python -m training.evaluation.slices --data DIR --section validation --out REAL --count 1000
     python -m training.evaluation.slices --data DIR --section training --out TRAINING
 
-A folder holds one compressed npz a volume: `images` [n, 240, 240], scaled and oriented as the networks see them.
+Writes one compressed npz per volume: `images` [n, 240, 240], scaled and oriented as for the networks.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE = 240  # pixels of 1 mm
-OVERSHOOT = 5.0  # a decoder has been seen to reach 2.4; scanners' own values are in the hundreds
-SUFFIXES = (".npz", ".nii.gz", ".nii", ".png")  # the exact ones first: of several formats in a folder one is read
+OVERSHOOT = 5.0  # decoders have reached 2.4; raw values of scanners are in the hundreds
+SUFFIXES = (
+    ".npz",
+    ".nii.gz",
+    ".nii",
+    ".png",
+)  # by precision: of several formats in a folder the first is read
 ADVICE = "slices are 240 x 240 with values in [0, 1], as the client and training.evaluation.slices write them"
 
 
@@ -33,7 +38,7 @@ class Slices(NamedTuple):
     """The slices of a folder, sorted by file name."""
 
     images: "NDArray[np.float32]"  # [n, 240, 240] in [0, 1]; axes point to patient Right and Anterior
-    names: list[str]  # by slice: its file, and its index where the file holds several
+    names: list[str]  # for each slice its file, with an index if the file holds several
 
 
 @dataclass(frozen=True)
@@ -43,30 +48,30 @@ class Arguments:
     data: Path
     """Folder that holds Task01_BrainTumour."""
     section: Literal["training", "validation"]
-    """training: what a model may have memorised. validation: the volumes that no stage trains on."""
+    """training: slices that a model may have memorised. validation: the volumes that no stage trains on."""
     out: Path
-    """Folder of slices to make; must not exist or be empty."""
+    """New or empty folder for the slices."""
     count: int = 0
-    """Slices drawn at random from all volumes; 0 = all, 100 a volume (about 4 MB)."""
+    """Number of slices, drawn at random from all volumes; 0 = all, 100 per volume (about 4 MB)."""
     channel: int = 0
-    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w; at another index, where dataset.json names it there."""
+    """Modality: 0 FLAIR, 1 T1w, 2 T1gd, 3 T2w. Names in dataset.json may give it another index."""
     modality: Modality = "named"
-    """any = take the channel of the index `channel`, even where dataset.json names no such modality."""
+    """any = use the channel with the index `channel`, whatever dataset.json calls it."""
     spacing: Spacing = "1mm"
-    """any = take volumes with voxels of any size."""
+    """any = accept voxels of any size."""
     seed: int = 0
     """The same seed draws the same slices."""
 
 
 def read_slices(folder: Path) -> Slices:
-    """All slices of a folder; 230 kB of memory each.
+    """All slices of a folder; a slice takes 230 kB of memory.
 
-    A contact sheet is left out, and of a folder with several formats only one is read, for they are the same images:
-    npz, else NIfTI, else PNG. Hidden files are left out too, such as the companions that macOS makes.
+    If a folder has several formats, only one is read, because they hold the same images: npz, else NIfTI, else PNG.
+    Contact sheets and hidden files are left out, such as the companion files of macOS.
 
     Raises:
-        SliceError: nothing there to read, or files that cannot be read, have another shape, range or spacing; all of
-            them are named.
+        SliceError: there is nothing to read, or there are files that cannot be read or have another shape, range or
+            spacing; all of these are named.
     """
     import numpy as np
     from tqdm import tqdm
@@ -78,27 +83,27 @@ def read_slices(folder: Path) -> Slices:
     if chosen is None:
         raise SliceError(f"{folder} holds no .npz, .nii.gz or .png file: {ADVICE}")
     files = [path for path in files if path.name.endswith(chosen)]
-    images, names, wrong = [], [], []
+    images, names, problems = [], [], []
     for path in tqdm(files, desc=f"reading {folder.name}", unit="file", leave=False):
         try:
             part = _checked(path, _READERS[chosen])
         except SliceError as error:
-            wrong.append(str(error))
+            problems.append(str(error))
             continue
         images.append(part)
         names += [path.name] if len(part) == 1 else [f"{path.name}[{index}]" for index in range(len(part))]
-    if wrong:
-        raise SliceError(list_problems("files", wrong, ADVICE))
+    if problems:
+        raise SliceError(list_problems("files", problems, ADVICE))
     return Slices(np.concatenate(images), names)
 
 
 def _checked(path: Path, read: "Callable[[Path], NDArray[Any]]") -> "NDArray[np.float32]":
-    """The slices of one file, float32 [n, 240, 240] in [0, 1]; what a decoder overshoots is cut off."""
+    """The slices of one file, float32 [n, 240, 240] in [0, 1]; clipped, because decoders overshoot."""
     import numpy as np
 
     try:
         images = np.asarray(read(path), np.float32)
-    except Exception as error:  # a damaged file can upset its reader in any way
+    except Exception as error:  # a damaged file can make its reader fail in any way
         raise SliceError(describe_file(path, error)) from None
     if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or not len(images):
         raise SliceError(f"{path} has the shape {list(images.shape)}")
@@ -112,7 +117,7 @@ def _read_npz(path: Path) -> "NDArray[Any]":
 
     import numpy as np
 
-    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+    if not zipfile.is_zipfile(path):  # NumPy would try to read it as a pickle
         raise ValueError("it is no npz archive")
     with np.load(path) as archive:
         images: NDArray[Any] = archive["images"]
@@ -153,12 +158,12 @@ _READERS = {".npz": _read_npz, ".nii.gz": _read_nifti, ".nii": _read_nifti, ".pn
 
 
 def write_slices(arguments: Arguments) -> str:
-    """Make the folder; returns a line that says what it holds. Values are kept as float16, to within 0.0003.
+    """Make the folder; returns a line on its content. Values are stored as float16, with errors below 0.0003.
 
     Raises:
-        SliceError: the folder holds something, or there are not so many slices.
+        SliceError: the folder is not empty, or there are too few slices.
         DataError: the data folder or a volume in it cannot be used.
-        NotWritten: the disk is full, or the like.
+        NotWritten: the disk is full, or a similar error.
     """
     import numpy as np
     from monai.transforms import Compose

@@ -152,8 +152,8 @@ def success(tensors: Tensors) -> Any:
 
 def failure(error: Exception) -> Any:
     # ONNX Runtime raises ValueError for absent inputs and InvalidArgument for shapes that do not fit.
-    theirs = isinstance(error, ValueError) or type(error).__name__ == "InvalidArgument"
-    code = pb_utils.TritonError.INVALID_ARG if theirs else pb_utils.TritonError.INTERNAL
+    of_request = isinstance(error, ValueError) or type(error).__name__ == "InvalidArgument"
+    code = pb_utils.TritonError.INVALID_ARG if of_request else pb_utils.TritonError.INTERNAL
     return pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code))
 
 
@@ -238,14 +238,14 @@ def check_side(side: str, declared: list[Json], present: Sequence[Any], batched:
         name = tensor["name"]
         if name not in by_name:
             raise ValueError(f"the config names an {side} '{name}', but the file has {sorted(by_name)}")
-        found, kind = by_name[name], tensor["data_type"]
-        if TYPES.get(kind) != found.type:
-            raise ValueError(f"{side} '{name}' is {kind} in the config and {found.type} in the file")
+        port, kind = by_name[name], tensor["data_type"]
+        if TYPES.get(kind) != port.type:
+            raise ValueError(f"{side} '{name}' is {kind} in the config and {port.type} in the file")
         dims = [int(size) for size in tensor.get("reshape", {"shape": tensor["dims"]}).get("shape", [])]
         dims = [-1, *dims] if batched else dims
         # ONNX Runtime shows an unknown rank and a scalar alike, as an empty shape: nothing to compare with.
-        if found.shape and not fits(dims, found.shape, batched):
-            raise ValueError(f"{side} '{name}' has shape {dims} in the config and {found.shape} in the file")
+        if port.shape and not fits(dims, port.shape, batched):
+            raise ValueError(f"{side} '{name}' has shape {dims} in the config and {port.shape} in the file")
 
 
 def fits(dims: list[int], shape: list[Any], batched: bool) -> bool:

@@ -26,7 +26,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Nothing is made up: what a config does not say, it does not mean."""
+        """Add nothing: the config must be complete."""
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:

@@ -115,7 +115,7 @@ class Network:
 
 
 def _wait(request: ov.InferRequest) -> RuntimeError | None:
-    """Every request has to end before the memory of the inputs goes, so a failure is told, not raised."""
+    """Every request has to end before the memory of the inputs goes, so a failure is returned, not raised."""
     try:
         request.wait()
     except RuntimeError as error:
@@ -132,7 +132,7 @@ def model_path(config: Json, repository: str, version: str) -> str:
 
 
 def compile_properties(config: Json, capabilities: Sequence[str]) -> dict[str, str]:
-    """What OpenVINO is told of a config's parameters.
+    """OpenVINO's properties for a config's parameters.
 
     Float32 is asked for by name: on a CPU with bf16 OpenVINO would choose that by itself.
 
@@ -162,13 +162,13 @@ def executed(compiled: ov.CompiledModel, asked: str) -> str:
 
     A CPU without AVX-512 cannot even emulate bf16: OpenVINO takes the hint there, and computes float32.
     """
-    found = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-    if found != asked:
+    precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+    if precision != asked:
         raise ValueError(
-            f"parameter '{PRECISION}' asks for {asked}, but OpenVINO computes {found} on this CPU all the same: "
+            f"parameter '{PRECISION}' asks for {asked}, but OpenVINO computes {precision} on this CPU all the same: "
             "take it out"
         )
-    return found
+    return precision
 
 
 def _check_value(key: str, text: str) -> None:
@@ -194,13 +194,13 @@ def check_side(side: str, declared: list[Json], present: Sequence[Any], batched:
     if (side == "input" and names != sorted(by_name)) or not set(names) <= set(by_name):
         raise ValueError(f"the config names the {side}s {names}, but the file has {sorted(by_name)}")
     for tensor in declared:
-        name, kind, found = tensor["name"], tensor["data_type"], by_name[tensor["name"]]
-        if TYPES.get(kind) != found.element_type.get_type_name():
-            there = found.element_type.get_type_name()
+        name, kind, port = tensor["name"], tensor["data_type"], by_name[tensor["name"]]
+        if TYPES.get(kind) != port.element_type.get_type_name():
+            there = port.element_type.get_type_name()
             raise ValueError(f"{side} '{name}' is {kind} in the config and {there} in the file")
         dims = [int(size) for size in tensor.get("reshape", {"shape": tensor["dims"]}).get("shape", [])]
         dims = [-1, *dims] if batched else dims
-        shape = found.partial_shape
+        shape = port.partial_shape
         if not shape.compatible(ov.PartialShape(dims)) or (batched and not shape[0].is_dynamic):
             raise ValueError(f"{side} '{name}' has shape {dims} in the config and {shape} in the file")
 

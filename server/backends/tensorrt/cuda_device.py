@@ -1,6 +1,6 @@
 """One GPU through the CUDA runtime: memory, one stream, graphs. Knows nothing of TensorRT or Triton.
 
-Nothing is freed: the process ends with the model.
+Experimental: not yet run on a GPU. Nothing is freed: the process ends with the model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A python-based Triton backend that answers `backend: "tensorrt"` and `platform: "tensorrt_plan"` where the C++ one is
 absent: plans of `tensorrt` or `tensorrt_rtx` with an unchanged config.pbtxt, its CUDA graphs and `cc_model_filenames`.
 
-`plan_loading.py` reads the config, `plan_engine.py` runs the plan; here are the requests. Triton merges them, checks
-them against the config and never sends more than max_batch_size rows.
+Experimental: not yet run on a GPU. `plan_loading.py` reads the config, `plan_engine.py` runs the plan; here are the
+requests. Triton merges them, checks them against the config and never sends more than max_batch_size rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Nothing is made up: what a config does not say, it does not mean."""
+        """Add nothing: the config must be complete."""
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:

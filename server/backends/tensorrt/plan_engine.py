@@ -1,6 +1,7 @@
 """A TensorRT plan that runs batches on a GPU, padded to the sizes of CUDA graphs. Knows nothing of Triton.
 
-Takes plans whose tensors have a dynamic batch axis in front and are fixed otherwise.
+Experimental: not yet run on a GPU. The tensors of a plan must have a dynamic batch axis in front, and no
+other dynamic axis.
 """
 
 from __future__ import annotations

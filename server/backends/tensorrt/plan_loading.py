@@ -1,4 +1,7 @@
-"""From a config.pbtxt to a running plan: which file, which TensorRT, which CUDA graphs. Knows nothing of Triton."""
+"""From a config.pbtxt to a running plan: which file, which TensorRT, which CUDA graphs. Knows nothing of Triton.
+
+Experimental: not yet run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +41,16 @@ def load(config: Json, args: Mapping[str, str], warn: Callable[[str], None]) -> 
 
 def runtimes() -> tuple[list[Any], Any]:
     """The TensorRT packages that are here, the full one first, and the CUDA runtime. Raises ImportError."""
-    found, reasons = [], []
+    packages, reasons = [], []
     for name in ("tensorrt", "tensorrt_rtx"):
         try:
-            found.append(importlib.import_module(name))
+            packages.append(importlib.import_module(name))
         except ImportError as error:
             reasons.append(str(error))
-    if not found:
+    if not packages:
         raise ImportError(f"this server's Python has no working TensorRT ({'; '.join(reasons)}): {INSTALL}")
     try:
-        return found, importlib.import_module("cuda.bindings.runtime")
+        return packages, importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise ImportError(f"this server's Python has no working cuda-bindings ({error}): {INSTALL}") from error
 

@@ -2,7 +2,7 @@
 
 `torch_loading.py` reads the config, `torch_program.py` runs the program, `torch_steps.py` several steps of it a call;
 here are the requests. Triton merges them, checks them against the config and never sends more than max_batch_size
-rows. The server's Python needs torch.
+rows. The server's Python needs torch. The GPU parts are experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ except ImportError as missing:
 
 
 class _TritonLog(logging.Handler):
-    """What the modules beside this one have to say, in the server's log."""
+    """Sends log messages of the modules beside this one to the server's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say = pb_utils.Logger.log_warn if record.levelno >= logging.WARNING else pb_utils.Logger.log_info
@@ -43,7 +43,7 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Nothing is made up: what a config does not say, it does not mean."""
+        """Add nothing: the config must be complete."""
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""The package of AOTInductor beside a program, where `python -m export repository --compile` wrote one that fits.
+"""The package of AOTInductor beside a program, if `python -m export repository --compile` wrote one for this machine.
 
 It holds a shared library, code like that of the Python models in the same repository. Compiled for another machine it
-may crash the process, so its record is read before anything of it is loaded.
+may crash the process, so its record is read before anything of it is loaded. On a GPU it is experimental: not yet run.
 """
 
 from __future__ import annotations

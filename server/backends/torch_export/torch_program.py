@@ -1,6 +1,7 @@
 """Loads a torch.export program and runs it: on a GPU by CUDA graphs of fixed batch sizes, on a CPU as it is.
 
-Knows nothing of Triton, and none of this project's networks.
+The part with CUDA graphs is experimental: not yet run on a GPU. Knows nothing of Triton, and none of this project's
+networks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Record:
-    """What the file says of itself; torch: the version that wrote it, precision: of the network inside."""
+    """The record inside the file; torch: the version that wrote it, precision: of the network inside."""
 
     torch: str
     precision: str

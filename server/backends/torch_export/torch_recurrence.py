@@ -1,4 +1,4 @@
-"""A step of a sampler's recurrence for rows with coefficients and seeds of their own, as NumPy and PyTorch compute it.
+"""A step of a sampler's recurrence, in NumPy and PyTorch. Each row has its coefficients and its seed.
 
 Knows nothing of Triton, devices or networks, and of samplers only that a step is linear.
 """
@@ -47,7 +47,7 @@ class Rows:
 
     def part(self, rows: slice, steps: slice) -> Rows:
         """Some of the rows and of their steps."""
-        return Rows(self.start[rows], *(each[rows, steps] for each in (self.timesteps, self.coefficients, self.keys)))
+        return Rows(self.start[rows], *(array[rows, steps] for array in (self.timesteps, self.coefficients, self.keys)))
 
 
 def columns_of(coefficients: Array) -> Array:

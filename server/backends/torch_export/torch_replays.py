@@ -2,6 +2,8 @@
 
 What a step computes stays on the GPU, and so does the count of steps, by which the graph finds its timesteps and
 coefficients: between two replays the host does nothing but bring noise, which threads draw meanwhile.
+
+Experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ LATENTS = Tensor("latents", "float32", LATENT_SHAPE)
 
 
 class Memory:
-    """What the graphs of all batch sizes share: the state, tables with `room` for so many steps, threads for noise.
+    """What the graphs of all batch sizes share: the state, tables for `room` steps, threads for noise.
 
     Tables of latents, one on the GPU and two in page-locked memory, take 16 KB a step and row. `room` is more than
     WARM_UP_RUNS.

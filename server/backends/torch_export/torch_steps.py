@@ -1,6 +1,7 @@
 """`unet_steps`: several steps of a sampler's recurrence in one call, around the program of `unet`.
 
-On a GPU they are replays of CUDA graphs (`torch_replays.py`), on a CPU a loop. Knows nothing of Triton.
+On a GPU they are replays of CUDA graphs (`torch_replays.py`; experimental: not yet run on a GPU), on a CPU a loop.
+Knows nothing of Triton.
 """
 
 from __future__ import annotations

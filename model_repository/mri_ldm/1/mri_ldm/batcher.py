@@ -22,15 +22,15 @@ Decode = Callable[[Array], Array]
 """scaled latents [n, 1, 64, 64] -> images [n, ...]"""
 QUEUE_CHECK_SECONDS = 0.1
 MOST_ESTIMATES = 320
-"""Of rows after steps, in the answer of one call: 5 MB, which have to fit into shared memory."""
+"""Most estimates in the answer of one call: 5 MB, which must fit into shared memory."""
 LONGEST_CALL_SECONDS = 0.5
-"""Of several steps: newcomers, cancellations and deadlines wait for the end of a call."""
+"""For a call of several steps, since new rows, cancellations and deadlines wait for its end."""
 ASKING_SHARE = 20
-"""Whether requesters have gone is asked again after so many times what asking has taken: a twentieth of the time."""
+"""After each round of asking, pause this many times as long as the round took: it costs a twentieth of the time."""
 LONGEST_UNASKED_SECONDS = 1.0
-"""And after these at the latest: asking may once have taken long because the machine was busy."""
+"""The longest such pause: a round may have taken long because the machine was busy."""
 BATCH_SIZES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+")
-"""Rows in a call of the UNet, as `Counters.unet_calls` tells them apart."""
+"""Rows in a call of the UNet, as `Counters.unet_calls` groups them."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Counters:
 
 
 class Batcher:
-    """The rows on their way: which are in the step loop, which at the decoder, which wait.
+    """All unfinished rows: in the step loop, at the decoder, or waiting.
 
     At most `max_rows_in_flight` rows take steps together. At each call `JobQueue` says which are first, and `CallSizer`
     how many rows and steps suit the device. At most `max_rows_waiting` more may be there. A finished row holds a place
@@ -123,10 +123,10 @@ class Batcher:
         self._fail(self._queue.jobs, error)
 
     def _drop_leavers(self) -> None:
-        """Rows with a place are looked at before each call of a network, others ten times a second.
+        """Remove jobs whose requester is late or gone.
 
-        Asking whether a requester has gone costs a round trip: where many are there, it is done less often, once a
-        second at least.
+        Rows with a place are checked before each call of a network, others ten times a second. Asking whether a
+        requester has gone costs a round trip, so with many jobs it is done less often, but at least once a second.
         """
         began = self._clock()
         look_at_all = began >= self._next_queue_check
@@ -201,7 +201,7 @@ class Batcher:
         """The steps of the next call; fewer do not make the call of an unrolled network shorter."""
         if stepper.computed:
             return stepper.most
-        # Where rows wait for a place, whoever comes waits for one too, and not for the end of this call.
+        # If rows wait for a place, a new row waits for a place too, and not for the end of this call.
         arriving = self._queue.arriving if self._queue.rows <= self._max_rows_in_flight else 0.0
         shown = any(row.preview_every for row in rows)
         most = max(1, min(stepper.most, MOST_ESTIMATES // len(rows))) if shown else stepper.most

@@ -14,21 +14,22 @@ MOST_STEPS = 1000
 
 
 class CallSizer:
-    """The rows that are there, in calls of n rows: whatever n has their results soonest.
+    """Chooses the size of each call, so that the rows that are there have their results soonest.
 
-    On average over w rows, all alike, that is the n with the least (time per row) * (w + n). More rows are to come,
-    which wait for all of these: until w rows are cleared at load r, w / (1 - r) have come. So w counts FOLLOWERS times,
-    as at 7/8 of capacity, where it matters; at less, w is small and every n does. On a GPU rows in a call are nearly
-    free, so n is large, the larger the more rows wait. On a CPU a row costs about as much in a batch as alone, so that
-    rows taking turns would all be late: there, a few go first and the others wait.
+    Rows. If w equal rows are done in calls of n, their mean time grows with (time per row) * (w + n), so the n with the
+    least of that is best. Rows that arrive later wait for all of these: until w rows are done at load r, w / (1 - r)
+    have come. So w counts FOLLOWERS times, which is right at 7/8 of capacity, where the choice matters. At less load w
+    is small, and any n will do. On a GPU more rows in a call cost almost nothing, so n is large, and larger the more
+    rows wait. On a CPU a row costs about as much in a batch as alone. If all rows took turns there, all would be late;
+    so a few go first, and the others wait.
 
-    Numbers of rows are told apart by powers of two. Each is tried TRIES times when enough rows are there (the first
-    calls of a size are slow), and one of them again every RECHECK_CALLS calls, since a machine's speed changes. What
-    counts is the quickest of the last TRIES, which other work on the machine disturbs least.
+    Learning. Numbers of rows are grouped by powers of two. Each group is tried TRIES times as soon as there are enough
+    rows, because the first calls of a size are slow. Every RECHECK_CALLS calls one group is tried again, because a
+    machine's speed changes. The quickest of the last TRIES counts: other work on the machine disturbs it least.
 
-    The time of a call is a fixed part, the cost of the call, and the same again for each of its steps. Both are learned
-    from pairs of calls with about as many rows: one of several steps (FEW_STEPS at first), then one of a single step.
-    Where steps are slow, that is on a CPU, a call costs little beside them, and long ones would only be waited for.
+    Steps. The time of a call is a fixed part, the cost of the call, and an equal part for each of its steps. Both are
+    learned from pairs of calls with about as many rows: one of several steps (FEW_STEPS at first), then one of a single
+    step. Where steps are slow, as on a CPU, a call costs little beside them, and long calls would only be waited for.
     """
 
     def __init__(self, most: int, longest: float = math.inf) -> None:
@@ -56,10 +57,10 @@ class CallSizer:
         return min(sizes, key=cost, default=0)
 
     def steps(self, left: Sequence[int], most: int, arriving: float) -> int:
-        """How many steps the next call should have, for rows with so many left; `most` at most.
+        """How many steps the next call should have, for rows with `left` steps; `most` at most.
 
         What is lost in a call of k steps: all rows wait for the call to be made; a row with fewer steps left waits for
-        the others; and whoever comes meanwhile, `arriving` rows a second, waits on average for half of it. The k with
+        the others; and new rows, `arriving` of them a second, wait on average for half of it. The k with
         the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
         """
         most = min(most, self._bearable(len(left)))
@@ -76,7 +77,7 @@ class CallSizer:
         return int(ks[np.argmin(lost / done)])
 
     def _bearable(self, rows: int) -> int:
-        """Steps of a call that is not longer than the longest; by calls of fewer rows where none had so many."""
+        """Steps of a call that takes about `longest` seconds; by calls of fewer rows if none had so many."""
         known = [calls for calls in self._calls_of[: rows.bit_length()] if calls.count]
         if not known or known[-1].seconds_per_row_step == 0:
             return MOST_STEPS

@@ -1,8 +1,8 @@
-"""Draining: how whoever is going to stop the server tells the models to take no more requests, and hears when they have
-finished. Both sides of it: `Drain` is the models', `main` is the command's.
+"""Draining: a command asks the models of a running server to take no more requests, and waits until they have finished.
 
-They meet in a folder that $BRATS_LDM_DRAIN_FOLDER names, readable by the server's user alone, and so out of reach of
-whoever sends requests. Without the variable nothing can be asked. Standard library only.
+Both sides are here: `Drain` for a model, `main` for the command. They use files in a folder, which the variable
+$BRATS_LDM_DRAIN_FOLDER names. Only the server's user can read it, so no request can reach it. Without the variable a
+server cannot be drained. Standard library only.
 """
 
 import argparse
@@ -39,24 +39,24 @@ class Drain:
         return asked
 
     def _say_serving(self) -> None:
-        """Say so, also anew: the folder may have been cleaned, and who has not said so is not waited for."""
+        """Report that this instance serves, again if the folder was cleaned: others are not waited for."""
         if self._serving and not self._serving.exists():
             with contextlib.suppress(OSError):  # a full disk must not end the loop that asks
                 self._serving.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._serving.touch()
 
     def time_is_over(self) -> bool:
-        """Whether what is left is to be refused too."""
+        """Whether running requests are to be refused too."""
         return self._over is not None and self._over.exists()
 
     def done(self) -> None:
-        """Nothing is left of what was taken."""
+        """Report that no request is left."""
         if self._serving:
             self._serving.unlink(missing_ok=True)
 
 
 def drain(folder: Path, grace: float, refuse: bool = False) -> list[str]:
-    """Let the models in `folder` finish; those that have not within `grace` seconds. Safe to call again.
+    """Let the models in `folder` finish; returns those that have not within `grace` seconds. Safe to call again.
 
     refuse: also what runs already is refused, at its next step.
     """

@@ -177,7 +177,7 @@ class JobQueue:
 
     @property
     def arriving(self) -> float:
-        """Rows that have come a second, lately, while others were here already."""
+        """Rows that arrived per second lately, while others were there already."""
         with self._lock:
             return self._decayed(self._clock()) / ARRIVALS_SECONDS
 
@@ -194,4 +194,4 @@ class JobQueue:
         with self._lock:
             self._jobs = [job for job in self._jobs if job not in jobs]
         for job in jobs:
-            job.rows = ()  # rows know their job: in a circle, their memory would wait for the garbage collector
+            job.rows = ()  # rows and job refer to each other: their memory would wait for the garbage collector

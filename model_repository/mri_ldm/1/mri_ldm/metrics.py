@@ -69,15 +69,15 @@ FAMILIES = {
 }
 """In the order of publication: work, then requests (the three that count their ends last), then what is there now.
 
-So whoever sees a request ended, or the last row gone, sees all that it did.
+So a scrape that shows the end of a request also shows all its work.
 """
 
 
 class Metrics:
     """The metrics of one model, at most `PERIOD_SECONDS` old where there is work.
 
-    A thread of their own publishes them: each value costs a round trip to the server, which the step loop is spared,
-    and they go on telling the truth while a network hangs. Counting may be done in any thread.
+    A separate thread publishes them, because each value costs a round trip to the server, which would slow the step
+    loop. So they also stay right while a network hangs. Any thread may count.
     """
 
     def __init__(self, model: str, batcher: Batcher, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from .tracing import Tracer
 
 
 class _Refused(Exception):
-    """What Triton said of a call, and whether its code was UNAVAILABLE."""
+    """Triton has refused a call; these are its words, and whether its code was UNAVAILABLE."""
 
     def __init__(self, words: str, unavailable: bool = False) -> None:
         super().__init__(words)
@@ -83,10 +83,10 @@ class Networks:
 
 
 class Caller:
-    """Runs the calls of one network in a thread of its own: a call that hangs holds nothing up beyond its timeout.
+    """Runs the calls of one network in a separate thread: a call that hangs delays nothing beyond its timeout.
 
     While it hangs, further calls fail at once; when it has come back, they work again. there: whether the model is
-    known to be there; it is, too, once it has answered. `run` is for one thread.
+    known to exist; once it has answered, that is known too. Only one thread may call `run`.
     """
 
     def __init__(self, model: str, timeout: float, there: bool) -> None:

@@ -1,4 +1,4 @@
-"""Sends the answers of one stream from a thread of its own, so that a client that does not read holds up nobody else.
+"""Sends the answers of one stream from a separate thread, so that a client that does not read delays no other.
 
 Knows nothing of Triton. Some servers let a sender wait for as long as the client does not read (Triton from 25.03 on
 with --grpc-max-response-pool-size); the sampling loop, which serves everybody, must not be that sender.
@@ -32,7 +32,7 @@ class Outboxes:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is sent, for at most `seconds`; whether it is. Who does not read is not waited for longer."""
+        """Wait until all is sent, at most `seconds`; whether it is. A client that does not read gets no more time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open == 0, seconds)
 
@@ -86,5 +86,5 @@ class Outbox:
                 if is_last:
                     return
         finally:
-            self._last = None  # it refers to who has this outbox: the tensors in between would wait for the collector
+            self._last = None  # a circle of references, whose tensors would wait for the garbage collector
             self._outboxes.closed()

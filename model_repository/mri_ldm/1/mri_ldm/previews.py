@@ -9,7 +9,7 @@ from .slots import Slots
 
 
 def previews_due(rows: Sequence[Row], counts: Sequence[int]) -> dict[Job, list[int]]:
-    """For jobs that are to have previews: after which steps of a call that advances the rows by so many steps each."""
+    """For each job with previews in a call: after which of its steps they are due. counts: steps of each row in it."""
     due: dict[Job, set[int]] = {}
     for row, count in zip(rows, counts, strict=True):
         if row.preview_every:

@@ -1,4 +1,4 @@
-"""What the model is told when it loads: the limits in config.pbtxt and the record of the weights in model.json."""
+"""What the model reads when it loads: the limits in config.pbtxt and the record of the weights in model.json."""
 
 import json
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         if type(exported) is not int or exported < 0:
             raise SettingsError(
                 f"model.json: steps_per_call is {exported!r}, no number of steps; "
-                "write it anew with `python -m export repository`"
+                "write it again with `python -m export repository`"
             )
         if limits["steps_per_call"] > exported > 0 and not any_steps:
             raise SettingsError(
@@ -110,7 +110,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
             digest=record["digest"],
         )
     except (KeyError, TypeError) as error:
-        raise SettingsError(f"model.json: {error}; write it anew with `python -m export repository`") from error
+        raise SettingsError(f"model.json: {error}; write it again with `python -m export repository`") from error
 
 
 def _value(name: str, parameter: Parameter, text: str | None) -> int:

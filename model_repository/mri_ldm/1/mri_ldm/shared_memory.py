@@ -5,7 +5,7 @@ import sys
 
 FOLDER = "/dev/shm"
 MARGIN = 32 * 2**20
-"""For what other answers may take at the same moment: 16 MB is the largest."""
+"""Left for other answers of the same moment; the largest has 16 MB."""
 
 
 class NoRoom(Exception):
@@ -23,10 +23,10 @@ def check_fits(size: int) -> None:
 
 
 def surely_fits(size: int) -> bool:
-    """Whether `size` bytes fit whatever the pool looks like, in which what is free may lie in pieces."""
+    """Whether `size` bytes fit even if the free memory of the pool lies in pieces."""
     return size + MARGIN <= _left()
 
 
 def _left() -> int:
-    found = os.statvfs(FOLDER)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(FOLDER)
+    return status.f_bavail * status.f_frsize

@@ -13,7 +13,7 @@ class Slots:
     """A place for each started row. The lowest free one is taken, so that rows of one call mostly lie side by side."""
 
     def __init__(self, rows: int) -> None:
-        """rows: for how many there is room at first, and so many at most are taken; there is always room for more."""
+        """rows: how many have room at first, and the most that `take` takes; room for more is made when needed."""
         self._free = list(range(max(rows, 1)))
         self._state = _memory(len(self._free))
         self._copies = _memory(len(self._free))
@@ -60,7 +60,7 @@ class Slots:
 
 
 def _memory(rows: int) -> Array:
-    """Written to at once, so that a process has what it needs from the start, and memory that grows is a fault."""
+    """Written to at once: so the process has its memory from the start, and memory that grows later is a leak."""
     return np.full((2, rows, *LATENT_SHAPE), np.nan, np.float32)
 
 

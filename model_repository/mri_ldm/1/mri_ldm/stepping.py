@@ -13,9 +13,9 @@ from .noise import standard_normal
 from .samplers import IDENTITY, advance_in_place
 
 ROWS_AT_A_TIME = 16
-"""In the recurrence: what they take stays in a core's cache."""
+"""Rows that the recurrence computes at a time, so that they stay in a core's cache."""
 MOST_THREADS = 8
-"""That draw noise."""
+"""Most threads that draw noise."""
 Denoise = Callable[[Array, NDArray[np.int32]], Array]
 """(latents [n, 1, 64, 64], timesteps [n]) -> predicted noise [n, 1, 64, 64], which may be written to"""
 
@@ -73,7 +73,7 @@ class SingleSteps:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="noise")
 
     def takes(self, row: Row) -> bool:
-        """Any."""
+        """Any row."""
         return True
 
     def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
@@ -111,7 +111,7 @@ class SeveralSteps:
         self._call, self.most, self.computed = call, most, unrolled
 
     def takes(self, row: Row) -> bool:
-        """An unrolled network has deterministic rows only."""
+        """An unrolled network takes deterministic rows only."""
         return not (self.computed and row.table.stochastic)
 
     def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:

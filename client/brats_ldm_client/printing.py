@@ -1,4 +1,7 @@
-"""Printing never decides the exit status: standard streams that are closed, full, hung up, or of a small alphabet."""
+"""Printing never decides the exit status: standard streams may be closed, full, hung up, or lack characters.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from typing import Any, TextIO
 
 
 @contextlib.contextmanager
-def forgiving_streams() -> Iterator[None]:
-    """In the block, whatever is written to sys.stdout and sys.stderr is written as far as that is possible.
+def forgiving_streams(program: str = "brats-ldm") -> Iterator[None]:
+    """In the block, writing to sys.stdout and sys.stderr never fails; what cannot be written is dropped.
 
-    Nothing is said where the reader has left (`| head -1`). Where a full disk does not take the output, stderr says so.
+    There is no message if the reader has left (`| head -1`). If a full disk refuses the output, a line on stderr tells
+    it, after the name of the program.
     """
     _open_descriptors()
     kept = sys.stdout, sys.stderr
@@ -26,22 +30,23 @@ def forgiving_streams() -> Iterator[None]:
     finally:
         out.flush()
         if isinstance(out.trouble, OSError) and out.trouble.errno != errno.EPIPE:
-            print(f"brats-ldm: the output cannot be written: {out.trouble.strerror}", file=err)
+            print(f"{program}: the output cannot be written: {out.trouble.strerror}", file=err)
         err.flush()
         sys.stdout, sys.stderr = kept
 
 
 def _open_descriptors() -> None:
-    """A closed descriptor 0, 1 or 2 goes to the next file or socket, and with it what libraries print there."""
+    """Open closed descriptors. Otherwise the next file or socket gets the number, and libraries print into it."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+            # It takes the lowest free number. Child processes need it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 class _Forgiving(io.TextIOBase):
-    """A text stream that drops what `stream` does not take. None: all of it, as Python has it for a closed one."""
+    """A text stream that writes each line at once and drops what `stream` refuses. None, a closed stream: drops all."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -49,6 +54,8 @@ class _Forgiving(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._try("write", self._encodable(text))
+        if "\n" in text:
+            self.flush()
         return len(text)
 
     def flush(self) -> None:
@@ -67,7 +74,7 @@ class _Forgiving(io.TextIOBase):
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def _encodable(self, text: str) -> str:
-        """Letters that the terminal lacks, and bytes of a file name that are no letters, as escapes."""
+        """The text, with escapes for characters that the terminal lacks and for bytes of paths that are not text."""
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def _try(self, method: str, *args: Any) -> None:
@@ -75,12 +82,12 @@ class _Forgiving(io.TextIOBase):
             return
         try:
             getattr(self._stream, method)(*args)
-        except (OSError, ValueError) as error:  # ValueError: closed by somebody else
+        except (OSError, ValueError) as error:  # ValueError: closed by other code
             self.trouble = error
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Python flushes what is left when it ends, and complains; so that goes where everything is taken."""
+        """Send the rest to /dev/null. Python flushes its buffers at the end, and would fail then."""
         stream, self._stream = self._stream, None
         with contextlib.suppress(OSError, ValueError):
             sink = os.open(os.devnull, os.O_WRONLY)
