@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.archive.name
     print(f"{name}: {megabytes:.1f} MB. In a checkout on the machine: tar xf {name} -C /tmp && /tmp/{NAME}/run")
     if megabytes > LIMIT_MB:
-        print(f"error: more than {LIMIT_MB} MB: install binutils, whose strip leaves the symbols out, or pack another Python", file=sys.stderr)
+        print(f"error: more than {LIMIT_MB} MB: install binutils (strip), or pack a smaller Python", file=sys.stderr)
         return 1
     return 0
 
