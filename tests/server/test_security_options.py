@@ -57,7 +57,7 @@ def test_what_is_open_is_said(authority: Authority) -> None:
     assert security_options.warnings(closed, "0.0.0.0", concealed=True) == []
     assert security_options.warnings(Security(), "127.0.0.1", concealed=True) == []
     open_to_all = "\n".join(security_options.warnings(Security(), "0.0.0.0", concealed=False))
-    for words in ("not encrypted", "whoever reaches 0.0.0.0", "`ps` shows the secrets"):
+    for words in ("not encrypted", "everybody who reaches 0.0.0.0", "`ps` shows the secrets"):
         assert words in open_to_all
 
 
