@@ -158,9 +158,11 @@ def test_without_a_gpu_the_real_run_says_so(tmp_path: Path) -> None:
         main(["--out", str(tmp_path)])
 
 
-def test_help_is_quick() -> None:
-    arguments = ["-m", "benchmarks.serving", "--device", "gpu", "--dry-run"]
-    assert run_python("-X", "importtime", *arguments).stderr.count("torch") == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["--device", "gpu", "--dry-run"]])
+def test_help_is_quick(arguments: list[str]) -> None:
+    done = run_python("-X", "importtime", "-m", "benchmarks.serving", *arguments)
+    assert done.returncode == 0
+    assert done.stderr.count("torch") == 0
 
 
 def test_table_has_the_rows_of_the_bundles_table(tmp_path: Path) -> None:
