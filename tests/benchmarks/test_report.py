@@ -83,7 +83,7 @@ def test_the_recorded_reliability_run_is_a_full_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "figures"),
     [
         ("the mean latency is 0.76 of it", ["0.76"]),
         ("It shows it in eight minutes.", ["eight minutes"]),
@@ -97,8 +97,8 @@ def test_the_recorded_reliability_run_is_a_full_one() -> None:
         ("```python\nx = 0.5\n```", []),
     ],
 )
-def test_what_counts_as_a_measured_figure(text: str, found: list[str]) -> None:
-    assert sorted(measured(text)) == sorted(found)
+def test_what_counts_as_a_measured_figure(text: str, figures: list[str]) -> None:
+    assert sorted(measured(text)) == sorted(figures)
 
 
 def test_a_table_goes_between_its_comments_in_any_page() -> None:

@@ -123,7 +123,7 @@ def test_a_proxy_that_says_nothing(caller: Caller, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "url", "found"),
+    ("variables", "url", "expected"),
     [
         ({"https_proxy": "http://b", "http_proxy": "http://c"}, "host:1", "https_proxy=http://b"),
         ({"grpc_proxy": "http://a", "https_proxy": "http://b"}, "host:1", "grpc_proxy=http://a"),
@@ -141,11 +141,11 @@ def test_a_proxy_that_says_nothing(caller: Caller, proxy: Proxy) -> None:
     ],
 )
 def test_the_rules_are_those_of_grpc(
-    no_proxy: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, found: str | None
+    no_proxy: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, expected: str | None
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert proxy_to(url) == found
+    assert proxy_to(url) == expected
 
 
 def test_grpc_follows_the_same_rules(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
