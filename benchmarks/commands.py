@@ -5,17 +5,15 @@ benchmarks/commands.json and the pages are written as soon as a command has ende
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
 from benchmarks import ROOT, report
+from benchmarks.harness.command import parser, read_record, write_record
 from benchmarks.harness.machine import describe
 from training.cli import run_command
-from training.files import write_text
 
 OUT = ROOT / "benchmarks" / "commands.json"
 SHOWN = {
@@ -44,24 +42,20 @@ def run(command: Sequence[str]) -> tuple[int, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, write; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.commands", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
-    options = parser.parse_args(argv)
-    if unknown := [target for target in options.targets if target not in SHOWN]:
-        parser.error(f"no target {unknown[0]!r}: {', '.join(SHOWN)}")
-    for target in options.targets or SHOWN:
+    command = parser("benchmarks.commands", __doc__)
+    command.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
+    targets = command.parse_args(argv).targets or list(SHOWN)
+    if unknown := [target for target in targets if target not in SHOWN]:
+        command.error(f"no target {unknown[0]!r}: {', '.join(SHOWN)}")
+    for target in targets:
         machine, began = describe(), time.monotonic()
         status, lines = run(["make", target])
         if status:
             print(f"error: `make {target}` ended with {status}: nothing is recorded", file=sys.stderr)
             return 1
-        record = json.loads(OUT.read_text()) if OUT.is_file() else {}
         seconds = round(time.monotonic() - began, 1)
-        record[f"make {target}"] = {"machine": machine, "seconds": seconds, "lines": shown(target, lines)}
-        write_text(OUT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        entry = {"machine": machine, "seconds": seconds, "lines": shown(target, lines)}
+        write_record(OUT, read_record(OUT) | {f"make {target}": entry})
         report.main([])
     return 0
 

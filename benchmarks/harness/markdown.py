@@ -26,6 +26,22 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
         yield f"| {' | '.join('' if value is None else str(value) for value in row)} |"
 
 
+def formatted(head: str, row: str, records: Iterable[Record]) -> Iterator[str]:
+    """A table with a line for each record: `head` and `row` are lines of Markdown, `row` with names of the record.
+
+    `formatted("rows | s", "{rows} | {seconds[median]:.2f}", records)`.
+    """
+    yield f"| {head} |"
+    yield f"|{'---|' * len(head.split(' | '))}"
+    for record in records:
+        yield f"| {row.format_map(record)} |"
+
+
+def milliseconds(seconds: Record) -> Record:
+    """`timing.spread` of seconds in milliseconds."""
+    return {key: 1e3 * seconds[key] for key in ("median", "min", "max")}
+
+
 def number(value: float) -> str:
     """Three digits."""
     return f"{value:.3g}"
@@ -34,6 +50,12 @@ def number(value: float) -> str:
 def around(values: Record) -> str:
     """The range of `timing.spread`."""
     return f"{number(values['min'])} to {number(values['max'])}"
+
+
+def ranged(values: Record, digits: int = 2) -> str:
+    """The median of `timing.spread` or `timing.ratio`, and their range."""
+    median, least, most = (f"{values[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({least} to {most})"
 
 
 def cores(record: Record) -> str:

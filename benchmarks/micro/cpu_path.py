@@ -8,8 +8,6 @@ setting and one row. Operators come from ONNX Runtime's profiler, which slows do
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks import COMMITTED
+from benchmarks.harness.command import parser, write_record
 from benchmarks.tables.micro import calls as calls_table
 from export.executed import profiled_kernels
 from training.cli import run_command
@@ -107,30 +105,24 @@ def settings(path: Path, most_rows: int, rounds: int, calls: int) -> dict[str, A
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=COMMITTED, help="default: the demo weights")
-    parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
-    arguments = parser.parse_args(argv)
+    command = parser("benchmarks.micro.cpu_path", __doc__, "repository", "rounds", "out", rounds=10)
+    options = command.parse_args(argv)
 
     from benchmarks.harness.machine import describe
-    from training.files import write_text
 
-    machine, result = describe(), {}
+    machine, networks = describe(), {}
     for network, calls in CALLS.items():
-        path = arguments.repository / network / "1" / "model.onnx"
+        path = options.repository / network / "1" / "model.onnx"
         if not path.is_file():
-            parser.error(f"{path} is missing: give a model repository with ONNX files")
-        result[network] = {
-            "settings": settings(path, 8 if network == "unet" else 2, arguments.rounds, calls),
+            command.error(f"{path} is missing: give a model repository with ONNX files")
+        networks[network] = {
+            "settings": settings(path, 8 if network == "unet" else 2, options.rounds, calls),
             "operators, 1 thread": operators(path, 1),
             "operators, as served": operators(path, 0),
         }
-        print("\n".join(calls_table({network: result[network]})))
-    if arguments.out is not None:
-        command = f"python -m benchmarks.micro.cpu_path --rounds {arguments.rounds}"
-        figures = {"machine": machine, "command": command, "repository": arguments.repository.name, "networks": result}
-        write_text(arguments.out, json.dumps(figures, indent=2) + "\n")
+        print("\n".join(calls_table({network: networks[network]})))
+    if options.out is not None:
+        write_record(options.out, {"machine": machine, "networks": networks})
     return 0
 
 

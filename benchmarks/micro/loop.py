@@ -12,7 +12,6 @@ else may run meanwhile; the load at the start is recorded.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import tempfile
@@ -20,9 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks import COMMITTED
+from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.markdown import Record
 from training.cli import run_command
 from training.files import write_text
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MODELS = Path(__file__).with_name("loop_models")
 FRONT, BARE_CALLS = "mri_ldm", "bls_calls"
+NETWORKS = ("unet", "vae_decoder", "unet_steps")
 STEPS_A_CALL = (1, 5, 10, 25)
 SAMPLERS = ("ddim", "ddpm")
 WARM_UP_STEPS = 40  # in which the loop learns how many rows go together
@@ -67,45 +68,41 @@ class Done:
         return Done(single, more - bare * rows, calls) if several else Done(single - bare * rows, more, calls)
 
 
-class Loop:
-    """The front model and the bare calls of a running server."""
+def generate(client: InferenceServerClient, rows: int, sampler: str, steps: int) -> float:
+    """Seconds of one request of so many rows, not decoded."""
+    import numpy as np
 
-    def __init__(self, client: InferenceServerClient, networks: Sequence[str]) -> None:
-        self._client, self._networks = client, networks
+    from benchmarks.harness.wire import ask, image_feeds
 
-    def generate(self, rows: int, sampler: str, steps: int) -> float:
-        """Seconds of one request of so many rows, not decoded."""
-        import numpy as np
-
-        from benchmarks.harness.wire import ask, image_feeds
-
-        feeds = {**image_feeds(range(rows), steps), "sampler": np.full((rows, 1), sampler, np.object_)}
-        began = time.perf_counter()
-        ask(self._client, FRONT, "final_latent", feeds)
-        return time.perf_counter() - began
-
-    def bare_calls(self, rows: int, steps: int, seconds: float) -> list[float]:
-        """Seconds of each call of `unet`, or of `unet_steps` for more than one step, from a model of nothing else."""
-        import numpy as np
-
-        from benchmarks.harness.wire import ask
-
-        whole = {"rows": rows, "steps": steps if steps > 1 else 0}
-        feeds: dict[str, Any] = {"seconds": np.array([seconds], np.float32)}
-        feeds |= {name: np.array([value], np.int32) for name, value in whole.items()}
-        return [float(took) for took in ask(self._client, BARE_CALLS, "took", feeds)]
-
-    def done(self) -> Done:
-        """What has been computed since the start."""
-        from benchmarks.harness.wire import settled
-
-        counted = settled(self._client, self._networks)
-        several = counted["unet_steps"].rows if "unet_steps" in counted else 0
-        return Done(counted["unet"].rows, several, sum(counts.calls for counts in counted.values()))
+    feeds = {**image_feeds(range(rows), steps), "sampler": np.full((rows, 1), sampler, np.object_)}
+    began = time.perf_counter()
+    ask(client, FRONT, "final_latent", feeds)
+    return time.perf_counter() - began
 
 
-def measure(loop: Loop, steps_a_call: int, amount: Amount) -> Iterator[dict[str, Any]]:
-    """A record for each number of rows and sampler; `steps_a_call` are the most that a call may have.
+def bare_calls(client: InferenceServerClient, rows: int, steps: int, seconds: float) -> list[float]:
+    """Seconds of each call of `unet`, or of `unet_steps` for more than one step, from a model of nothing else."""
+    import numpy as np
+
+    from benchmarks.harness.wire import ask
+
+    whole = {"rows": rows, "steps": steps if steps > 1 else 0}
+    feeds = {name: np.array([value], np.int32) for name, value in whole.items()}
+    took = ask(client, BARE_CALLS, "took", {**feeds, "seconds": np.array([seconds], np.float32)})
+    return [float(one) for one in took]
+
+
+def done(client: InferenceServerClient, networks: Sequence[str]) -> Done:
+    """What has been computed since the start."""
+    from benchmarks.harness.wire import settled
+
+    counted = settled(client, networks)
+    several = counted["unet_steps"].rows if "unet_steps" in counted else 0
+    return Done(counted["unet"].rows, several, sum(counts.calls for counts in counted.values()))
+
+
+def measure(client: InferenceServerClient, networks: Sequence[str], most: int, amount: Amount) -> Iterator[Record]:
+    """A record for each number of rows and sampler; `most` are the most steps that a call may have.
 
     Raises:
         RuntimeError: the server has computed fewer steps than were asked for.
@@ -114,22 +111,20 @@ def measure(loop: Loop, steps_a_call: int, amount: Amount) -> Iterator[dict[str,
 
     cells = [(rows, sampler) for rows in amount.rows for sampler in SAMPLERS]
     for rows, sampler in cells:
-        loop.generate(rows, sampler, min(WARM_UP_STEPS, amount.steps))
+        generate(client, rows, sampler, min(WARM_UP_STEPS, amount.steps))
     for rows, sampler in cells:
-        before, served, calls, bare = loop.done(), [], [], 0
+        before, served, calls, bare = done(client, networks), [], [], 0
         for _ in range(amount.rounds):
-            served.append(1e3 * loop.generate(rows, sampler, amount.steps) / amount.steps)
-            took = loop.bare_calls(rows, steps_a_call, amount.seconds)
+            served.append(1e3 * generate(client, rows, sampler, amount.steps) / amount.steps)
+            took = bare_calls(client, rows, most, amount.seconds)
             calls.append(1e3 * float(np.median(took)))
             bare += len(took)
-        counted = loop.done().without(before, bare, rows, several=steps_a_call > 1)
-        setting = {"rows": rows, "sampler": sampler, "most_steps_a_call": steps_a_call}
-        yield setting | _record(rows * amount.steps * amount.rounds, steps_a_call, counted, served, calls)
+        counted = done(client, networks).without(before, bare, rows, several=most > 1)
+        setting = {"rows": rows, "sampler": sampler, "most_steps_a_call": most}
+        yield setting | _record(rows * amount.steps * amount.rounds, most, counted, served, calls)
 
 
-def _record(
-    row_steps: int, most: int, counted: Done, served: Sequence[float], calls: Sequence[float]
-) -> dict[str, Any]:
+def _record(row_steps: int, most: int, counted: Done, served: Sequence[float], calls: Sequence[float]) -> Record:
     from benchmarks.harness.timing import spread
 
     row_calls = counted.single_rows + counted.several_rows
@@ -153,19 +148,20 @@ def _record(
 # --- repositories: the front model of one, its networks or toys, and the model of bare calls
 
 
-def write_toys(source: Path, folder: Path, steps: int) -> None:
-    """The front model of `source` on toy networks, with `unet_steps` where a call may have more than one step."""
-    for model in ("unet", "vae_decoder", *(["unet_steps"] if steps > 1 else [])):
-        _copy_model(model, "toy.py", folder)
-    if steps > 1:
-        from export.configs import parse_config
-
-        path = folder / FRONT / "1" / "model.json"
-        write_text(path, json.dumps(json.loads(path.read_text()) | {"steps_per_call": steps}))
-        config = parse_config(folder / FRONT / "config.pbtxt")
-        for name, value in {"steps_per_call": steps, "any_steps": 1}.items():
-            config.parameters[name].string_value = str(value)
-        write_text(folder / FRONT / "config.pbtxt", str(config))
+def write_repository(options: argparse.Namespace, folder: Path, most: int) -> list[str]:
+    """Write it; returns the names of its UNets."""
+    source = options.repository
+    shutil.copytree(source / FRONT, folder / FRONT, ignore=shutil.ignore_patterns("__pycache__"))
+    _copy_model(BARE_CALLS, "bls_calls.py", folder)
+    if options.own_networks:
+        for model in (model for model in NETWORKS if (source / model).is_dir()):
+            (folder / model).symlink_to((source / model).resolve())
+    else:
+        for model in NETWORKS if most > 1 else NETWORKS[:2]:
+            _copy_model(model, "toy.py", folder)
+        if most > 1:
+            _allow_steps(folder / FRONT, most)
+    return [model for model in ("unet", "unet_steps") if (folder / model).is_dir()]
 
 
 def _copy_model(model: str, code: str, folder: Path) -> None:
@@ -174,78 +170,66 @@ def _copy_model(model: str, code: str, folder: Path) -> None:
     shutil.copy(MODELS / code, folder / model / "1" / "model.py")
 
 
-def _runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The records, as they come."""
+def _allow_steps(front: Path, most: int) -> None:
+    """A call may have any number of steps up to `most`."""
+    from export.configs import parse_config
+
+    write_record(front / "1" / "model.json", read_record(front / "1" / "model.json") | {"steps_per_call": most})
+    config = parse_config(front / "config.pbtxt")
+    for name, value in {"steps_per_call": most, "any_steps": 1}.items():
+        config.parameters[name].string_value = str(value)
+    write_text(front / "config.pbtxt", str(config))
+
+
+def _records(options: argparse.Namespace) -> Iterator[Record]:
+    """They come as they are measured."""
     from server.channel import connect
     from server.process import TritonServer
 
-    source, networks = options.repository, ("unet", "vae_decoder", "unet_steps")
     amount = QUICK if options.quick else OWN_NETWORKS if options.own_networks else TOYS
-    for steps in _steps_a_call(options):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            shutil.copytree(source / FRONT, folder / FRONT, ignore=shutil.ignore_patterns("__pycache__"))
-            _copy_model(BARE_CALLS, "bls_calls.py", folder)
-            if options.own_networks:
-                for model in (model for model in networks if (source / model).is_dir()):
-                    (folder / model).symlink_to((source / model).resolve())
-            else:
-                write_toys(source, folder, steps)
-            counted = [model for model in ("unet", "unet_steps") if (folder / model).is_dir()]
-            with TritonServer(folder, options.profile) as server, connect(server.grpc_url) as client:
+    for most in _steps_a_call(options):
+        with tempfile.TemporaryDirectory() as folder:
+            networks = write_repository(options, Path(folder), most)
+            with TritonServer(Path(folder), options.profile) as server, connect(server.grpc_url) as client:
                 server.probe()
-                yield from measure(Loop(client, counted), steps, amount)
+                yield from measure(client, networks, most, amount)
 
 
 def _steps_a_call(options: argparse.Namespace) -> Sequence[int]:
     """The numbers of steps a call to measure; with a repository's own networks, the one that it was exported for."""
     if options.own_networks:
-        record = json.loads((options.repository / FRONT / "1" / "model.json").read_text())
-        return [max(1, record.get("steps_per_call", 1))]
+        return [max(1, read_record(options.repository / FRONT / "1" / "model.json").get("steps_per_call", 1))]
     return options.steps_per_call or ((1, 5) if options.quick else STEPS_A_CALL)
 
 
 def _code(repository: Path) -> str:
     """The commit of the serving code, "+" where it has changed since; empty outside of a checkout."""
-    git = ["git", "-C", str(repository)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode:
-        return ""
-    changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=False)
-    return head.stdout.strip() + ("+" if changed.stdout else "")
+    git = ["git", "-C", str(repository), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.micro.loop",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--repository", type=Path, default=COMMITTED, help="whose front model is measured")
-    parser.add_argument("--own-networks", action="store_true", help="serve that repository's networks, not toys")
-    parser.add_argument("--profile", default="cpu", help="of its own networks (default: %(default)s)")
-    parser.add_argument("--steps-per-call", type=int, nargs="+", metavar="K", help="of toys (default: 1 5 10 25)")
-    parser.add_argument("--quick", action="store_true", help="try the benchmark itself: few steps, few rows")
-    parser.add_argument("--as", dest="name", default="now", help="name in the record: before, now, demo, ...")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="keep it in this JSON, beside what else it has")
-    options = parser.parse_args(argv)
+    command = parser("benchmarks.micro.loop", __doc__, "repository", "profile", "quick", "out")
+    add = command.add_argument
+    add("--own-networks", action="store_true", help="serve that repository's networks, not toys")
+    add("--steps-per-call", type=int, nargs="+", metavar="K", help="of toys (default: 1 5 10 25)")
+    add("--as", dest="name", default="now", help="name in the record, whose other names stay: before, now, demo, ...")
+    options = command.parse_args(argv)
     if not (options.repository / FRONT / "config.pbtxt").is_file():
-        parser.error(f"--repository: no mri_ldm/config.pbtxt in {options.repository}")
+        command.error(f"--repository: no mri_ldm/config.pbtxt in {options.repository}")
 
     from benchmarks.harness.machine import describe
     from benchmarks.tables.micro import loop_steps
 
-    machine, code, records = describe(), _code(options.repository), []
+    run: Record = {"machine": describe(), "code": _code(options.repository)}
+    run |= {"networks": "its own" if options.own_networks else "toys", "records": []}
     print("\n".join(loop_steps([])))
-    for record in _runs(options):
-        records.append(record)
+    for record in _records(options):
+        run["records"].append(record)
         print(list(loop_steps([record]))[-1], flush=True)
     if options.out is not None:
-        kept = json.loads(options.out.read_text()) if options.out.is_file() else {}
-        networks = "its own" if options.own_networks else "toys"
-        kept[options.name] = {"machine": machine, "code": code, "networks": networks, "records": records}
-        write_text(options.out, json.dumps(kept, indent=2) + "\n")
+        write_record(options.out, read_record(options.out) | {options.name: run})
     return 0
 
 

@@ -8,7 +8,6 @@ operations of a row, and how many a second this machine does in one large convol
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import DEMO_SNAPSHOT
+from benchmarks.harness.command import parser, write_record
 from benchmarks.harness.machine import has_bf16
 from benchmarks.tables.micro import operations
 from training.cli import run_command
@@ -38,26 +37,26 @@ def _variants() -> dict[str, tuple[Any, ...]]:
 
 def _runtimes() -> dict[str, Callable[[Path, dict[str, Any]], Callable[[], Any]]]:
     """Those of this machine; bf16 where it need not be emulated."""
+    precisions = {"OpenVINO": "fp32", **({"OpenVINO, bf16": "bf16"} if has_bf16() else {})}
+    return {
+        "ONNX Runtime": _in_onnxruntime,
+        **{name: partial(_in_openvino, precision) for name, precision in precisions.items()},
+    }
+
+
+def _in_onnxruntime(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
     import onnxruntime
 
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, feeds)
+
+
+def _in_openvino(precision: str, path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
     from export.executed import compile_for_openvino
 
-    def in_onnxruntime(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, feeds)
-
-    def in_openvino(precision: str) -> Callable[[Path, dict[str, Any]], Callable[[], Any]]:
-        def compiled(path: Path, feeds: dict[str, Any]) -> Callable[[], Any]:
-            shapes = {name: list(array.shape) for name, array in feeds.items()}
-            request = compile_for_openvino(path, shapes, precision).create_infer_request()
-            return lambda: request.infer(feeds)
-
-        return compiled
-
-    runtimes = {"ONNX Runtime": in_onnxruntime, "OpenVINO": in_openvino("fp32")}
-    if has_bf16():
-        runtimes["OpenVINO, bf16"] = in_openvino("bf16")
-    return runtimes
+    shapes = {name: list(array.shape) for name, array in feeds.items()}
+    request = compile_for_openvino(path, shapes, precision).create_infer_request()
+    return lambda: request.infer(feeds)
 
 
 def gflop(graph: Graph, module: Any) -> float:
@@ -109,26 +108,19 @@ def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", choices=("bundle", "demo", "small"), default="bundle", help="default: %(default)s")
-    parser.add_argument("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo")
-    parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
-    arguments = parser.parse_args(argv)
+    command = parser("benchmarks.micro.rewrite", __doc__, "rounds", "out", rounds=15)
+    command.add_argument("--weights", choices=("bundle", "demo", "small"), default="bundle", help="default: bundle")
+    options = command.parse_args(argv)
 
     from benchmarks.harness.machine import describe
     from benchmarks.harness.weights import load_weights
     from export.graphs import GRAPHS
     from export.onnx.write import export_onnx
     from export.rewrite import rewritten
-    from training.files import write_text
 
-    machine = describe()
+    machine, snapshot = describe(), load_weights(options.weights)
     networks: dict[str, Any] = {}
     counts: dict[str, dict[str, float]] = {}
-    if not has_bf16():
-        print("bf16: not run here: this CPU has neither AVX512_BF16 nor AMX")
-    snapshot = load_weights(arguments.weights, arguments.snapshot)
     with tempfile.TemporaryDirectory() as folder:
         for graph in GRAPHS:
             original, counts[graph.name] = graph.build(snapshot), {}
@@ -137,13 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 module, files[name] = rewritten(original, layers), Path(folder, f"{graph.name}-{len(files)}.onnx")
                 counts[graph.name][name] = gflop(graph, module)
                 export_onnx(graph, module, files[name])
-            networks[graph.name] = measure(graph, files, arguments.rounds)
+            networks[graph.name] = measure(graph, files, options.rounds)
             print("\n".join(operations({graph.name: networks[graph.name]})))
-    figures = {"gflop": counts, "gflop_a_second": peaks(arguments.rounds), "networks": networks}
-    print(json.dumps({name: figures[name] for name in ("gflop", "gflop_a_second")}, indent=2))
-    if arguments.out is not None:
-        command = f"python -m benchmarks.micro.rewrite --weights {arguments.weights} --rounds {arguments.rounds}"
-        write_text(arguments.out, json.dumps({"machine": machine, "command": command} | figures, indent=2) + "\n")
+    figures = {"gflop": counts, "gflop_a_second": peaks(options.rounds)}
+    print(json.dumps(figures, indent=2))
+    if options.out is not None:
+        write_record(options.out, {"machine": machine, **figures, "networks": networks})
     return 0
 
 

@@ -7,7 +7,6 @@ not measured, nor is the perceptual network of stage 1. --slices makes a batch s
 table says how large it was.
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -16,17 +15,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
+from benchmarks.harness.command import parser, write_record
+from benchmarks.harness.markdown import Record
 from benchmarks.tables.micro import iterations
 from training.cli import run_command
-from training.files import write_text
 
 CASES = (("demo", "autoencoder"), ("demo", "diffusion"), ("brats", "autoencoder"), ("brats", "diffusion"))
 
 
-def measure(name: str, stage: str, slices: int, iterations: int) -> dict[str, Any]:
+def measure(name: str, stage: str, slices: int, iterations: int) -> Record:
     """One case, in this process: median seconds of an iteration after the first, and peak memory in GB."""
     import torch
 
@@ -70,29 +68,27 @@ def measure(name: str, stage: str, slices: int, iterations: int) -> dict[str, An
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.micro.training_speed", description=__doc__)
-    parser.add_argument("--slices", type=int, default=4, help="largest batch (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=3, help="timed iterations a case (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="this case alone, in this process")
-    arguments = parser.parse_args(argv)
-    if arguments.case:
-        name, stage = arguments.case
-        print(json.dumps(measure(name, stage, arguments.slices, arguments.iterations)))
+    command = parser("benchmarks.micro.training_speed", __doc__, "out")
+    command.add_argument("--slices", type=int, default=4, help="largest batch (default: %(default)s)")
+    command.add_argument("--iterations", type=int, default=3, help="timed iterations a case (default: %(default)s)")
+    command.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="this case alone, in this process")
+    options = command.parse_args(argv)
+    if options.case:
+        name, stage = options.case
+        print(json.dumps(measure(name, stage, options.slices, options.iterations)))
         return 0
 
     from benchmarks.harness.machine import describe
 
     machine, rows = describe(), []
     for name, stage in CASES:
-        slices = arguments.slices if name == "brats" else 1000
-        command = [sys.executable, "-m", "benchmarks.micro.training_speed", "--iterations", str(arguments.iterations)]
-        command += ["--slices", str(slices), "--case", name, stage]
-        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        case = ["--case", name, stage, "--slices", str(options.slices if name == "brats" else 1000)]
+        module = [sys.executable, "-m", "benchmarks.micro.training_speed", "--iterations", str(options.iterations)]
+        done = subprocess.run([*module, *case], check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout))
     print("\n".join(iterations(rows)))
-    if arguments.out:
-        record = {"machine": machine, "iterations": arguments.iterations, "rows": rows}
-        write_text(arguments.out, json.dumps(record, indent=2) + "\n")
+    if options.out:
+        write_record(options.out, {"machine": machine, "rows": rows})
     return 0
 
 

@@ -8,66 +8,56 @@ quality.json, the tables in quality.md, quality.png and quality-slices.png.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks import COMMITTED, ROOT
+from benchmarks import ROOT
+from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.markdown import Record
 from benchmarks.quality.settings import FULL, QUICK, Plan
-from training.cli import run_command
+from training.cli import exit_status, run_command
 
 PARTS = ("distance", "time")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--repository", type=Path, default=COMMITTED, help="of the weights (default: the demo weights)")
+    command = parser("benchmarks.quality", __doc__, "repository", "rounds", "quick", rounds=5)
+    add = command.add_argument
     add("--latents", type=Path, default=ROOT / "build/quality", help="folder of latents (default: build/quality)")
     add("--images", type=int, default=200, help="of each setting, at most (default: %(default)s)")
     add("--generate", action="store_true", help="make the latents that are missing first")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="default: both")
-    add(
-        "--real", type=Path, help="real slices (python -m training.evaluation.slices); default: out/eval/real, if there"
-    )
+    add("--real", type=Path, help="folder of training.evaluation.slices (default: out/eval/real, if there)")
     add("--features", type=Path, help="as in training.evaluation (default: its encoder)")
-    add("--rounds", type=int, default=5, help="of the times (default: %(default)s)")
-    add("--quick", action="store_true", help="try the benchmark itself: hardly any steps")
     add("--out", type=Path, help="one folder for all that is written (default: benchmarks and docs)")
-    arguments = parser.parse_args(argv)
+    arguments = command.parse_args(argv)
     if arguments.images < 1 or arguments.rounds < 1:
-        parser.error("--images and --rounds must be 1 or more")
+        command.error("--images and --rounds must be 1 or more")
     if arguments.quick and arguments.out is None:
-        parser.error("--quick needs --out: its figures mean nothing, and would replace those that do")
+        command.error("--quick needs --out: its figures mean nothing, and would replace those that do")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, generate, measure, report; returns the exit status."""
     arguments = _parse(argv)
+    plan = QUICK if arguments.quick else FULL
 
     from server.errors import ServerError
 
     try:
-        _run(arguments, QUICK if arguments.quick else FULL)
-    except (ValueError, OSError, ServerError) as error:
+        return exit_status(lambda: _run(arguments, plan), "interrupted: the same command continues from here")
+    except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
 
 
 def _run(arguments: argparse.Namespace, plan: Plan) -> None:
     from benchmarks import report
+    from benchmarks.quality.curves import draw_curves
     from benchmarks.quality.latents import generate
-    from benchmarks.quality.plot import draw_curves
     from benchmarks.tables.quality import lines
     from training.files import write_text
 
@@ -78,7 +68,7 @@ def _run(arguments: argparse.Namespace, plan: Plan) -> None:
         _keep(data / "quality.json", "distance", _distance(arguments, plan, docs / "quality-slices.png"))
     if "time" in arguments.only:
         _keep(data / "quality.json", "time", _time(arguments, plan))
-    record = json.loads((data / "quality.json").read_text())
+    record = read_record(data / "quality.json")
     if "distance" in record:
         draw_curves(record, docs / "quality.png")
     text = "\n".join(lines(record))
@@ -89,11 +79,11 @@ def _run(arguments: argparse.Namespace, plan: Plan) -> None:
         write_text(docs / "quality.md", text + "\n")
 
 
-def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[str, Any]:
+def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> Record:
     from benchmarks.harness.machine import describe
+    from benchmarks.quality.curves import draw_slices
     from benchmarks.quality.distances import compare
-    from benchmarks.quality.measure import Measurer, measure_all
-    from benchmarks.quality.plot import draw_slices
+    from benchmarks.quality.features import Measurer, measure_all
     from training.evaluation import ENCODER
     from training.evaluation.slices import read_slices
 
@@ -110,21 +100,34 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> dict[
     return {"machine": machine, "features": measurer.origin, "digest": measurer.digest} | compared
 
 
-def _time(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def _time(arguments: argparse.Namespace, plan: Plan) -> Record:
+    """Seconds of each setting, in turns; those with all steps once. With the digest of the weights that were served.
+
+    They are a user's: from the client's call to the array, one image at a time on an idle server.
+    """
     from benchmarks.harness.machine import describe
-    from benchmarks.quality.measure import times
+    from benchmarks.harness.timing import compare, in_turns
+    from brats_ldm_client import Client
+    from server.process import TritonServer
 
-    machine = describe()
-    return {"machine": machine} | times(arguments.repository, plan, arguments.rounds, partial(print, flush=True))
+    machine, tell = describe(), partial(print, flush=True)
+    with TritonServer(arguments.repository) as server, Client(server.grpc_url, rows_per_request=1) as client:
+        server.probe()
+        one = {
+            setting: partial(client.generate, [1], steps=setting.steps, sampler=setting.sampler) for setting in plan.all
+        }
+        one[plan.baseline]()  # warm-up: memory is allocated and kernels are chosen
+        few = {setting.name: one[setting] for setting in plan.fewer}
+        all_steps = {setting.name: one[setting] for setting in (plan.reference, plan.ancestral)}
+        taken = in_turns(few, arguments.rounds, report=tell) | in_turns(all_steps, 1, report=tell)
+        times, digest = compare(taken, plan.baseline.name), client.info().model_digest
+    return {"machine": machine, "baseline": plan.baseline.name, "settings": times, "digest": digest}
 
 
-def _keep(path: Path, part: str, result: dict[str, Any]) -> None:
+def _keep(path: Path, part: str, result: Record) -> None:
     """Write `part`, beside the other part if that is of the same weights."""
-    from training.files import write_text
-
-    old = json.loads(path.read_text()) if path.is_file() else {}
-    kept = {name: value for name, value in old.items() if value["digest"] == result["digest"]}
-    write_text(path, json.dumps(kept | {part: result}, indent=1) + "\n")
+    kept = {name: value for name, value in read_record(path).items() if value["digest"] == result["digest"]}
+    write_record(path, kept | {part: result})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.engine import Array
-from benchmarks.quality.measure import Figures
+from benchmarks.quality.features import Figures
 from benchmarks.quality.settings import Plan, Setting
 from training.evaluation import FEWEST
 from training.evaluation.measure import distribution_metrics
@@ -43,38 +43,25 @@ def jackknife(without: list[float]) -> float:
     return float(np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()))
 
 
-class Real:
-    """Distances to real slices, whose features are [m, d]."""
+def change(real: Array, own: Array, reference: Array) -> Distances:
+    """Of `own` features [n, d] to real ones [m, d], and how much more than the reference's of the same seeds.
 
-    def __init__(self, features: Array) -> None:
-        self._features = features
-        self._known: dict[bytes, list[Distances]] = {}
+    As the seeds are the same, their draw cancels for the most part: `_error` is the standard error of the change.
+    """
+    groups = np.arange(len(own)) % GROUPS
+    left_out = [np.ones(len(own), bool), *(groups != group for group in range(GROUPS))]  # nothing, and then each group
+    pairs = [(distance(real, own[kept]), distance(real, reference[kept])) for kept in left_out]
+    result: Distances = {}
+    for name, value in pairs[0][0].items():
+        changes = [mine[name] - its[name] for mine, its in pairs]
+        result |= {name: value, f"{name}_change": changes[0], f"{name}_change_error": jackknife(changes[1:])}
+    return result
 
-    def halves(self) -> Distances:
-        """Of one half of them to the other, in the order of files, so that a volume lies in one half."""
-        half = len(self._features) // 2
-        return distance(self._features[:half], self._features[half:])
 
-    def _measured(self, features: Array) -> list[Distances]:
-        """Of all, and then with each group left out."""
-        key = features.tobytes()
-        if key not in self._known:
-            groups = np.arange(len(features)) % GROUPS
-            parts = [features, *(features[groups != group] for group in range(GROUPS))]
-            self._known[key] = [distance(self._features, part) for part in parts]
-        return self._known[key]
-
-    def change(self, own: Array, reference: Array) -> Distances:
-        """Of `own` features [n, d] to the real ones, and how much more than the reference's of the same seeds.
-
-        As the seeds are the same, their draw cancels for the most part: `_error` is the standard error of the change.
-        """
-        pairs = list(zip(self._measured(own), self._measured(reference), strict=True))
-        result: Distances = {}
-        for name, value in pairs[0][0].items():
-            changes = [mine[name] - its[name] for mine, its in pairs]
-            result |= {name: value, f"{name}_change": changes[0], f"{name}_change_error": jackknife(changes[1:])}
-        return result
+def _halves(real: Array) -> Distances:
+    """Of one half to the other, in the order of files, so that a volume lies in one half."""
+    half = len(real) // 2
+    return distance(real[:half], real[half:])
 
 
 def compare(measured: dict[Setting, Figures], plan: Plan, real: Array | None) -> dict[str, Any]:
@@ -89,15 +76,14 @@ def compare(measured: dict[Setting, Figures], plan: Plan, real: Array | None) ->
             f"all of {', '.join(setting.name for setting in plan.paired)} have latents of {shared} images: at least "
             f"{FEWEST} are needed; --generate makes what is missing"
         )
-    held_out = None if real is None else Real(real)
     enough = [setting for setting in plan.all if setting in measured and len(measured[setting]["image"]) >= FEWEST]
     return {
-        "settings": [_record(setting, measured, plan, held_out) for setting in enough],
-        "real": None if held_out is None or real is None else {"slices": len(real), "halves": held_out.halves()},
+        "settings": [_record(setting, measured, plan, real) for setting in enough],
+        "real": None if real is None else {"slices": len(real), "halves": _halves(real)},
     }
 
 
-def _record(setting: Setting, measured: dict[Setting, Figures], plan: Plan, real: Real | None) -> dict[str, Any]:
+def _record(setting: Setting, measured: dict[Setting, Figures], plan: Plan, real: Array | None) -> dict[str, Any]:
     own, reference = measured[setting], measured[plan.reference]
     features, among = own["features"], reference["features"][np.isin(reference["image"], own["image"])]
     paired = setting in plan.fewer
@@ -109,7 +95,7 @@ def _record(setting: Setting, measured: dict[Setting, Figures], plan: Plan, real
         "paired": _paired(own) | {"frechet": distance(among, features)["frechet"]} if paired else None,
         "to_reference": None if setting == plan.reference else crossed(features, among),
         "reference_to_itself": crossed(among, among),
-        "to_real": None if real is None else real.change(features, among),
+        "to_real": None if real is None else change(real, features, among),
     }
 
 

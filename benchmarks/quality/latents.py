@@ -11,11 +11,11 @@ from tqdm import tqdm
 from benchmarks.harness.engine import Array, Engine
 from benchmarks.quality.settings import Plan, Setting
 from mri_ldm.request import RowParameters
+from training.files import write_npz
 
 CHUNK = 8
-_engine: Engine  # of a process of the pool
-_folder: Path
 FIRST_SEED = 10_000
+_engine: Engine  # of a process of the pool
 
 
 def generate(repository: Path, images: int, folder: Path, plan: Plan) -> None:
@@ -24,37 +24,32 @@ def generate(repository: Path, images: int, folder: Path, plan: Plan) -> None:
     Chunk by chunk through all settings, so that an early end leaves as many images of all. One process for each core,
     with one thread: two such processes make more images than one with two threads.
     """
-    work = [
-        (setting, first)
-        for first in range(0, images, CHUNK)
-        for setting in plan.all
-        if not latents_file(folder, setting, first).is_file()
-    ]
-    pool = ProcessPoolExecutor(
-        os.cpu_count(), mp_context=get_context("spawn"), initializer=_start, initargs=(repository, folder)
-    )
+    chunks = [(setting, first) for first in range(0, images, CHUNK) for setting in plan.all]
+    work = [item for item in chunks if not latents_file(folder, *item).is_file()]
     total = sum(setting.steps for setting, _ in work) * CHUNK
-    with pool, tqdm(total=total, unit="step", unit_scale=True, disable=None) as bar:
-        done = {pool.submit(_chunk, *item): item for item in work}
+    spawned = get_context("spawn")
+    with (
+        ProcessPoolExecutor(os.cpu_count(), spawned, initializer=_start, initargs=(repository,)) as pool,
+        tqdm(total=total, unit="step", unit_scale=True, disable=None) as bar,
+    ):
+        done = {pool.submit(_chunk, folder, *item): item for item in work}
         for future in as_completed(done):
             future.result()
-            bar.set_description(f"{done[future][0].name}, image {done[future][1]}")
-            bar.update(done[future][0].steps * CHUNK)
+            setting, first = done[future]
+            bar.set_description(f"{setting.name}, image {first}")
+            bar.update(setting.steps * CHUNK)
 
 
-def _start(repository: Path, folder: Path) -> None:
-    global _engine, _folder
-    _engine, _folder = Engine(repository, threads=1), folder
+def _start(repository: Path) -> None:
+    global _engine
+    _engine = Engine(repository, threads=1)
 
 
-def _chunk(setting: Setting, first: int) -> None:
-    from training.files import write_npz
-
-    rows = [
-        RowParameters(FIRST_SEED + seed, setting.steps, setting.sampler, 0.0) for seed in range(first, first + CHUNK)
-    ]
+def _chunk(folder: Path, setting: Setting, first: int) -> None:
+    seeds = range(FIRST_SEED + first, FIRST_SEED + first + CHUNK)
+    rows = [RowParameters(seed, setting.steps, setting.sampler, 0.0) for seed in seeds]
     latents, _ = _engine.generate(rows, decode=False)
-    write_npz(latents_file(_folder, setting, first), latents=latents, digest=_engine.settings.digest)
+    write_npz(latents_file(folder, setting, first), latents=latents, digest=_engine.settings.digest)
 
 
 def latents_file(folder: Path, setting: Setting, first: int) -> Path:
@@ -73,11 +68,10 @@ def load(folder: Path, setting: Setting, first: int, digest: str) -> Array:
     Raises:
         ValueError: weights other than those of `digest` made it.
     """
-    with np.load(latents_file(folder, setting, first)) as chunk:
+    path = latents_file(folder, setting, first)
+    with np.load(path) as chunk:
         if str(chunk["digest"]) != digest:
-            raise ValueError(
-                f"{latents_file(folder, setting, first)} was made by the weights {chunk['digest']}, not by {digest}: "
-                "give another --latents"
-            )
+            made = f"{path} was made by the weights {chunk['digest']}, not by {digest}"
+            raise ValueError(f"{made}: give another --latents")
         latents: Array = chunk["latents"]
     return latents

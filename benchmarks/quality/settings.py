@@ -32,7 +32,7 @@ class Plan:
     fewer: deterministic samplers with fewer steps, each paired with the image of the same seed by `reference`.
     reference: the end of the same trajectory.
     ancestral: the original sampler; other images of the same seeds, so it is compared as a distribution only.
-    baseline: times are told as multiples of its speed.
+    baseline: times are multiples of its speed.
     """
 
     fewer: tuple[Setting, ...]
@@ -51,18 +51,10 @@ class Plan:
         return (*self.paired, self.ancestral)
 
 
-FULL = Plan(
-    (
-        *(Setting("ddim", steps) for steps in (10, 20, 50, 100, 250)),
-        *(Setting("dpmpp_2m", steps) for steps in (10, 15, 20, 25)),
-    ),
-    Setting("ddim", 1000),
-    Setting("ddpm", 1000),
-    Setting("ddim", 50),
-)
-QUICK = Plan(
-    (Setting("ddim", 2), Setting("ddim", 4), Setting("dpmpp_2m", 3)),
-    Setting("ddim", 8),
-    Setting("ddpm", 8),
-    Setting("ddim", 4),
-)
+def _plan(ddim: tuple[int, ...], dpmpp_2m: tuple[int, ...], whole: int, baseline: int) -> Plan:
+    fewer = [Setting("ddim", steps) for steps in ddim] + [Setting("dpmpp_2m", steps) for steps in dpmpp_2m]
+    return Plan(tuple(fewer), Setting("ddim", whole), Setting("ddpm", whole), Setting("ddim", baseline))
+
+
+FULL = _plan((10, 20, 50, 100, 250), (10, 15, 20, 25), whole=1000, baseline=50)
+QUICK = _plan((2, 4), (3,), whole=8, baseline=4)

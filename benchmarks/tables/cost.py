@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, number, table
+from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, formatted, table
 
 DECODER = "vae_decoder"
 AXES = {
@@ -23,20 +22,6 @@ def cost(read: Reader) -> Lines:
 
 def tables(record: Record) -> Lines:
     """What the calibration found, times, memory."""
-    yield from _calibration(record)
-    for part in (_panels, _times, _memory, _decoder):
-        yield ""
-        yield from part(record)
-
-
-def apart(point: Record) -> int:
-    """MB of all processes but the decoder's."""
-    decoder = point["processes"].get(DECODER, {"rss": 0})["rss"]
-    resident: int = point["together"]["rss"] - decoder
-    return resident
-
-
-def _calibration(record: Record) -> Iterator[str]:
     machine, model = record["machine"], record["calibration"]["model"]
     yield (
         f"{machine['date']}, {record['model']}, profile `{record['profile']}`, {cores(record)} "
@@ -50,27 +35,39 @@ def _calibration(record: Record) -> Iterator[str]:
         f"{model['worst']:.1%} on its own requests, whose repeats differ by up to {model['spread']:.0%}; "
         f"{record['calibration']['others']:.0%} of the cores' time went to others."
     )
+    for part in (_panels, _times, _memory, _decoder):
+        yield from ["", *part(record)]
+
+
+def apart(point: Record) -> int:
+    """MB of all processes but the decoder's."""
+    resident: int = point["together"]["rss"] - point["processes"].get(DECODER, {"rss": 0})["rss"]
+    return resident
 
 
 def _panels(record: Record) -> Lines:
-    rows = []
-    for name, axis in AXES.items():
-        panel = record[name]
-        shares = [f"{panel[key]:+.1%}" for key in ("worst", "drift", "worst_steady")]
-        rows.append([axis, *shares, around(panel["reference_s"]), f"{panel['others']:.0%}"])
-    head = ["seconds against", "largest error", "machine slower by", "largest error without that"]
-    return table([*head, "the same image all along, s", "cores used by others"], rows)
+    return formatted(
+        "seconds against | largest error | machine slower by | largest error without that"
+        " | the same image all along, s | cores used by others",
+        "{axis} | {worst:+.1%} | {drift:+.1%} | {worst_steady:+.1%} | {reference} | {others:.0%}",
+        (
+            {**record[name], "axis": axis, "reference": around(record[name]["reference_s"])}
+            for name, axis in AXES.items()
+        ),
+    )
 
 
 def _times(record: Record) -> Lines:
-    rows: list[list[Any]] = []
-    for name, axis in AXES.items():
-        for point in record[name]["points"]:
-            seconds, errors = point["seconds"], [f"{point[key]:+.1%}" for key in ("error", "steady_error")]
-            measured = [number(seconds["median"]), around(seconds), seconds["n"]]
-            rows.append([f"{axis}: {point['at']}", point["steps"], *measured, number(point["predicted"]), *errors])
-    head = ["what", "steps", "measured, s", "range, s", "n", "predicted, s"]
-    return table([*head, "error", "error without drift"], rows)
+    return formatted(
+        "what | steps | measured, s | range, s | n | predicted, s | error | error without drift",
+        "{axis}: {at} | {steps} | {seconds[median]:.3g} | {range} | {seconds[n]} | {predicted:.3g} | {error:+.1%}"
+        " | {steady_error:+.1%}",
+        (
+            {**point, "axis": axis, "range": around(point["seconds"])}
+            for name, axis in AXES.items()
+            for point in record[name]["points"]
+        ),
+    )
 
 
 def _memory(record: Record) -> Lines:
@@ -102,5 +99,5 @@ def _both(process: Record) -> str:
     return f"{process['rss']} / {process['peak']}"
 
 
-def _line(line: Record) -> list[Any]:
+def _line(line: Record) -> list[str]:
     return [f"{line['base']:.0f} + {line['row']:.2g}·rows", f"{line['worst']:.0%}"]

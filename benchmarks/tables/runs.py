@@ -7,6 +7,30 @@ from collections.abc import Iterator
 from benchmarks.harness.markdown import Lines, Reader, Record, table, where_and_when
 
 COMMANDS = ("make demo", "make test")
+SCENARIOS = {
+    "early leavers": (
+        "storms of early leavers, five ways to leave", "{requests that left:,} requests",
+        "{rows left} rows left after {until idle, s:g} s",
+    ),
+    "networks that fail": (
+        "errors and hangs of a network", "{faults injected} faults",
+        "{requests hung} hung; errors that do not name the network: {other}",
+    ),
+    "processes killed": (
+        "SIGKILL of every process in turn, under load", "{faults injected} kills",
+        "{requests lost} lost of {images:,} images; back within {slowest restart, s:g} s",
+    ),
+    "orderly stops": (
+        "stops amid running requests", "{stops} stops",
+        "{requests lost} of {requests in flight} requests; "
+        "end {slowest exit after the last row, s:g} s after the last row",
+    ),
+    "bad input": (
+        "random requests over gRPC and HTTP, most wrong", "{inputs tried:,} requests",
+        "{internal errors} internal errors, {images wrong} wrong images",
+    ),
+}  # fmt: skip
+"""What was done, how much of it, and what came of it; with the names of a scenario's counts."""
 
 
 def two_commands(read: Reader) -> Lines:
@@ -14,10 +38,8 @@ def two_commands(read: Reader) -> Lines:
     record = read("commands")
     yield "```console"
     for command in COMMANDS:
-        yield f"$ {command}"
-        yield from record[command]["lines"]
-    yield "```"
-    yield ""
+        yield from [f"$ {command}", *record[command]["lines"]]
+    yield from ["```", ""]
     yield f"{'; '.join(f'`{command}`: {where_and_when(record[command])}' for command in COMMANDS)}."
 
 
@@ -42,29 +64,6 @@ def _scenario(scenario: str, entry: Record) -> Iterator[list[str]]:
         growth = f"{counts['largest growth of a process, MB']:g} MB"
         yield ["growth of the memory of any process from the second quarter of it to the last", growth, ""]
     else:
-        done, amount, came = _words(scenario, counts)
+        other = sum(value for name, value in counts.items() if name.startswith("other errors"))
+        done, amount, came = (words.format_map({**counts, "other": other}) for words in SCENARIOS[scenario])
         yield [done, amount, f"{came}; **{wrong} wrong**" if wrong else came]
-
-
-def _words(scenario: str, counts: Record) -> tuple[str, str, str]:
-    """What was done, how much of it, and what came of it."""
-    match scenario:
-        case "early leavers":
-            left = f"{counts['rows left']} rows left after {counts['until idle, s']:g} s"
-            return "storms of early leavers, five ways to leave", f"{counts['requests that left']:,} requests", left
-        case "networks that fail":
-            other = sum(value for name, value in counts.items() if name.startswith("other errors"))
-            came = f"{counts['requests hung']} hung; errors that do not name the network: {other}"
-            return "errors and hangs of a network", f"{counts['faults injected']} faults", came
-        case "processes killed":
-            lost = f"{counts['requests lost']} lost of {counts['images']:,} images"
-            came = f"{lost}; back within {counts['slowest restart, s']:g} s"
-            return "SIGKILL of every process in turn, under load", f"{counts['faults injected']} kills", came
-        case "orderly stops":
-            lost = f"{counts['requests lost']} of {counts['requests in flight']} requests"
-            came = f"{lost}; end {counts['slowest exit after the last row, s']:g} s after the last row"
-            return "stops amid running requests", f"{counts['stops']} stops", came
-        case "bad input":
-            came = f"{counts['internal errors']} internal errors, {counts['images wrong']} wrong images"
-            return "random requests over gRPC and HTTP, most wrong", f"{counts['inputs tried']:,} requests", came
-    raise ValueError(f"no words for the scenario {scenario!r}")

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, number, table
+from benchmarks.harness.markdown import (
+    Lines,
+    Reader,
+    Record,
+    around,
+    cores,
+    formatted,
+    milliseconds,
+    number,
+    ranged,
+    table,
+)
 from benchmarks.tables import gpu
 from training.files import write_text
 
@@ -67,51 +78,54 @@ def _machine(record: Record) -> str:
 
 
 def _single(result: Record) -> Lines:
-    return _contestants(result, ("p50, s", "p90, s"), lambda values: (values["median"], values["p90"]))
+    return _contestants(result, "p50, s | p90, s", "{median:.3g} | {p90:.3g}")
 
 
 def _offline(result: Record) -> Lines:
-    head = ("images a second", "s an image")
-    return _contestants(result, head, lambda values: (values["images_per_s"], 1 / values["images_per_s"]))
+    return _contestants(result, "images a second | s an image", "{images_per_s:.3g} | {image_s:.3g}")
 
 
-def _contestants(result: Record, head: Sequence[str], cells: Callable[[Record], tuple[float, float]]) -> Lines:
-    rows: list[list[Any]] = []
+def _contestants(result: Record, head: str, shown: str) -> Lines:
+    rows = []
     for name, values in sorted(result["contestants"].items(), key=lambda item: -item[1]["median"]):
-        faster = values["faster_than_baseline"]
-        times = f"**{faster['median']:.2f}x** ({faster['min']:.2f} to {faster['max']:.2f})"
-        error = result["told"][name].get("relative_error")
-        figures = [*map(number, cells(values)), around(values), values["n"]]
-        rows.append([name, *figures, times, None if error is None else f"{error:.0e}"])
-    yield from table(["", *head, "range, s", "n", "faster than the bundle's loop", "error of images"], rows)
+        faster, error = values["faster_than_baseline"], result["told"][name].get("relative_error")
+        rows.append({
+            **values, "name": name, "range": around(values), "error": "" if error is None else f"{error:.0e}",
+            "faster": f"**{faster['median']:.2f}x** ({faster['min']:.2f} to {faster['max']:.2f})",
+            "image_s": values["median"] / result.get("images", 1),
+        })  # fmt: skip
+    head = f" | {head} | range, s | n | faster than the bundle's loop | error of images"
+    yield from formatted(head, f"{{name}} | {shown} | {{range}} | {{n}} | {{faster}} | {{error}}", rows)
     for name, facts in result["told"].items():
         yield from ["", f"Not measured: {name}: {facts['left_out']}"] if "left_out" in facts else []
 
 
 def _layers(result: Record) -> Lines:
-    rows = []
-    for concurrent, layers in result["concurrent"].items():
-        for name, values in layers.items():
-            tax = values["tax"]
-            over = f"{tax['median']:.3f} ({tax['min']:.3f} to {tax['max']:.3f})"
-            rows.append([concurrent, name, number(values["median"]), around(values), values["n"], over])
+    rows = [
+        [concurrent, name, number(values["median"]), around(values), values["n"], ranged(values["tax"], 3)]
+        for concurrent, layers in result["concurrent"].items()
+        for name, values in layers.items()
+    ]
     yield from table(["images at once", "layer", "s", "range, s", "n", "over the engine in process"], rows)
     yield from ["", f"The same bits from: {', '.join(result['same_bits'])}."]
 
 
 def _cost(result: Record) -> Lines:
-    rows = []
-    for count, values in result["rows"].items():
-        steps = [f"{1e3 * seconds:.1f}" for seconds in (values["step_s"]["median"], values["fitted_step_s"])]
-        rows.append([count, *steps, number(values["image_s"]), f"{values['against_median']:.3f}"])
-    yield from table(["rows", "all rows one step on, ms", "a + b·rows, ms", "an image, s", "against the median"], rows)
+    yield from formatted(
+        "rows | all rows one step on, ms | a + b·rows, ms | an image, s | against the median",
+        "{rows} | {ms[median]:.1f} | {fitted:.1f} | {image} | {against_median:.3f}",
+        (
+            {"rows": rows, "ms": milliseconds(values["step_s"]), "fitted": 1e3 * values["fitted_step_s"],
+             "image": number(values["image_s"]), "against_median": values["against_median"]}
+            for rows, values in result["rows"].items()
+        ),
+    )  # fmt: skip
     model = result["model"]
-    decode = ", ".join(
-        f"{1e3 * seconds:.0f} ms an image in calls of {rows}" for rows, seconds in model["decode_s"].items()
-    )
+    decode = (f"{1e3 * seconds:.0f} ms an image in calls of {rows}" for rows, seconds in model["decode_s"].items())
     yield ""
     yield (
-        f"Fitted: {1e3 * model['step_base_s']:.1f} ms + {1e3 * model['step_row_s']:.1f} ms a row; decoder: {decode}. "
+        f"Fitted: {1e3 * model['step_base_s']:.1f} ms + {1e3 * model['step_row_s']:.1f} ms a row; decoder: "
+        f"{', '.join(decode)}. "
         "The server chooses how many rows go together in a call, so a step of many rows is several calls."
     )
 
@@ -134,10 +148,6 @@ def _load(result: Record) -> Lines:
     )
 
 
-def _mixed(result: Record) -> Lines:
-    return mixed_latencies(result["records"])
-
-
 def _start(result: Record) -> Lines:
     ready, image = result["ready_s"], result["first_image_s"]
     times = number(ready["median"]), number(image["median"])
@@ -147,15 +157,17 @@ def _start(result: Record) -> Lines:
     yield from table(["process", "MB after one image", "MB, peak under load"], rows)
 
 
-def _analyzer(result: Record) -> Iterator[str]:
+def _analyzer(result: Record) -> Lines:
     import numpy as np  # which --help is spared
 
-    rows = []
-    for point in result["points"]:
-        seconds = [number(float(np.quantile(point["seconds"], share))) for share in (0.5, 0.9)]
-        batches = [f"{point['mean_batch'][network]:.2f}" for network in ("unet", "vae_decoder")]
-        rows.append([point["concurrency"], point["requests"], *seconds, *batches])
-    yield from table(["concurrency", "requests", "p50, s", "p90, s", "mean batch, unet", "mean batch, decoder"], rows)
+    yield from formatted(
+        "concurrency | requests | p50, s | p90, s | mean batch, unet | mean batch, decoder",
+        "{concurrency} | {requests} | {p50:.3g} | {p90:.3g} | {mean_batch[unet]:.2f} | {mean_batch[vae_decoder]:.2f}",
+        (
+            {**point, **{f"p{share}": np.quantile(point["seconds"], share / 100) for share in (50, 90)}}
+            for point in result["points"]
+        ),
+    )
     yield ""
     yield "Every image was that of its seed bit for bit; the report and the commands are in the text file beside this."
 
@@ -166,7 +178,10 @@ PARTS: dict[str, tuple[str, Callable[[Record], Lines]]] = {
     "layers": ("Layers, and what serving costs", _layers),
     "cost": ("Cost by rows", _cost),
     "load": ("Requests that come at random (Poisson)", _load),
-    "mixed": ("10, 25 and 50 steps mixed, at {load:.0%} of what batching whole requests can do", _mixed),
+    "mixed": (
+        "10, 25 and 50 steps mixed, at {load:.0%} of what batching whole requests can do",
+        lambda result: mixed_latencies(result["records"]),
+    ),
     "start": ("Start and memory", _start),
     "perf_analyzer": ("perf_analyzer", _analyzer),
 }
@@ -177,30 +192,27 @@ PARTS: dict[str, tuple[str, Callable[[Record], Lines]]] = {
 
 def mixed_load(read: Reader) -> Lines:
     """The real server with both weights, the simulation of its machine, and a simulated GPU."""
-    records: list[Record] = []
+    here, simulated = [], []
     for weights, name in MIXED.items():
-        every = read(f"serving/{weights}-mixed")["result"]["records"]
-        records += [
-            {**record, "where": f"{name}: {record['where']}"} for record in every if record["where"] != SIMULATED_GPU
-        ]
-        simulated = [record for record in every if record["where"] == SIMULATED_GPU]
-    yield from mixed_latencies([*records, *simulated])  # of a device that no weights change
+        records = read(f"serving/{weights}-mixed")["result"]["records"]
+        here += [{**one, "where": f"{name}: {one['where']}"} for one in records if one["where"] != SIMULATED_GPU]
+        simulated = [one for one in records if one["where"] == SIMULATED_GPU]  # of a device that no weights change
+    return mixed_latencies([*here, *simulated])
 
 
-def mixed_latencies(records: Sequence[Record]) -> Lines:
+def mixed_latencies(records: Iterable[Record]) -> Lines:
     """Mean latency in seconds, and ours over the rival's."""
-    head = ["where", "rival's rows", "mean, request-level", "mean, step-level", "ratio of means", "ratio of p99"]
-    rows = []
-    for record in records:
-        means = [number(record[kind]["mean"]) for kind in ("request_level", "step_level")]
-        ratios = [f"{record[f'{name}_ratio']:.2f}" for name in ("mean", "p99")]
-        rows.append([record["where"], record["rival_rows"], *means, *ratios])
-    yield from table(head, rows)
+    return formatted(
+        "where | rival's rows | mean, request-level | mean, step-level | ratio of means | ratio of p99",
+        "{where} | {rival_rows} | {request_level[mean]:.3g} | {step_level[mean]:.3g} | {mean_ratio:.2f}"
+        " | {p99_ratio:.2f}",
+        records,
+    )
 
 
 def mixed_steps(read: Reader) -> Lines:
     """The same on a simulated GPU, by the steps of a call."""
-    yield from steps_a_call(read("serving/bundle-mixed")["result"]["steps_a_call"])
+    return steps_a_call(read("serving/bundle-mixed")["result"]["steps_a_call"])
 
 
 def steps_a_call(record: Record) -> Lines:
@@ -212,4 +224,4 @@ def steps_a_call(record: Record) -> Lines:
         cells = [f"{1e3 * way['mean']:.0f} / {1e3 * way['p99']:.0f}" for way in ways]
         rows.append([f"{100 * point['load']:.0f} %", *cells])
     rows.append(["images/s at most", *(f"{record['images_per_s'][name]:.0f}" for name in names)])
-    yield from table(["load: mean / p99, ms", *names], rows)
+    return table(["load: mean / p99, ms", *names], rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost.__main__ import main
-from benchmarks.cost.record import assemble, line
+from benchmarks.cost.fit import assemble, line
 from benchmarks.harness.machine import describe
 from benchmarks.tables.cost import AXES, tables
 from brats_ldm_client._calibrate import Calibration

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.serving.analyzer.fetch import BINARY, environment
-from benchmarks.serving.analyzer.measure import REPORT
-from benchmarks.serving.analyzer.tool import input_data
+from benchmarks.serving.analyzer.run import REPORT, input_data
 from server.ports import free_port
 from server.proc import children
 from server.process import TritonServer

@@ -14,9 +14,9 @@ from scipy.linalg import sqrtm
 from benchmarks.harness.engine import Engine
 from benchmarks.harness.markdown import BEGIN, END, filled
 from benchmarks.quality.__main__ import main
-from benchmarks.quality.distances import Real, compare, crossed, distance, jackknife
+from benchmarks.quality.distances import change, compare, crossed, distance, jackknife
+from benchmarks.quality.features import Measurer, measure_all
 from benchmarks.quality.latents import CHUNK, FIRST_SEED, latents_file, load
-from benchmarks.quality.measure import Measurer, measure_all
 from benchmarks.quality.settings import FULL, QUICK
 from benchmarks.tables.quality import lines
 from brats_ldm_client import PRESETS
@@ -75,8 +75,8 @@ def record(run) -> dict:
 
 def test_every_setting_is_measured_timed_and_shown(run, record) -> None:
     names = [setting.name for setting in QUICK.all]
-    assert [row["setting"] for row in record["distance"]["settings"]] == names
-    assert {row["images"] for row in record["distance"]["settings"]} == {24}
+    assert [each["setting"] for each in record["distance"]["settings"]] == names
+    assert {each["images"] for each in record["distance"]["settings"]} == {24}
     assert list(record["time"]["settings"]) == names
     assert [record["time"]["settings"][name]["n"] for name in names] == [2, 2, 2, 1, 1]
     assert record["time"]["settings"][QUICK.baseline.name]["faster_than_baseline"]["median"] == 1
@@ -155,9 +155,9 @@ def test_other_weights_and_too_few_latents_are_told(run, tmp_path, capsys) -> No
 def test_distances_are_those_of_their_definitions() -> None:
     rng = np.random.default_rng(1)
     one, other = rng.standard_normal((40, 5)), rng.standard_normal((40, 5)) * 1.3 + 0.2
-    distances = distance(one, other)
-    assert distances["frechet"] == pytest.approx(frechet(one, other), rel=1e-6)
-    assert distances["kid"] == pytest.approx(kernel(one, other), rel=1e-6)
+    found = distance(one, other)
+    assert found["frechet"] == pytest.approx(frechet(one, other), rel=1e-6)
+    assert found["kid"] == pytest.approx(kernel(one, other), rel=1e-6)
     halves = (one[:20], other[20:]), (one[20:], other[:20])
     assert crossed(one, other)["frechet"] == pytest.approx(np.mean([frechet(*half) for half in halves]), rel=1e-6)
 
@@ -170,12 +170,11 @@ def test_the_jackknife_gives_the_standard_error_of_a_mean() -> None:
 
 def test_a_shift_shows_beyond_its_error_and_a_copy_does_not() -> None:
     rng = np.random.default_rng(3)
-    real, features = rng.standard_normal((200, 4)), rng.standard_normal((80, 4))
-    to_real = Real(real)
-    shifted = to_real.change(features + 1, features)
+    real, own = rng.standard_normal((200, 4)), rng.standard_normal((80, 4))
+    shifted = change(real, own + 1, own)
     assert shifted["frechet_change"] > 5 * shifted["frechet_change_error"] > 0
-    assert shifted["frechet_change"] == pytest.approx(frechet(real, features + 1) - frechet(real, features), rel=1e-6)
-    assert to_real.change(features, features)["frechet_change"] == 0
+    assert shifted["frechet_change"] == pytest.approx(frechet(real, own + 1) - frechet(real, own), rel=1e-6)
+    assert change(real, own, own)["frechet_change"] == 0
 
 
 def test_settings_with_too_few_images_are_left_out() -> None:
@@ -186,9 +185,9 @@ def test_settings_with_too_few_images_are_left_out() -> None:
         return {"features": rng.random((count, 3)), "psnr": one, "ssim": one, "image": np.arange(count)}
 
     measured = {setting: figures(24) for setting in QUICK.paired} | {QUICK.ancestral: figures(16)}
-    comparison = compare(measured, QUICK, None)
-    assert [row["setting"] for row in comparison["settings"]] == [setting.name for setting in QUICK.paired]
-    assert comparison["real"] is None
+    found = compare(measured, QUICK, None)
+    assert [each["setting"] for each in found["settings"]] == [setting.name for setting in QUICK.paired]
+    assert found["real"] is None
 
 
 # --- what is recorded, and what is said of it

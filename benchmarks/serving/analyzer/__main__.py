@@ -1,6 +1,6 @@
 """`python -m benchmarks.serving.analyzer`: perf_analyzer against a server that runs, or one started for it.
 
-Argument parsing and the server only; `measure` does the work.
+Argument parsing and the server only; `run` does the work.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import COMMITTED, ROOT
-from benchmarks.serving.analyzer import fetch, tool
-from benchmarks.serving.analyzer.measure import SECRET, measure
+from benchmarks.serving.analyzer import fetch
+from benchmarks.serving.analyzer.run import (
+    MODELS,
+    SECRET,
+    STREAM,
+    TIMEOUT_S,
+    UNARY,
+    AnalyzerError,
+    Load,
+    Target,
+    measure,
+)
 from server.channel import connect
 from server.errors import ServerError
 from server.health import probe
@@ -33,13 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = {"steps": options.steps, "sampler": options.sampler}
     fields |= {"preview_every": options.preview_every} if options.preview_every else {}
     try:
-        program = _program(options.tool)
+        if not (options.tool / fetch.BINARY).is_file():
+            print(f"Fetching perf_analyzer into {options.tool} ...", flush=True)
+        program = fetch.fetch(options.tool)
         with _target(options) as target:
             measure(program, target, options.loads, options.seed, fields, options.out, options.more)
-    except tool.AnalyzerError as error:
-        print(f"error: {error}; what there is, is in {options.out}", file=sys.stderr)
-        return 1
-    except (ServerError, fetch.FetchError, OSError) as error:
+    except (AnalyzerError, ServerError, fetch.FetchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -49,24 +58,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
-    options = parser.parse_args(arguments[:split])
-    options.more = arguments[split + 1 :]
+    options = parser.parse_args(argv)
     kind = "request-rate" if options.request_rate else "concurrency"
     values = options.request_rate or options.concurrency
-    options.loads = [tool.Load(kind, value, options.requests or max(16, math.ceil(4 * value))) for value in values]
-    if any(load.requests < load.value for load in options.loads):
-        parser.error(f"--requests {options.requests} is less than --{kind} {max(values):g}: perf_analyzer wants more")
-    if options.preview_every and options.model != tool.STREAM:
-        parser.error(f"--preview-every is for --model {tool.STREAM}: {tool.UNARY} answers once")
-    if (options.tls_cert is None) != (options.tls_key is None):
-        parser.error("give both --tls-cert and --tls-key, or neither")
-    if options.tls_cert and not options.tls_ca:
-        parser.error("--tls-cert needs --tls-ca, the authority of the server's certificate")
-    if options.url is None and options.tls_ca:
-        parser.error("--tls-ca is for a server that runs: give its --url")
+    options.loads = [Load(kind, value, options.requests or max(16, math.ceil(4 * value))) for value in values]
+    wrong = {
+        f"--requests {options.requests} is less than --{kind} {max(values):g}: perf_analyzer wants more":
+            any(load.requests < load.value for load in options.loads),
+        f"--preview-every is for --model {STREAM}: {UNARY} answers once":
+            options.preview_every and options.model != STREAM,
+        "give both --tls-cert and --tls-key, or neither": (options.tls_cert is None) != (options.tls_key is None),
+        "--tls-cert needs --tls-ca, the authority of the server's certificate":
+            options.tls_cert and not options.tls_ca,
+        "--tls-ca is for a server that runs: give its --url": options.tls_ca and options.url is None,
+    }  # fmt: skip
+    for message in (message for message, is_so in wrong.items() if is_so):
+        parser.error(message)
     options.out = (options.out or Path("out/perf_analyzer") / time.strftime("%Y%m%d-%H%M%S")).resolve()
     return options
 
@@ -76,8 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.serving.analyzer",
         description="Measure with Triton's perf_analyzer, which is fetched where it is missing. "
         "docs/perf_analyzer.md says what its lines mean, and has the plain command.",
-        epilog="What follows -- goes to perf_analyzer as it is, e.g. -- --request-distribution poisson",
     )
+    further = "for perf_analyzer as it is, e.g. -- --request-distribution poisson"
+    parser.add_argument("more", nargs="*", metavar="-- OPTION", help=further)
     add = parser.add_argument_group("load").add_mutually_exclusive_group().add_argument
     in_flight = "requests in flight all the time (1 4)"
     add("--concurrency", type=_positive, nargs="+", default=[1, 4], metavar="N", help=in_flight)
@@ -85,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("requests: one image each, no two with the same seed").add_argument
     at_least = "at each load (4 for each in flight or a second, at least 16)"
     add("--requests", type=_positive, metavar="N", help=at_least)
-    add("--model", choices=tool.MODELS, default=tool.UNARY, help="one response, or a stream (%(default)s)")
+    add("--model", choices=MODELS, default=UNARY, help="one response, or a stream (%(default)s)")
     add("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
     add("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
     add("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
@@ -114,32 +123,26 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < float("inf"):
+    if not 0 < rate < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return rate
 
 
-def _program(folder: Path) -> Path:
-    if not (folder / fetch.BINARY).is_file():
-        print(f"Fetching perf_analyzer into {folder} ...", flush=True)
-    return fetch.fetch(folder)
-
-
 @contextmanager
-def _target(options: argparse.Namespace) -> Iterator[tool.Target]:
+def _target(options: argparse.Namespace) -> Iterator[Target]:
     """What is measured, once it has generated something."""
     if options.url is not None:
         access = _access(options)
         _look_for_model(options.url, options.model, access)
         probe(options.url, access=access)
-        yield tool.Target(options.url, options.model, access)
+        yield Target(options.url, options.model, access)
         return
     print(f"Starting tritonserver with {options.repository}, profile {options.profile} ...", flush=True)
     profile = None if options.profile == "default" else options.profile
     with TritonServer(options.repository, profile, log_path=options.out / "tritonserver.log") as server:
         server.probe()
         _look_for_model(server.grpc_url, options.model, server.access)
-        yield tool.Target(server.grpc_url, options.model, server.access)
+        yield Target(server.grpc_url, options.model, server.access)
 
 
 def _access(options: argparse.Namespace) -> Access:
@@ -156,7 +159,7 @@ def _look_for_model(url: str, model: str, access: Access) -> None:
 
     try:
         with connect(url, access) as client:
-            ready = client.is_model_ready(model, headers=dict(access.headers), client_timeout=tool.TIMEOUT_S)
+            ready = client.is_model_ready(model, headers=dict(access.headers), client_timeout=TIMEOUT_S)
     except InferenceServerException as error:
         raise ServerError(f"no server answers at {url} ({error}): see --url, or leave it out") from error
     if not ready:

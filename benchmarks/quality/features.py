@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness import timing
 from benchmarks.harness.engine import Array, Engine
 from benchmarks.quality.latents import chunks, latents_file, load
 from benchmarks.quality.settings import Plan, Setting
-from brats_ldm_client import Client
-from server.process import TritonServer
 from training.evaluation.features import extract, load_extractor
 from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
@@ -103,24 +99,3 @@ def measure_all(measurer: Measurer, folder: Path, plan: Plan, images: int) -> di
         for setting, parts in figures.items()
         if parts
     }
-
-
-# --- seconds an image for a user: from the client's call to the array, one at a time on an idle server
-
-TIMED_SEED = 1
-
-
-def times(repository: Path, plan: Plan, rounds: int, report: Callable[[str], object]) -> dict[str, Any]:
-    """Of each setting, in turns; those with all steps once. With the digest of the weights that were served."""
-    with TritonServer(repository) as server, Client(server.grpc_url, rows_per_request=1) as client:
-        server.probe()
-
-        def one(setting: Setting) -> None:
-            client.generate([TIMED_SEED], steps=setting.steps, sampler=setting.sampler)
-
-        one(plan.baseline)  # warm-up: memory is allocated and kernels are chosen
-        few = {setting.name: partial(one, setting) for setting in plan.fewer}
-        all_steps = {setting.name: partial(one, setting) for setting in (plan.reference, plan.ancestral)}
-        taken = timing.in_turns(few, rounds, report=report) | timing.in_turns(all_steps, 1, report=report)
-        digest = client.info().model_digest
-    return {"baseline": plan.baseline.name, "settings": timing.compare(taken, plan.baseline.name), "digest": digest}

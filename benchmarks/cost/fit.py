@@ -17,15 +17,15 @@ def assemble(sections: Mapping[str, Record]) -> Record:
     Points get `predicted` and `error`, which is predicted over measured, minus 1. Panels get `worst`, its largest;
     `drift`, how much slower the machine was than at the calibration; and `worst_steady`, the error without drift.
     """
-    calibration = sections["calibration"]["result"]
-    record: Record = {
-        **{name: sections["calibration"][name] for name in ("machine", "command", "profile", "model")},
+    first, results = sections["calibration"], {name: section["result"] for name, section in sections.items()}
+    return {
+        **{name: first[name] for name in ("machine", "command", "profile", "model")},
         "seconds": {name: section["seconds"] for name, section in sections.items()},
-        "calibration": calibration,
+        "calibration": results["calibration"],
+        **{name: _judged(results[name], results["calibration"]) for name in AXES},
+        "memory_mb": _with_lines(results["memory"]),
+        "decoder_mb": {**results["decoder"], "peak_line": _peak_line(results["decoder"]["points"])},
     }
-    for name in AXES:
-        record[name] = _judged(sections[name]["result"], calibration)
-    return {**record, **_lines(sections["memory"]["result"], sections["decoder"]["result"])}
 
 
 def _judged(panel: Record, calibration: Record) -> Record:
@@ -40,18 +40,20 @@ def _judged(panel: Record, calibration: Record) -> Record:
     return {**panel, "points": points, "drift": drift, "worst": worst, "worst_steady": worst_steady}
 
 
-def _lines(memory: Record, decoder: Record) -> Record:
+def _with_lines(memory: Record) -> Record:
     """base + row * rows of each process. The decoder's is by the rows of its calls, and left out of `together`."""
     loaded = [point for point in memory["points"] if point["rows"]]
-    rows = [point["rows"] for point in loaded]
-    names = [name for name in loaded[0]["processes"] if name != DECODER]
-    lines = {name: line(rows, [point["processes"][name]["peak"] for point in loaded]) for name in names}
-    others = line(rows, [apart(point) for point in loaded])
-    calls = line([point["rows"] for point in decoder["points"]], [point["peak"] for point in decoder["points"]])
-    return {
-        "memory_mb": {**memory, "peak_lines": lines, "together_line": others},
-        "decoder_mb": {**decoder, "peak_line": calls},
+    lines = {
+        name: _peak_line([{"rows": point["rows"], **point["processes"][name]} for point in loaded])
+        for name in loaded[0]["processes"]
+        if name != DECODER
     }
+    together = line([point["rows"] for point in loaded], [apart(point) for point in loaded])
+    return {**memory, "peak_lines": lines, "together_line": together}
+
+
+def _peak_line(points: Sequence[Record]) -> dict[str, float]:
+    return line([point["rows"] for point in points], [point["peak"] for point in points])
 
 
 def line(rows: Sequence[int], values: Sequence[float]) -> dict[str, float]:

@@ -1,0 +1,41 @@
+"""What the commands of all benchmarks share: the options of the same name, and records as files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import COMMITTED
+from benchmarks.harness.markdown import Record
+from training.files import write_text
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "repository": {"type": Path, "default": COMMITTED, "help": "to measure (default: the demo weights)"},
+    "profile": {"default": "cpu", "help": "of the server (default: %(default)s)"},
+    "rounds": {"type": int, "help": "of the times (default: %(default)s)"},
+    "quick": {"action": "store_true", "help": "try the benchmark itself: hardly any steps; its figures mean nothing"},
+    "out": {"type": Path, "metavar": "FILE", "help": "also write the figures as JSON"},
+}
+
+
+def parser(module: str, description: str | None, *options: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The parser of `python -m module` with these of OPTIONS; `defaults` of theirs."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, formatter_class=formatter)
+    for name in options:
+        parser.add_argument(f"--{name}", **OPTIONS[name])
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def read_record(path: Path) -> Record:
+    """The record at `path`; empty where there is none."""
+    record: Record = json.loads(path.read_text()) if path.is_file() else {}
+    return record
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write `record` as JSON, whole or not at all."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
