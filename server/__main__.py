@@ -60,13 +60,20 @@ def _import_extensions() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Start a tritonserver on this machine, check its health, and restart it after a failure. "
         "The program is $TRITONSERVER, or else tritonserver on PATH, or else that of the pip wheel.",
         epilog="Arguments after -- are passed to tritonserver unchanged, for example: -- --log-verbose=1",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
     )
     parser.add_argument(
         "--profile",
