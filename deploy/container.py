@@ -34,7 +34,7 @@ DRAIN = Path(os.environ.get(DRAIN_VARIABLE, "/tmp/brats-ldm-drain"))
 REFUSE_S, KILL_AFTER_S = 2.0, 8.0  # after the grace period: to refuse what is left, and for Triton's own end
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 24 * 2**20  # of a request of 64 rows, the most that one has
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any proxy: it asks its own machine
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without a proxy: the server is on this machine
 HEALTH_S = 15
 BUSY, DEADLINE = "BUSY", "DEADLINE"  # tokens of errors: docs/errors.md
 IMAGE = struct.Struct(f"<{240 * 240}f")
@@ -44,8 +44,8 @@ TOLERANCE = 1e-2
 
 
 def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
-    """Run tritonserver, once the plans are known to fit; its exit status. A SIGTERM or SIGINT drains it first: Triton
-    24.10 breaks off every generation when it stops, and from 25.05 on lets each go on for --exit-timeout-secs."""
+    """Run tritonserver if the plans fit this machine; returns its exit status. SIGTERM or SIGINT drains it first:
+    Triton 24.10 ends every generation when it stops, and from 25.05 on lets them continue for --exit-timeout-secs."""
     require_plans(repository)
     check_shared_memory(SHARED_MEMORY)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
 
 
 def drain(repository: Path, grace: float, *more: str) -> bool:
-    """Let requests finish and refuse new ones; whether all have within `grace` seconds."""
+    """Let requests finish and refuse new ones; returns whether all have finished within `grace` seconds."""
     program = repository / "mri_ldm" / "1" / "drain.py"
     return subprocess.run([sys.executable, program, DRAIN, f"--grace={grace}", *more], check=False).returncode == 0
 
@@ -89,7 +89,7 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
 
 
 def check_shared_memory(folder: Path, needed: int = SHARED_MEMORY_BYTES) -> None:
-    """Raise Refusal where less than `needed` bytes are left for the tensors between Triton's processes."""
+    """Raise Refusal if less than `needed` bytes are left for the tensors between Triton's processes."""
     if (left := shutil.disk_usage(folder).free) < needed:
         raise Refusal(
             f"{folder} has {left / 2**20:.0f} MB left, and a server needs {needed / 2**20:.0f} MB: "
@@ -98,10 +98,10 @@ def check_shared_memory(folder: Path, needed: int = SHARED_MEMORY_BYTES) -> None
 
 
 def health(url: str) -> None:
-    """Raise where the image of seed 0 in one step does not come, or is not that of the first check (docs/errors.md).
+    """Raise if the image of seed 0 in one step does not come, or is not that of the first check (docs/errors.md).
 
-    Triton calls models ready that call dead ones. A server that is busy is alive: no room now, or late while its
-    networks answer other calls.
+    Triton calls a model ready even if the networks behind it are dead. A busy server is healthy: it has no room now, or
+    is late while its networks answer other calls.
     """
     calls = network_calls(url)
     try:
@@ -119,7 +119,7 @@ def one_step_image(url: str) -> bytes:
     tensors = {"seed": ("INT64", 0), "steps": ("INT32", 1)}
     inputs = [{"name": name, "datatype": kind, "shape": [1, 1], "data": [n]} for name, (kind, n) in tensors.items()]
     outputs = [{"name": "image", "parameters": {"binary_data": True}}]
-    # In microseconds. Without it the server would go on making an image for which nobody waits any more.
+    # In microseconds. Without it the server would continue with an image for which nobody waits any more.
     parameters = {"timeout": HEALTH_S * 10**6}
     body = json.dumps({"inputs": inputs, "outputs": outputs, "parameters": parameters}).encode()
     request = urllib.request.Request(f"{url}/v2/models/mri_ldm/infer", body, {"Content-Type": "application/json"})
@@ -137,11 +137,11 @@ def token_of(error: urllib.error.HTTPError) -> str:
 
 
 def first_image(image: bytes) -> bytes:
-    """The image of the first check since the server of this container started; this one where it is the first."""
+    """The image of the first check since the server of this container started; this image if it is the first."""
     file = DRAIN / FIRST_IMAGE
     with contextlib.suppress(FileNotFoundError):
         return file.read_bytes()
-    with contextlib.suppress(FileNotFoundError):  # no folder: the server is not this container's
+    with contextlib.suppress(FileNotFoundError):  # no folder: the server runs in another container
         temporary = file.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(image)
         temporary.replace(file)
@@ -149,7 +149,7 @@ def first_image(image: bytes) -> bytes:
 
 
 def check_same(image: bytes) -> None:
-    """Raise Refusal where the image is not whole and finite, or differs from the first by more than TOLERANCE."""
+    """Raise Refusal if the image is not whole and finite, or differs from the first by more than TOLERANCE."""
     if len(image) != IMAGE.size:
         raise Refusal(f"the image of seed 0 has {len(image)} bytes and should have {IMAGE.size}")
     values = IMAGE.unpack(image)
@@ -162,7 +162,7 @@ def check_same(image: bytes) -> None:
 
 
 def network_calls(url: str) -> int:
-    """Calls that the networks have answered since the server started; 0 where it does not say."""
+    """Calls that the networks have answered since the server started; 0 if the server does not say."""
     try:
         with DIRECT.open(f"{url}/v2/models/stats", timeout=2) as response:
             models = json.load(response)["model_stats"]
@@ -176,17 +176,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
     preparing.add_argument("--source", type=Path, required=True, help="folder that `python -m export repository` wrote")
-    preparing.add_argument("--into", type=Path, required=True, help="folder to serve from")
-    preparing.add_argument("--precision", choices=sorted(ONNX), default="fp16", help="default: %(default)s")
-    preparing.add_argument("--dry-run", action="store_true", help="print the trtexec command lines, and do nothing")
+    preparing.add_argument("--into", type=Path, required=True, help="folder that Triton will serve")
+    preparing.add_argument(
+        "--precision", choices=sorted(ONNX), default="fp16", help="precision of the plans (default: %(default)s)"
+    )
+    preparing.add_argument("--dry-run", action="store_true", help="print the trtexec commands and change nothing")
     serving = commands.add_parser("serve", help="start Triton on a prepared repository")
-    draining = commands.add_parser("drain", help="let requests finish and refuse new ones; the server stays up")
+    draining = commands.add_parser("drain", help="let running requests finish and refuse new ones; the server stays up")
     for command in (serving, draining):
-        command.add_argument("repository", type=Path)
-        command.add_argument("--grace", type=float, default=30.0, metavar="S", help="for requests: %(default)s s")
-    serving.add_argument("extra", nargs="*", help="after --, flags for tritonserver")
-    asking = commands.add_parser("health", help="ask a server for the image of seed 0 in one step")
-    asking.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
+        command.add_argument("repository", type=Path, help="folder that `prepare` wrote")
+        command.add_argument(
+            "--grace",
+            type=float,
+            default=30.0,
+            metavar="S",
+            help="seconds for running requests to finish (default: %(default)s)",
+        )
+    serving.add_argument("extra", nargs="*", help="flags for tritonserver, after --")
+    asking = commands.add_parser("health", help="check that a server generates the image of seed 0 in one step")
+    asking.add_argument(
+        "--url", default="http://127.0.0.1:8000", help="HTTP address of the server (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         if options.command == "serve":

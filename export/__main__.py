@@ -14,7 +14,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a training snapshot, or weights trained with MONAI, into a Triton model repository, and "
-        "check what comes out. Each command has its own --help.",
+        "check the result. Each command has its own --help.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (repository, check, parity, gate, from_monai, to_monai):

@@ -1,4 +1,4 @@
-"""The preflight of a model repository: what would go wrong with it, before a server shows it.
+"""The preflight of a model repository: finds problems before a server loads it.
 
 Reads files, the version of TensorRT and what nvidia-smi shows. Runs no network, and imports no torch.
 """
@@ -28,7 +28,7 @@ Configs = dict[str, dict[str, ModelConfig]]
 
 @dataclass(frozen=True)
 class Result:
-    """problems: one line each, with what to do. report: lines about what is there; empty if there are problems."""
+    """problems: one line each, with what to do. report: lines about the content; empty if there are problems."""
 
     problems: list[str]
     report: list[str]

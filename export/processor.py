@@ -17,7 +17,7 @@ def instructions() -> set[str]:
 
 
 def processor_name() -> str:
-    """The model, or the architecture where the kernel names no model."""
+    """The model, or the architecture if the kernel names no model."""
     return _fields().get("model name") or platform.machine()
 
 

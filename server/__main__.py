@@ -1,4 +1,4 @@
-"""`python -m server`: a tritonserver on this machine, kept up until Ctrl-C or SIGTERM, which let requests finish.
+"""`python -m server`: runs a tritonserver on this machine until Ctrl-C or SIGTERM; running requests may finish.
 
 Argument parsing and printing only; `server.supervisor` does the work.
 """
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     stop = Stop()
     for number, handler in previous.items():
-        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores it, and means that
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP, and so it must stay
             signal.signal(number, stop)
     try:
         _import_extensions()
@@ -60,12 +60,20 @@ def _import_extensions() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server",
-        description="Start a tritonserver on this machine: $TRITONSERVER, or one on PATH, or the wheel's.",
-        epilog="What follows -- goes to tritonserver as it is, e.g. -- --log-verbose=1",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Start a tritonserver on this machine, check its health, and restart it after a failure. "
+        "The program is $TRITONSERVER, or else tritonserver on PATH, or else that of the pip wheel.",
+        epilog="Arguments after -- are passed to tritonserver unchanged, for example: -- --log-verbose=1",
+        formatter_class=_Defaults,
     )
     parser.add_argument(
         "--profile",
@@ -73,24 +81,41 @@ def _parser() -> argparse.ArgumentParser:
         help=f"configs/PROFILE.pbtxt of each model; '{DEFAULT_PROFILE}' is config.pbtxt (TensorRT)",
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="model repository folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address or name that gRPC listens on")
-    parser.add_argument("--http-port", type=int, default=8000, help="port of HTTP")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="port of gRPC")
+    parser.add_argument("--host", default="127.0.0.1", help="address or host name where gRPC listens")
+    parser.add_argument("--http-port", type=int, default=8000, help="HTTP port")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="gRPC port")
     parser.add_argument("--metrics-port", type=int, default=8002, help="port of the Prometheus metrics")
-    parser.add_argument("--log-file", type=Path, default=None, help="keep the log of tritonserver here")
-    parser.add_argument("--startup-timeout", type=float, default=120.0, metavar="S", help="seconds to wait until ready")
+    parser.add_argument(
+        "--log-file",
+        type=Path,
+        default=None,
+        help="append the log of tritonserver to this file; without it the log is temporary",
+    )
+    parser.add_argument(
+        "--startup-timeout", type=float, default=120.0, metavar="S", help="seconds for the server to become ready"
+    )
     security_options.add_arguments(parser)
-    stay = parser.add_argument_group("staying up and stopping", "docs/lifecycle.md says what happens when")
-    stay.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds for running requests at a stop")
-    stay.add_argument(
-        "--drain-folder", type=Path, default=None, help="where mri_ldm/1/drain.py asks; a private one if not given"
+    stay = parser.add_argument_group(
+        "health checks, restarts and stopping", "docs/lifecycle.md explains these options."
     )
     stay.add_argument(
-        "--health-interval", type=float, default=10.0, metavar="S", help="seconds between health checks, 0 for none"
+        "--grace", type=float, default=30.0, metavar="S", help="seconds for running requests to finish at a stop"
     )
-    stay.add_argument("--health-timeout", type=float, default=30.0, metavar="S", help="seconds for a health check")
-    stay.add_argument("--max-restarts", type=int, default=3, metavar="N", help="of a server that died, 0 for none")
-    stay.add_argument("--restart-window", type=float, default=600.0, metavar="S", help="seconds in which they count")
+    stay.add_argument(
+        "--drain-folder", type=Path, default=None, help="folder for mri_ldm/1/drain.py; without it, a private folder"
+    )
+    stay.add_argument(
+        "--health-interval", type=float, default=10.0, metavar="S", help="seconds between health checks; 0: no checks"
+    )
+    stay.add_argument(
+        "--health-timeout", type=float, default=30.0, metavar="S", help="seconds for the answer to a health check"
+    )
+    stay.add_argument(
+        "--max-restarts", type=int, default=3, metavar="N", help="restarts within the window before giving up; 0: none"
+    )
+    stay.add_argument(
+        "--restart-window", type=float, default=600.0, metavar="S", help="seconds in which restarts are counted"
+    )
     return parser
 
 
@@ -162,8 +187,8 @@ def _announce(server: TritonServer, profile: str, took_s: float, busy: bool) -> 
 
 
 class Stop:
-    """Signal handler: the first unwinds to where the server is stopped; further ones only count, so that they cannot
-    interrupt that."""
+    """Signal handler. The first signal raises KeyboardInterrupt, which stops the server. Further ones are only counted,
+    so that they cannot interrupt the stop."""
 
     def __init__(self) -> None:
         self.signals = 0

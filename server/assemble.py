@@ -1,4 +1,4 @@
-"""Assembles what surrounds a tritonserver: its backends folder, its environment variables, and paths with plain names.
+"""Prepares the surroundings of a tritonserver: backends folder, environment variables, paths of plain characters.
 
 Writes into folders that the caller owns and removes; never into an installation.
 """
@@ -43,8 +43,8 @@ def backends_folder(installation: Installation, into: Path) -> Path:
 
     Raises ServerError where the copies that it needs could not run in `into`.
     """
-    own = [folder for folder in sorted(OWN_BACKENDS.iterdir()) if (folder / "model.py").is_file()]
-    missing = [folder for folder in own if not (installation.backends / folder.name).exists()]
+    ours = [folder for folder in sorted(OWN_BACKENDS.iterdir()) if (folder / "model.py").is_file()]
+    missing = [folder for folder in ours if not (installation.backends / folder.name).exists()]
     if not missing and installation.stub is None:
         return installation.backends
     backends = into / "backends"
@@ -60,7 +60,7 @@ def backends_folder(installation: Installation, into: Path) -> Path:
 
 
 def _copy_python_backend(source: Path, stub: Path, target: Path) -> None:
-    """The wheel keeps the stub of each Python minor apart; the python backend wants it beside its library."""
+    """The wheel has one stub for each Python minor version, apart; the python backend expects it beside its library."""
     # Copies (6 MB): Triton refuses a backend library that is a link out of its folder.
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     check_runs_programs(Path(shutil.copy2(stub, target / stub.name)))
@@ -72,13 +72,13 @@ def python_based(backends: Path) -> list[str]:
 
 
 def environment(installation: Installation, links: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of the server: `base`, and where the wheel's stub finds Python and its libraries.
+    """The environment of the server: `base`, and the paths where the wheel's stub finds Python and its libraries.
 
     links: a folder for links, itself with a plain path.
     """
     env = dict(base)
     if installation.libpython and installation.wheel_libraries:
-        # That one library alone: the lib folder of, say, conda would shadow libstdc++ and OpenSSL too.
+        # Only this library: the whole lib folder of conda, for example, would also replace libstdc++ and OpenSSL.
         libraries = links / "lib"
         libraries.mkdir()
         (libraries / installation.libpython.name).symlink_to(installation.libpython)

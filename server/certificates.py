@@ -1,4 +1,4 @@
-"""What is wrong with certificates and keys, found before a server starts with them; and the name in a certificate.
+"""Checks certificates and keys before a server starts with them, and reads the name in a certificate.
 
 A server or a client that does not like a certificate ends the connection without saying why.
 """

@@ -1,6 +1,6 @@
 """The one place that makes gRPC clients of a server: for the launcher, the benchmarks and the reliability tests.
 
-They speak to a server of this machine, or measure one: `http_proxy` and its like are never obeyed.
+They connect to a server of this machine, or measure one. So they never use a proxy, whatever `http_proxy` says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong with a server.
+"""The errors of starting and running a server.
 
 ServerError          it did not start, did not answer, or was asked for something impossible
   NoServerError      this machine cannot run one as it is; the message says in one sentence what to do

@@ -56,7 +56,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver and what has to surround it. What follows `backends` is for the wheel."""
+    """A tritonserver and its surroundings. The fields after `backends` are for the wheel."""
 
     binary: Path
     backends: Path
@@ -196,7 +196,7 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def main() -> int:
-    """Before anything is installed: say whether a tritonserver is here, or whether the wheel's would run."""
+    """Before anything is installed: print whether this machine has a tritonserver, or can run that of the wheel."""
     host = Host.here()
     try:
         if host.system != "Linux" or host.env_binary or host.path_binary:

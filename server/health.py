@@ -1,7 +1,7 @@
-"""Whether a server works: it answers as itself, and the image of seed 0 in one step is that of the first time.
+"""Health check of a server: it generates the image of seed 0 in one step, and the image is that of the first check.
 
 That is the health check of this project, here and in deploy/container.py and `brats-ldm ready --deep` (docs/errors.md).
-Asks over the network only; knows no process.
+Uses only the network, no knowledge of processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import tritonclient.grpc as triton
 
 SHAPE = (1, 1, 240, 240)
-# Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is not there by far more.
+# Half precision differs by 1e-3 between the kernels of two batch sizes; a network that is missing, by far more.
 TOLERANCE = 1e-2
 BUSY = "[BUSY"
 """How the models' errors begin that say so: docs/errors.md."""
@@ -32,7 +32,7 @@ NETWORKS = ("unet", "unet_steps", "vae_decoder")
 class Busy(ServerError):
     """The server has no room for the one-step generation, or is late with it while its networks answer other calls.
 
-    It is alive; whether it is well is not known.
+    So it is alive, but the image was not checked.
     """
 
 
@@ -51,7 +51,7 @@ class Health:
         return "sha256:" + hashlib.sha256(self.image.astype("<f4").tobytes()).hexdigest()
 
     def check_same(self, known: Health, *, bitwise: bool) -> None:
-        """Raise ServerError where this is not the known image.
+        """Raise ServerError if this is not the known image.
 
         On the CPU profile an image depends on nothing but the weights and the request, bit for bit. A GPU may take
         another kernel when other rows share the call, so there it must be the same within TOLERANCE of its norm.
@@ -66,7 +66,7 @@ class Health:
 
 
 def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) -> Health:
-    """Generate one slice in one step and check it. Raises ServerError, Busy where others keep the server from it.
+    """Generate one slice in one step and check it. Raises ServerError, or Busy if other requests delay it.
 
     Triton calls a model ready although models that it calls are dead or missing; only an answer proves it.
     """
@@ -96,7 +96,7 @@ def probe(grpc_url: str, timeout_s: float = 60.0, access: Access = EVERYBODY) ->
 
 
 def network_calls(client: triton.InferenceServerClient, access: Access) -> int:
-    """Calls that the networks have answered since the server started; 0 where it does not say."""
+    """Calls that the networks have answered since the server started; 0 if the server does not say."""
     import tritonclient.grpc as triton
 
     try:
@@ -107,7 +107,7 @@ def network_calls(client: triton.InferenceServerClient, access: Access) -> int:
 
 
 def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
-    """The name of the ready Triton server at that address; None while there is none."""
+    """The name of the Triton server at that address, if it is ready; otherwise None."""
     # A TCP connect first: a gRPC channel that was refused waits longer and longer before it tries again.
     if not listening(host, port):
         return None
@@ -123,7 +123,7 @@ def ready_name(host: str, port: int, access: Access = EVERYBODY) -> str | None:
 
 
 def listening(host: str, port: int) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a process accepts connections at that address."""
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a tritonserver has logged, read while it runs and afterwards, also where the file was moved or removed since."""
+"""Reads the log of a tritonserver while it runs and afterwards, even if the file was moved or removed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def last_lines(log: FileIO, count: int) -> list[str]:
 
 
 def reasons(lines: Sequence[str]) -> list[str]:
-    """The last of the lines that may say why a server has failed.
+    """The last lines that may say why a server has failed.
 
-    Without Triton's tables and information, which come after the reasons and would push them out of sight; with the
-    information where there is nothing else.
+    Without Triton's tables and information, which come after the reasons and would push them out of sight. With the
+    information if there is nothing else.
     """
     kept = [line for line in lines if line.strip() and not line.startswith(("+", "|"))]
     return ([line for line in kept if not INFORMATION.match(line)] or kept)[-TAIL_LINES:]

@@ -1,4 +1,4 @@
-"""Picks and checks the addresses and ports of a server, and writes them as the parts of Triton need them."""
+"""Chooses and checks the addresses and ports of a server, and writes them in the formats that Triton needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESERVED: deque[socket.socket] = deque(maxlen=32)  # of this process's latest p
 def resolve(host: str) -> str:
     """The address of a host, as the parts of Triton take names differently: HTTP listens on none of `localhost`.
 
-    The first of IPv4, or else of IPv6. Raises ServerError where there is none.
+    The first IPv4 address, or else the first IPv6 address. Raises ServerError if there is none.
     """
     try:
         addresses = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
@@ -43,7 +43,7 @@ def prefixed(address: str) -> str:
 
 
 def choose_ports(wanted: Mapping[str, tuple[str, int | None]]) -> list[int]:
-    """A port for each command-line flag, on its address: the one wanted, if it is free, or any free one for None."""
+    """A port for each command-line flag, on its address: the wanted port if it is free; for None, any free port."""
     chosen: dict[tuple[str, int], str] = {}
     for flag, (address, port) in wanted.items():
         if port is None:
@@ -57,7 +57,7 @@ def choose_ports(wanted: Mapping[str, tuple[str, int | None]]) -> list[int]:
 
 
 def free_port(address: str, taken: Sequence[int] = ()) -> int:
-    """A port on which nobody listens, none of `taken`."""
+    """A port on which no process listens, and which is not in `taken`."""
     # Below Linux's range of ephemeral ports (32768 up): Triton listens only after its models have loaded, and
     # in those seconds the kernel must not hand the port to somebody's outgoing connection.
     for port in random.SystemRandom().sample(range(20000, 32768), 100):
@@ -70,15 +70,15 @@ def free_port(address: str, taken: Sequence[int] = ()) -> int:
 
 
 def reachable(address: str) -> str:
-    """Where a client on this machine finds a server that listens on `address`."""
+    """The address by which a client on this machine reaches a server that listens on `address`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
 def _reserve(port: int) -> None:
-    """Raise OSError where another launcher of this machine has chosen the port, whose server may not listen yet."""
+    """Raise OSError if another launcher on this machine has chosen the port; its server may not listen yet."""
     name = socket.socket(socket.AF_UNIX)
     try:
-        name.bind(f"\0brats-ldm-port-{port}")  # no file: it goes with the process
+        name.bind(f"\0brats-ldm-port-{port}")  # an abstract socket, not a file: it disappears with the process
     except OSError:
         name.close()
         raise
@@ -90,6 +90,6 @@ def _check_free(address: str, port: int, flag: str) -> None:
     try:
         socket.create_server((address, port), family=family).close()
     except (OSError, OverflowError) as error:
-        # Without what Python adds to it: the address and the port again.
+        # Python's own message repeats the address and the port.
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
         raise ServerError(f"cannot listen on {address} port {port} ({flag}): {reason}") from error

@@ -16,18 +16,18 @@ def children(parent: int) -> dict[int, bool]:
 
 
 def group_alive(group: int) -> bool:
-    """Whether the process group has a member that is no zombie."""
+    """Whether the process group has a member that is not a zombie."""
     states = (_state(stat) for stat in Path("/proc").glob("[0-9]*/stat"))
     return any(its_group == group and state not in "ZX" for state, _, its_group in states)
 
 
 def alive(process: int) -> bool:
-    """Whether the process is there, and no zombie."""
+    """Whether the process exists and is not a zombie."""
     return _state(Path("/proc", str(process), "stat"))[0] not in "ZX"
 
 
 def _state(stat: Path) -> tuple[str, int, int]:
-    """State, parent and process group; X where the process has just ended."""
+    """State, parent and process group; state X if the process has just ended."""
     try:
         state, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
     except OSError:
@@ -36,7 +36,7 @@ def _state(stat: Path) -> tuple[str, int, int]:
 
 
 def model_of(stub: int) -> str:
-    """The model instance that a stub process runs, such as unet_0_0; empty where it cannot be told."""
+    """The model instance that a stub process runs, such as unet_0_0; empty if it is unknown."""
     try:
         arguments = Path("/proc", str(stub), "cmdline").read_bytes().split(b"\0")
     except OSError:

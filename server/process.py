@@ -1,6 +1,6 @@
-"""Runs one tritonserver process: starts it, waits until it answers as itself, stops it with all its children.
+"""Runs one tritonserver process: starts it, waits until it is ready, stops it with all its children.
 
-The only way in this project to start a server. Knows no model but the one that `probe` asks.
+The only way in this project to start a server. Knows no model but that of the health check.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ EXIT_TIMEOUT_S = 5
 KILL_AFTER_S = 15.0
 # Triton looks once a second whether its models are gone: with nothing in flight there is no use in waiting for that.
 KILL_AFTER_DRAIN_S = 1.0
-# For what is refused: a step, and the answers on their way. A network that hangs is not waited for longer.
+# For refused requests: time for one step and for their answers. A network that hangs gets no more time.
 REFUSE_S = 2.0
 
 
 class TritonServer:
     """A running tritonserver, as a context manager.
 
-    `profile` picks `configs/<profile>.pbtxt` of each model (None: `config.pbtxt`). A port of None is a free
-    one. `log_path` None keeps the log until the server stops; a file that is there is appended to.
-    `drain_folder`: where the models can be asked to drain (mri_ldm/1/drain.py); None is a private one. `security`: who
-    is let in; None is everybody who reaches `host`. Raises ServerError for certificates and keys that are of no use.
+    profile: selects `configs/<profile>.pbtxt` of each model; None: `config.pbtxt`. A port of None: any free port.
+    log_path: file to append the log to; None: the log is kept until the server stops. drain_folder: folder of
+    mri_ldm/1/drain.py; None: a private folder. security: None: everybody who reaches `host` has access.
+    Raises ServerError for unusable certificates and keys.
     """
 
     def __init__(

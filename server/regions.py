@@ -1,4 +1,4 @@
-"""Shared-memory regions in /dev/shm: how a server names its own, and how those that are left behind are removed."""
+"""Shared-memory regions in /dev/shm: how a server names its regions, and how leftover regions are removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def region_prefix() -> str:
-    """A new prefix for the names of shared-memory regions that says which process answers for them."""
+    """A new prefix for the names of shared-memory regions; it contains the process that owns them."""
     return f"{_family()}{os.getpid()}_{uuid.uuid4().hex[:12]}_"
 
 
@@ -31,13 +31,13 @@ def private_folder(prefix: str) -> Path:
 
 
 def remove_regions(prefix: str) -> None:
-    """Remove the regions with this prefix: a stub that was killed has not removed its own."""
+    """Remove the regions with this prefix: a stub that was killed has not removed its regions."""
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         _remove(region)
 
 
 def remove_orphaned_regions() -> None:
-    """Remove the regions of launchers that were killed; those of others are left alone."""
+    """Remove the regions of launchers that were killed. Regions of running launchers stay."""
     for region in SHARED_MEMORY.glob(f"{_family()}*"):
         owner = region.name.removeprefix(_family()).partition("_")[0]
         if not Path("/proc", owner).exists():

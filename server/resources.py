@@ -1,4 +1,4 @@
-"""What a machine needs before a server starts: shared memory, temporary files, open files. Checks only."""
+"""Checks what a machine needs before a server starts: shared memory, temporary files, open files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who is let in: TLS, secrets, addresses and limits, as flags of tritonserver and as what a client of it needs.
+"""Access to a server: TLS, secrets, addresses and limits, as flags of tritonserver and as arguments of a client.
 
-Starts nothing and knows no model. docs/security.md says what the defaults are for.
+Starts nothing and knows no model. docs/security.md explains the defaults.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Access:
 class Tls:
     """PEM files for gRPC. client_ca: clients must show a certificate of that authority.
 
-    probe_certificate, probe_key: what the launcher shows then, when it asks its own server; the server's if None.
+    probe_certificate, probe_key: those of the launcher's health check then; None: those of the server.
     """
 
     certificate: Path
@@ -82,10 +82,11 @@ class Tls:
 
 @dataclass(frozen=True)
 class Security:
-    """How far a server is open. By default: to everybody who reaches its host, for everything.
+    """Who may use a server. By default: everybody who reaches its host, for everything.
 
-    admin_secret: asked for by shared memory, model repository, tracing and logging; inference_secret: by everything
-    else but health. http, metrics: on the server's host, on the loopback alone, or off; neither can be encrypted.
+    admin_secret: required for shared memory, model repository, tracing and logging. inference_secret: required for
+    everything else except health. http, metrics: on the server's host, on the loopback only, or off; neither can be
+    encrypted.
     """
 
     tls: Tls | None = None
@@ -113,7 +114,7 @@ class Security:
         return [*known_ones, *off, *restricted, *tls]
 
     def access(self) -> Access:
-        """What the launcher itself needs to be let in. Raises ServerError for unusable certificates and keys."""
+        """What the launcher itself needs for access. Raises ServerError for unusable certificates and keys."""
         headers = {GRPC_PREFIX + header: secret for _, header, secret in self._restricted()}
         return Access(self.tls.channel() if self.tls else {}, headers)
 

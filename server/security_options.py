@@ -1,4 +1,4 @@
-"""The options of `python -m server` that say who is let in, and what to tell people about the outcome."""
+"""The security options of `python -m server`, and the notes that it prints about them."""
 
 from __future__ import annotations
 
@@ -13,42 +13,47 @@ AUTO = "auto"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that `security` reads."""
-    group = parser.add_argument_group("who is let in", "docs/security.md says what each is for")
+    group = parser.add_argument_group("security", "docs/security.md explains these options.")
     group.add_argument("--tls-cert", type=Path, default=None, metavar="PEM", help="encrypt gRPC with this certificate")
-    group.add_argument("--tls-key", type=Path, default=None, metavar="PEM", help="its key")
+    group.add_argument("--tls-key", type=Path, default=None, metavar="PEM", help="key of that certificate")
     group.add_argument(
-        "--tls-client-ca", type=Path, default=None, metavar="PEM", help="let in clients of this authority alone"
+        "--tls-client-ca",
+        type=Path,
+        default=None,
+        metavar="PEM",
+        help="accept only clients with a certificate of this authority",
     )
     group.add_argument(
         "--tls-probe-cert",
         type=Path,
         default=None,
         metavar="PEM",
-        help="shown by the health check; --tls-cert if not given",
+        help="certificate of the launcher's own health check; without it, --tls-cert",
     )
-    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="its key; or --tls-key")
+    group.add_argument("--tls-probe-key", type=Path, default=None, metavar="PEM", help="key of that certificate")
     group.add_argument(
         "--inference-secret-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="ask for this secret, except for health",
+        help="require the secret in this file for everything except health",
     )
     group.add_argument(
         "--admin-secret-file",
         type=Path,
         default=None,
         metavar="FILE",
-        help="lets clients with this secret use shared memory, tracing and log settings; no client if not given",
+        help="require the secret in this file for shared memory, model repository, tracing and logging; without it, "
+        "nobody has access",
     )
     group.add_argument(
         "--http",
         choices=(AUTO, *PLACES),
         default=AUTO,
-        help="where HTTP listens, which cannot be encrypted; auto is loopback, or off with TLS",
+        help="where HTTP listens, always unencrypted; auto: off with TLS, else loopback",
     )
     group.add_argument(
-        "--metrics", choices=PLACES, default="loopback", help="where the metrics listen, unencrypted too"
+        "--metrics", choices=PLACES, default="loopback", help="where the metrics listen, always unencrypted"
     )
 
 
@@ -65,7 +70,7 @@ def security(options: argparse.Namespace) -> Security:
 
 
 def _tls(options: argparse.Namespace) -> Tls | None:
-    """Both or none of a certificate and its key; nothing that needs TLS without it."""
+    """TLS as the options ask for it. Raises ServerError for a certificate without a key, or options that need TLS."""
     names = ("tls_cert", "tls_key", "tls_client_ca", "tls_probe_cert", "tls_probe_key")
     certificate, key, client_ca, probe_certificate, probe_key = (getattr(options, name) for name in names)
     if certificate is None or key is None:
@@ -78,7 +83,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def client_options(security: Security) -> str:
-    """What `brats-ldm` needs to be let in, in words for a command line."""
+    """The options that `brats-ldm` needs for access, as part of a command line."""
     tls = security.tls
     words = [] if tls is None else [" --tls-ca CA.pem"]
     words += [" --tls-cert PEM --tls-key PEM"] if tls is not None and tls.client_ca is not None else []
@@ -87,7 +92,7 @@ def client_options(security: Security) -> str:
 
 
 def warnings(security: Security, host: str, concealed: bool) -> list[str]:
-    """Notes on what is more open than a user may expect."""
+    """Notes on access that a user may not expect."""
     notes = []
     if not is_loopback(host) and security.tls is None:
         notes.append(f"gRPC on {host} is not encrypted: give --tls-cert and --tls-key, or keep it behind a proxy")
@@ -96,9 +101,9 @@ def warnings(security: Security, host: str, concealed: bool) -> list[str]:
         and security.inference_secret is None
         and (security.tls is None or security.tls.client_ca is None)
     ):
-        notes.append(f"whoever reaches {host} is let in: give --tls-client-ca or --inference-secret-file")
+        notes.append(f"everybody who reaches {host} has access: give --tls-client-ca or --inference-secret-file")
     if not concealed:
         notes.append(
-            "`ps` shows the secrets to everybody on this machine: kernel.yama.ptrace_scope forbids to hide them"
+            "`ps` shows the secrets to everybody on this machine: kernel.yama.ptrace_scope forbids hiding them"
         )
     return notes

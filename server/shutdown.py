@@ -1,4 +1,4 @@
-"""How a tritonserver ends: its models are asked to finish, and what is left of its processes is killed."""
+"""Stops a tritonserver: asks its models to finish, and kills the processes that are left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.proc import group_alive
 
 def drain(command: Path, folder: Path, grace_s: float, *, refuse: bool, enough: Callable[[], bool]) -> bool:
     """Run the `command` drain.py of a model repository on the folder where its models listen, until it ends or
-    `enough` says so; whether all models have finished."""
+    `enough` returns true. Returns whether all models have finished."""
     waiting = subprocess.Popen(
         [sys.executable, "-Es", str(command), str(folder), f"--grace={grace_s}", *["--refuse"] * refuse],
         stdin=subprocess.DEVNULL,

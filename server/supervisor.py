@@ -1,6 +1,6 @@
 """Keeps a server serving: restarts one that died or gives wrong answers, and stops it in order.
 
-Triton calls itself and its models ready for ever when the process of a Python model has died, and starts no other. So
+When the process of a Python model has died, Triton does not restart it and still calls itself and its models ready. So
 the processes are watched from outside, and a one-step generation is compared with that of the start.
 """
 
@@ -23,7 +23,7 @@ from server.shutdown import describe
 
 POLL_S = 0.2
 FAILED_CHECKS = 2
-# What still works may finish before a restart, but clients of the dead part wait meanwhile.
+# Running requests may finish before a restart, but clients of the dead process wait meanwhile.
 RESTART_GRACE_S = 5.0
 RETRY_PAUSE_S = 1.0
 
@@ -104,7 +104,7 @@ class Supervisor:
         self._report("Stopped." if drained else "Stopped; requests that were left have been refused.")
 
     def _watch(self, server: TritonServer) -> str:
-        """Block until the server needs a restart; why."""
+        """Block until the server needs a restart; returns the reason."""
         stubs = server.stubs()
         ask = partial(probe, server.grpc_url, self._policy.health_timeout_s, server.access)
         checks = PeriodicCheck(lambda: self._check(ask), self._policy.health_interval_s)
@@ -122,7 +122,7 @@ class Supervisor:
     def _check(self, ask: Callable[[], Health]) -> None:
         """Compare the image with the first one; raises ServerError.
 
-        A busy server is not at fault, not even right after its start: clients may have waited for it.
+        A busy server has not failed, not even right after its start: clients may have waited for it.
         """
         with contextlib.suppress(Busy):
             health = ask()
@@ -163,13 +163,13 @@ class PeriodicCheck:
         self._failures = 0
 
     def problem(self) -> str:
-        """What was wrong in the last FAILED_CHECKS checks; empty while there have been fewer. Returns at once."""
+        """Why the last FAILED_CHECKS checks failed; empty unless all of them have. Returns at once."""
         if self._running is not None and self._running.done():
             error, self._running = self._running.exception(), None
             self._failures = self._failures + 1 if error else 0
             if self._failures == FAILED_CHECKS:
                 return f"the health check failed {FAILED_CHECKS} times in a row: {error}"
-            # What failed is asked again at once.
+            # A failed check is repeated at once.
             self._next = time.monotonic() + (0 if error else self._interval_s)
         if self._interval_s and self._running is None and time.monotonic() >= self._next:
             self._running = Future()

@@ -1,4 +1,4 @@
-"""Prints for people. A failure to print never stops a server: the reader may have gone, or lack some letters."""
+"""Prints messages. A failure to print never stops a server, for example if nobody reads the output any more."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TextIO
 
 
 def open_standard_files() -> None:
-    """Give stdin, stdout and stderr a file where the process was started without: the next one opened would be taken
-    for them, and what a library prints would end up in it."""
+    """Open stdin, stdout and stderr if the process was started without them. Otherwise the next opened file would get
+    their number, and output of libraries would end up in it."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -31,7 +31,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _mute(stream: TextIO) -> None:
-    """Send the rest to nowhere: Python would try again at its end, and complain."""
+    """Send further output to /dev/null: otherwise Python would try to write it at its end, and fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -141,7 +141,7 @@ def channel_of(index: Index, config: Data) -> int:
             f"such channel{'s' * (len(keys) > 1)} ({listed}): correct the names, or set data.modality to any for "
             f"channel {config.channel} whatever it is"
         )
-    _print_once(f"{index.path}: {wanted} is channel {keys[0]}, which is taken for data.channel {config.channel}")
+    _print_once(f"{index.path}: {wanted} is channel {keys[0]}, which is used for data.channel {config.channel}")
     return int(keys[0])
 
 

@@ -94,7 +94,7 @@ def settled(client: InferenceServerClient, models: Sequence[str], timeout_s: flo
 def ask_http(
     url: str, model: str, output: str, feeds: Mapping[str, Array], shape: tuple[int, ...], timeout_s: float = TIMEOUT_S
 ) -> Array:
-    """The same over HTTP, with a connection of its own to `url` (host:port); the answer as `shape`."""
+    """The same over HTTP, with a connection of its own to `url` (host:port), past any proxy; the answer as `shape`."""
     import tritonclient.http as triton
 
     inputs, outputs = _request(triton, output, feeds)

@@ -91,12 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _cli_generate.add_parser(commands)
-    info = commands.add_parser("info", help="what the server is: versions, models, limits, model digest")
+    info = commands.add_parser("info", help="print the server's version, models, limits and model digest")
     connection_options(info, timeout=30.0)
     info.set_defaults(run=_info)
     ready = commands.add_parser("ready", help="wait until the server and its models are ready")
-    ready.add_argument("--deep", action="store_true", help="also make an image in one step and print its checksum")
-    ready.add_argument("--checksum", metavar="SHA256", help="with --deep: what it must be (the same on a CPU only)")
+    ready.add_argument("--deep", action="store_true", help="also generate an image in one step and print its checksum")
+    ready.add_argument(
+        "--checksum", metavar="SHA256", help="with --deep: fail if the checksum is another; for CPUs only"
+    )
     connection_options(ready, timeout=60.0)
     ready.set_defaults(run=_ready)
     _calibrate_parser(commands)
@@ -111,23 +113,25 @@ def _calibrate_parser(commands: Any) -> None:
         "of any number of images. docs/cost.md explains the model.",
     )
     parser.add_argument("--steps", type=_positive, default=50, help="denoising steps to predict for (%(default)s)")
-    parser.add_argument("-n", type=_positive, metavar="N", help="images to predict for; 1 to 1,000,000 when left out")
     parser.add_argument(
-        "--at-once", type=_positive, default=32, metavar="N", help="of them on their way at a time (%(default)s)"
+        "-n", type=_positive, metavar="N", help="number of images to predict for (several, from 1 to 1,000,000)"
+    )
+    parser.add_argument(
+        "--at-once", type=_positive, default=32, metavar="N", help="images in progress at the same time (%(default)s)"
     )
     parser.add_argument(
         "--rows",
         type=int,
         nargs="+",
         metavar="N",
-        help="images in the timed requests, 1 to 64 (1 2 4 8); on a GPU add 32",
+        help="numbers of images in the timed requests, 1 to 64 (1 2 4 8); on a GPU add 32",
     )
     parser.add_argument(
         "--steps-per-call",
         type=_positive,
         default=1,
         metavar="K",
-        help="of a server whose network always computes K steps in a call (profiles with unet_steps but torch)",
+        help="steps in one call of unet_steps, if it is unrolled: every profile but torch (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the model and the predictions as JSON")
     connection_options(parser, timeout=600.0)

@@ -14,14 +14,18 @@ def connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument("--url", default="127.0.0.1:8001", help="host:port of Triton's gRPC endpoint (%(default)s)")
     group.add_argument(
-        "--timeout", type=float, default=timeout, metavar="S", help="seconds for an answer (%(default)s)"
+        "--timeout", type=float, default=timeout, metavar="S", help="seconds to wait for an answer (%(default)s)"
     )
-    group.add_argument("--tls", action="store_true", help="encrypt, and trust the public authorities")
-    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust these authorities")
-    group.add_argument("--tls-cert", metavar="PEM", help="this client's certificate, where the server asks for one")
-    group.add_argument("--tls-key", metavar="PEM", help="its key")
-    group.add_argument("--tls-server-name", metavar="NAME", help="in the server's certificate, if the url has another")
-    group.add_argument("--header-file", metavar="FILE", help="headers to send, `name: value` a line")
+    group.add_argument("--tls", action="store_true", help="encrypt, and trust the public certificate authorities")
+    group.add_argument("--tls-ca", metavar="PEM", help="encrypt, and trust the certificate authorities in this file")
+    group.add_argument("--tls-cert", metavar="PEM", help="certificate of this client, for mutual TLS")
+    group.add_argument("--tls-key", metavar="PEM", help="key of that certificate")
+    group.add_argument(
+        "--tls-server-name",
+        metavar="NAME",
+        help="name in the server's certificate, if it differs from the host in the URL",
+    )
+    group.add_argument("--header-file", metavar="FILE", help="file of headers to send, one `name: value` on each line")
 
 
 def connect(args: argparse.Namespace, **more: Any) -> Client:

@@ -25,46 +25,53 @@ def add_parser(commands: Any) -> None:
         "generate",
         help="generate slices into a folder",
         description="Generate slices into a folder: one file an image, a contact sheet and provenance.json. "
-        "The same seed, sampler, steps and eta give the same image, whatever else is asked for. Images that the folder "
-        "has already, whole and of the same weights, are kept, so a run that was cut short goes on when it is started "
-        "again (with npz it makes all of them again).",
+        "The same seed, sampler, steps and eta always give the same image. To continue an interrupted run, start the "
+        "same command again: complete images of the same weights are kept. (With npz all images are made again.)",
     )
     which = parser.add_argument_group("which images")
-    which.add_argument("-n", type=int, metavar="N", help="how many images; 1 when left out")
-    which.add_argument("--seed", type=int, help="seeds are SEED, SEED+1, ...; a random one when left out")
-    which.add_argument("--seeds", type=_seeds, metavar="S,S,...", help="these seeds, instead of -n and --seed")
-    how = parser.add_argument_group("how")
+    which.add_argument("-n", type=int, metavar="N", help="number of images (1)")
+    which.add_argument("--seed", type=int, help="use the seeds SEED, SEED+1, ... (random)")
+    which.add_argument("--seeds", type=_seeds, metavar="S,S,...", help="use these seeds, instead of -n and --seed")
+    how = parser.add_argument_group("sampling")
     names = ", ".join(f"{name}: {preset.sampler} {preset.steps}" for name, preset in PRESETS.items())
-    how.add_argument("--preset", choices=PRESETS, help=f"sampler and steps by name ({names}; docs/quality.md)")
+    how.add_argument(
+        "--preset", choices=PRESETS, help=f"name for a sampler and its steps ({names}); see docs/quality.md"
+    )
     how.add_argument(
         "--steps",
         type=int,
-        help="denoising steps, 1 to 1000 (50); others than divisors of 1000 leave out its noisiest end",
+        help="denoising steps, 1 to 1000 (50); numbers that do not divide 1000 skip the noisiest timesteps",
     )
     how.add_argument("--sampler", help="ddim, ddpm or dpmpp_2m (ddim)")
-    how.add_argument("--eta", type=float, default=0.0, help="noise added in each step, 0 to 1; ddim only (%(default)s)")
+    how.add_argument(
+        "--eta", type=float, default=0.0, help="share of fresh noise in each step, 0 to 1; ddim only (%(default)s)"
+    )
     output = parser.add_argument_group("output")
-    output.add_argument("--out", default="slices", metavar="DIR", help="folder; made if it is not there (%(default)s)")
+    output.add_argument(
+        "--out", default="slices", metavar="DIR", help="output folder, created if missing (%(default)s)"
+    )
     output.add_argument(
         "--format",
         action="append",
         metavar="F[,F]",
-        help="png (8 bit, window [0, 1], radiological), nifti (raw values, 1 mm) or npz (all in one file, "
-        "kept in memory until the end); repeatable (png)",
+        help="png (8 bit, window [0, 1], radiological), nifti (raw values, 1 mm) or npz (all images in one "
+        "file, kept in memory until the end); may be given more than once (png)",
     )
-    output.add_argument("--no-contact-sheet", action="store_true", help="write no contact_sheet.png")
+    output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
     connection_options(parser, timeout=600.0)
     load = parser.add_argument_group("load on the server")
     load.add_argument(
-        "--rows-per-request", type=int, default=8, metavar="N", help="images in a request, 1 to 64 (%(default)s)"
+        "--rows-per-request", type=int, default=8, metavar="N", help="images in one request, 1 to 64 (%(default)s)"
     )
-    load.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests in flight (%(default)s)")
+    load.add_argument(
+        "--concurrency", type=int, default=4, metavar="N", help="requests sent at the same time (%(default)s)"
+    )
     load.add_argument(
         "--retry",
         type=float,
         default=60.0,
         metavar="S",
-        help="seconds of trying again while it has no room (%(default)s)",
+        help="seconds to keep trying while the server is busy or restarting (%(default)s)",
     )
     parser.set_defaults(run=_generate)
 
@@ -130,7 +137,7 @@ class _Run:
         eta = 1.0 if asked.sampler == "ddpm" else asked.eta
         self._how = {"sampler": asked.sampler, "steps": asked.steps, "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.seconds, self.kept = 0.0, 0
 
     def blocks(self) -> None:
@@ -187,8 +194,8 @@ class _Run:
         self.seconds += made.seconds
 
     def _warn(self, made: Generation, bar: Any) -> None:
-        for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._told:
-            self._told.add(warning)
+        for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._warned:
+            self._warned.add(warning)
             bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
 
 

@@ -42,7 +42,7 @@ def resolve(preset: str | None, steps: int | None, sampler: str | None, eta: flo
     given = {"sampler": sampler, "steps": steps, "eta": eta or None}
     if too_many := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
         raise InvalidRequest(
-            f"preset {preset!r} stands for {chosen.sampler} in {chosen.steps} steps: "
+            f"preset {preset!r} means {chosen.sampler} with {chosen.steps} steps: "
             f"leave out {' and '.join(too_many)}, or the preset"
         )
     return chosen

@@ -37,7 +37,7 @@ class Records:
         self._journal = folder / f"provenance.{secrets.token_hex(4)}.jsonl"
         self._new: dict[str, list[Record]] = {}
         self._digests: dict[str, str] = {}
-        self._found = _read(folder, self._digests)
+        self._before = _read(folder, self._digests)
 
     def add(self, name: str, records: list[Record]) -> None:
         """Append the records of a file to the journal: all of them or none."""
@@ -54,7 +54,7 @@ class Records:
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
         """Whether the folder has that file, unchanged, with a record that contains `what`."""
-        records = [record for record in self._found.get(name, ()) if what.items() <= record.items()]
+        records = [record for record in self._before.get(name, ()) if what.items() <= record.items()]
         return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:

@@ -16,17 +16,17 @@ def add_command(commands: Commands) -> None:
     """Add the parser."""
     parser = commands.add_parser(
         "check",
-        help="say what would go wrong with a repository, before a server does",
+        help="check a repository before a server loads it",
         description="Check a model repository before it is served: files, configs, limits, and whether its plans fit "
         "the machine. Runs no network. The exit status is 1 if something is wrong.",
     )
     parser.add_argument("repository", type=Path, help="folder of the model repository")
-    parser.add_argument("--profile", help="the profile that will be served; 'default' is config.pbtxt")
+    parser.add_argument("--profile", help="profile to check; 'default' is config.pbtxt")
     parser.add_argument(
-        "--tensorrt", metavar="VERSION", help="TensorRT of the serving machine or container, if it is another"
+        "--tensorrt", metavar="VERSION", help="TensorRT version of the machine that will serve, if not this one"
     )
     parser.add_argument(
-        "--capability", metavar="X.Y", help="compute capability of the serving machine's GPU, if it is another"
+        "--capability", metavar="X.Y", help="compute capability of the GPU that will serve, if not this one"
     )
     parser.set_defaults(run=lambda arguments: report_problems(lambda: _check(arguments)))
 

@@ -21,9 +21,9 @@ def add_command(commands: Commands) -> None:
     parser = commands.add_parser(
         "from-monai",
         help="write weights trained with MONAI as a snapshot folder",
-        description="Write weights trained with MONAI as a snapshot folder. Without a UNet, it is one of stage 1: for "
+        description="Write weights trained with MONAI as a snapshot folder. Without a UNet, the snapshot works with "
         "training.train_diffusion --autoencoder, training.reconstruct and training.evaluation --features. With a "
-        "UNet, it is one of both stages: for training.sample and `python -m export repository` as well.",
+        "UNet, it also works with training.sample and `python -m export repository`.",
     )
     parser.add_argument(
         "bundle",
@@ -41,7 +41,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if (arguments.bundle is None) == (arguments.autoencoder is None):
         parser.error("give one of: a bundle folder, or --autoencoder FILE, with --unet FILE if there is one")
     if arguments.bundle is not None and arguments.unet is not None:
-        parser.error("--unet goes with --autoencoder; a bundle folder has its own")
+        parser.error("--unet needs --autoencoder; a bundle folder has its own UNet")
     return exit_status(lambda: _write(arguments), "interrupted")
 
 

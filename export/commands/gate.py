@@ -27,18 +27,22 @@ def add_command(commands: Commands) -> None:
     parser.add_argument("snapshot", type=Path, help="snapshot folder of the weights")
     parser.add_argument("repository", type=Path, help="repository exported from it")
     parser.add_argument(
-        "--real", type=Path, required=True, metavar="FOLDER", help="folder of real slices, for the Frechet distances"
+        "--real",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of real slices, written by training.evaluation.slices",
     )
     parser.add_argument(
         "--features",
         type=Path,
         metavar="PATH",
         default=ENCODER,
-        help="network whose features give the distances, as in training.evaluation (default: %(default)s)",
+        help="encoder for the distances, as in training.evaluation (default: %(default)s)",
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS),
-        help="of both networks; bf16-decoder: float32 in the UNet (default: all three)",
+        help="precisions to compare; bf16-decoder: decoder in bf16, UNet in float32 (default: all three)",
     )  # fmt: skip
     add_image_options(parser, seeds=200)
     parser.set_defaults(run=partial(_run, parser))

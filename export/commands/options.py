@@ -31,7 +31,7 @@ def add_monai_options(parser: argparse.ArgumentParser) -> None:
         "--scale-factor",
         type=float,
         metavar="NUMBER",
-        help="latents are divided by this number before they are decoded",
+        help="scale factor that MONAI printed in training; latents are divided by it before decoding",
     )
     monai.add_argument("--config", help="configuration of the networks: brats (default), demo, or a .toml file")
 

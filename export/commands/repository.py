@@ -28,8 +28,7 @@ def add_command(commands: Commands) -> None:
         help="write a model repository, or build TensorRT plans into one",
         description="Turn a training snapshot, or weights trained with MONAI, into a Triton model repository that a "
         "server can load at once. Given an exported repository, build TensorRT plans from its ONNX files into it.",
-        epilog="`python -m export check DIR` says what would go wrong with a repository before a server does; "
-        "`python -m export parity` measures its images.",
+        epilog="Then run `python -m export check DIR`. `python -m export parity` compares images with PyTorch.",
     )
     parser.add_argument(
         "source",
@@ -43,7 +42,7 @@ def add_command(commands: Commands) -> None:
         type=Path,
         metavar="FOLDER",
         default=Path("build/model_repository"),
-        help="folder to write (default: %(default)s); model_repository itself gets the weights in place",
+        help="folder to write (default: %(default)s); `model_repository` replaces the demo weights",
     )
     parser.add_argument("--name", default="brats_mri_axial_slices", help="name of the weights (default: %(default)s)")
     _add_formats(parser)
@@ -58,7 +57,7 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=("fp16", "bf16"),
-        help="also write model.fp16.onnx or model.bf16.onnx, from which trtexec builds plans; may be given twice",
+        help="also write model.fp16.onnx or model.bf16.onnx, for trtexec; may be given twice",
     )
     parser.add_argument(
         "--torch",
@@ -66,15 +65,14 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         help="also write model.pt2, a torch.export program for the profile torch: PyTorch and a GPU, no TensorRT",
     )
     parser.add_argument(
-        "--no-onnx", action="store_true", help="with --torch: write model.pt2 only; this needs no ONNX here"
+        "--no-onnx", action="store_true", help="with --torch: write model.pt2 only; needs no ONNX packages"
     )
     parser.add_argument(
         "--steps-per-call",
         type=int,
         metavar="K",
-        help="also write unet_steps, which takes K steps of the sampler in one call, in the same kinds of files as "
-        "unet; 1 to 50, 1: leave it out; a program of --torch takes any number (default: 5 if something for a GPU is "
-        "written, else 1)",
+        help="also write the network unet_steps, which takes K denoising steps in one call (1 to 50; 1: do not write "
+        "it); a program of --torch takes any number (default: 5 if files for a GPU are written, else 1)",
     )
     parser.add_argument(
         "--compile",
@@ -85,21 +83,23 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "TensorRT", "docs/tensorrt.md says what each precision costs, and which versions must match."
-    )
+    group = parser.add_argument_group("TensorRT", "docs/tensorrt.md explains precisions and versions.")
     runtime = group.add_mutually_exclusive_group()
     runtime.add_argument(
         "--tensorrt",
         choices=PRECISIONS,
-        help="also build model.plan on this machine's GPU, and place it if it computes what the ONNX graph computes. "
+        help="also build model.plan on this machine's GPU, and keep it if its output agrees with the ONNX graph. "
         f"{EXPERIMENTAL}",
     )
     runtime.add_argument(
-        "--tensorrt-rtx", choices=PRECISIONS, help=f"the same for RTX GPUs; builds without any GPU. {EXPERIMENTAL}"
+        "--tensorrt-rtx", choices=PRECISIONS, help=f"the same for RTX GPUs; needs no GPU to build. {EXPERIMENTAL}"
     )
     group.add_argument(
-        "--optimization-level", type=int, choices=range(6), default=3, help="0 builds fastest (default: %(default)s)"
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="0: fastest build, 5: most thorough (default: %(default)s)",
     )
     group.add_argument(
         "--timing-cache",
@@ -109,13 +109,15 @@ def _add_tensorrt(parser: argparse.ArgumentParser) -> None:
         help="kernel times of this GPU, kept for the next build (default: %(default)s)",
     )
     group.add_argument(
-        "--version-compatible", action="store_true", help="plans also for later TensorRT releases of the same major"
+        "--version-compatible",
+        action="store_true",
+        help="the plans also run with later TensorRT releases of the same major version",
     )
     group.add_argument(
         "--hardware",
         choices=("none", "same_compute_capability", "ampere_plus"),
         default="none",
-        help="plans also for other GPUs than this one, some of them slower (default: %(default)s)",
+        help="the plans also run on other GPUs than this one, but may be slower (default: %(default)s)",
     )
 
 

@@ -22,13 +22,17 @@ def add_command(commands: Commands) -> None:
     )
     parser.add_argument("snapshot", type=Path, help="snapshot folder written by training.train_diffusion")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder that gets models/*.pt: a bundle's, or any"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder that gets models/*.pt; may be a bundle's folder",
     )
     parser.add_argument(
         "--layout",
         choices=("monai-1.5", "monai-1.4", "monai-generative"),
         default="monai-1.5",
-        help="what will read them: MONAI 1.5 and later (default), MONAI 1.4, or monai-generative 0.2",
+        help="version that will read the files: MONAI 1.5 and later (default), MONAI 1.4, or monai-generative 0.2",
     )
     parser.set_defaults(run=lambda arguments: exit_status(lambda: _write(arguments), "interrupted"))
 

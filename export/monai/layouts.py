@@ -1,4 +1,4 @@
-"""Names of the tensors in MONAI's weight files: three generations, told apart by the names themselves."""
+"""Names of the tensors in MONAI's weight files: three generations, recognised by the names themselves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The snapshot of an exported repository, from its ONNX files: for a checkout that has only the served files.
 
 The exporter keeps the names of a state dict, except for tensors that it reshapes: scales and shifts of group
-normalisations, and the transposed matrices of queries, keys and values. These are told apart by the order of their use.
+normalisations, and the transposed matrices of queries, keys and values. These are recognised by the order of their use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the gate asks of OpenVINO's images, and in which precisions. Imports nothing heavy."""
+"""The limits of the gate for OpenVINO's images, and its precisions. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRECISIONS: dict[str, tuple[Precision, Precision]] = {
 
 
 def missed_limits(images: dict[str, float], change: float) -> list[str]:
-    """What is missed. images: as compare_images returns it; change: of the Frechet distance, relative."""
+    """The limits that are missed. images: as compare_images returns it; change: of the Frechet distance, relative."""
     problems = []
     if not images["psnr_min"] >= LEAST_PSNR:
         problems.append(f"an image has a PSNR of {images['psnr_min']:.1f} dB, not {LEAST_PSNR:.0f} dB or more")

@@ -22,7 +22,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """What is installed and plugged in here."""
+    """The TensorRT packages and GPUs of this machine."""
     versions = {package: _version(package) for package in ("tensorrt", "tensorrt_rtx")}
     return Machine({package: version for package, version in versions.items() if version}, gpus())
 

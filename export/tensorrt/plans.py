@@ -119,7 +119,7 @@ def _checked_plan(
 
 
 def _stamp(graph: Graph, onnx: Path, plan: Plan, options: BuildOptions) -> dict[str, Any]:
-    """What the manifest says of a plan, whatever its parity."""
+    """The manifest's entry for a plan, without its parity."""
     return {
         "model": graph.name,
         "file": f"{graph.name}/1/{PLAN_FILE}",

@@ -1,6 +1,6 @@
 """A network to a torch.export program with a dynamic batch, for machines with PyTorch and a GPU but no TensorRT.
 
-The file carries a record of what is in it. It holds no pickle: torch.export.load would run any code in one, and the
+The file holds a record of its content. It holds no pickle: torch.export.load would run any code in one, and the
 server refuses files that hold one (server/backends/torch_export). Knows nothing of ONNX, so it runs where only torch
 is.
 """

@@ -21,15 +21,15 @@ def test_settings_and_operators_of_both_networks(
     record = json.loads(out.read_text())
     assert record["machine"]["cores"] > 0
     for network, calls in (("unet", 3), ("vae_decoder", 1)):
-        found = record["networks"][network]
-        assert found["settings"][BASELINE]["faster_than_baseline"]["median"] == 1
-        assert all(len(values["seconds"]) == calls for values in found["settings"].values())
-        assert found["settings"]["1 thread"]["threads"] == 1
-        assert found["settings"][BASELINE]["threads"] >= 1
+        result = record["networks"][network]
+        assert result["settings"][BASELINE]["faster_than_baseline"]["median"] == 1
+        assert all(len(values["seconds"]) == calls for values in result["settings"].values())
+        assert result["settings"]["1 thread"]["threads"] == 1
+        assert result["settings"][BASELINE]["threads"] >= 1
         graph = onnx.load(small_repository / network / "1" / "model.onnx").graph
         # No optimisation of ONNX Runtime's removes a convolution.
         convolutions = sum(node.op_type == "Conv" for node in graph.node)
-        assert found["operators, as served"]["Conv"]["n"] == found["operators, 1 thread"]["Conv"]["n"] == convolutions
+        assert result["operators, as served"]["Conv"]["n"] == result["operators, 1 thread"]["Conv"]["n"] == convolutions
     assert set(record["networks"]["unet"]["settings"]) == set(SETTINGS)
     assert "| vae_decoder: operator |" in capsys.readouterr().out
 

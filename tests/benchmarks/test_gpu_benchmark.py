@@ -46,9 +46,9 @@ def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     # With several steps a call where the repository has unet_steps: one, two, and as many as the batcher likes.
     by_steps = served["steps_a_call"]
     assert set(by_steps) in ({"own"}, {"1", "2", "own"})
-    for name, found in by_steps.items():
-        assert found["image_ms"]["p50"] > 0
-        step = found["step"]["2"]
+    for name, figures in by_steps.items():
+        assert figures["image_ms"]["p50"] > 0
+        step = figures["step"]["2"]
         assert step["rows"] == 2
         assert 1 <= step["calls"] <= 4  # two rows, two steps: the batcher takes both at once, or what it finds quicker
         assert step["steps_a_call"] == {"1": 1, "2": 2}.get(name, step["steps_a_call"])
@@ -158,9 +158,11 @@ def test_without_a_gpu_the_real_run_says_so(tmp_path: Path) -> None:
         main(["--out", str(tmp_path)])
 
 
-def test_help_is_quick() -> None:
-    arguments = ["-m", "benchmarks.serving", "--device", "gpu", "--dry-run"]
-    assert run_python("-X", "importtime", *arguments).stderr.count("torch") == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["--device", "gpu", "--dry-run"]])
+def test_help_is_quick(arguments: list[str]) -> None:
+    done = run_python("-X", "importtime", "-m", "benchmarks.serving", *arguments)
+    assert done.returncode == 0
+    assert done.stderr.count("torch") == 0
 
 
 def test_table_has_the_rows_of_the_bundles_table(tmp_path: Path) -> None:

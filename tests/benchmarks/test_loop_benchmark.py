@@ -20,20 +20,20 @@ def test_every_step_is_counted_and_held_against_a_bare_call(tmp_path: Path, caps
     assert list(record) == ["before", "now"]  # what else is there is kept
     assert record["now"]["machine"]["cores"] > 0
     records = record["now"]["records"]
-    cells = [(each["most_steps_a_call"], each["rows"], each["sampler"]) for each in records]
+    cells = [(entry["most_steps_a_call"], entry["rows"], entry["sampler"]) for entry in records]
     assert cells == [(most, rows, sampler) for most in (1, 5) for rows in (1, 2) for sampler in ("ddim", "ddpm")]
-    for each in records:
-        assert each["row_steps"] == 20 * 2 * each["rows"]
-        assert each["step_ms"]["n"] == each["bare_call_ms"]["n"] == 2
-        most = each["most_steps_a_call"]
-        assert 1 <= each["steps_a_call"] <= most
-        assert 1 <= each["rows_a_call"] <= each["rows"]
+    for entry in records:
+        assert entry["row_steps"] == 20 * 2 * entry["rows"]
+        assert entry["step_ms"]["n"] == entry["bare_call_ms"]["n"] == 2
+        most = entry["most_steps_a_call"]
+        assert 1 <= entry["steps_a_call"] <= most
+        assert 1 <= entry["rows_a_call"] <= entry["rows"]
         if most == 1:
-            assert each["calls"] * each["rows_a_call"] == each["row_steps"]
+            assert entry["calls"] * entry["rows_a_call"] == entry["row_steps"]
         else:
-            assert each["steps_a_call"] > 2
-        share = each["bare_call_ms"]["median"] / each["steps_a_call"]
-        assert each["beside_call_ms"] == pytest.approx(each["step_ms"]["median"] - share)
+            assert entry["steps_a_call"] > 2
+        share = entry["bare_call_ms"]["median"] / entry["steps_a_call"]
+        assert entry["beside_call_ms"] == pytest.approx(entry["step_ms"]["median"] - share)
     assert capsys.readouterr().out.count("\n") == 2 + len(cells)
 
 
@@ -44,7 +44,7 @@ def test_a_repository_is_measured_with_its_own_networks(small_repository: Path, 
     assert main(options) == 0
     run = json.loads(out.read_text())["small"]
     assert run["networks"] == "its own"
-    assert [each["most_steps_a_call"] for each in run["records"]] == [1] * 4
+    assert [entry["most_steps_a_call"] for entry in run["records"]] == [1] * 4
 
 
 def test_bare_calls_are_taken_out_of_what_the_server_counts() -> None:

@@ -41,13 +41,13 @@ def test_operations_are_multiplications_and_additions() -> None:
 @pytest.mark.slow
 def test_every_runtime_is_timed_and_told(small_repository: Path) -> None:
     path = small_repository / "vae_decoder" / "1" / "model.onnx"
-    found = measure(VAE_DECODER, {BASELINE: path, "all": path}, rounds=2)
+    result = measure(VAE_DECODER, {BASELINE: path, "all": path}, rounds=2)
     has_bf16 = openvino_bf16() == "native"
-    assert set(found) == {"ONNX Runtime", "OpenVINO"} | ({"OpenVINO, bf16"} if has_bf16 else set())
-    for variants in found.values():
+    assert set(result) == {"ONNX Runtime", "OpenVINO"} | ({"OpenVINO, bf16"} if has_bf16 else set())
+    for variants in result.values():
         assert variants[BASELINE]["faster_than_baseline"]["median"] == 1
         assert len(variants["all"]["seconds"]) == 2
-    assert "| vae_decoder | all |" in "\n".join(operations({"vae_decoder": found}))
+    assert "| vae_decoder | all |" in "\n".join(operations({"vae_decoder": result}))
     assert set(peaks(1, channels=4, side=16)) == {"float32"} | ({"bf16"} if has_bf16 else set())
 
 

@@ -34,12 +34,12 @@ def test_the_rivals_make_the_same_images_and_are_timed(small_repository: Path, t
     assert main(["--quick", *folders, "--only", "single", "layers", "start", "--without", *slow]) == 0
     records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     result = records["small-single"]["result"]
-    timed, told = result["contestants"], result["told"]
-    assert not [name for name in told if "left_out" in told[name]]
+    timed, remarks = result["contestants"], result["told"]
+    assert not [name for name in remarks if "left_out" in remarks[name]]
     few = f"{OURS}, 4 steps of DPM-Solver++"
     assert set(timed) == {BASELINE, "diffusers' DDIM, fused attention", "Triton, loop in execute()", OURS, few}
     assert timed[BASELINE]["faster_than_baseline"]["median"] == 1
-    assert told[OURS]["relative_error"] < 1e-3
+    assert remarks[OURS]["relative_error"] < 1e-3
     for name in timed:
         assert timed[name]["n"] == (2 if name.startswith(OURS) else 1)
     layers = records["small-layers"]["result"]

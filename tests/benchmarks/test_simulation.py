@@ -38,8 +38,8 @@ def test_whole_requests_one_at_a_time_wait_as_queueing_theory_says() -> None:
     rate = 0.6 / mean
     workload = arrivals(20_000, rate, seed=3)
     assert capacity(CPU, 1) == pytest.approx(1 / mean, rel=0.02)
-    found = summary(workload, request_level(workload, CPU, 1))["mean"]
-    assert found == pytest.approx(mean + rate * square / (2 * (1 - 0.6)), rel=0.05)
+    mean_latency = summary(workload, request_level(workload, CPU, 1))["mean"]
+    assert mean_latency == pytest.approx(mean + rate * square / (2 * (1 - 0.6)), rel=0.05)
 
 
 def test_few_steps_leave_early_and_all_leave_sooner() -> None:
@@ -56,19 +56,19 @@ def test_a_call_of_several_steps_takes_its_time() -> None:
     """Alone: ten steps in calls of four are three calls; an unrolled network computes the two that nobody needs."""
     device = Device(0.003, 0.0135, 0.1, call=0.5)
     for padded, steps in ((False, 10), (True, 12)):
-        found = step_level([Arrival(1.0, 10)], device, 8, Calls(4, always=True, padded=padded))
-        assert found == pytest.approx([3 * 0.5 + steps * 0.0165 + 0.1])
+        latencies = step_level([Arrival(1.0, 10)], device, 8, Calls(4, always=True, padded=padded))
+        assert latencies == pytest.approx([3 * 0.5 + steps * 0.0165 + 0.1])
 
 
 def test_the_batcher_chooses_as_many_steps_as_are_good() -> None:
     """At each load nearly as good as the best fixed number for it, in the mean and for whoever waits longest."""
     record = compare(COMPILED, 1000)
     assert record["images_per_s"][OWN] > 0.95 * record["images_per_s"]["1 step"]
-    for each in record["latencies"]:
-        ways = {name: ways for name, ways in each["ways"].items() if "unrolled" not in name}
-        own = ways.pop(OWN)
+    for point in record["latencies"]:
+        ways = {name: ways for name, ways in point["ways"].items() if "unrolled" not in name}
+        ours = ways.pop(OWN)
         for kind, most in (("mean", 1.1), ("p99", 1.2)):
-            assert own[kind] < most * min(way[kind] for way in ways.values()), (each["load"], kind)
+            assert ours[kind] < most * min(way[kind] for way in ways.values()), (point["load"], kind)
 
 
 @pytest.mark.slow

@@ -25,18 +25,18 @@ def measured(of: Calibration, noise: float = 0.0) -> list[tuple[int, int, float]
 
 
 def test_a_server_that_follows_the_model_is_recovered() -> None:
-    found = fit(measured(TRUE))
+    model = fit(measured(TRUE))
     for name in ("request", "step_base", "step_row", "decode"):
-        assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=1e-6)
-    assert found.worst < 1e-9
+        assert getattr(model, name) == pytest.approx(getattr(TRUE, name), rel=1e-6)
+    assert model.worst < 1e-9
 
 
 def test_noise_moves_a_prediction_as_little_as_itself_and_no_part_is_negative() -> None:
     flat = Calibration(request=0.0, step_base=0.0, step_row=0.013, decode=0.05, worst=0.0)
     for true in (TRUE, flat):
-        found = fit(measured(true, noise=0.02))
-        assert min(found.request, found.step_base, found.step_row, found.decode) >= 0
-        assert found.predict(1000, 50) == pytest.approx(true.predict(1000, 50), rel=0.05)
+        model = fit(measured(true, noise=0.02))
+        assert min(model.request, model.step_base, model.step_row, model.decode) >= 0
+        assert model.predict(1000, 50) == pytest.approx(true.predict(1000, 50), rel=0.05)
 
 
 def test_a_prediction_counts_waves_of_rows() -> None:
@@ -50,9 +50,9 @@ def test_steps_are_computed_in_whole_calls() -> None:
     assert true.predict(2, 7, 2) == TRUE.predict(2, 10, 2)
     assert true.predict(2, 10, 2) == TRUE.predict(2, 10, 2)
     calls = [(rows, steps, true.predict(rows, steps, rows)) for rows in ROWS for steps in (3, 7, 22)]
-    found = fit(calls, steps_per_call=5)
-    assert found.worst < 1e-9
-    assert found.predict(100, 48) == pytest.approx(true.predict(100, 48))
+    model = fit(calls, steps_per_call=5)
+    assert model.worst < 1e-9
+    assert model.predict(100, 48) == pytest.approx(true.predict(100, 48))
     assert fit(calls).worst > 0.01
     assert "whole calls of 5 steps" in describe(true, 50, 32, [1])
     with pytest.raises(InvalidRequest, match="as many calls"):
@@ -72,9 +72,9 @@ def test_what_is_shown() -> None:
     assert "days" in text.splitlines()[-1]
     assert "calibrate again" not in text
     assert "calibrate again" in describe(replace(TRUE, spread=0.5), 50, 32, [1])
-    told = json.loads(as_json(TRUE, 50, 32, [1, 100]))
-    assert Calibration(**told["model"]) == TRUE
-    assert told["predictions"][1] == {"images": 100, "seconds": pytest.approx(TRUE.predict(100, 50, 32))}
+    output = json.loads(as_json(TRUE, 50, 32, [1, 100]))
+    assert Calibration(**output["model"]) == TRUE
+    assert output["predictions"][1] == {"images": 100, "seconds": pytest.approx(TRUE.predict(100, 50, 32))}
 
 
 @pytest.mark.parametrize(("rows", "steps"), [((1,), (1, 2)), ((1, 2), (5, 5)), ((0, 1), (1, 2))])
@@ -85,11 +85,13 @@ def test_a_model_with_four_unknowns_needs_two_of_each(rows, steps) -> None:
 
 def test_requests_are_sent_round_by_round_and_the_spread_is_told(client) -> None:
     order = []
-    found = calibrate(client, (1, 2), (1, 3), 2, lambda rows, steps, seconds: order.append((rows, steps, seconds)))
-    assert [each[:2] for each in order] == 2 * [(1, 1), (1, 3), (2, 1), (2, 3)]
-    first, second = ([each[2] for each in order][:4], [each[2] for each in order][4:])
+    calibration = calibrate(
+        client, (1, 2), (1, 3), 2, lambda rows, steps, seconds: order.append((rows, steps, seconds))
+    )
+    assert [call[:2] for call in order] == 2 * [(1, 1), (1, 3), (2, 1), (2, 3)]
+    first, second = ([call[2] for call in order][:4], [call[2] for call in order][4:])
     apart = [2 * abs(a - b) / (a + b) for a, b in zip(first, second, strict=True)]
-    assert found.spread == pytest.approx(max(apart))
+    assert calibration.spread == pytest.approx(max(apart))
 
 
 def test_the_command_on_a_real_server(small_server, capsys) -> None:
@@ -103,9 +105,9 @@ def test_the_command_on_a_real_server(small_server, capsys) -> None:
 def test_the_command_prints_json_and_refuses_in_a_line(small_server, capsys) -> None:
     command = ["calibrate", "--url", small_server.grpc_url, "--json", "--rows", "1", "2", "--at-once", "8"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [each["images"] for each in told["predictions"]] == [1, 10, 100, 10_000, 1_000_000]
-    assert told["rows_in_flight"] == 8
+    output = json.loads(capsys.readouterr().out)
+    assert [prediction["images"] for prediction in output["predictions"]] == [1, 10, 100, 10_000, 1_000_000]
+    assert output["rows_in_flight"] == 8
     assert main(["calibrate", "--url", small_server.grpc_url, "--rows", "1", "65"]) == 1
     assert "rows_per_request must be from 1 to 64" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

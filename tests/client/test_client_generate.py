@@ -52,9 +52,9 @@ def test_a_preset_is_sent_as_its_sampler_and_steps(caller: Caller, served: Serve
     for made in (generation, streamed):
         assert (made.sampler, made.steps, made.eta) == (fast.sampler, fast.steps, 0.0)
         assert {(record["sampler"], record["steps"]) for record in made.provenance} == {(fast.sampler, fast.steps)}
-    with pytest.raises(InvalidRequest, match="preset 'fast' stands for"):
+    with pytest.raises(InvalidRequest, match="preset 'fast' means"):
         caller("generate", 1, preset="fast", steps=20)
-    with pytest.raises(InvalidRequest, match="preset 'fast' stands for"):
+    with pytest.raises(InvalidRequest, match="preset 'fast' means"):
         caller.stream(1, preset="fast", sampler="ddim")
     assert len(served.triton.received) == 2
 

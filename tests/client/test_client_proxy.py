@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.harness.wire import ask_http, image_feeds
 from benchmarks.serving.analyzer.fetch import environment
 from brats_ldm_client import BratsLDMError, Client, ServerUnavailable
 from brats_ldm_client._cli import main
@@ -123,7 +124,7 @@ def test_a_proxy_that_says_nothing(caller: Caller, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "url", "found"),
+    ("variables", "url", "expected"),
     [
         ({"https_proxy": "http://b", "http_proxy": "http://c"}, "host:1", "https_proxy=http://b"),
         ({"grpc_proxy": "http://a", "https_proxy": "http://b"}, "host:1", "grpc_proxy=http://a"),
@@ -141,11 +142,11 @@ def test_a_proxy_that_says_nothing(caller: Caller, proxy: Proxy) -> None:
     ],
 )
 def test_the_rules_are_those_of_grpc(
-    no_proxy: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, found: str | None
+    no_proxy: None, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, expected: str | None
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert proxy_to(url) == found
+    assert proxy_to(url) == expected
 
 
 def test_grpc_follows_the_same_rules(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +171,13 @@ def test_the_launcher_asks_past_a_proxy(small_server, proxy: Proxy) -> None:
     assert proxy.seen == []
 
 
+@pytest.mark.slow
+def test_http_of_the_benchmarks_goes_past_a_proxy(small_server, proxy: Proxy) -> None:
+    image = ask_http(small_server.http_url, "mri_ldm", "image", image_feeds([0], steps=1), (240, 240))
+    assert image.any()
+    assert proxy.seen == []
+
+
 def test_one_place_makes_channels(proxy: Proxy) -> None:
     """Triton's and gRPC's own makers, and urllib's opener, take a proxy: only these files may call them."""
     makers = re.compile(r"InferenceServerClient\(|(in)?secure_channel\(|urlopen\(")
@@ -177,6 +185,8 @@ def test_one_place_makes_channels(proxy: Proxy) -> None:
     places = [path.relative_to(ROOT).as_posix() for path in tracked(".py") if makers.search(path.read_text())]
     # The tests of pytest are told by conftest.py to go past proxies; what else runs in tests/ is not.
     others = {place for place in places if not place.startswith("tests/") or place.startswith("tests/reliability/")}
-    assert others - allowed == {"tests/reliability/bad_wire.py"}
+    # The HTTP client of the benchmarks knows no proxies: the test above this one.
+    assert others - allowed == {"tests/reliability/bad_wire.py", "benchmarks/harness/wire.py"}
+    assert "tritonclient.http as triton" in (ROOT / "benchmarks" / "harness" / "wire.py").read_text()
     assert "options=DIRECT" in (ROOT / "tests" / "reliability" / "bad_wire.py").read_text()
     assert not [name for name in environment(ROOT) if name.endswith("_proxy")], "perf_analyzer is gRPC, too"

@@ -36,9 +36,9 @@ METRIC = re.compile(r"\b(?:mri_ldm|nv)_[a-z_]+")
 
 def tool(name: str) -> str:
     """promtool or prometheus: `make .venv/.prometheus` puts both beside the Python of the environment."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    assert found, f"no {name} here: run `make .venv/.prometheus`, or put it on PATH"
-    return found
+    program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert program, f"no {name} here: run `make .venv/.prometheus`, or put it on PATH"
+    return program
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> str:
@@ -180,14 +180,14 @@ def test_promtool_finds_nothing_to_say_about_the_metrics(scraped) -> None:
 @pytest.mark.slow
 def test_dashboard_alerts_and_docs_name_metrics_that_exist(scraped) -> None:
     exist = set(re.findall(r"^# TYPE (\S+)", scraped, re.M))
-    own = {name for name in exist if name.startswith("mri_ldm_")}
+    sampling_metrics = {name for name in exist if name.startswith("mri_ldm_")}
     shown = {name for _, query in QUERIES for name in METRIC.findall(query)}
     watched = {name for rule in RULES for name in METRIC.findall(rule["expr"])}
-    assert shown == own
-    assert watched <= own
+    assert shown == sampling_metrics
+    assert watched <= sampling_metrics
     assert set(re.findall(r"`((?:mri_ldm|nv)_\w+)`", OPERATIONS)) - {"mri_ldm_stream"} <= exist
     tested = {name for name in METRIC.findall(CASES.read_text()) if name != "mri_ldm_stream"}
-    assert watched <= tested <= own
+    assert watched <= tested <= sampling_metrics
 
 
 # --- with a Prometheus beside it
@@ -222,8 +222,8 @@ class Prometheus:
 
     def query(self, text: str) -> list[Any]:
         """The series of an instant query."""
-        found: list[Any] = self.get("query", query=text)["result"]
-        return found
+        series: list[Any] = self.get("query", query=text)["result"]
+        return series
 
     def wait_for(self, text: str, seconds: float = 15) -> None:
         deadline = time.monotonic() + seconds

@@ -6,6 +6,7 @@ the path; the other worked only with an absolute folder.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -28,6 +29,8 @@ PROGRAMS = (
     *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
     *("docker", "tritonserver", "perf_analyzer", "mkdocs"),
 )
+RELIABILITY = "python tests/reliability"
+"""A tool of the tests; it imports what they import."""
 OURS = ("python -m ", "brats-ldm ", "python model_repository/", "python deploy/", "torchrun training.")
 
 
@@ -80,7 +83,8 @@ def test_every_command_is_run_by_a_test_or_has_a_reason() -> None:
 @pytest.mark.parametrize("command", BY_TESTS)
 def test_the_test_file_of_a_command_runs_it(command: str) -> None:
     """It holds the command's name in quotes, or imports from it. A foreign program's name is enough."""
-    text, name = next((ROOT / "tests").rglob(BY_TESTS[command])).read_text(), words_of(python_of(command))[-1]
+    words = words_of(python_of(command))
+    name, text = words[-1], text_of_test(BY_TESTS[command])
     parent, _, last = name.rpartition(".")
     ours = (
         re.escape(f'"{Path(name).name}"'),
@@ -88,7 +92,14 @@ def test_the_test_file_of_a_command_runs_it(command: str) -> None:
         rf"from {name}\.__main__ import",
         rf"from {parent} import [\w, ]*\b{last}\b",
     )
+    if words[:3] == ["python", "-m", "export"]:
+        ours = (rf'"export", "{name}"', rf'main\(\["{name}"')
     assert any(re.search(use, text) for use in (ours if " " in command else (name,))), name
+
+
+def text_of_test(name: str) -> str:
+    """The text of a test file; of the files conftest.py, that of the one at the top."""
+    return min((ROOT / "tests").rglob(name), key=lambda path: len(path.parts)).read_text()
 
 
 def python_of(command: str) -> str:
@@ -109,12 +120,18 @@ def python_of(command: str) -> str:
 
 
 @cache
+def help_of(command: str) -> subprocess.CompletedProcess[str]:
+    """The --help of a program of ours; standard error has a line for each import."""
+    words = ["python", "-m", command.split()[1]] if command.startswith("torchrun ") else command.split()
+    words, env = executable([*words, "--help"]), os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
 def options_of(command: str) -> set[str]:
     """All options that the --help of a program of ours names."""
-    words = ["python", "-m", command.split()[1]] if command.startswith("torchrun ") else command.split()
-    done = subprocess.run(executable([*words, "--help"]), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", done.stdout))
+    return set(re.findall(r"(?<![\w-])--?[a-z][\w.-]*", help_of(command).stdout))
 
 
 def shown_options(command: str) -> tuple[str, set[str]]:
@@ -141,6 +158,13 @@ def test_a_command_starts_and_has_the_options_that_are_shown(command: str) -> No
     owner, shown = shown_options(command)
     missing = {option for option in shown if not option.endswith("-training.")} - options_of(owner)
     assert not missing, f"{owner} --help does not name them"
+
+
+@pytest.mark.parametrize("command", sorted({shown_options(command)[0] for command in with_options()} - {RELIABILITY}))
+def test_help_imports_no_large_library(command: str) -> None:
+    imports = set(re.findall(r"\| +(\w+)$", help_of(command).stderr, re.MULTILINE))
+    assert "argparse" in imports
+    assert imports & {"numpy", "torch", "tritonclient"} == set()
 
 
 @pytest.fixture(scope="module")

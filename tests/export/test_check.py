@@ -98,11 +98,11 @@ def test_bf16_is_held_against_this_cpu(repository: Path, capsys: pytest.CaptureF
     hint = '{ key: "HINT_BF16" value: { string_value: "YES" } },'
     replace(repository / "vae_decoder" / "configs" / "openvino.pbtxt", "parameters [", f"parameters [\n  {hint}")
     write_manifest(repository, json.loads((repository / "manifest.json").read_text()))
-    found = problems(repository, capsys, *SERVER, "--profile", "openvino")
+    reported = problems(repository, capsys, *SERVER, "--profile", "openvino")
     if openvino_bf16() == "native":
-        assert not found
+        assert not reported
     else:
-        (error,) = found
+        (error,) = reported
         assert "vae_decoder: profile 'openvino' asks for bf16 (HINT_BF16), which this CPU has not (FP32" in error
     replace(
         repository / "vae_decoder" / "configs" / "openvino.pbtxt", hint, hint + hint.replace("HINT", "ALLOW_EMULATED")

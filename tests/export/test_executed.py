@@ -30,22 +30,22 @@ def test_openvino_says_bf16_where_its_output_is_bf16(decoder: Path) -> None:
     core = openvino_core()
     model = core.read_model(decoder / "model.onnx")
     model.reshape(SHAPES)
-    answers, told, property_of = {}, {}, {}
+    answers, executed, property_of = {}, {}, {}
     for hint in ("f32", "bf16"):
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         answers[hint] = compiled(feeds_of(VAE_DECODER, INPUTS))[0].copy()
-        told[hint] = in_openvino(compiled)
+        executed[hint] = in_openvino(compiled)
         property_of[hint] = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    assert told["f32"] == {"fp32"}
+    assert executed["f32"] == {"fp32"}
     assert property_of["f32"] == "f32"
     error = np.linalg.norm(answers["bf16"] - answers["f32"]) / np.linalg.norm(answers["f32"])
     if openvino_bf16() == "absent":
         assert error == 0
-        assert told["bf16"] == {"fp32"}
+        assert executed["bf16"] == {"fp32"}
         assert property_of["bf16"] == "f32", "what the backend asks for"
     else:
         assert 1e-4 < error < 4e-2
-        assert told["bf16"] == {"bf16"}
+        assert executed["bf16"] == {"bf16"}
         assert property_of["bf16"] == "bf16"
 
 

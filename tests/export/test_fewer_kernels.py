@@ -62,11 +62,11 @@ def test_whole_network(graph: Graph, small_snapshot) -> None:
     """The same numbers at each row's timestep, and the original is unchanged."""
     module, inputs = graph.build(small_snapshot).eval(), random_inputs(graph, rows=3, seed=3)
     layers, expected = [type(layer) for layer in module.modules()], module(*inputs)
-    found = with_fewer_kernels(module)(*inputs)
+    result = with_fewer_kernels(module)(*inputs)
     assert [type(layer) for layer in module.modules()] == layers
     assert torch.equal(module(*inputs), expected)
     assert expected.any()
-    assert (found - expected).norm() <= 1e-6 * expected.norm()  # float32
+    assert (result - expected).norm() <= 1e-6 * expected.norm()  # float32
 
 
 @torch.no_grad()

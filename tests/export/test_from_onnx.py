@@ -57,11 +57,11 @@ def test_every_served_tensor_comes_back_bit_by_bit(snapshot, plain: Path) -> Non
     assert rebuilt.unet.keys() == snapshot.unet.keys()
     assert rebuilt.autoencoder.keys() == snapshot.autoencoder.keys()
     decoder = [name for name in snapshot.autoencoder if name.startswith(("decoder.", "post_quant_conv."))]
-    for own, state, names in (
+    for original, state, names in (
         (rebuilt.unet, snapshot.unet, snapshot.unet),
         (rebuilt.autoencoder, snapshot.autoencoder, decoder),
     ):
-        assert [name for name in names if not torch.equal(own[name], state[name])] == []
+        assert [name for name in names if not torch.equal(original[name], state[name])] == []
 
 
 def test_the_committed_files_are_networks_of_pytorch() -> None:

@@ -76,8 +76,8 @@ def test_the_bundles_networks_in_every_layout(folder: Path, layout: str, network
     assert len(listed) == counts[network]
     state = {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(listed.items())}
     before, config = dict(state), load_config("brats")
-    converted, found = convert(state, shapes(network, config), "x")
-    assert found == layout
+    converted, detected = convert(state, shapes(network, config), "x")
+    assert detected == layout
     assert list(state.items()) == list(before.items())  # the tensors by identity
 
     built: Any = build_autoencoder(config.autoencoder) if network == "autoencoder" else build_unet(config.unet)
@@ -174,12 +174,12 @@ def test_the_published_files_need_no_scale_factor_and_others_do(monkeypatch) -> 
 def test_the_bundle_decodes_what_we_decode_without_a_scale_factor(trained, tmp_path: Path) -> None:
     """It also encodes to our latents times the scale factor, so that its training can continue."""
     save_monai(trained, tmp_path)
-    (ours, our_unet), (theirs, their_unet) = networks(trained), networks_by_monai(tmp_path)
+    (ours, our_unet), (monai, their_unet) = networks(trained), networks_by_monai(tmp_path)
     latent, timesteps, picture = torch.randn(2, 1, 8, 8), torch.tensor([1, 900]), torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         assert torch.equal(their_unet(latent, timesteps), our_unet(latent, timesteps))
-        close(theirs.decode_stage_2_outputs(latent), ours.decode(latent / 0.37))
-        (mu, sigma), (their_mu, their_sigma) = ours.encode(picture), theirs.encode(picture)
+        close(monai.decode_stage_2_outputs(latent), ours.decode(latent / 0.37))
+        (mu, sigma), (their_mu, their_sigma) = ours.encode(picture), monai.encode(picture)
         close(their_mu, 0.37 * mu)
         close(their_sigma, 0.37 * sigma)
 

@@ -60,6 +60,6 @@ def test_whole_network(graph: Graph, tmp_path: Path) -> None:
     cheaper = rewritten(module)
     assert [type(layer) for layer in module.modules()] == layers
     assert not any(isinstance(layer, Upsample | SABlock | nn.GroupNorm) for layer in cheaper.modules())
-    expected, found = module(*inputs), cheaper(*inputs)
+    expected, result = module(*inputs), cheaper(*inputs)
     assert expected.any()
-    assert (found - expected).norm() <= 1e-5 * expected.norm()  # float32
+    assert (result - expected).norm() <= 1e-5 * expected.norm()  # float32

@@ -54,11 +54,11 @@ class Unrolled:
 @pytest.fixture(scope="module")
 def unrolled(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Unrolled]:
     folder = tmp_path_factory.mktemp("unrolled")
-    found = {}
+    networks = {}
     for steps in (1, 2, 5):
         unroll(UNET, steps, folder / f"{steps}.onnx")
-        found[steps] = Unrolled(steps, folder / f"{steps}.onnx", cpu_session(folder / f"{steps}.onnx"))
-    return found
+        networks[steps] = Unrolled(steps, folder / f"{steps}.onnx", cpu_session(folder / f"{steps}.onnx"))
+    return networks
 
 
 def latents(rows: int) -> np.ndarray:
@@ -67,16 +67,16 @@ def latents(rows: int) -> np.ndarray:
 
 def test_the_weights_are_there_once(unrolled: dict[int, Unrolled]) -> None:
     one = onnx.load(UNET).graph
-    for steps, each in unrolled.items():
-        proto = onnx.load(each.path)
-        assert each.path.stat().st_size < UNET.stat().st_size + 0.4e6
+    for steps, network in unrolled.items():
+        proto = onnx.load(network.path)
+        assert network.path.stat().st_size < UNET.stat().st_size + 0.4e6
         assert len(proto.graph.initializer) == len(one.initializer) + 1  # an axis
         assert sum(node.op_type == "Conv" for node in proto.graph.node) == steps * sum(
             node.op_type == "Conv" for node in one.node
         )
         assert not {"Loop", "If", "Scan"} & {node.op_type for node in proto.graph.node}
         assert {node.domain for node in proto.graph.node} == {""}
-        assert [each.domain for each in proto.opset_import] == [""]
+        assert [opset.domain for opset in proto.opset_import] == [""]
         assert not proto.functions
 
 

@@ -113,9 +113,9 @@ def _difference(ask: Ask, reply: Reply, reference: Reference) -> str:
             return f"{name} of shape {reply.outputs[name].shape} differs"
     if "provenance" in reply.outputs:
         records = [json.loads(cell) for cell in reply.outputs["provenance"][:, 0]]
-        told = [(record["seed"], record["steps"], record["sampler"]) for record in records]
-        if told != [(row.seed, row.steps, row.sampler) for row in rows]:
-            return f"provenance tells of {told}"
+        recorded = [(record["seed"], record["steps"], record["sampler"]) for record in records]
+        if recorded != [(row.seed, row.steps, row.sampler) for row in rows]:
+            return f"provenance tells of {recorded}"
     return ""
 
 

@@ -80,9 +80,9 @@ class Launched:
 
     def kill(self, victim: str) -> None:
         """SIGKILL for "tritonserver" or for the process of a model instance, such as unet_0_0."""
-        found = {model_of(process): process for process in children(self.server)} | {"tritonserver": self.server}
-        self.processes |= set(found.values())
-        os.kill(found[victim], signal.SIGKILL)
+        processes = {model_of(process): process for process in children(self.server)} | {"tritonserver": self.server}
+        self.processes |= set(processes.values())
+        os.kill(processes[victim], signal.SIGKILL)
 
     def left(self) -> dict[str, int]:
         """What is left of the servers that it ran."""

@@ -8,6 +8,6 @@ from pathlib import Path
 
 def anonymous_bytes(process: int) -> int:
     """Bytes in memory that belong to the process alone: no file, and none of what /dev/shm holds."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc", str(process), "status").read_text())
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc", str(process), "status").read_text())
+    assert match
+    return int(match[1]) * 1024

@@ -173,7 +173,7 @@ class _Client:
 
     def _bad_input(self) -> str:
         bad = self.draw.choice([{"steps": [0]}, {"steps": [10**6]}, {"eta": [7.0]}, {"sampler": ["euler"]}])
-        with pytest.raises(triton.InferenceServerException) as told:
+        with pytest.raises(triton.InferenceServerException) as raised:
             infer(self.raw, seed=[1], **bad)
-        assert "INVALID_ARGUMENT" in str(told.value.status()), told.value
+        assert "INVALID_ARGUMENT" in str(raised.value.status()), raised.value
         return "bad input told"

@@ -184,6 +184,6 @@ def test_a_job_that_has_ended_is_forgotten_at_once() -> None:
     gc.disable()
     try:
         drain(batcher, clock)
-        assert [each() for each in gone] == [None, None]
+        assert [reference() for reference in gone] == [None, None]
     finally:
         gc.enable()

@@ -52,9 +52,9 @@ def test_a_grid_that_leaves_out_the_noisiest_end_says_so() -> None:
     """300 steps start at 897 of 999, 600 at 599: fewer noise levels than were asked for, and nobody was told."""
     for steps in range(1, 1001):
         unused = set(range(1000)) - set(range(1000 // steps * steps))
-        told = left_out(SCHEDULE, steps)
-        assert bool(told) == bool(unused) == (1000 % steps != 0)
-        assert not told or f"leave out the noisiest {len(unused)};" in told
+        warning = left_out(SCHEDULE, steps)
+        assert bool(warning) == bool(unused) == (1000 % steps != 0)
+        assert not warning or f"leave out the noisiest {len(unused)};" in warning
     assert left_out(SCHEDULE, 300) == (
         "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100; "
         "250 and 500 steps leave out none"

@@ -88,10 +88,10 @@ def test_a_value_out_of_range_is_named_with_its_row_and_what_is_allowed(wire: Wi
                 continue
             assert reply.kind == "refusal", (value, reply)
             words = "NaN or infinity" if name == "latent" and not abs(value) < np.inf else said(value).lstrip("-")
-            told = reply.text.replace("\\\\", "\\")  # in JSON
-            assert message.split("{}")[0] in told, (value, reply)
-            assert words in told, (value, reply)
-            assert message.split("{}")[1] in told, (value, reply)
+            text = reply.text.replace("\\\\", "\\")  # in JSON
+            assert message.split("{}")[0] in text, (value, reply)
+            assert words in text, (value, reply)
+            assert message.split("{}")[1] in text, (value, reply)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -217,5 +217,7 @@ def test_the_oracle_agrees_with_the_function_on_values(reference: Reference) -> 
             rows = None
         expected = rows_of(ask)
         assert (rows is None) == (expected is None), ask
-        parts = [[(row.seed, row.steps, row.sampler, row.eta) for row in each or []] for each in (rows, expected)]
+        parts = [
+            [(row.seed, row.steps, row.sampler, row.eta) for row in row_list or []] for row_list in (rows, expected)
+        ]
         assert parts[0] == parts[1]

@@ -59,9 +59,9 @@ def test_what_triton_26_07_says_of_a_network_that_died_is_tried_again(tmp_path: 
         for words, ours in WORDS_OF_26_07.items():
             order(repository, "unet", error=words)
             for ask in (lambda: impatient.generate([1], steps=4), lambda: list(impatient.stream([1], steps=4))):
-                with pytest.raises(ServerUnavailable, match=f"{ours}: try again in about 5 s") as told:
+                with pytest.raises(ServerUnavailable, match=f"{ours}: try again in about 5 s") as raised:
                     ask()
-                assert told.value.retryable
+                assert raised.value.retryable
             threading.Timer(1, order, (repository, "unet")).start()
             with Client(server.grpc_url, retry_seconds=30) as patient:
                 assert np.array_equal(patient.generate([1], steps=4).images, known)

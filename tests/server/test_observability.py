@@ -217,7 +217,7 @@ def lines_about(server, act: Callable[[], object], requests: int = 1) -> list[st
 def _our_lines(server, before: int) -> list[str]:
     logged = server.log_path.read_bytes()[before:].decode(errors="replace")
     lines = [part for line in logged.splitlines() for part in RUN_TOGETHER.split(line)]
-    return [found[1] for line in lines if (found := OUR_LINE.match(line))]
+    return [match[1] for line in lines if (match := OUR_LINE.match(line))]
 
 
 def test_each_line_names_the_request(raw, server, repository) -> None:

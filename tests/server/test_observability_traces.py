@@ -160,5 +160,5 @@ def test_in_mode_triton_the_request_alone_is_traced(repository, tmp_path) -> Non
         while len(files := sorted(tmp_path.iterdir())) < 2:
             assert time.monotonic() < deadline, files
             time.sleep(0.05)
-    models = [each["model_name"] for file in files for each in json.loads(file.read_text()) if "model_name" in each]
+    models = [span["model_name"] for file in files for span in json.loads(file.read_text()) if "model_name" in span]
     assert models == ["mri_ldm", "mri_ldm"]

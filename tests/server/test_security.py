@@ -96,14 +96,14 @@ def test_the_name_in_the_certificate_counts(encrypted: TritonServer, authority: 
 def listeners(server: TritonServer) -> dict[str, str]:
     """Addresses that the ports of a server listen on, by what they are for."""
     ports = {server.grpc_port: "grpc", server.http_port: "http", server.metrics_port: "metrics"}
-    found = {}
+    addresses = {}
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             local, state = line.split()[1], line.split()[3]
             address, port = local.split(":")
             if state == "0A" and int(port, 16) in ports:  # gRPC writes IPv4 as IPv6; the last four bytes are the same
-                found[ports[int(port, 16)]] = ".".join(str(byte) for byte in reversed(bytes.fromhex(address[-8:])))
-    return found
+                addresses[ports[int(port, 16)]] = ".".join(str(byte) for byte in reversed(bytes.fromhex(address[-8:])))
+    return addresses
 
 
 def test_with_tls_nothing_else_is_open(encrypted: TritonServer) -> None:

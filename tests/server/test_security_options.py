@@ -57,7 +57,7 @@ def test_what_is_open_is_said(authority: Authority) -> None:
     assert security_options.warnings(closed, "0.0.0.0", concealed=True) == []
     assert security_options.warnings(Security(), "127.0.0.1", concealed=True) == []
     open_to_all = "\n".join(security_options.warnings(Security(), "0.0.0.0", concealed=False))
-    for words in ("not encrypted", "whoever reaches 0.0.0.0", "`ps` shows the secrets"):
+    for words in ("not encrypted", "everybody who reaches 0.0.0.0", "`ps` shows the secrets"):
         assert words in open_to_all
 
 
@@ -103,10 +103,10 @@ def test_a_secret_that_would_not_do_is_refused_without_being_shown(tmp_path: Pat
 
 def test_newer_limits_are_asked_of_a_server_that_has_them(tmp_path: Path) -> None:
     """24.10 has no limit of its own; flags that it does not know would keep it from starting."""
-    found = known_flags(find().binary, {})
-    assert {"http-port", "grpc-restricted-protocol", "model-control-mode"} <= found
-    given = Security().flags(found)
-    assert {name for name, value in KNOWN_FLAGS.items() if f"--{name}={value}" in given} == found & KNOWN_FLAGS.keys()
+    flags = known_flags(find().binary, {})
+    assert {"http-port", "grpc-restricted-protocol", "model-control-mode"} <= flags
+    given = Security().flags(flags)
+    assert {name for name, value in KNOWN_FLAGS.items() if f"--{name}={value}" in given} == flags & KNOWN_FLAGS.keys()
     newer = tmp_path / "tritonserver"
     shown = "  --http-max-input-size <integer>\n\tBytes.\n  --allow-client-shm <boolean>"
     newer.write_text(f"#!/bin/sh\necho '{shown}' >&2; exit 1\n")

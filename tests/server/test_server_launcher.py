@@ -111,14 +111,14 @@ def test_surroundings_of_the_wheel(host: Host, tmp_path: Path) -> None:
 
 def test_surroundings_of_a_container(host: Host, container: Path, tmp_path: Path) -> None:
     """Its own backends win over ours, and its environment is left alone."""
-    found = find(dataclasses.replace(host, env_binary=container))
+    installation = find(dataclasses.replace(host, env_binary=container))
     (into := tmp_path / "into").mkdir()
-    assert (backends_folder(found, into) / "onnxruntime").resolve() == found.backends / "onnxruntime"
-    assert environment(found, into, {"PATH": "/bin"}) == {"PATH": "/bin"}
-    (found.backends / "onnxruntime").rmdir()
+    assert (backends_folder(installation, into) / "onnxruntime").resolve() == installation.backends / "onnxruntime"
+    assert environment(installation, into, {"PATH": "/bin"}) == {"PATH": "/bin"}
+    (installation.backends / "onnxruntime").rmdir()
     (into := tmp_path / "without").mkdir()
-    assert ((backends := backends_folder(found, into)) / "onnxruntime" / "model.py").is_file()
-    assert (backends / "python").resolve() == found.backends / "python"
+    assert ((backends := backends_folder(installation, into)) / "onnxruntime" / "model.py").is_file()
+    assert (backends / "python").resolve() == installation.backends / "python"
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def processes_of(group: int) -> list[str]:
-    found = []
+    names = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, fields = stat.read_text().rsplit(")", 1)
@@ -136,8 +136,8 @@ def processes_of(group: int) -> list[str]:
             continue
         state, _, its_group = fields.split()[:3]
         if int(its_group) == group and state != "Z":
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def shared_memory_of(server: TritonServer) -> list[Path]:
@@ -259,14 +259,14 @@ def test_command_stops_on_signals(launched: tuple[subprocess.Popen[str], str], n
 
 def test_command_tells_that_the_server_died(launched: tuple[subprocess.Popen[str], str]) -> None:
     launcher, printed = launched
-    found = re.search(r"process (\d+)", printed)
-    assert found, printed
-    os.kill(int(found.group(1)), signal.SIGKILL)
+    match = re.search(r"process (\d+)", printed)
+    assert match, printed
+    os.kill(int(match.group(1)), signal.SIGKILL)
     _, errors = launcher.communicate(timeout=30)
     assert launcher.returncode == 1
     assert "ended by itself with signal SIGKILL" in errors
     assert "The end of its log:" in errors
-    assert processes_of(int(found.group(1))) == []
+    assert processes_of(int(match.group(1))) == []
 
 
 @pytest.mark.parametrize(

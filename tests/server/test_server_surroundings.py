@@ -72,13 +72,13 @@ def test_an_environment_with_odd_paths_is_given_plain_ones(tmp_path: Path) -> No
     )
     env = environment(installation, links, {"PATH": "/bin"})
     assert all(value.isascii() and " " not in value for value in env.values())
-    found = Path(env["PATH"].removesuffix(":/bin"))
-    assert (found / "python3").read_text() == "python"
-    configured, more = (found.parent / "pyvenv.cfg").read_text().splitlines()
+    folder = Path(env["PATH"].removesuffix(":/bin"))
+    assert (folder / "python3").read_text() == "python"
+    configured, more = (folder.parent / "pyvenv.cfg").read_text().splitlines()
     assert more == "include-system-site-packages = true"
     assert configured.isascii()
     assert Path(configured.removeprefix("home = "), "python3.11").read_text() == "base"
-    assert (found.parent / "lib").is_dir()
+    assert (folder.parent / "lib").is_dir()
 
 
 def test_hosts_are_resolved_and_written_as_each_part_wants_them() -> None:
@@ -164,16 +164,16 @@ def test_a_server_is_served_from_anywhere_and_outlives_its_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything at once: odd paths all around, IPv6, and all that is in TMPDIR removed amid a request."""
-    odd, found = tmp_path / ODD, find()
+    odd, installation = tmp_path / ODD, find()
     (odd / "tmp").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(odd / "tmp"))
-    if found.python_bin:  # the wheel's server, in an environment of this name
-        (odd / "venv").symlink_to(found.python_bin.parent)
-        found = dataclasses.replace(found, python_bin=odd / "venv" / found.python_bin.name)
+    if installation.python_bin:  # the wheel's server, in an environment of this name
+        (odd / "venv").symlink_to(installation.python_bin.parent)
+        installation = dataclasses.replace(installation, python_bin=odd / "venv" / installation.python_bin.name)
     host = "::1" if _has_ipv6() else "localhost"
     repository = write_faulty(odd / "repository")
     order(repository, "unet", seconds=0.02)
-    with TritonServer(repository, host=host, installation=found) as server:
+    with TritonServer(repository, host=host, installation=installation) as server:
         assert server.probe().seconds < PATIENCE
         assert listening(host, server.http_port)
         with triton.InferenceServerClient(server.grpc_url) as raw:

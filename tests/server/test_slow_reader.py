@@ -126,9 +126,9 @@ def received(responses: Any) -> list[dict[str, bytes]]:
     """Each response up to the one with the images, as its tensors' bytes by name."""
     answers: list[dict[str, bytes]] = []
     while not answers or "image" not in answers[-1]:
-        each = next(responses)
-        assert not each.error_message, each.error_message
-        contents = zip(each.infer_response.outputs, each.infer_response.raw_output_contents, strict=True)
+        response = next(responses)
+        assert not response.error_message, response.error_message
+        contents = zip(response.infer_response.outputs, response.infer_response.raw_output_contents, strict=True)
         answers.append({output.name: content for output, content in contents})
     return answers
 

@@ -59,9 +59,9 @@ def closing_lines() -> list[str]:
 def _onnxruntime() -> tuple[str, str, str]:
     if not find_spec("onnxruntime"):
         return "in ONNX Runtime", "", "all, for it is not installed,"
-    found = " and ".join(sorted(onnxruntime_fp16()))
-    both = found == "fp16"
-    return "in ONNX Runtime", "fp32 and fp16" if both else "fp32", "" if both else f"fp16 (computed as {found})"
+    precisions = " and ".join(sorted(onnxruntime_fp16()))
+    both = precisions == "fp16"
+    return "in ONNX Runtime", "fp32 and fp16" if both else "fp32", "" if both else f"fp16 (computed as {precisions})"
 
 
 def _openvino() -> tuple[str, str, str]:

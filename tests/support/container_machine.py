@@ -55,6 +55,7 @@ class Machine:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder}:/usr/bin:/bin"
         env = {**os.environ, "PATH": path, "TRTEXEC": str(self.folder / "trtexec")}
+        env["BRATS_LDM_DRAIN_FOLDER"] = str(self.folder / "drain")  # tests of other processes have their own
         command = [sys.executable, str(SCRIPT), *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 

@@ -38,4 +38,4 @@ def measured(page: str) -> list[str]:
     page = re.sub(FENCE, lambda fence: fence[2] if fence[1] == "console" else " ", page, flags=re.DOTALL)
     for pattern in NOT_PROSE:
         page = re.sub(pattern, " ", page, flags=re.DOTALL | re.MULTILINE)
-    return [found[0] for pattern in MEASURED for found in re.finditer(pattern, page)]
+    return [match[0] for pattern in MEASURED for match in re.finditer(pattern, page)]

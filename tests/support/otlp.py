@@ -90,7 +90,9 @@ def _spans(body: dict[str, Any]) -> list[Span]:
             id=span["spanId"],
             parent=span.get("parentSpanId", ""),
             name=span["name"],
-            attributes={each["key"]: next(iter(each["value"].values())) for each in span.get("attributes", [])},
+            attributes={
+                attribute["key"]: next(iter(attribute["value"].values())) for attribute in span.get("attributes", [])
+            },
             begin=int(span["startTimeUnixNano"]),
             end=int(span["endTimeUnixNano"]),
         )

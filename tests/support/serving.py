@@ -97,7 +97,9 @@ def triton_counted(raw, server) -> dict[str, Counts]:
     wait_until_idle(server)
     now = scrape(server)
     made = {network: now[f"mri_ldm_{calls}_calls_total"] for network, calls in NETWORK_CALLS.items()}
-    wait_until(lambda: all(counts(raw, each).calls >= made[each] for each in made), "Triton has not counted all calls")
+    wait_until(
+        lambda: all(counts(raw, model).calls >= made[model] for model in made), "Triton has not counted all calls"
+    )
     return {network: counts(raw, network) for network in made}
 
 

@@ -20,6 +20,7 @@ from training.checkpoint import (
     save_state,
 )
 from training.config import Config
+from training.files import remove_temporary_files
 
 
 def test_snapshot_round_trip_and_tampering(small_snapshot, tmp_path) -> None:
@@ -170,7 +171,7 @@ def test_a_torn_resume_state_is_named_with_what_to_do(tmp_path) -> None:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_the_state_before_a_torn_one_takes_its_place(tmp_path, capsys, monkeypatch, links) -> None:
-    """Also on a file system without links, and after a death that left a link to the state where a copy goes."""
+    """Also on a file system without links, and after deaths that left links to the state, which a run removes."""
     path, before = tmp_path / "state.pt", tmp_path / "state_before.pt"
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (tmp_path / "no links here").stat())
@@ -190,6 +191,9 @@ def test_the_state_before_a_torn_one_takes_its_place(tmp_path, capsys, monkeypat
             (tmp_path / f".state_before.pt.{size:08x}.tmp").hardlink_to(path)
         save_state({"iteration": 3}, path)
         assert (load_state(path), load_state(before)) == ({"iteration": 3}, {"iteration": 2})
+    remove_temporary_files(tmp_path)
+    assert set(tmp_path.iterdir()) == {path, before}
+    assert (load_state(path), load_state(before)) == ({"iteration": 3}, {"iteration": 2})
     path.write_bytes(b"")
     before.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"state.pt .*it is empty.*_before.pt .*it is empty.*: delete both to"):

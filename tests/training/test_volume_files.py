@@ -175,7 +175,7 @@ def test_a_modality_is_found_by_its_name(tmp_path, capsys, names, channel, taken
         assert "set data.modality to any for channel 0 whatever it is" in str(error.value)
         return
     assert [channel_of(index, config) for _ in range(2)] == [taken, taken]
-    said = f"{list(MODALITIES)[channel % 4]} is channel {taken}, which is taken for data.channel {channel}"
+    said = f"{list(MODALITIES)[channel % 4]} is channel {taken}, which is used for data.channel {channel}"
     assert capsys.readouterr().err == f"{index.path}: {said}\n" * (taken != channel)
 
 

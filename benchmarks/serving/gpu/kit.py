@@ -2,7 +2,7 @@
 
 It holds a Python with its headers, a trimmed tritonserver and PACKAGES. The machine has PyTorch, the CUDA libraries and
 what images for PyTorch usually have beside it: grpcio, ml-dtypes, onnx, psutil, safetensors, einops, tqdm, pytest. A
-checkout there has the code and the demo weights. Files are left out, none is changed: `run` names the libraries' paths.
+checkout there has the code and the demo weights. Left out: files that nothing needs, and symbols. `run` sets the paths.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.archive.name
     print(f"{name}: {megabytes:.1f} MB. In a checkout on the machine: tar xf {name} -C /tmp && /tmp/{NAME}/run")
     if megabytes > LIMIT_MB:
-        print(f"error: more than {LIMIT_MB} MB: pack a Python without debug symbols, such as uv's", file=sys.stderr)
+        print(f"error: more than {LIMIT_MB} MB: install binutils (strip), or pack a smaller Python", file=sys.stderr)
         return 1
     return 0
 
@@ -109,6 +109,9 @@ def copy_python(base: Path, minor: str, into: Path) -> None:
     (into / "bin").mkdir()
     shutil.copy2((base / "bin" / f"python{minor}").resolve(), into / "bin" / "python3")
     shutil.copy2(base / "lib" / f"libpython{minor}.so.1.0", into / "lib")
+    if strip := shutil.which("strip"):  # symbols are three quarters of a Python built from source
+        files = [into / "bin" / "python3", *into.rglob("*.so*")]
+        subprocess.run([strip, "--strip-unneeded", *map(str, files)], check=True)
 
 
 def pack(folder: Path, archive: Path) -> float:

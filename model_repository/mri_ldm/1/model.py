@@ -29,7 +29,7 @@ from mri_ldm.tracing import Tracer, trace_of
 
 INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
 FLUSH_SECONDS = 1.0
-"""For the last answers of streams, when the server is to stop: a client that does not read is not waited for longer."""
+"""Time for the last answers of streams when the server stops; a client that does not read gets no more."""
 
 
 class TritonPythonModel:
@@ -40,7 +40,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._settings = read_settings(config, Path(__file__).parent)
         self._tracer = Tracer()
-        # Where the repository is no folder, Triton copies this model alone: then networks are known once they answer.
+        # If the repository is not a local folder, Triton copies only this model: networks are known once they answer.
         repository = Path(args["model_repository"]).parent
         self._networks = Networks(
             self._settings.crop,
@@ -76,9 +76,9 @@ class TritonPythonModel:
             self._metrics.changed()
 
     def is_ready(self) -> bool:
-        """Triton from 26.03 on asks, others do not: false while draining, so that nothing new is sent here.
+        """False while draining, so that clients send nothing new. Triton calls this from 26.03 on.
 
-        The networks have no such method: each call of them would ask.
+        The networks have no such method: Triton would call it before every call of them.
         """
         return not self._drain.asked()
 
@@ -114,7 +114,7 @@ class TritonPythonModel:
                 self._admit_traced(job, trace, reply.ended)
             else:
                 self._batcher.submit(job)
-        except Exception as error:  # whatever it is, it is this request's alone
+        except Exception as error:  # whatever it is, it concerns only this request
             reply.failed(error)
 
     def _admit_traced(self, job: Job, trace: Any, ended: threading.Event) -> None:
@@ -160,7 +160,7 @@ class TritonPythonModel:
     def _tick(self) -> bool:
         try:
             return self._batcher.tick()
-        except Exception as error:  # whatever it is, every request must be answered and the loop go on
+        except Exception as error:  # whatever it is, every request must be answered, and the loop must go on
             pb_utils.Logger.log_error(f"{self._name}: the sampling loop has failed: {error!r}")
             self._batcher.fail_all(error)
             return False

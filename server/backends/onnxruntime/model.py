@@ -42,7 +42,7 @@ TYPES = {
     "TYPE_FP64": "tensor(double)",
     "TYPE_STRING": "tensor(string)",
 }
-# The C++ backend's meaning of `optimization { graph { level } }`; any other value is its default.
+# What the C++ backend does for `optimization { graph { level } }`; any other value is its default.
 GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -113,8 +113,8 @@ class TritonPythonModel:
     def run_together(self, names: list[str], feeds: list[Tensors]) -> list[Tensors]:
         if len(feeds) == 1:
             return [self.model.run(names, feeds[0])]
-        rows = [len(next(iter(each.values()))) for each in feeds]
-        stacked = {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
+        rows = [len(next(iter(feed.values()))) for feed in feeds]
+        stacked = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
         values = self.model.run(names, stacked)
         for name, value in values.items():
             if value.shape[:1] != (sum(rows),):
@@ -249,7 +249,7 @@ def check_side(side: str, declared: list[Json], present: Sequence[Any], batched:
 
 
 def fits(dims: list[int], shape: list[Any], batched: bool) -> bool:
-    """Whether the two may meet: -1 and a symbolic size go with any; a batch axis only with a symbolic one."""
+    """Whether two sizes match: -1 and a symbolic size match any size; a batch axis only matches a symbolic one."""
     sizes = [size if isinstance(size, int) and size >= 0 else -1 for size in shape]
     if len(sizes) != len(dims) or (batched and sizes[0] != -1):
         return False

@@ -1,7 +1,7 @@
 """A python-based Triton backend that answers `backend: "openvino"` where the C++ one is absent: ONNX on a CPU.
 
-`openvino_network.py` reads the config and runs the network, here are the requests. Knows none of this project's models.
-Triton applies `reshape` itself and checks requests against the config.
+`openvino_network.py` reads the config and runs the network; this file handles the requests. Knows none of this
+project's models. Triton applies `reshape` itself and checks requests against the config.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TritonPythonModel:
             )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Request by request, since batching gains nothing: a failing one then fails alone."""
+        """One request after the other, because batching gains nothing on a CPU. A request that fails, fails alone."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:

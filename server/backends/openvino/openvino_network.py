@@ -1,7 +1,7 @@
 """A config.pbtxt to a network that OpenVINO has compiled for the CPU, and its calls. Knows nothing of requests.
 
 A model with a batch axis is compiled for one row, and the rows of a call run one by one, NUM_STREAMS at a time. On a
-CPU that costs no more than a batch, needs the memory of one row, and no row's result can depend on its company.
+CPU that costs no more than a batch, needs the memory of one row, and no result can depend on the other rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 YES_NO = {"yes": True, "no": False}
 # Parameters of Triton's own backend, with OpenVINO's names for their values.
 PROPERTIES = ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS", "NUM_STREAMS", "PERFORMANCE_HINT")
-# Those that say how it pads and splits batches: here every call has the rows that it has.
+# Parameters for padding and splitting batches. They have no effect here: rows run one by one.
 WITHOUT_EFFECT = ("ENABLE_BATCH_PADDING", "SKIP_OV_DYNAMIC_BATCHSIZE")
 PRECISION = "HINT_BF16"
 EMULATION = "ALLOW_EMULATED_BF16"
@@ -35,7 +35,7 @@ TYPES = {
 
 @cache
 def shared_core() -> ov.Core:
-    """One for all networks of a process: of several, the last to go can leave it without a stack for signals."""
+    """One core for all networks of a process: destroying one of several can remove the stack for signals."""
     return ov.Core()
 
 
@@ -134,7 +134,7 @@ def model_path(config: Json, repository: str, version: str) -> str:
 def compile_properties(config: Json, capabilities: Sequence[str]) -> dict[str, str]:
     """OpenVINO's properties for a config's parameters.
 
-    Float32 is asked for by name: on a CPU with bf16 OpenVINO would choose that by itself.
+    Float32 is set explicitly: on a CPU with bf16, OpenVINO would choose bf16.
 
     Raises:
         ValueError: an unknown parameter or value, or bf16 on a CPU without it.
@@ -158,7 +158,7 @@ def compile_properties(config: Json, capabilities: Sequence[str]) -> dict[str, s
 
 
 def executed(compiled: ov.CompiledModel, asked: str) -> str:
-    """The precision that OpenVINO has settled on. Raises ValueError where it is not the one that was asked for.
+    """The precision that OpenVINO has chosen. Raises ValueError if it is not the requested one.
 
     A CPU without AVX-512 cannot even emulate bf16: OpenVINO takes the hint there, and computes float32.
     """
@@ -178,7 +178,7 @@ def _check_value(key: str, text: str) -> None:
         allowed, what = (lambda given: given.isdecimal() or given.upper() in ("AUTO", "NUMA")), "a number, AUTO or NUMA"
     elif key == "PERFORMANCE_HINT":
         allowed, what = (lambda given: given.upper() in HINTS), ", ".join(HINTS)
-    elif key == PRECISION:  # Triton's own backend knows no NO
+    elif key == PRECISION:  # Triton's own backend does not know the value NO
         allowed, what = (lambda given: given.lower() == "yes"), "YES, or left out for float32"
     elif key not in PROPERTIES:
         allowed, what = (lambda given: given.lower() in YES_NO), "YES or NO"

@@ -50,7 +50,7 @@ class Device:
         return int(self.call("cudaMalloc", max(size, 1)))
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of zeros that the GPU copies from and to without a detour."""
+        """An array of zeros in page-locked memory, which the GPU can copy from and to directly."""
         size = int(np.prod(shape)) * dtype.itemsize
         address = int(self.call("cudaMallocHost", max(size, 1)))
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
@@ -74,14 +74,14 @@ class Device:
 
     def capture(self, queue: Callable[[], None]) -> Any:
         """What `queue` puts on the stream, as a graph for `replay`; none of it runs now."""
-        # Of this thread alone: another instance of the process may allocate meanwhile.
+        # Only this thread: another instance of the process may allocate at the same time.
         mode = self.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", self.stream, mode)
         try:
             queue()
         except Exception:
             self.runtime.cudaStreamEndCapture(self.stream)  # or the stream stays in this mode
-            self.runtime.cudaGetLastError()  # or the next call would be blamed for it
+            self.runtime.cudaGetLastError()  # or the next call would return the error
             raise
         graph = self.call("cudaStreamEndCapture", self.stream)
         executable = self.call("cudaGraphInstantiate", graph, 0)

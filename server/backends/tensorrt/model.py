@@ -1,8 +1,8 @@
 """A python-based Triton backend that answers `backend: "tensorrt"` and `platform: "tensorrt_plan"` where the C++ one is
 absent: plans of `tensorrt` or `tensorrt_rtx` with an unchanged config.pbtxt, its CUDA graphs and `cc_model_filenames`.
 
-Experimental: not yet run on a GPU. `plan_loading.py` reads the config, `plan_engine.py` runs the plan; here are the
-requests. Triton merges them, checks them against the config and never sends more than max_batch_size rows.
+Experimental: not yet run on a GPU. `plan_loading.py` reads the config, `plan_engine.py` runs the plan; this file
+handles the requests. Triton merges them, checks them against the config and never sends more than max_batch_size rows.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class TritonPythonModel:
         """All requests in one call: their rows are independent and of one shape."""
         try:
             inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
-            stacked = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
-            ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
+            stacked = {name: np.concatenate([tensors[name] for tensors in inputs]) for name in inputs[0]}
+            ends = np.cumsum([len(next(iter(tensors.values()))) for tensors in inputs])
             wanted = [list(request.requested_output_names()) for request in requests]
             answers = self.engine.run(sorted(set().union(*wanted)), stacked)
             parts = {name: np.split(answer, ends[:-1]) for name, answer in answers.items()}
         except Exception as error:
-            # Not one error for all: Triton frees its memory with each response, and dies of the second time.
+            # One error object for each request: Triton frees it with each response, and freeing it twice is a crash.
             code = pb_utils.TritonError.INTERNAL
             return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code)) for _ in requests]
         return [

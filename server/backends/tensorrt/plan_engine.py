@@ -25,12 +25,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class PlanError(ValueError):
-    """A plan that this TensorRT does not take, or that does not do what it is asked for."""
+    """A plan that this TensorRT does not accept, or that fails."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a plan; shape is that of one row, min_rows and max_rows the batches that its profile 0 takes."""
+    """A tensor of a plan; shape is that of one row, min_rows and max_rows the batches of its profile 0."""
 
     name: str
     is_input: bool
@@ -62,7 +62,7 @@ def deserialize(trt: Any, plan: bytes) -> Any:
 
 
 def describe(trt: Any, engine: Any) -> list[TensorInfo]:
-    """The tensors of an engine. Raises PlanError where one is of a kind that this backend does not run."""
+    """The tensors of an engine. Raises PlanError if this backend cannot run one of them."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = {name: engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
     profiles = [engine.get_tensor_profile_shape(name, 0) for name in names if inputs[name]]
@@ -79,10 +79,10 @@ def describe(trt: Any, engine: Any) -> list[TensorInfo]:
 
 
 class Engine:
-    """Runs one engine; each call is one batch, padded to the next size in `sizes` that takes it.
+    """Runs one engine; each call is one batch, padded to the next size in `sizes` that holds it.
 
-    sizes: rows of a CUDA graph -> the fewest rows that run in it; batches that none takes run as they are.
-    warn: told about sizes that could not be captured; they run without a graph.
+    sizes: rows of a CUDA graph -> the fewest rows that run in it; other batches run without padding.
+    warn: called with a message about sizes that could not be captured; they run without a graph.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Engine:
         return {name: self.host[name][:rows].copy() for name in names}
 
     def padded(self, rows: int) -> int:
-        """The batch that `rows` rows run as. Spare rows hold what was there before; no row looks at another."""
+        """The batch size in which `rows` rows run. Spare rows hold old values, which no other row reads."""
         return next((size for size, fewest in self.sizes.items() if fewest <= rows <= size), rows)
 
     def _queue(self, context: Any, rows: int) -> None:

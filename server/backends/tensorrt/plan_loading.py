@@ -21,7 +21,7 @@ INSTALL = "pip install --group server-tensorrt, or server-tensorrt-rtx for an RT
 
 
 def load(config: Json, args: Mapping[str, str], warn: Callable[[str], None]) -> Engine:
-    """The engine of a config on the GPU of an instance. Raises PlanError, DeviceError or ImportError, which say why."""
+    """The engine of a config on the GPU of an instance. Raises PlanError, DeviceError, ImportError with the reason."""
     if int(config["max_batch_size"]) < 1 or args["model_instance_kind"] != "GPU":
         raise PlanError(
             f"max_batch_size is {config['max_batch_size']} and the instance KIND_{args['model_instance_kind']}; "
@@ -40,7 +40,7 @@ def load(config: Json, args: Mapping[str, str], warn: Callable[[str], None]) -> 
 
 
 def runtimes() -> tuple[list[Any], Any]:
-    """The TensorRT packages that are here, the full one first, and the CUDA runtime. Raises ImportError."""
+    """The installed TensorRT packages, the full one first, and the CUDA runtime. Raises ImportError."""
     packages, reasons = [], []
     for name in ("tensorrt", "tensorrt_rtx"):
         try:
@@ -56,7 +56,7 @@ def runtimes() -> tuple[list[Any], Any]:
 
 
 def plan_path(config: Json, folder: Path, capability: str) -> Path:
-    """The file that the config names for GPUs of this capability. Raises PlanError where it is not there."""
+    """The file that the config names for GPUs of this capability. Raises PlanError if it is missing."""
     default = config.get("default_model_filename") or "model.plan"
     path = folder / str(config.get("cc_model_filenames", {}).get(capability, default))
     if not path.is_file():
@@ -65,7 +65,7 @@ def plan_path(config: Json, folder: Path, capability: str) -> Path:
 
 
 def open_plan(modules: Sequence[Any], path: Path) -> tuple[Any, Any]:
-    """The TensorRT package that takes the plan, and the engine. Raises PlanError with the reasons of all of them."""
+    """The TensorRT package that accepts the plan, and the engine. Raises PlanError with the reasons of all packages."""
     reasons = []
     for trt in modules:
         try:

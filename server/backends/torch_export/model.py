@@ -1,8 +1,8 @@
 """A python-based Triton backend, `backend: "torch_export"`: programs of torch.export on a GPU or a CPU.
 
-`torch_loading.py` reads the config, `torch_program.py` runs the program, `torch_steps.py` several steps of it a call;
-here are the requests. Triton merges them, checks them against the config and never sends more than max_batch_size
-rows. The server's Python needs torch. The GPU parts are experimental: not yet run on a GPU.
+`torch_loading.py` reads the config, `torch_program.py` runs the program, `torch_steps.py` several steps of it in one
+call; this file handles the requests. Triton merges them, checks them against the config and never sends more than
+max_batch_size rows. The server's Python needs torch. The GPU parts are experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class TritonPythonModel:
         """All requests in one call, since their rows are independent and of one shape."""
         try:
             inputs = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
-            stacked = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
-            ends = np.cumsum([len(next(iter(each.values()))) for each in inputs])
+            stacked = {name: np.concatenate([tensors[name] for tensors in inputs]) for name in inputs[0]}
+            ends = np.cumsum([len(next(iter(tensors.values()))) for tensors in inputs])
             wanted = [list(request.requested_output_names()) for request in requests]
             answers = self.program.run(set().union(*wanted), stacked)
             parts = {name: np.split(answer, ends[:-1]) for name, answer in answers.items()}
         except Exception as error:
             wrong = isinstance(error, ValueError)
-            if wrong and len(requests) > 1:  # the fault of one, and not of the others
+            if wrong and len(requests) > 1:  # only one of the requests may be wrong
                 return [response for request in requests for response in self.execute([request])]
-            # Not one error for all: Triton frees its memory with each response, and dies of the second time.
+            # One error object for each request: Triton frees it with each response, and freeing it twice is a crash.
             code = pb_utils.TritonError.INVALID_ARG if wrong else pb_utils.TritonError.INTERNAL
             return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error), code)) for _ in requests]
         return [

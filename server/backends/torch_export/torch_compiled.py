@@ -26,7 +26,7 @@ class Compiled(torch.nn.Module):  # type: ignore[misc]  # mypy does not look int
     def __init__(self, path: Path, device: torch.device, max_batch_size: int) -> None:
         super().__init__()
         index = -1 if device.index is None else device.index
-        # The other way asks events whether a run is over, which a CUDA graph that is being captured forbids.
+        # The other way queries events for the end of a run, which is forbidden while a CUDA graph is captured.
         self._run = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
         self._most = max_batch_size
 
@@ -44,7 +44,7 @@ def compiled_file(program: Path) -> Path:
 
 
 def load_compiled(program: Path, device: torch.device) -> Compiled | None:
-    """The package beside `program`, on `device`; None, with a line in the log, where there is none that fits."""
+    """The package beside `program`, on `device`; None, with a line in the log, if there is none or it does not fit."""
     path = compiled_file(program)
     if not path.is_file():
         return None
@@ -66,7 +66,7 @@ def load_compiled(program: Path, device: torch.device) -> Compiled | None:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What the export wrote into the package. Raises one of many errors for files of others."""
+    """The record that the export wrote into the package. Raises one of many errors for other files."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("_metadata.json")]
         record: dict[str, Any] = json.loads(json.loads(archive.read(names[0]))[RECORD])
@@ -74,7 +74,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _unfit(record: dict[str, Any], program: Path, device: torch.device) -> str | None:
-    """Why it must not be loaded here."""
+    """The reason why it must not be loaded here, or None."""
     if hashlib.sha256(program.read_bytes()).hexdigest() != record["program_sha256"]:
         return f"it was compiled from another {program.name}"
     if record["torch"] != torch.__version__:
@@ -86,12 +86,12 @@ def _unfit(record: dict[str, Any], program: Path, device: torch.device) -> str |
     if lacking := sorted(set(record["instructions"]) - _processor()):
         return f"it was compiled for a processor that has {', '.join(lacking)}, too"
     if device.type == "cuda" and (here := list(torch.cuda.get_device_capability(device))) != record["capability"]:
-        there, here_ = (".".join(map(str, each)) for each in (record["capability"], here))
+        there, here_ = (".".join(map(str, capability)) for capability in (record["capability"], here))
         return f"it was compiled for {record['name']} with compute capability {there}, and this GPU has {here_}"
     return None
 
 
 def _processor() -> set[str]:
-    """What the kernel says of this processor: instructions, among other words."""
+    """The words by which the kernel describes this processor, instruction sets among them."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2].split())

@@ -18,9 +18,9 @@ PARAMETERS = ("batch_buckets", "channels_last")
 
 
 def load(config: Json, instance: Mapping[str, str]) -> Program | Steps:
-    """The program of a config, on the device of an instance; several steps a call where the config has coefficients.
+    """The program of a config, on the device of an instance; with several steps a call if the config has coefficients.
 
-    Raises ValueError for what does not fit, and why.
+    Raises ValueError, with the reason, for what does not fit.
     """
     name = config.get("default_model_filename") or "model.pt2"
     path = Path(instance["model_repository"], instance["model_version"], name)

@@ -24,7 +24,7 @@ else:
 
 Array = np.ndarray[Any, Any]
 RECORD = "record.json"
-WARM_UP_RUNS = 3  # what NVIDIA's libraries choose and allocate on their first runs must not be captured
+WARM_UP_RUNS = 3  # NVIDIA's libraries choose kernels and allocate memory on their first runs; that must not be captured
 
 
 class ProgramError(ValueError):
@@ -54,7 +54,7 @@ def read_record(path: Path) -> Record:
     """The record of the file at `path`, once it is clear that loading it unpickles nothing.
 
     torch.export.load falls back to unrestricted unpickling for whatever a file declares as pickled. Ours hold none, so
-    every place that can is refused. That is no sandbox: a program is code, to be had from somebody that one trusts.
+    every place that can is refused. That is no sandbox: a program is code. Load it only from trusted sources.
 
     Raises:
         ProgramError: no such file, not written by this project's export, or with a pickle inside.
@@ -68,7 +68,7 @@ def read_record(path: Path) -> Record:
                 raise ProgramError(f"{path} holds two files of one name")
             _refuse_pickles(archive, members, path)
             record = json.loads(archive.read(members[f"extra/{RECORD}"]))
-        tensors = [Tensor(each["name"], each["dtype"], tuple(each["shape"])) for each in record["inputs"]]
+        tensors = [Tensor(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in record["inputs"]]
         output = Tensor(**{**record["output"], "shape": tuple(record["output"]["shape"])})
         return Record(record["torch"], record["precision"], tuple(tensors), output)
     except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -125,7 +125,7 @@ def prepared(path: Path, device: torch.device, *, channels_last: bool) -> Any:
         # Float32 layers stay float32, and a load chooses the same kernels as the one before.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
-    # No type says that `to` takes a memory format alone.
+    # The types of `to` do not allow a memory format as the only argument.
     module = cast(Any, load_module(path, device))
     return module.to(memory_format=torch.channels_last) if channels_last else module
 
@@ -149,8 +149,8 @@ class Program:
     """A program with its largest batch; called with NumPy arrays by name, the first axis the rows.
 
     On a GPU: `buckets` are the batch sizes that have a CUDA graph; a call is padded to the next of them, and cut by the
-    largest. Rows in the padding are what an earlier call left there: no operation mixes rows. On a CPU `buckets` are
-    without effect. `channels_last`: see `prepared`.
+    largest. Padding rows hold values of earlier calls: no operation mixes rows. On a CPU `buckets` have no
+    effect. `channels_last`: see `prepared`.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Program:
         return sorted(self._graphs)
 
     def run(self, asked: Collection[str], feeds: dict[str, Array]) -> dict[str, Array]:
-        """The outputs that are `asked` for, by name. Raises as a call does."""
+        """The outputs in `asked`, by name. Raises the errors of a call."""
         name = self.record.output.name
         return {name: self(feeds)} if name in asked else {}
 
@@ -204,7 +204,7 @@ class Program:
 
 
 def page_locked(spec: Tensor, rows: int) -> torch.Tensor:
-    """Zeros [rows, ...] on the host, from and to which a copy need not wait."""
+    """Zeros [rows, ...] in page-locked memory of the host, for asynchronous copies."""
     return torch.zeros((rows, *spec.shape), dtype=_torch_type(spec), pin_memory=True)
 
 

@@ -1,7 +1,7 @@
 """Steps of the recurrence on a GPU: one CUDA graph a batch size, replayed as often as there are steps.
 
-What a step computes stays on the GPU, and so does the count of steps, by which the graph finds its timesteps and
-coefficients: between two replays the host does nothing but bring noise, which threads draw meanwhile.
+The results of a step stay on the GPU. So does the step counter, with which the graph finds its timesteps and
+coefficients. Between two replays the host only copies noise, which threads draw in the background.
 
 Experimental: not yet run on a GPU.
 """
@@ -21,14 +21,14 @@ from torch_noise import LATENT_SHAPE
 from torch_program import Array, Graph, Stage, Tensor, on_device, page_locked
 from torch_recurrence import COLUMNS, IDENTITY, Rows, advance, columns_of, draw_rows
 
-THREADS = 8  # that draw noise, at most
-AHEAD = 3  # steps that they may be in front: to ask for fifty at once takes long, and the GPU would wait
+THREADS = 8  # most threads that draw noise
+AHEAD = 3  # steps that are drawn ahead: starting fifty at once takes long, and the GPU would wait
 FINALS = ("next_latent", "next_estimate")
 LATENTS = Tensor("latents", "float32", LATENT_SHAPE)
 
 
 class Memory:
-    """What the graphs of all batch sizes share: the state, tables for `room` steps, threads for noise.
+    """Shared by the graphs of all batch sizes: the state, tables for `room` steps, threads for noise.
 
     Tables of latents, one on the GPU and two in page-locked memory, take 16 KB a step and row. `room` is more than
     WARM_UP_RUNS.
@@ -74,7 +74,7 @@ class Replays:
         self._graph = Graph(self._step, memory.device, pool).graph
 
     def _step(self) -> torch.Tensor:
-        """What is captured: a step of all rows, after which the count goes on."""
+        """The captured operations: a step of all rows, and an increment of the step counter."""
         step, state = self._memory.step, self._state.device
         timesteps, columns = (table.device.index_select(0, step)[0] for table in (self._timesteps, self._columns))
         eps = self._module(state[0], timesteps)
@@ -83,7 +83,7 @@ class Replays:
         return step.add_(1)
 
     def __call__(self, rows: Rows, asked: Collection[str]) -> dict[str, Array]:
-        """The answers that are `asked` for. The host waits once, and once more for each `room` of steps above that."""
+        """The outputs in `asked`. The host waits once for every `room` steps."""
         count, room = len(rows), self._memory.room
         finals = [(place, name) for place, name in enumerate(FINALS) if name in asked]
         estimates = np.empty((count, rows.steps, *LATENT_SHAPE), np.float32) if "estimates" in asked else None
@@ -98,7 +98,7 @@ class Replays:
                     self._estimates.host[done].copy_(self._estimates.device[done], non_blocking=True)
                 for place, _ in finals if at + piece.steps == rows.steps else ():
                     self._state.host[place].copy_(self._state.device[place], non_blocking=True)
-                # From here on the host's tables may be filled again, and the answers are there.
+                # From here on the host's tables may be filled again, and the results are complete.
                 torch.cuda.current_stream().synchronize()
                 if estimates is not None:
                     estimates[:, at : at + room] = self._estimates.array[done, :count].swapaxes(0, 1)
@@ -106,11 +106,11 @@ class Replays:
         return answers | ({} if estimates is None else {"estimates": estimates})
 
     def _advance(self, rows: Rows) -> None:
-        """Queue all that the steps of `rows` take; no more of them than there is room for."""
+        """Queue all operations of the steps of `rows`; at most `room` steps."""
         count, steps = len(rows), rows.steps
         self._timesteps.array[:steps, :count, 0] = rows.timesteps.T
         self._columns.array[:steps, :, :count] = columns_of(rows.coefficients)
-        # What pads the batch stays as it is.
+        # Padding rows do not change.
         self._timesteps.array[:steps, count:] = 0
         self._columns.array[:steps, :, count:] = columns_of(np.array([[IDENTITY]], np.float32))
         for table in (self._timesteps, self._columns):
@@ -122,7 +122,7 @@ class Replays:
                 self._graph.replay()
 
     def _drawn(self, rows: Rows) -> Generator[list[Future[None]], None, None]:
-        """For each step what draws its noise, nothing for a step without. Once closed, nothing draws any more."""
+        """For each step, the tasks that draw its noise; empty without noise. After `close` no task runs any more."""
         noisy = rows.noisy
         share = -(-len(rows) // self._memory.workers)
         begun: deque[list[Future[None]]] = deque()
@@ -144,7 +144,7 @@ class Replays:
         return self._memory.threads.submit(draw_rows, self._noise_array[step, part], keys, noisy)
 
     def _bring(self, drawn: list[Future[None]], step: int, count: int) -> None:
-        """Queue the copy of a step's noise; zeros for a step without, where there is anything else."""
+        """Queue the copy of a step's noise; zeros for a step without noise, unless zeros are there already."""
         for future in drawn:
             future.result()
         if drawn:

@@ -40,7 +40,7 @@ def outputs(steps: int) -> tuple[Tensor, ...]:
 
 
 def check_program(record: Record) -> None:
-    """Raise ValueError for a program that is no `unet`: latent and timesteps in, the noise in the latent out."""
+    """Raise ValueError for a program that is not `unet`: latent and timesteps in, predicted noise out."""
     if (record.inputs, record.output) != UNET:
         raise ValueError(
             f"a model with coefficients runs unet's program, from {_words(UNET[0])} to {_words(UNET[1:])}; this file "
@@ -81,7 +81,7 @@ class Steps:
         return sorted(self._replays)
 
     def run(self, asked: Collection[str], feeds: dict[str, Array]) -> dict[str, Array]:
-        """The outputs that are `asked` for, for arrays [B, ...] of the inputs by name; any B and any K.
+        """The outputs in `asked`, for input arrays [B, ...] by name; any B and any K.
 
         next_latent, next_estimate: float32 [B, 1, 64, 64], after the last step; estimates: [B, K, 1, 64, 64], after
         each. Step k of a row with d != 0 there takes the noise `standard_normal(seed, draw + k)`.

@@ -169,7 +169,7 @@ def test_without_a_compiler_one_line_says_so(small_snapshot, tmp_path, monkeypat
     save_snapshot(small_snapshot, tmp_path / "snapshot")
     monkeypatch.setenv("CXX", "no-such-compiler")
     options = ["--torch", "fp32", "--compile", "--no-onnx", "--into", str(tmp_path / "into")]
-    done = run_python("-m", "export", str(tmp_path / "snapshot"), *options)
+    done = run_python("-m", "export", "repository", str(tmp_path / "snapshot"), *options)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: --compile needs a C++ compiler")
     assert "apt-get install g++, or set CXX to one" in done.stderr

@@ -70,7 +70,7 @@ def test_requests_share_a_call_and_get_their_own_rows_and_outputs(model, torch_b
 def test_what_is_wrong_with_one_request_does_not_fail_the_others(model) -> None:
     feeds = feeds_of("ddim", count=2)
     bad = {**feeds, "draw": np.array([[-1]], np.int32)}
-    requests = [Request(each, *FINALS) for each in (bad, feeds, bad)]
+    requests = [Request(tensors, *FINALS) for tensors in (bad, feeds, bad)]
     first, second, third = model.execute(requests)
     assert first.args == third.args == ("draw is -1; it must be 0 or more", 3)
     assert set(second) == set(FINALS)

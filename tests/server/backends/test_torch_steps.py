@@ -291,9 +291,9 @@ def test_a_call_waits_for_the_gpu_once(on_gpu) -> None:
     feeds = feeds_of("ddim", "ddpm", "ddpm", count=5)
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             on_gpu.run(ALL, feeds)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert sum("synchronizing CUDA operation" in str(warning.message) for warning in told) <= 1
+    assert sum("synchronizing CUDA operation" in str(warning.message) for warning in caught) <= 1

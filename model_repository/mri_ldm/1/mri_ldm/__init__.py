@@ -1,1 +1,1 @@
-"""What makes images: samplers, noise, the batcher, and what stands between them and Triton."""
+"""Generates images: samplers, noise, the batcher, and the code between them and Triton."""

@@ -53,9 +53,9 @@ class Batcher:
     """All unfinished rows: in the step loop, at the decoder, or waiting.
 
     At most `max_rows_in_flight` rows take steps together. At each call `JobQueue` says which are first, and `CallSizer`
-    how many rows and steps suit the device. At most `max_rows_waiting` more may be there. A finished row holds a place
-    until it is decoded, so a slow decoder holds back others instead of piling up work. For each step of a call at most
-    one chunk of `decode_batch` rows is decoded before the next call.
+    how many rows and steps suit the device. At most `max_rows_waiting` more rows may wait. A finished row keeps its
+    place until it is decoded, so a slow decoder delays other rows instead of piling up work. For each step of a call at
+    most one chunk of `decode_batch` rows is decoded before the next call.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Batcher:
         calling: Callable[[Sequence[Row]], object] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """steppers: a row is advanced by the first that takes it; the last takes any.
+        """steppers: a row is advanced by the first one that accepts it; the last one accepts every row.
 
         calling: called with the rows of each call of a network before it is made, and with none after the last.
         """
@@ -85,11 +85,11 @@ class Batcher:
         self.counters = Counters()
 
     def submit(self, job: Job) -> None:
-        """Let the rows of a job in; raises Busy or Draining as `JobQueue.submit`."""
+        """Admit the rows of a job; raises Busy or Draining as `JobQueue.submit`."""
         self._queue.submit(job)
 
     def close(self, reason: str) -> None:
-        """Let no more jobs in; those that are there go on."""
+        """Admit no more jobs; admitted jobs go on."""
         self._queue.close(reason)
 
     @property
@@ -106,7 +106,7 @@ class Batcher:
     def tick(self) -> bool:
         """One call for as many rows as there are places, and a chunk of decoding for each of its steps.
 
-        Returns whether there is more.
+        Returns whether there is more to do.
         """
         self._drop_leavers()
         stepper, self._in_step = self._choose()
@@ -115,7 +115,7 @@ class Batcher:
             if self._decoding:
                 self._decode_chunk()
                 self._drop_leavers()
-        self._calling(())  # what has ended is to be forgotten
+        self._calling(())  # do not keep finished rows alive
         return self._queue.rows > 0
 
     def fail_all(self, error: Exception) -> None:
@@ -123,10 +123,10 @@ class Batcher:
         self._fail(self._queue.jobs, error)
 
     def _drop_leavers(self) -> None:
-        """Remove jobs whose requester is late or gone.
+        """Remove jobs whose deadline has passed or whose client has gone.
 
-        Rows with a place are checked before each call of a network, others ten times a second. Asking whether a
-        requester has gone costs a round trip, so with many jobs it is done less often, but at least once a second.
+        Rows with a place are checked before each call of a network, others ten times a second. Asking
+        about a client costs a round trip, so with many jobs it is done less often, but at least once a second.
         """
         began = self._clock()
         look_at_all = began >= self._next_queue_check
@@ -144,7 +144,7 @@ class Batcher:
                 job.listener.cancelled(job.unfinished)
 
     def _choose(self) -> tuple[Stepper, list[Row]]:
-        """The rows of the next call, and how they are advanced: as the first of the queue is."""
+        """The rows of the next call, and the stepper that advances them: that of the first row in the queue."""
         ready = self._queue.ready()
         first = next(ready, None)
         places = self._max_rows_in_flight - len(self._decoding)
@@ -215,7 +215,7 @@ class Batcher:
         self.counters.steps += sum(counts)
 
     def _retire(self) -> None:
-        """Send rows that have done their last step on to the decoder, or out."""
+        """Send rows that have done their last step to the decoder, or finish them."""
         retired = [row for row in self._in_step if not row.left]
         self._in_step = [row for row in self._in_step if row.left]
         for row in retired:

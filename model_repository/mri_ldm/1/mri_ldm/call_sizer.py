@@ -1,4 +1,4 @@
-"""How many rows, and how many steps of each, a call of the UNet should have: learned from how long its calls take."""
+"""Chooses how many rows and how many steps a call of the UNet has. It learns from how long calls take."""
 
 import math
 from collections import deque
@@ -14,7 +14,7 @@ MOST_STEPS = 1000
 
 
 class CallSizer:
-    """Chooses the size of each call, so that the rows that are there have their results soonest.
+    """Chooses the size of each call so that the present rows have their results soonest.
 
     Rows. If w equal rows are done in calls of n, their mean time grows with (time per row) * (w + n), so the n with the
     least of that is best. Rows that arrive later wait for all of these: until w rows are done at load r, w / (1 - r)
@@ -29,11 +29,11 @@ class CallSizer:
 
     Steps. The time of a call is a fixed part, the cost of the call, and an equal part for each of its steps. Both are
     learned from pairs of calls with about as many rows: one of several steps (FEW_STEPS at first), then one of a single
-    step. Where steps are slow, as on a CPU, a call costs little beside them, and long calls would only be waited for.
+    step. Where steps are slow, as on a CPU, the cost of a call is small, and long calls would only delay others.
     """
 
     def __init__(self, most: int, longest: float = math.inf) -> None:
-        """most: rows of the largest call. longest: seconds of a call of several steps, about."""
+        """most: rows of the largest call. longest: seconds that a call of several steps may take, roughly."""
         self._longest = longest
         self._calls_of = [_Calls() for _ in range(most.bit_length())]
         self._calls = 0
@@ -61,7 +61,7 @@ class CallSizer:
 
         What is lost in a call of k steps: all rows wait for the call to be made; a row with fewer steps left waits for
         the others; and new rows, `arriving` of them a second, wait on average for half of it. The k with
-        the least loss for a step of a row is chosen: many steps where calls are dear, few where rows come or end.
+        the least loss for a step of a row is chosen: many steps if calls are expensive, few if rows come or end.
         """
         most = min(most, self._bearable(len(left)))
         calls = self._calls_of[len(left).bit_length() - 1]

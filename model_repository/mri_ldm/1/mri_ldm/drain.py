@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05
 
 
 class Drain:
-    """The side of one model instance: says that it serves, is asked to drain, says that it has drained."""
+    """The side of one model instance: reports that it serves, sees the request to drain, reports the end."""
 
     def __init__(self, instance: str) -> None:
         folder = os.environ.get(VARIABLE)
@@ -32,21 +32,21 @@ class Drain:
         self._say_serving()
 
     def asked(self) -> bool:
-        """Whether no more requests are to be taken."""
+        """Whether to refuse new requests."""
         asked = self._asked is not None and self._asked.exists()
         if not asked:
             self._say_serving()
         return asked
 
     def _say_serving(self) -> None:
-        """Report that this instance serves, again if the folder was cleaned: others are not waited for."""
+        """Report that this instance serves; again if the folder was cleaned. Only reported instances are waited for."""
         if self._serving and not self._serving.exists():
-            with contextlib.suppress(OSError):  # a full disk must not end the loop that asks
+            with contextlib.suppress(OSError):  # a full disk must not end the sampling loop
                 self._serving.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._serving.touch()
 
     def time_is_over(self) -> bool:
-        """Whether running requests are to be refused too."""
+        """Whether to refuse running requests, too."""
         return self._over is not None and self._over.exists()
 
     def done(self) -> None:
@@ -58,7 +58,7 @@ class Drain:
 def drain(folder: Path, grace: float, refuse: bool = False) -> list[str]:
     """Let the models in `folder` finish; returns those that have not within `grace` seconds. Safe to call again.
 
-    refuse: also what runs already is refused, at its next step.
+    refuse: running requests are refused too, at their next step.
     """
     if refuse:
         (folder / OVER).touch()
@@ -70,7 +70,7 @@ def drain(folder: Path, grace: float, refuse: bool = False) -> list[str]:
 
 
 def _serving(folder: Path) -> list[str]:
-    """Instances that live and have not drained."""
+    """Instances that are alive and have not drained."""
     parts = [path.name.removesuffix(SERVING).rpartition(".") for path in sorted(folder.glob(f"*{SERVING}"))]
     return [instance for instance, _, process in parts if _alive(process)]
 
@@ -86,15 +86,23 @@ def _alive(process: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """0: drained, 1: some instance has not finished in time or there is no folder."""
     parser = argparse.ArgumentParser(
-        description="Let the models of a running server finish and refuse new requests; the server stays up, "
-        "to be stopped next. Exit status 1 where something is left after the grace period."
+        description="Let the running requests of a server finish, and refuse new ones. The server stays up, so that "
+        "it can be stopped next. The exit status is 1 if requests are left after the grace period."
     )
     folder = os.environ.get(VARIABLE)
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=folder, help=f"where they listen (${VARIABLE}: {folder or 'not set'})"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=folder,
+        help=f"drain folder of the server (default: ${VARIABLE}, {folder or 'not set'})",
     )
-    parser.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
-    parser.add_argument("--refuse", action="store_true", help="also refuse what is running, with a hint to try again")
+    parser.add_argument(
+        "--grace", type=float, default=30.0, metavar="S", help="seconds for running requests to finish (%(default)s)"
+    )
+    parser.add_argument(
+        "--refuse", action="store_true", help="also refuse running requests; clients get a hint to try again"
+    )
     options = parser.parse_args(argv)
     if options.folder is None or not options.folder.is_dir():
         print(f"error: no folder {options.folder}: pass the {VARIABLE} of the server", file=sys.stderr)

@@ -9,7 +9,7 @@ RESTART_SECONDS = 5
 
 
 class RequestError(Exception):
-    """Why a request gets no images. As it stands: a fault of ours that no other class names.
+    """The reason why a request gets no images. This class itself: a bug of ours, or an error without a class.
 
     token: for programs. code: the name of the TritonError code. reason: the label of the metrics. The keyword arguments
     of an error are the fields of its token.
@@ -31,7 +31,7 @@ class RequestError(Exception):
 
 
 class InvalidRequest(RequestError, ValueError):
-    """A tensor has a value that cannot be used. `row` is its row, None where all rows are meant."""
+    """A tensor has a value that cannot be used. `row` is its row; None: all rows."""
 
     token, code, reason = "INVALID", "INVALID_ARG", "invalid"
 
@@ -91,5 +91,5 @@ class AnswerLost(RequestError):
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """The error itself, or for one of another kind a RequestError with its words."""
+    """The error itself, if it is a RequestError; otherwise a RequestError with its message."""
     return error if isinstance(error, RequestError) else RequestError(str(error))

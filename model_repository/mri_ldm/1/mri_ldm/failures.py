@@ -1,6 +1,6 @@
-"""What Triton says when a call of a network fails, and which of our errors that is. Imports nothing of Triton.
+"""Translates the messages of failed network calls from Triton into our errors. Imports nothing of Triton.
 
-Triton's errors have no token, and some no code: the one place of the models that knows its words.
+Triton's errors have no token, and some have no code. Only this file of the models knows Triton's messages.
 """
 
 import re
@@ -19,7 +19,7 @@ def failure(model: str, words: str, *, unavailable: bool, there: bool) -> Reques
     """The error for a call that Triton has refused with `words`, and perhaps the code UNAVAILABLE.
 
     there: whether the model is in the repository, or has answered before. Models are neither loaded nor unloaded while
-    a server runs. So such a model has died or goes with the server; any other may never have been there.
+    a server runs. So such a model has died, or the server is stopping. Any other model may never have existed.
     """
     if re.search(STOPPING, words) or (there and re.search(UNLOADED, words)):
         return Draining("the server is shutting down")

@@ -1,4 +1,4 @@
-"""The queue of requests: which rows take the next step, and how much may wait. Knows no network and no Triton."""
+"""The queue of requests: which rows take the next step, and how much may wait. Knows neither networks nor Triton."""
 
 import bisect
 import math
@@ -22,13 +22,13 @@ ARRIVALS_SECONDS = 1.0
 
 
 class Listener(Protocol):
-    """Who asked for a job. One of `finished`, `failed` and `cancelled` is called, once. No method may raise."""
+    """Receives the results of a job. One of `finished`, `failed`, `cancelled` is called, once. No method may raise."""
 
     def late(self) -> bool:
         """Whether its deadline has passed."""
 
     def gone(self) -> bool:
-        """Whether the requester has gone or has cancelled; asking takes a moment."""
+        """Whether the client has gone or has cancelled; asking takes a moment."""
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
         """Steps done [B] and x0 estimates [B, 1, 64, 64] of all rows, when one of them is due."""
@@ -40,12 +40,12 @@ class Listener(Protocol):
         """A network call with a row of this job has failed."""
 
     def cancelled(self, rows: int) -> None:
-        """`rows` unfinished rows have left because it is late or gone."""
+        """`rows` unfinished rows were dropped because the deadline has passed or the client has gone."""
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One image on its way: where it belongs, and how far it is. `slot`: its place in `Slots` once it has started."""
+    """One image in progress: its job, and the steps it has done. `slot`: its place in `Slots` once it has started."""
 
     job: "Job"
     index: int
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(eq=False)
 class Job:
-    """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and in the end the answer.
+    """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and the result in the end.
 
     preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `JobQueue`.
     estimates: the last x0 estimates of the rows that are done, where there are previews. steps_left: of all rows.
@@ -111,15 +111,15 @@ class JobQueue:
         self._closed = ""
 
     def close(self, reason: str) -> None:
-        """Let no more jobs in, and say why; once this has returned, none comes."""
+        """Admit no more jobs, for this reason. Once this has returned, no job is admitted."""
         with self._lock:
             self._closed = reason
 
     def submit(self, job: Job) -> None:
-        """Let the rows of a job in. An empty queue takes any job with at most `max_rows` rows.
+        """Admit the rows of a job. An empty queue takes any job with at most `max_rows` rows.
 
         Raises:
-            Busy: there is no room for all of them; none is let in then.
+            Busy: there is no room for all rows; then no row is admitted.
             Draining: the queue is closed.
         """
         rows, row_steps = len(job.rows), job.steps_left
@@ -177,7 +177,7 @@ class JobQueue:
 
     @property
     def arriving(self) -> float:
-        """Rows that arrived per second lately, while others were there already."""
+        """Rows that arrived per second lately, while other rows were present."""
         with self._lock:
             return self._decayed(self._clock()) / ARRIVALS_SECONDS
 

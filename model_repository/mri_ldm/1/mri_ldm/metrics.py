@@ -13,7 +13,7 @@ from .settings import Settings
 
 PERIOD_SECONDS = 0.1
 ALIVE_SECONDS = 10.0
-COUNTER, GAUGE = "COUNTER", "GAUGE"  # by name: pb_utils has its classes only once the model is loaded
+COUNTER, GAUGE = "COUNTER", "GAUGE"  # as text: pb_utils has its classes only once the model is loaded
 ERRORS = ("invalid", "overloaded", "stopping", "network", "internal", "unsent")
 DEPARTURES = ("cancelled", "deadline")
 Values = dict[tuple[str, str], float]
@@ -42,7 +42,7 @@ FAMILIES = {
         COUNTER, "Steps of those calls, counted once for all rows; divided by calls: steps per call"
     ),
     "mri_ldm_step_seconds_total": Family(
-        COUNTER, "Seconds in steps: calls of unet or unet_steps and what goes with them"
+        COUNTER, "Seconds in steps: calls of unet or unet_steps and the work around them"
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),

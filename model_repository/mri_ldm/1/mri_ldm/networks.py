@@ -1,4 +1,4 @@
-"""The networks as functions: NumPy arrays in and out, one BLS call each, each bounded in time."""
+"""The networks as functions: NumPy arrays in and out, one BLS call for a function call, with a timeout."""
 
 import queue
 import threading
@@ -18,7 +18,7 @@ from .tracing import Tracer
 
 
 class _Refused(Exception):
-    """Triton has refused a call; these are its words, and whether its code was UNAVAILABLE."""
+    """Triton has refused a call; holds its message, and whether its code was UNAVAILABLE."""
 
     def __init__(self, words: str, unavailable: bool = False) -> None:
         super().__init__(words)
@@ -26,7 +26,7 @@ class _Refused(Exception):
 
 
 class Networks:
-    """Calls of `unet`, `unet_steps` and `vae_decoder`; one that takes longer than `timeout` seconds is given up.
+    """Calls of `unet`, `unet_steps` and `vae_decoder`; a call that takes longer than `timeout` seconds fails.
 
     crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to. repository: where the
     models lie, the networks beside this one. draws: whether `unet_steps` draws noise, so that it takes seeds.
@@ -85,8 +85,8 @@ class Networks:
 class Caller:
     """Runs the calls of one network in a separate thread: a call that hangs delays nothing beyond its timeout.
 
-    While it hangs, further calls fail at once; when it has come back, they work again. there: whether the model is
-    known to exist; once it has answered, that is known too. Only one thread may call `run`.
+    While a call hangs, further calls fail at once; when it has returned, they work again. there: whether the model is
+    known to exist; after its first answer that is known, too. Only one thread may call `run`.
     """
 
     def __init__(self, model: str, timeout: float, there: bool) -> None:
@@ -155,6 +155,6 @@ def _call(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str], trace
 
 
 def _is_unavailable(error: Any) -> bool:
-    """Whether Triton itself says that trying again makes sense. Before 25.04 it passes no code on."""
+    """Whether Triton says that trying again makes sense. Before 25.04 it passes on no code."""
     code = getattr(error, "code", None)
     return code is not None and code() == pb_utils.TritonError.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""Gaussian noise as a function of (seed, draw) and of nothing else.
+"""Gaussian noise as a function of (seed, draw) only.
 
 No state is kept between draws, so a row's noise cannot depend on its batch, its slot or what ran before.
 """

@@ -14,7 +14,7 @@ LONGEST_QUEUE = 16
 
 
 class Outboxes:
-    """How many outboxes have something left to send."""
+    """Counts the outboxes that have something left to send."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -32,13 +32,13 @@ class Outboxes:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is sent, at most `seconds`; whether it is. A client that does not read gets no more time."""
+        """Wait until all is sent, at most `seconds`; returns whether it is. Slow clients get no more time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open == 0, seconds)
 
 
 class Outbox:
-    """Previews in their order, then one last answer. Neither method waits or raises; what is sent must not raise."""
+    """Sends previews in order, then one last answer. Neither method waits or raises; `send` must not raise."""
 
     def __init__(self, outboxes: Outboxes) -> None:
         self._outboxes = outboxes
@@ -48,7 +48,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def preview(self, send: Callable[[], object]) -> None:
-        """Call `send` soon; not at all where the client reads so slowly that LONGEST_QUEUE newer ones wait."""
+        """Call `send` soon; never if the client reads so slowly that LONGEST_QUEUE newer previews wait."""
         self._put(lambda: self._previews.append(send))
 
     def last(self, send: Callable[[], object], *, instead: bool = False, pause: float = 0.0) -> None:

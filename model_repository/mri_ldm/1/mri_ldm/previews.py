@@ -1,4 +1,4 @@
-"""Previews: the estimates of a job's rows after certain steps, also where these lie within a call."""
+"""Previews: the estimates of a job's rows after certain steps, even if such a step is in the middle of a call."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from .slots import Slots
 
 
 def previews_due(rows: Sequence[Row], counts: Sequence[int]) -> dict[Job, list[int]]:
-    """For each job with previews in a call: after which of its steps they are due. counts: steps of each row in it."""
+    """For each job with previews in a call: the steps after which they are due. counts: steps of each row in it."""
     due: dict[Job, set[int]] = {}
     for row, count in zip(rows, counts, strict=True):
         if row.preview_every:

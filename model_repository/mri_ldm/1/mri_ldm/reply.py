@@ -1,4 +1,4 @@
-"""Answers one request: with tensors or an error, once or on a stream. Knows its deadline, and nothing of its rows."""
+"""Answers one request: with tensors or an error, once or on a stream. Knows its deadline, but not its rows."""
 
 import contextlib
 import threading
@@ -23,12 +23,12 @@ Tensors = dict[str, NDArray[Any]]
 class Reply:
     """The only place that sends. No method raises.
 
-    No method waits for the client either: a stream is answered through an `Outbox`, and Triton does not wait for the
-    client with the one answer of another request.
+    No method waits for the client: answers of a stream go through an `Outbox`, and Triton does not block on the single
+    answer of other requests.
     """
 
     def __init__(self, request: Any, metrics: Metrics, outboxes: Outboxes | None) -> None:
-        """outboxes: those of the model's streams, None where it does not stream."""
+        """outboxes: those of the model's streams; None if the model does not stream."""
         self._arrived = time.monotonic()
         self._sender = request.get_response_sender()
         self.wanted = frozenset(request.requested_output_names())
@@ -57,11 +57,11 @@ class Reply:
             self._outbox.preview(lambda: self._send(tensors, flags=0))
 
     def finished(self, tensors: Tensors, rows: int) -> None:
-        """The last answer: those of the tensors that are wanted."""
+        """The last answer: the requested tensors."""
         self._send_last(lambda: self._finish(tensors, rows))
 
     def failed(self, error: Exception) -> None:
-        """The last answer: an error, whose token and code tell whether trying again makes sense."""
+        """The last answer: an error. Its token and code say whether trying again makes sense."""
         answer = as_request_error(error)
         self._metrics.failed(answer.reason)
         # Errors that clients cause must not fill the log.
@@ -99,11 +99,11 @@ class Reply:
         if self._send(tensors, flags=FINAL):
             seconds = time.monotonic() - self._arrived
             self._metrics.finished(seconds)
-            self._metrics.changed()  # the loop, which says so otherwise, may have gone idle before
+            self._metrics.changed()  # the loop publishes the metrics otherwise, but may be idle already
             pb_utils.Logger.log_verbose(f"{self._name}: {rows} rows finished in {seconds:.3f} s")
 
     def _send(self, tensors: Tensors, flags: int) -> bool:
-        """Send what is wanted of the tensors; whether that worked. A last answer that did not becomes an error."""
+        """Send the requested tensors; returns whether that worked. A last answer that fails becomes an error."""
         try:
             self._send_tensors({name: array for name, array in tensors.items() if name in self.wanted}, flags)
             return True
@@ -123,7 +123,7 @@ class Reply:
         response = pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
         if sure:
             self._sender.send(response, flags=flags)
-        else:  # Triton takes nothing after the last answer, even if it found no memory for that one
+        else:  # Triton accepts nothing after the last answer, even if there was no memory for it
             self._sender.send(response, flags=0)
             if flags == FINAL:
                 self._sender.send(flags=FINAL)
@@ -135,17 +135,17 @@ class Reply:
         except Exception as failure:
             text = f"an error cannot be sent: {failure}; it was: {error}"
             pb_utils.Logger.log_error(f"{self._name}: {_printable(text)}")
-            with contextlib.suppress(Exception):  # closed already; if not, Triton makes this an error in its own words
+            with contextlib.suppress(Exception):  # closed already; if not, Triton turns this into an error of its own
                 self._sender.send(flags=FINAL)
 
 
 def _printable(text: str) -> str:
-    """One line of ASCII: what a client sends must not start a line of the log, nor colour or turn it."""
+    """One line of ASCII: text from a client must not start a new line of the log, or change its colour or direction."""
     return text.encode("unicode_escape").decode("ascii")
 
 
 def _printable_id(request: Any) -> str:
-    """The request's id in quotes, '' where it has none."""
+    """The request's id in quotes; '' if it has none."""
     try:
         return ascii(request.request_id()[:LONGEST_ID])
     except UnicodeDecodeError:  # HTTP lets any bytes pass

@@ -25,7 +25,7 @@ DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "late
 
 @dataclass(frozen=True)
 class RowParameters:
-    """What one image is made of."""
+    """The parameters of one image."""
 
     seed: int
     steps: int
@@ -84,7 +84,7 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
 
 
 def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
-    # Triton takes the number of rows that a client declares modulo 2^32, and passes on what comes of it.
+    # Triton takes the number of rows that a client declares modulo 2^32, so the shapes may not agree.
     for name, tensor in tensors.items():
         if tensor.ndim != 1 + len(DIMS[name]) or tensor.shape[1:] != DIMS[name] or not len(tensor):
             allowed = ", ".join(map(str, ["rows", *DIMS[name]]))

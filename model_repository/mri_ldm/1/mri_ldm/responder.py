@@ -1,4 +1,4 @@
-"""What the rows of a request have to say: previews, images and records, handed to its `Reply`."""
+"""Turns the results of a request's rows into answers: previews, images and records, for its `Reply`."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ class Responder:
         return self._reply.gone()
 
     def preview(self, steps: NDArray[np.int32], estimates: Array) -> None:
-        """One answer before the images: steps done and x0 estimates, these as far as `max_preview_mb` reaches."""
+        """One answer before the images: steps done and, as long as `max_preview_mb` allows, the x0 estimates."""
         tensors: Tensors = {"step": steps[:, None]}
         if "preview" in self._reply.wanted and self._has_room(steps, estimates):
             tensors["preview"] = estimates
@@ -38,14 +38,14 @@ class Responder:
         self._reply.preview(tensors)
 
     def _has_room(self, steps: NDArray[np.int32], estimates: Array) -> bool:
-        """Triton keeps what a client does not read. Previews are spread over the steps, so that the last come too."""
+        """Triton keeps unread answers in memory. Previews are spread over the steps, so that late steps have some."""
         most = self._settings.max_preview_mb * 2**20
         if self._previews_due * estimates.nbytes > most:
             most = int(most * steps.sum() / self._steps)
         return self._preview_bytes + estimates.nbytes <= most
 
     def finished(self, latents: Array, images: Array | None) -> None:
-        """The last answer: what was asked for of image, final latent and provenance."""
+        """The last answer: image, final latent and provenance, as far as they were requested."""
         tensors: Tensors = {"final_latent": latents}
         if images is not None:
             tensors["image"] = images

@@ -6,7 +6,7 @@ For a row at timestep t with noisy latent x, predicted noise eps, previous estim
     x' = a * x + b * eps + c * h + d * z
     h' = x0
 
-with alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t). A sampler is nothing but the rows (t, a, b, c, d, alpha,
+with alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t). A sampler is a table with the rows (t, a, b, c, d, alpha,
 sigma). After the last step alpha_bar is 1: the result is the last x0 estimate, without noise.
 """
 
@@ -71,7 +71,7 @@ class SamplerTable:
 
 @lru_cache(maxsize=256)
 def left_out(schedule: NoiseSchedule, steps: int) -> str | None:
-    """What to say of a grid that starts lower than its stride would allow; None for one that does not."""
+    """The warning about a grid that leaves out the noisiest timesteps; None if it leaves out none."""
     trained = schedule.num_train_timesteps
     unused = trained % steps
     if not unused:

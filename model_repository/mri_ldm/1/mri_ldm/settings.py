@@ -1,4 +1,4 @@
-"""What the model reads when it loads: the limits in config.pbtxt and the record of the weights in model.json."""
+"""Reads the settings when the model loads: the limits in config.pbtxt and the record of the weights in model.json."""
 
 import json
 from collections.abc import Mapping

@@ -1,19 +1,19 @@
-"""How much of the shared memory is left through which Triton takes answers. Knows Triton by one module's name only."""
+"""Checks whether an answer fits into the shared memory through which Triton takes it. Imports nothing of Triton."""
 
 import os
 import sys
 
 FOLDER = "/dev/shm"
 MARGIN = 32 * 2**20
-"""Left for other answers of the same moment; the largest has 16 MB."""
+"""Reserve for other answers at the same time; the largest has 16 MB."""
 
 
 class NoRoom(Exception):
-    """An answer is larger than what is left."""
+    """There is no room for an answer in shared memory."""
 
 
 def check_fits(size: int) -> None:
-    """Raise NoRoom where `size` bytes are more than is left, in Triton's pool or for it to grow by."""
+    """Raise NoRoom if `size` bytes fit neither into Triton's pool nor into the memory by which it can grow."""
     pool = getattr(sys.modules.get("c_python_backend_utils"), "shared_memory", None)
     if pool is not None and size > (left := max(int(pool.free_memory()), _left())):
         raise NoRoom(

@@ -13,7 +13,7 @@ class Slots:
     """A place for each started row. The lowest free one is taken, so that rows of one call mostly lie side by side."""
 
     def __init__(self, rows: int) -> None:
-        """rows: how many have room at first, and the most that `take` takes; room for more is made when needed."""
+        """rows: number of places at first, and the most rows of a `take`; more places are made when needed."""
         self._free = list(range(max(rows, 1)))
         self._state = _memory(len(self._free))
         self._copies = _memory(len(self._free))
@@ -29,7 +29,7 @@ class Slots:
         self._state[1, row.slot] = 0
 
     def release(self, row: Row) -> None:
-        """Give the row's place back, where it has one."""
+        """Free the row's place, if it has one."""
         if row.slot >= 0:
             heapq.heappush(self._free, row.slot)
             row.slot = -1
@@ -41,7 +41,7 @@ class Slots:
     def take(self, rows: Sequence[Row]) -> Array:
         """Latents and estimates of rows that have a place, [2, n, 1, 64, 64], to be written to and `put` back.
 
-        The places themselves where they lie side by side, in order; else copies, good until the next call.
+        A view of the places if they are side by side and in order; otherwise copies, valid until the next call.
         """
         places = [row.slot for row in rows]
         if _side_by_side(places):
@@ -53,14 +53,14 @@ class Slots:
         return copies
 
     def put(self, rows: Sequence[Row], taken: Array) -> None:
-        """Write what `take` gave back."""
+        """Write the result of `take` back into the places."""
         places = [row.slot for row in rows]
         if not _side_by_side(places):
             self._state[:, places] = taken
 
 
 def _memory(rows: int) -> Array:
-    """Written to at once: so the process has its memory from the start, and memory that grows later is a leak."""
+    """Written to at once, so that the process has its full memory from the start. Later growth is then a leak."""
     return np.full((2, rows, *LATENT_SHAPE), np.nan, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""How rows take their steps: one a call of `unet`, or several a call of `unet_steps`. Knows nothing of Triton."""
+"""How rows take their steps: one in a call of `unet`, or several in a call of `unet_steps`. Imports no Triton."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class CallSteps(Protocol):
 class Stepper(Protocol):
     """One way to advance rows.
 
-    most: steps of a row in one call, at most. computed: steps that every call computes, 0: as many as it is asked for.
+    most: steps of a row in one call, at most. computed: steps that every call computes; 0: as many as requested.
     """
 
     most: int
@@ -105,8 +105,8 @@ class SeveralSteps:
     def __init__(self, call: CallSteps, most: int, *, unrolled: int = 0) -> None:
         """most: steps of a row in one call.
 
-        unrolled: the steps that the network is made of, so that it always computes as many, and the rest of a call is
-        steps that change nothing; it draws no noise. 0: any number, with noise.
+        unrolled: the fixed number of steps that the network computes; steps that are not needed change nothing, and it
+        draws no noise. 0: any number of steps, with noise.
         """
         self._call, self.most, self.computed = call, most, unrolled
 

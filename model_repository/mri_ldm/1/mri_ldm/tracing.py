@@ -1,9 +1,9 @@
-"""Calls of the networks as child spans of the request that they are made for. Knows Triton's traces and nothing else.
+"""Shows calls of the networks as child spans of a request. Knows only the traces of Triton.
 
-Triton ends the trace of a request once `execute` has returned, and a call that is handed an ended trace crashes the
-server. So a traced request holds `execute` until it is answered: the loop goes on with everything that is there, only
-new requests wait in Triton. That leaves one traced request at a time, and no question whose span a shared call is.
-Where it takes longer than the parameter `trace_hold`, the rest of it has no spans, and others are let in again.
+Triton ends the trace of a request once `execute` has returned, and a call with an ended trace crashes the server. So
+`execute` of a traced request returns only when the request is answered. Meanwhile the loop goes on with all admitted
+requests, and only new requests wait in Triton. So one request is traced at a time, and a shared call belongs to its
+trace. If it takes longer than the parameter `trace_hold`, its later calls have no spans, and new requests come in.
 """
 
 import threading
@@ -38,7 +38,7 @@ class Tracer:
 
     @contextmanager
     def follow(self, job: Job, trace: Any) -> Iterator[None]:
-        """Within, `trace` is that of `job`. Leaving waits for a call that has it."""
+        """In the block, calls for `job` get `trace`. The end of the block waits for such a call."""
         with self._lock:
             self._job, self._trace = job, trace
         try:
