@@ -66,7 +66,7 @@ def serve(repository: Path, most: int, count: int, report: Callable[[str], objec
     with TritonServer(repository) as server:
         server.probe()
         ours = summary(workload, asyncio.run(latencies(workload, server.grpc_url)))
-    real = record("tritonserver, this machine", device, most, rival, ours)
+    real = record("tritonserver, this machine", most, rival, ours)
     return [real, *simulate("simulated, as this machine", device, 10 * count)]
 
 

@@ -5,7 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,10 @@ def arrivals(count: int, rate: float, seed: int) -> list[Arrival]:
 
 
 def summary(workload: Sequence[Arrival], latencies: Sequence[float]) -> dict[str, float]:
-    """Mean, p50, p99 and the mean by number of steps, in seconds."""
-    values = np.asarray(latencies)
-    by_steps = {
-        f"mean_{steps}_steps": float(values[[arrival.steps == steps for arrival in workload]].mean()) for steps in STEPS
-    }
-    return {
-        "mean": float(values.mean()),
-        "p50": float(np.quantile(values, 0.5)),
-        "p99": float(np.quantile(values, 0.99)),
-        **by_steps,
-    }
+    """Mean, p99 and the mean by number of steps, in seconds."""
+    values, steps = np.asarray(latencies), np.array([arrival.steps for arrival in workload])
+    by_steps = {f"mean_{count}_steps": float(values[steps == count].mean()) for count in STEPS}
+    return {"mean": float(values.mean()), "p99": float(np.quantile(values, 0.99)), **by_steps}
 
 
 @dataclass(frozen=True)
@@ -69,11 +62,7 @@ class Device:
     decode: float
     call: float = 0.0
 
-    def step(self, rows: int) -> float:
-        """Seconds of a UNet call of one step."""
-        return self.steps(rows, 1)
-
-    def steps(self, rows: int, count: int) -> float:
+    def step(self, rows: int, count: int = 1) -> float:
         """Seconds of a UNet call of `count` steps."""
         return self.call + count * (self.base + self.row * rows)
 
@@ -126,7 +115,7 @@ def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
 
     def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: Any, **__: Any) -> Steps:
         needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
-        clock[0] += device.steps(len(latents), calls.most if calls.padded else int(needed))
+        clock[0] += device.step(len(latents), calls.most if calls.padded else int(needed))
         return latents, estimates, None
 
     if calls.most == 1:
@@ -223,16 +212,14 @@ def simulate(name: str, device: Device, count: int) -> list[dict[str, Any]]:
     for most in RIVAL_ROWS:
         workload = arrivals(count, LOAD * capacity(device, most), seed=1)
         rival = summary(workload, request_level(workload, device, most))
-        records.append(record(name, device, most, rival, summary(workload, step_level(workload, device))))
+        records.append(record(name, most, rival, summary(workload, step_level(workload, device))))
     return records
 
 
-def record(where: str, device: Device, most: int, rival: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
+def record(where: str, most: int, rival: dict[str, float], ours: dict[str, float]) -> dict[str, Any]:
     """Of one device: the rival's batching beside ours."""
     ratios = {f"{name}_ratio": ours[name] / rival[name] for name in ("mean", "p99")}
-    shape = [device.base, device.row, device.decode]
-    made = {"where": where, "device": shape, "rival_rows": most, "load": LOAD}
-    return {**made, "request_level": rival, "step_level": ours, **ratios}
+    return {"where": where, "rival_rows": most, "load": LOAD, "request_level": rival, "step_level": ours, **ratios}
 
 
 def compare(device: Device, count: int) -> dict[str, Any]:
@@ -245,5 +232,4 @@ def compare(device: Device, count: int) -> dict[str, Any]:
         workload = arrivals(count, load * most["1 step"], seed=1)
         ways = {name: summary(workload, step_level(workload, device, calls=calls)) for name, calls in WAYS.items()}
         points.append({"load": load, "ways": ways})
-    shape = {"call": device.call, "base": device.base, "row": device.row, "decode": device.decode}
-    return {"device": shape, "images_per_s": most, "latencies": points}
+    return {"device": asdict(device), "images_per_s": most, "latencies": points}
