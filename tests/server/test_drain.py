@@ -1,7 +1,7 @@
 """Draining: the models and the command, which use the same folder; and the end of `python -m server`."""
 
-import importlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -104,13 +104,13 @@ def test_the_command_can_have_what_runs_refused_too(model: Drain, tmp_path: Path
 def test_a_front_model_is_not_ready_while_it_drains(model: Drain, tmp_path: Path, monkeypatch) -> None:
     """Triton from 26.03 on asks `is_ready`; 24.10 does not, so it is asked here. No network has one."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", MagicMock())
-    kind = importlib.import_module("model").TritonPythonModel
+    kind = runpy.run_path(str(ROOT / "model_repository" / "mri_ldm" / "1" / "model.py"))["TritonPythonModel"]
     front = kind.__new__(kind)
     front._drain = model
     assert front.is_ready() is True
     (tmp_path / "drain").touch()
     assert front.is_ready() is False
-    for name in ("model", "mri_ldm.reply", "mri_ldm.responder", "mri_ldm.networks", "mri_ldm.metrics"):
+    for name in ("mri_ldm.reply", "mri_ldm.responder", "mri_ldm.networks", "mri_ldm.metrics"):
         sys.modules.pop(name, None)
     backends = list((ROOT / "server" / "backends").glob("*/model.py"))
     assert len(backends) == 4
