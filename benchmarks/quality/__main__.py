@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import ROOT
 from benchmarks.harness.command import parser, read_record, write_record
 from benchmarks.harness.markdown import Record
-from benchmarks.quality.settings import FULL, QUICK, Plan
+from benchmarks.quality.settings import FULL, QUICK, Design
 from training.cli import exit_status, run_command
 
 PARTS = ("distance", "time")
@@ -43,18 +43,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, generate, measure, report; returns the exit status."""
     arguments = _parse(argv)
-    plan = QUICK if arguments.quick else FULL
+    design = QUICK if arguments.quick else FULL
 
     from server.errors import ServerError
 
     try:
-        return exit_status(lambda: _run(arguments, plan), "interrupted: the same command continues from here")
+        return exit_status(lambda: _run(arguments, design), "interrupted: the same command continues from here")
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _run(arguments: argparse.Namespace, plan: Plan) -> None:
+def _run(arguments: argparse.Namespace, design: Design) -> None:
     from benchmarks import report
     from benchmarks.quality.curves import draw_curves
     from benchmarks.quality.latents import generate
@@ -63,11 +63,11 @@ def _run(arguments: argparse.Namespace, plan: Plan) -> None:
 
     data, docs = (arguments.out or ROOT / name for name in ("benchmarks", "docs"))
     if arguments.generate:
-        generate(arguments.repository, arguments.images, arguments.latents, plan)
+        generate(arguments.repository, arguments.images, arguments.latents, design)
     if "distance" in arguments.only:
-        _keep(data / "quality.json", "distance", _distance(arguments, plan, docs / "quality-slices.png"))
+        _keep(data / "quality.json", "distance", _distance(arguments, design, docs / "quality-slices.png"))
     if "time" in arguments.only:
-        _keep(data / "quality.json", "time", _time(arguments, plan))
+        _keep(data / "quality.json", "time", _time(arguments, design))
     record = read_record(data / "quality.json")
     if "distance" in record:
         draw_curves(record, docs / "quality.png")
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, plan: Plan) -> None:
         write_text(docs / "quality.md", text + "\n")
 
 
-def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> Record:
+def _distance(arguments: argparse.Namespace, design: Design, picture: Path) -> Record:
     from benchmarks.harness.machine import describe
     from benchmarks.quality.curves import draw_slices
     from benchmarks.quality.distances import compare
@@ -88,19 +88,19 @@ def _distance(arguments: argparse.Namespace, plan: Plan, picture: Path) -> Recor
     from training.evaluation.slices import read_slices
 
     machine = describe()
-    measurer = Measurer(arguments.latents, arguments.repository, arguments.features or ENCODER, plan)
+    measurer = Measurer(arguments.latents, arguments.repository, arguments.features or ENCODER, design)
     folder, real = arguments.real or ROOT / "out" / "eval" / "real", None
     if arguments.real or folder.is_dir():
         real = measurer.real(read_slices(folder).images)
     else:
         print(f"no distances to real slices: {folder} is missing; docs/quality.md says how to make it", flush=True)
-    measured = measure_all(measurer, arguments.latents, plan, arguments.images)
-    compared = compare(measured, plan, real)
-    draw_slices(measurer.images, [setting for setting in plan.all if setting in measured], picture)
+    measured = measure_all(measurer, arguments.latents, design, arguments.images)
+    compared = compare(measured, design, real)
+    draw_slices(measurer.images, [setting for setting in design.all if setting in measured], picture)
     return {"machine": machine, "features": measurer.origin, "digest": measurer.digest} | compared
 
 
-def _time(arguments: argparse.Namespace, plan: Plan) -> Record:
+def _time(arguments: argparse.Namespace, design: Design) -> Record:
     """Seconds of each setting, in turns; those with all steps once. With the digest of the weights that were served.
 
     They are a user's: from the client's call to the array, one image at a time on an idle server.
@@ -114,14 +114,15 @@ def _time(arguments: argparse.Namespace, plan: Plan) -> Record:
     with TritonServer(arguments.repository) as server, Client(server.grpc_url, rows_per_request=1) as client:
         server.probe()
         one = {
-            setting: partial(client.generate, [1], steps=setting.steps, sampler=setting.sampler) for setting in plan.all
+            setting: partial(client.generate, [1], steps=setting.steps, sampler=setting.sampler)
+            for setting in design.all
         }
-        one[plan.baseline]()  # warm-up: memory is allocated and kernels are chosen
-        few = {setting.name: one[setting] for setting in plan.fewer}
-        all_steps = {setting.name: one[setting] for setting in (plan.reference, plan.ancestral)}
+        one[design.baseline]()  # warm-up: memory is allocated and kernels are chosen
+        few = {setting.name: one[setting] for setting in design.fewer}
+        all_steps = {setting.name: one[setting] for setting in (design.reference, design.ancestral)}
         taken = in_turns(few, arguments.rounds, report=tell) | in_turns(all_steps, 1, report=tell)
-        times, digest = compare(taken, plan.baseline.name), client.info().model_digest
-    return {"machine": machine, "baseline": plan.baseline.name, "settings": times, "digest": digest}
+        times, digest = compare(taken, design.baseline.name), client.info().model_digest
+    return {"machine": machine, "baseline": design.baseline.name, "settings": times, "digest": digest}
 
 
 def _keep(path: Path, part: str, result: Record) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.harness.engine import Array
 from benchmarks.quality.features import Figures
-from benchmarks.quality.settings import Plan, Setting
+from benchmarks.quality.settings import Design, Setting
 from training.evaluation import FEWEST
 from training.evaluation.measure import distribution_metrics
 
@@ -64,36 +64,36 @@ def _halves(real: Array) -> Distances:
     return distance(real[:half], real[half:])
 
 
-def compare(measured: dict[Setting, Figures], plan: Plan, real: Array | None) -> dict[str, Any]:
+def compare(measured: dict[Setting, Figures], design: Design, real: Array | None) -> dict[str, Any]:
     """A record of each setting that has FEWEST images or more; `real`: features of real slices.
 
     Raises:
         ValueError: the paired settings share too few.
     """
-    shared = len(measured[plan.reference]["image"]) if plan.reference in measured else 0
+    shared = len(measured[design.reference]["image"]) if design.reference in measured else 0
     if shared < FEWEST:
         raise ValueError(
-            f"all of {', '.join(setting.name for setting in plan.paired)} have latents of {shared} images: at least "
+            f"all of {', '.join(setting.name for setting in design.paired)} have latents of {shared} images: at least "
             f"{FEWEST} are needed; --generate makes what is missing"
         )
-    enough = [setting for setting in plan.all if setting in measured and len(measured[setting]["image"]) >= FEWEST]
+    enough = [setting for setting in design.all if setting in measured and len(measured[setting]["image"]) >= FEWEST]
     return {
-        "settings": [_record(setting, measured, plan, real) for setting in enough],
+        "settings": [_record(setting, measured, design, real) for setting in enough],
         "real": None if real is None else {"slices": len(real), "halves": _halves(real)},
     }
 
 
-def _record(setting: Setting, measured: dict[Setting, Figures], plan: Plan, real: Array | None) -> dict[str, Any]:
-    own, reference = measured[setting], measured[plan.reference]
+def _record(setting: Setting, measured: dict[Setting, Figures], design: Design, real: Array | None) -> dict[str, Any]:
+    own, reference = measured[setting], measured[design.reference]
     features, among = own["features"], reference["features"][np.isin(reference["image"], own["image"])]
-    paired = setting in plan.fewer
+    paired = setting in design.fewer
     return {
         "setting": setting.name,
         "sampler": setting.sampler,
         "steps": setting.steps,
         "images": len(features),
         "paired": _paired(own) | {"frechet": distance(among, features)["frechet"]} if paired else None,
-        "to_reference": None if setting == plan.reference else crossed(features, among),
+        "to_reference": None if setting == design.reference else crossed(features, among),
         "reference_to_itself": crossed(among, among),
         "to_real": None if real is None else change(real, features, among),
     }

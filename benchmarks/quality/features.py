@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.engine import Array, Engine
 from benchmarks.quality.latents import chunks, latents_file, load
-from benchmarks.quality.settings import Plan, Setting
+from benchmarks.quality.settings import Design, Setting
 from training.evaluation.features import extract, load_extractor
 from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
@@ -29,8 +29,8 @@ Figures = dict[str, Array]
 class Measurer:
     """The networks that measuring needs: the decoder of `repository`, and what makes features."""
 
-    def __init__(self, folder: Path, repository: Path, features: Path, plan: Plan) -> None:
-        self._folder, self._plan, self._device = folder, plan, torch.device("cpu")
+    def __init__(self, folder: Path, repository: Path, features: Path, design: Design) -> None:
+        self._folder, self._design, self._device = folder, design, torch.device("cpu")
         self._engine = Engine(repository)
         self.digest: str = self._engine.settings.digest
         self._extractor, self.origin = load_extractor(features, self._device)
@@ -47,11 +47,11 @@ class Measurer:
 
     def chunk(self, setting: Setting, first: int) -> Figures:
         """Of a chunk whose setting and reference are there."""
-        used = [latents_file(self._folder, one, first) for one in (setting, self._plan.reference)]
+        used = [latents_file(self._folder, one, first) for one in (setting, self._design.reference)]
         key = " ".join([*map(sha256, used), self.digest, self.origin])
 
         def measure() -> Figures:
-            images, reference = self.images(setting, first), self.images(self._plan.reference, first)
+            images, reference = self.images(setting, first), self.images(self._design.reference, first)
             pairs = (torch.from_numpy(array)[:, None] for array in (images, reference))
             close = {name: values.numpy() for name, values in reconstruction_metrics(*pairs).items()}
             number = np.arange(first, first + len(images))
@@ -77,19 +77,19 @@ def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
     return made
 
 
-def measure_all(measurer: Measurer, folder: Path, plan: Plan, images: int) -> dict[Setting, Figures]:
+def measure_all(measurer: Measurer, folder: Path, design: Design, images: int) -> dict[Setting, Figures]:
     """By setting, the figures of all images that count, in the order of their seeds.
 
-    Settings of `plan.paired` have the same seeds: the whole chunks that all of them have. The ancestral sampler has
+    Settings of `design.paired` have the same seeds: the whole chunks that all of them have. The ancestral sampler has
     those of its own chunks among them.
     """
-    shared = set.intersection(*(chunks(folder, setting, images) for setting in plan.paired))
-    measured = {setting: sorted(shared) for setting in plan.paired}
-    measured[plan.ancestral] = sorted(shared & chunks(folder, plan.ancestral, images))
-    figures: dict[Setting, list[Figures]] = {setting: [] for setting in plan.all}
+    shared = set.intersection(*(chunks(folder, setting, images) for setting in design.paired))
+    measured = {setting: sorted(shared) for setting in design.paired}
+    measured[design.ancestral] = sorted(shared & chunks(folder, design.ancestral, images))
+    figures: dict[Setting, list[Figures]] = {setting: [] for setting in design.all}
     with tqdm(total=sum(map(len, measured.values())), unit="chunk", disable=None) as bar:
         for first in sorted(shared):  # chunk by chunk, so that the reference's is decoded once
-            for setting in plan.all:
+            for setting in design.all:
                 if first in measured[setting]:
                     bar.set_description(f"{setting.name}, image {first}")
                     figures[setting].append(measurer.chunk(setting, first))

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.harness.engine import Array, Engine
-from benchmarks.quality.settings import Plan, Setting
+from benchmarks.quality.settings import Design, Setting
 from mri_ldm.request import RowParameters
 from training.files import write_npz
 
@@ -18,13 +18,13 @@ FIRST_SEED = 10_000
 _engine: Engine  # of a process of the pool
 
 
-def generate(repository: Path, images: int, folder: Path, plan: Plan) -> None:
+def generate(repository: Path, images: int, folder: Path, design: Design) -> None:
     """Latents of `images` seeds, rounded up to whole chunks, by each setting: `folder`/<setting>/<first seed>.npz.
 
     Chunk by chunk through all settings, so that an early end leaves as many images of all. One process for each core,
     with one thread: two such processes make more images than one with two threads.
     """
-    chunks = [(setting, first) for first in range(0, images, CHUNK) for setting in plan.all]
+    chunks = [(setting, first) for first in range(0, images, CHUNK) for setting in design.all]
     work = [item for item in chunks if not latents_file(folder, *item).is_file()]
     total = sum(setting.steps for setting, _ in work) * CHUNK
     spawned = get_context("spawn")

@@ -26,7 +26,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Design:
     """What takes part.
 
     fewer: deterministic samplers with fewer steps, each paired with the image of the same seed by `reference`.
@@ -51,10 +51,10 @@ class Plan:
         return (*self.paired, self.ancestral)
 
 
-def _plan(ddim: tuple[int, ...], dpmpp_2m: tuple[int, ...], whole: int, baseline: int) -> Plan:
+def _design(ddim: tuple[int, ...], dpmpp_2m: tuple[int, ...], whole: int, baseline: int) -> Design:
     fewer = [Setting("ddim", steps) for steps in ddim] + [Setting("dpmpp_2m", steps) for steps in dpmpp_2m]
-    return Plan(tuple(fewer), Setting("ddim", whole), Setting("ddpm", whole), Setting("ddim", baseline))
+    return Design(tuple(fewer), Setting("ddim", whole), Setting("ddpm", whole), Setting("ddim", baseline))
 
 
-FULL = _plan((10, 20, 50, 100, 250), (10, 15, 20, 25), whole=1000, baseline=50)
-QUICK = _plan((2, 4), (3,), whole=8, baseline=4)
+FULL = _design((10, 20, 50, 100, 250), (10, 15, 20, 25), whole=1000, baseline=50)
+QUICK = _design((2, 4), (3,), whole=8, baseline=4)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import DEMO_SNAPSHOT, ROOT
-from benchmarks.serving.gpu import plan
+from benchmarks.serving.gpu import timetable
 from training.cli import run_command
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ def _check_only(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 def _gpu_sections(arguments: argparse.Namespace) -> list[str]:
     real = not arguments.quick
     tensorrt = real and find_spec("tensorrt") is not None
-    return plan.order(arguments.weights, tensorrt, real and not arguments.no_tests, real or arguments.compile)
+    return timetable.order(arguments.weights, tensorrt, real and not arguments.no_tests, real or arguments.compile)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
     arguments = _parse(argv)
     if arguments.dry_run:
-        _print_plan(arguments)
+        _print_timetable(arguments)
         return 0
     with _work_folder(arguments) as work:
         measure = _on_gpu if arguments.device == "gpu" else _on_cpu
@@ -143,10 +143,10 @@ def _on_gpu(arguments: argparse.Namespace, work: Path) -> list[str]:
     return run_sections(left(measured, out, arguments.again), out, lambda: facts, lambda: write_table(out))
 
 
-def _print_plan(arguments: argparse.Namespace) -> None:
+def _print_timetable(arguments: argparse.Namespace) -> None:
     from benchmarks.serving.gpu.kit import ARCHIVE, LIMIT_MB
 
-    print("\n".join(plan.timetable(arguments.names)))
+    print("\n".join(timetable.lines(arguments.names)))
     print(f"nothing new begins after {60 * arguments.minutes:.0f} (--minutes {arguments.minutes:g})")
     size = f"{ARCHIVE.stat().st_size / 1e6:.1f} MB" if ARCHIVE.is_file() else "not built here (make gpu-kit)"
     print(f"kit: {size}, at most {LIMIT_MB} MB")

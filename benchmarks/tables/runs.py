@@ -62,7 +62,7 @@ def _scenario(scenario: str, entry: Record) -> Iterator[list[str]]:
         done = f"{counts['requests']:,} requests"
         yield ["mixed load: images, streams, bad input, cancels, refusals; six clients", done, f"{wrong}"]
         growth = f"{counts['largest growth of a process, MB']:g} MB"
-        yield ["growth of the memory of any process from the second quarter of it to the last", growth, ""]
+        yield ["memory growth of any process, from the second quarter of the load to the last", growth, ""]
     else:
         other = sum(value for name, value in counts.items() if name.startswith("other errors"))
         done, amount, came = (words.format_map({**counts, "other": other}) for words in SCENARIOS[scenario])

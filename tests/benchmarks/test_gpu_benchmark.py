@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.harness.sections import recorded, run_sections
 from benchmarks.serving import __main__ as serving
-from benchmarks.serving.gpu import kit, plan
+from benchmarks.serving.gpu import kit, timetable
 from benchmarks.serving.gpu.served import served
 from benchmarks.serving.gpu.setup import Setup
 from benchmarks.tables.serving import write_table
@@ -33,9 +33,9 @@ def test_the_whole_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     records = {path.stem.removeprefix("gpu-"): json.loads(path.read_text()) for path in tmp_path.glob("gpu-*.json")}
     results = {name: record["result"] for name, record in records.items()}
     served, programs = results["small-served-torch"], results["small-programs"]
-    # What the plan says of a GPU is what is measured, in its order; on a CPU there is one arithmetic.
-    assert list(served) == list(plan.PARTS["served-torch"])
-    assert list(programs) == list(plan.PARTS["programs"])
+    # What the timetable says of a GPU is what is measured, in its order; on a CPU there is one arithmetic.
+    assert list(served) == list(timetable.PARTS["served-torch"])
+    assert list(programs) == list(timetable.PARTS["programs"])
     assert set(results.pop("small-pytorch")) == {"fp32"}
     assert results.keys() == {"small-served-torch", "small-programs"}
     assert all(record["seconds_each"].keys() == record["result"].keys() for record in records.values())
@@ -119,7 +119,7 @@ def test_wrong_trained_weights_fail_after_all_figures_are_there(
     run_sections([("demo-served-torch", lambda: figures)], tmp_path / "out", dict, lambda: None)
     record = json.loads((tmp_path / "out" / "demo-served-torch.json").read_text())
     assert "served latents differ from fp32 by more than they may" in record["error"]
-    assert list(record["result"]) == list(plan.SERVED)
+    assert list(record["result"]) == list(timetable.SERVED)
     assert record["result"]["parity"]["latent_relative_l2"] > 1e-3
 
 
@@ -134,10 +134,10 @@ def test_the_plan_has_the_headline_first_and_fits_the_time(capsys: pytest.Captur
     assert torch_alone == [*headline, "demo-served-torch", "bundle-programs", "tests"]
     starts, takes = zip(*(map(int, line.split()[:2]) for line in lines[1:]), strict=True)
     assert [start + seconds for start, seconds in zip(starts, takes, strict=True)] == [*starts[1:], int(end.split()[0])]
-    seconds = {name: sum(plan.PARTS[plan.kind(name)].values()) for name in torch_alone}
-    assert plan.START_S + sum(seconds[name] for name in headline) < 540
+    seconds = {name: sum(timetable.PARTS[timetable.kind(name)].values()) for name in torch_alone}
+    assert timetable.START_S + sum(seconds[name] for name in headline) < 540
     # In a second command of what is left: both, with the start of a machine, within a quarter of an hour.
-    assert 2 * plan.START_S + sum(seconds.values()) < 15 * 60 - 100
+    assert 2 * timetable.START_S + sum(seconds.values()) < 15 * 60 - 100
     assert "nothing new begins after 540 (--minutes 9)" in limit
     assert kit_line.startswith("kit: ")
     assert "at most 44 MB" in kit_line

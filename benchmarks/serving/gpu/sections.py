@@ -13,10 +13,10 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.serving.gpu.networks import bundle_loop, programs
-from benchmarks.serving.gpu.plan import kind
 from benchmarks.serving.gpu.repositories import Repositories
 from benchmarks.serving.gpu.served import served
 from benchmarks.serving.gpu.setup import Setup
+from benchmarks.serving.gpu.timetable import kind
 
 
 def sections(names: Sequence[str], setup: Setup) -> dict[str, Callable[[], Any]]:

@@ -42,7 +42,7 @@ def kind(section: str) -> str:
     return section.partition("-")[2] or section
 
 
-def timetable(sections: Sequence[str]) -> Iterator[str]:
+def lines(sections: Sequence[str]) -> Iterator[str]:
     """A line for each part: when it begins and how long it takes, both in seconds and estimated."""
     yield "  from   takes   (seconds, estimated for an H100)"
     yield f"{0:6} {START_S:7}   start"
