@@ -10,6 +10,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dis
 KIT_PYTHON ?= $(BIN)/python
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Material for MkDocs prints a notice about a later MkDocs, which pyproject.toml excludes.
+export NO_MKDOCS_2_WARNING := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-fast test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
 
