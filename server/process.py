@@ -1,6 +1,6 @@
 """Runs one tritonserver process: starts it, waits until it is ready, stops it with all its children.
 
-The only way in this project to start a server. Knows no model but that of the health check.
+All code of this project that needs a server starts it here. The only model it knows is that of the health check.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def parser(module: str, description: str | None, *options: str, **defaults: Any) -> argparse.ArgumentParser:
-    """The parser of `python -m module` with these of OPTIONS; `defaults` of theirs."""
+    """A parser for `python -m module` with the named OPTIONS. `defaults` replaces their default values."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, formatter_class=formatter)
     for name in options:
