@@ -43,7 +43,7 @@ def run(command: Sequence[str]) -> tuple[int, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, write; returns the exit status."""
     command = parser("benchmarks.commands", __doc__)
-    command.add_argument("targets", nargs="*", metavar="TARGET", help="demo, test (default: both)")
+    command.add_argument("targets", nargs="*", metavar="TARGET", help="commands to run: demo, test (default: both)")
     targets = command.parse_args(argv).targets or list(SHOWN)
     if unknown := [target for target in targets if target not in SHOWN]:
         command.error(f"no target {unknown[0]!r}: {', '.join(SHOWN)}")

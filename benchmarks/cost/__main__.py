@@ -26,8 +26,8 @@ from training.cli import run_command
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command = parser("benchmarks.cost", __doc__, "repository", "profile", "quick")
-    command.add_argument("--again", action="store_true", help="also what is recorded in --work")
-    command.add_argument("--work", type=Path, help="for the parts (default: a folder of these weights in build/cost)")
+    command.add_argument("--again", action="store_true", help="measure again what --work has recorded")
+    command.add_argument("--work", type=Path, help="folder for recorded parts (default: one per weights in build/cost)")
     arguments = command.parse_args(argv)
     arguments.model = read_record(arguments.repository / "mri_ldm" / "1" / "model.json")
     if not arguments.model:

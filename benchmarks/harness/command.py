@@ -12,10 +12,14 @@ from benchmarks.harness.markdown import Record
 from training.files import write_text
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "repository": {"type": Path, "default": COMMITTED, "help": "to measure (default: the demo weights)"},
-    "profile": {"default": "cpu", "help": "of the server (default: %(default)s)"},
-    "rounds": {"type": int, "help": "of the times (default: %(default)s)"},
-    "quick": {"action": "store_true", "help": "try the benchmark itself: hardly any steps; its figures mean nothing"},
+    "repository": {
+        "type": Path,
+        "default": COMMITTED,
+        "help": "model repository to measure (default: the demo weights)",
+    },
+    "profile": {"default": "cpu", "help": "profile of the server (default: %(default)s)"},
+    "rounds": {"type": int, "help": "rounds of timing (default: %(default)s)"},
+    "quick": {"action": "store_true", "help": "try the benchmark itself with few steps; the figures mean nothing"},
     "out": {"type": Path, "metavar": "FILE", "help": "also write the figures as JSON"},
 }
 

@@ -212,9 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns the exit status."""
     command = parser("benchmarks.micro.loop", __doc__, "repository", "profile", "quick", "out")
     add = command.add_argument
-    add("--own-networks", action="store_true", help="serve that repository's networks, not toys")
-    add("--steps-per-call", type=int, nargs="+", metavar="K", help="of toys (default: 1 5 10 25)")
-    add("--as", dest="name", default="now", help="name in the record, whose other names stay: before, now, demo, ...")
+    add("--own-networks", action="store_true", help="serve the networks of the repository instead of toys")
+    add("--steps-per-call", type=int, nargs="+", metavar="K", help="steps in a call of the toys (default: 1 5 10 25)")
+    add("--as", dest="name", default="now", help="name of this run in the record; other runs stay")
     options = command.parse_args(argv)
     if not (options.repository / FRONT / "config.pbtxt").is_file():
         command.error(f"--repository: no mri_ldm/config.pbtxt in {options.repository}")

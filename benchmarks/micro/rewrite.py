@@ -109,7 +109,9 @@ def measure(graph: Graph, files: dict[str, Path], rounds: int) -> dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, report; returns the exit status."""
     command = parser("benchmarks.micro.rewrite", __doc__, "rounds", "out", rounds=15)
-    command.add_argument("--weights", choices=("bundle", "demo", "small"), default="bundle", help="default: bundle")
+    command.add_argument(
+        "--weights", choices=("bundle", "demo", "small"), default="bundle", help="networks to measure (default: bundle)"
+    )
     options = command.parse_args(argv)
 
     from benchmarks.harness.machine import describe

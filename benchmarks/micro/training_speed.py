@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parser("benchmarks.micro.training_speed", __doc__, "out")
     command.add_argument("--slices", type=int, default=4, help="largest batch (default: %(default)s)")
     command.add_argument("--iterations", type=int, default=3, help="timed iterations a case (default: %(default)s)")
-    command.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="this case alone, in this process")
+    command.add_argument("--case", nargs=2, metavar=("CONFIG", "STAGE"), help="measure only this case, in this process")
     options = command.parse_args(argv)
     if options.case:
         name, stage = options.case

@@ -26,12 +26,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     command = parser("benchmarks.quality", __doc__, "repository", "rounds", "quick", rounds=5)
     add = command.add_argument
     add("--latents", type=Path, default=ROOT / "build/quality", help="folder of latents (default: build/quality)")
-    add("--images", type=int, default=200, help="of each setting, at most (default: %(default)s)")
+    add("--images", type=int, default=200, help="most images of each setting (default: %(default)s)")
     add("--generate", action="store_true", help="make the latents that are missing first")
-    add("--only", choices=PARTS, nargs="+", default=PARTS, help="default: both")
+    add("--only", choices=PARTS, nargs="+", default=PARTS, help="what to measure (default: both)")
     add("--real", type=Path, help="folder of training.evaluation.slices (default: out/eval/real, if there)")
-    add("--features", type=Path, help="as in training.evaluation (default: its encoder)")
-    add("--out", type=Path, help="one folder for all that is written (default: benchmarks and docs)")
+    add("--features", type=Path, help="feature extractor, as in training.evaluation (default: the shipped encoder)")
+    add("--out", type=Path, help="write everything into this folder (default: benchmarks and docs)")
     arguments = command.parse_args(argv)
     if arguments.images < 1 or arguments.rounds < 1:
         command.error("--images and --rounds must be 1 or more")

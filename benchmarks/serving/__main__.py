@@ -33,22 +33,42 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--device", choices=("cpu", "gpu"), default="cpu", help="what computes (default: %(default)s)")
-    add("--weights", nargs="+", choices=("bundle", "demo"), help="default: bundle; --device gpu: bundle demo")
-    add("--snapshot", type=Path, default=DEMO_SNAPSHOT, help="of demo (default: this checkout's, or its model.onnx)")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="device to measure (default: %(default)s)")
+    add(
+        "--weights",
+        nargs="+",
+        choices=("bundle", "demo"),
+        help="networks to serve (default: bundle; --device gpu: bundle demo)",
+    )
+    add(
+        "--snapshot",
+        type=Path,
+        default=DEMO_SNAPSHOT,
+        help="snapshot of the demo weights (default: this checkout's, or its model.onnx)",
+    )
     add("--only", nargs="+", default=[], metavar="SCENARIO", help=f"{', '.join(SCENARIOS)}; GPU: see --dry-run")
-    add("--again", action="store_true", help="also those that are recorded")
-    add("--quick", action="store_true", help="try the benchmark itself: tiny networks, few, once, on the CPU")
-    add("--work", type=Path, help="for exports and fetched programs (default: build/serving-work)")
-    add("--out", type=Path, help="default: benchmarks/serving; --quick: build/serving")
+    add("--again", action="store_true", help="measure recorded scenarios again, too")
+    add("--quick", action="store_true", help="try the benchmark itself with tiny networks on the CPU")
+    add("--work", type=Path, help="folder for exports and fetched programs (default: build/serving-work)")
+    add("--out", type=Path, help="folder for records (default: benchmarks/serving; --quick: build/serving)")
     cpu = parser.add_argument_group("on a CPU")
-    cpu.add_argument("--without", nargs="+", default=(), metavar="PART", help="leave out contestants with this name")
+    cpu.add_argument(
+        "--without", nargs="+", default=(), metavar="PART", help="leave out contestants whose name contains PART"
+    )
     gpu = parser.add_argument_group("on a GPU", "The first weights are measured in every way, others as served.")
-    gpu.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="default: fp16; --quick: fp32")
-    gpu.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after these (default: 9)")
-    gpu.add_argument("--compile", action="store_true", help="with --quick: what is compiled, too (minutes)")
-    gpu.add_argument("--no-tests", action="store_true", help="leave `pytest -m gpu` out")
-    gpu.add_argument("--dry-run", action="store_true", help="print the order, times and the kit's size, and end")
+    gpu.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="precision of exports (default: fp16; --quick: fp32)"
+    )
+    gpu.add_argument(
+        "--minutes", type=float, default=9.0, help="begin no new part after this many minutes (default: 9)"
+    )
+    gpu.add_argument(
+        "--compile", action="store_true", help="with --quick: also measure compiled programs (takes minutes)"
+    )
+    gpu.add_argument("--no-tests", action="store_true", help="do not run `pytest -m gpu`")
+    gpu.add_argument(
+        "--dry-run", action="store_true", help="print the order, the times and the size of the kit, and exit"
+    )
     arguments = parser.parse_args(argv)
     quick, on_gpu = arguments.quick, arguments.device == "gpu"
     arguments.weights = arguments.weights or (["small"] if quick else ["bundle", "demo"] if on_gpu else ["bundle"])

@@ -163,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--amount", type=float, default=1.0, help="share of the full amounts (default: %(default)s)")
     parser.add_argument("--only", choices=SCENARIOS, action="append", help="one scenario; may be given more than once")
-    parser.add_argument("--out", type=Path, default=Path("out/reliability"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/reliability"), help="folder for logs and the picture (default: %(default)s)")
     parser.add_argument(
         "--record", type=Path, metavar="FILE",
-        help="counts with machine and date, written as each scenario ends; what FILE has of others stays (default: "
-        "record.json in --out)",
+        help="write the counts, machine and date to FILE after each scenario; FILE keeps those of other scenarios "
+        "(default: record.json in --out)",
     )  # fmt: skip
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)

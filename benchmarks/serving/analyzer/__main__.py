@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("load").add_mutually_exclusive_group().add_argument
     in_flight = "requests in flight all the time (1 4)"
     add("--concurrency", type=_positive, nargs="+", default=[1, 4], metavar="N", help=in_flight)
-    add("--request-rate", type=_rate, nargs="+", metavar="R", help="or requests a second")
+    add("--request-rate", type=_rate, nargs="+", metavar="R", help="requests a second, instead of --concurrency")
     add = parser.add_argument_group("requests: one image each, no two with the same seed").add_argument
     at_least = "at each load (4 for each in flight or a second, at least 16)"
     add("--requests", type=_positive, metavar="N", help=at_least)
@@ -98,17 +98,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
     add("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
     add("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
-    add("--preview-every", type=_positive, metavar="N", help="of a stream: a preview every N steps (none)")
+    add("--preview-every", type=_positive, metavar="N", help="for a stream: a preview every N steps (none)")
     add = parser.add_argument_group("server: one of its own, unless --url is given").add_argument
-    add("--repository", type=Path, default=COMMITTED, help="what its own serves")
-    add("--profile", default="cpu", help="configs/PROFILE.pbtxt of its own (%(default)s)")
+    add("--repository", type=Path, default=COMMITTED, help="model repository for a server of its own")
+    add("--profile", default="cpu", help="profile of that server (%(default)s)")
     add("--url", metavar="HOST:PORT", help=f"gRPC of a server that runs; ${SECRET} is sent to it")
-    add("--tls-ca", type=Path, metavar="PEM", help="encrypt, and trust these authorities")
+    add("--tls-ca", type=Path, metavar="PEM", help="encrypt, and trust the authorities in this file")
     add("--tls-cert", type=Path, metavar="PEM", help="this client's certificate, for mutual TLS")
-    add("--tls-key", type=Path, metavar="PEM", help="its key")
+    add("--tls-key", type=Path, metavar="PEM", help="key of that certificate")
     add = parser.add_argument_group("files").add_argument
-    add("--out", type=Path, metavar="DIR", help="for what is kept (out/perf_analyzer/DATE-TIME)")
-    add("--tool", type=Path, default=ROOT / fetch.FOLDER, metavar="DIR", help="where perf_analyzer is or will be")
+    add("--out", type=Path, metavar="DIR", help="folder for the results (out/perf_analyzer/DATE-TIME)")
+    add(
+        "--tool",
+        type=Path,
+        default=ROOT / fetch.FOLDER,
+        metavar="DIR",
+        help="folder of perf_analyzer; it is fetched if it is missing",
+    )
     return parser
 
 

@@ -93,7 +93,9 @@ def _run(command: list[str], folder: Path, target: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch; print where it is."""
     parser = argparse.ArgumentParser("python -m benchmarks.serving.analyzer.fetch", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="default: %(default)s")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=FOLDER, help="folder for perf_analyzer (default: %(default)s)"
+    )
     try:
         print(fetch(parser.parse_args(argv).folder))
     except FetchError as error:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     python = "with a shared library and pip, of the minor version of the machine's PyTorch (default: this one)"
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help=python)
-    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="default: build/gpu-kit.tar.xz")
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write (default: build/gpu-kit.tar.xz)")
     arguments = parser.parse_args(argv)
     try:
         with tempfile.TemporaryDirectory(prefix="brats-ldm-kit-") as work:
