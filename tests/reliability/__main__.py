@@ -163,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--amount", type=float, default=1.0, help="share of the full amounts (default: %(default)s)")
     parser.add_argument("--only", choices=SCENARIOS, action="append", help="one scenario; may be given more than once")
-    parser.add_argument("--out", type=Path, default=Path("out/reliability"), help="folder for logs and the picture (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/reliability"), help="output folder (default: %(default)s)"
+    )
     parser.add_argument(
         "--record", type=Path, metavar="FILE",
         help="write the counts, machine and date to FILE after each scenario; FILE keeps those of other scenarios "
