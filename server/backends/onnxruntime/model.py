@@ -19,7 +19,8 @@ import triton_python_backend_utils as pb_utils
 try:
     import onnxruntime as ort
 except ImportError as missing:
-    raise pb_utils.TritonModelException(
+    # Triton's own exception is not there before the module is loaded.
+    raise ImportError(
         f"this server's Python environment has no working onnxruntime ({missing}): pip install --group server"
     ) from missing
 

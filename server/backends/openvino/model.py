@@ -16,7 +16,8 @@ import triton_python_backend_utils as pb_utils
 try:
     from openvino_network import Network
 except ImportError as missing:
-    raise pb_utils.TritonModelException(
+    # Triton's own exception is not there before the module is loaded.
+    raise ImportError(
         f"this server's Python environment has no working openvino ({missing}): pip install --group server-openvino"
     ) from missing
 

@@ -20,7 +20,8 @@ try:
     import torch
     from torch_loading import load
 except ImportError as missing:
-    raise pb_utils.TritonModelException(
+    # Triton's own exception is not there before the module is loaded.
+    raise ImportError(
         f"this server's Python environment has no working torch ({missing}): pip install torch"
     ) from missing
 
