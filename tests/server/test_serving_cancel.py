@@ -67,8 +67,9 @@ def test_leaving_a_stream_ends_its_rows(client, small_server) -> None:
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory) -> Iterator[TritonServer]:
-    """Its networks can be made slow."""
-    repository = write_faulty(tmp_path_factory.mktemp("slow") / "repository", max_rows_in_flight=4)
+    """Its networks can be made slow. Its queue is long: on a busy machine, many leave before it is noticed."""
+    limits = {"max_rows_in_flight": 4, "max_rows_waiting": 1000, "max_row_steps": 1_000_000}
+    repository = write_faulty(tmp_path_factory.mktemp("slow") / "repository", **limits)
     with TritonServer(repository) as server:
         server.probe()
         yield server
