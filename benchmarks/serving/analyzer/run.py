@@ -9,13 +9,13 @@ import json
 import math
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.serving.analyzer.attempts import run_to_end
 from benchmarks.serving.analyzer.fetch import environment
 from server.channel import EVERYBODY, connect
 from server.health import NETWORKS
@@ -120,10 +120,10 @@ def run(
     before = _counts(client, target.access)
     arguments = [*_command(target, load, before), "--input-data", data.name, "--profile-export-file", profile.name]
     arguments += ["-f", f"{load.name}.csv", *more]
-    done = subprocess.run(
-        [str(program), *arguments], cwd=folder, env=environment(program.parent), capture_output=True, text=True,
-        timeout=timeout_s, check=False,
-    )  # fmt: skip
+    command, env = [str(program), *arguments], environment(program.parent)
+    done = run_to_end(command, folder, env, lambda: _answers(client, target), load.requests, timeout_s)
+    if done is None:
+        raise AnalyzerError(f"perf_analyzer does not end, although all {load.requests} requests were answered")
     report = f"$ perf_analyzer {shlex.join(arguments)}\n{done.stdout}{done.stderr}"
     if done.returncode:
         return Run(report, f"perf_analyzer ended with exit status {done.returncode}: {_reason(done.stderr)}")
@@ -133,6 +133,18 @@ def run(
     after = {name: now.since(before[name]) for name, now in _counts(client, target.access).items()}
     mean_rows = {name: counted.rows / max(1, counted.calls) for name, counted in after.items()}
     return Run(report, requests=answered, mean_rows=mean_rows)
+
+
+def _answers(client: InferenceServerClient, target: Target) -> int:
+    """Requests that the model has answered since the server started. Raises AnalyzerError if Triton does not say."""
+    from tritonclient.utils import InferenceServerException
+
+    headers = dict(target.access.headers) or None
+    try:
+        statistics = client.get_inference_statistics(target.model, headers=headers, client_timeout=TIMEOUT_S)
+    except InferenceServerException as error:
+        raise AnalyzerError(f"the server's statistics of {target.model} cannot be had: {error}") from error
+    return int(statistics.model_stats[0].inference_stats.success.count)
 
 
 def _command(target: Target, load: Load, networks: Iterable[str]) -> list[str]:
