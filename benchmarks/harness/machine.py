@@ -7,12 +7,13 @@ import platform
 import re
 import time
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from export.parity.record import versions
+from export.processor import instructions, processor_name
 from server.regions import SHARED_MEMORY
 
 if TYPE_CHECKING:
@@ -27,26 +28,17 @@ MB = 1 << 20
 
 def describe() -> dict[str, Any]:
     """As JSON. load: of the last 1, 5 and 15 minutes, so call it before anything is measured."""
-    cpuinfo = Path("/proc/cpuinfo")  # psutil knows neither the model nor its instructions
-    info = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    model, flags = (re.search(rf"^{name}\s*: (.*)", info, re.MULTILINE) for name in ("model name", "flags"))
+    here = instructions()
     return {
-        "processor": model[1] if model else platform.machine(),
-        "instructions": [name for name in INSTRUCTIONS if flags and name in flags[1].split()],
+        "processor": processor_name(),
+        "instructions": [name for name in INSTRUCTIONS if name in here],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load": [round(value, 2) for value in os.getloadavg()],
         "python": platform.python_version(),
-        "versions": {name: installed for name in PACKAGES if (installed := _version(name))},
+        "versions": versions(PACKAGES),
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def has_bf16() -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ def machine_record() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "gpus": [f"{gpu.name} ({gpu.capability})" for gpu in gpus()],
         "python": platform.python_version(),
-        "versions": {name: number for name in PACKAGES if (number := _version(name))},
+        "versions": versions(PACKAGES),
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    return {name: number for name in packages if (number := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -27,7 +27,7 @@ ARCHIVE = ROOT / "build" / "gpu-kit.tar.xz"
 NAME = "gpu-kit"
 LIMIT_MB = 44  # 64 MiB may travel to the machine at a time, and the checkout has 21 MB
 PACKAGES = (
-    *("nvidia-pytriton", "numpy", "monai", "tritonclient", "protobuf", "python-rapidjson", "cattrs", "attrs"),
+    *("nvidia-pytriton", "numpy", "monai", "tritonclient", "protobuf", "python-rapidjson"),
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
     *("tyro", "docstring-parser", "typeguard"),
 )
