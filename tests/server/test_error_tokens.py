@@ -24,6 +24,7 @@ from brats_ldm_client._error_map import BY_TOKEN, map_error
 from mri_ldm import errors
 from mri_ldm.errors import RequestError, as_request_error
 from server import health
+from server.errors import ServerError as LauncherError
 from server.process import TritonServer
 from support.common import ROOT
 from support.container_machine import import_container
@@ -206,7 +207,7 @@ def test_networks_that_fail(
 def _works(server: TritonServer) -> bool:
     try:
         server.probe(5)
-    except Exception:
+    except LauncherError:
         return False
     return True
 
