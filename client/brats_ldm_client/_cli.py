@@ -41,8 +41,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return 0
     if args.command is None:
         parser.error("choose a command: generate, info, ready or calibrate")
-    if args.command == "generate":
-        _cli_generate.check(parser, args)
+    args.check(parser, args)
     return _run(args)
 
 
@@ -87,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(kept="")  # what an interrupted command leaves, for the error line
+    # kept: what an interrupted command leaves, for the error line. check: refuses wrong arguments.
+    parser.set_defaults(kept="", check=lambda parser, args: None)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _cli_generate.add_parser(commands)

@@ -52,7 +52,7 @@ def test_generate(served: Served, tmp_path: Path) -> None:
     assert str(out) in done.stdout
     assert "seeds 5 to 7" in done.stdout
     names = {path.name for path in out.iterdir()}
-    images = {f"slice_seed00000000{seed}.{end}" for seed in (5, 6, 7) for end in ("png", "nii.gz")}
+    images = {f"slice_seed00000000{seed}.{end}" for seed in (5, 6, 7) for end in ("png", "nii.gz", "json")}
     assert names == images | {"contact_sheet.png", "provenance.json"}
 
 
@@ -125,7 +125,7 @@ def test_a_second_run_makes_what_is_missing(here: Here, served: Served, tmp_path
             "generate", "-n", 5, "--seed", 1, "--format", "png,nifti", "--out", tmp_path, "--url", served.url, *more
         )
         assert done.returncode == 0, done.stderr
-        assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 10
+        assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 15
         return {seed for seeds in served.triton.seeds() for seed in seeds} - {0}, done.stdout
 
     assert again()[0] == {1, 2, 3, 4, 5}
