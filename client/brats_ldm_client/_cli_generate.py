@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._cli_sampling import check_sampling, sampling, sampling_options
+from ._cli_sampling import check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
 
 if TYPE_CHECKING:
@@ -48,20 +48,7 @@ def add_parser(commands: Any) -> None:
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
     connection_options(parser, timeout=600.0)
-    load = parser.add_argument_group("load on the server")
-    load.add_argument(
-        "--rows-per-request", type=int, default=8, metavar="N", help="images in one request, 1 to 64 (%(default)s)"
-    )
-    load.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="requests sent at the same time (%(default)s)"
-    )
-    load.add_argument(
-        "--retry",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds to keep trying while the server is busy or restarting (%(default)s)",
-    )
+    load_options(parser, concurrency=4, retry=60.0)
     parser.set_defaults(run=_generate, check=check)
 
 
@@ -93,14 +80,8 @@ def _generate(args: argparse.Namespace) -> int:
     writer = FolderWriter(args.out, args.format, contact_sheet=not args.no_contact_sheet)
     n = 1 if args.n is None and args.seeds is None else args.n
     asked = make_request(n, seeds=args.seeds, seed=args.seed, **sampling(args))
-    load = {
-        "timeout": args.timeout,
-        "rows_per_request": args.rows_per_request,
-        "concurrency": args.concurrency,
-        "retry_seconds": args.retry,
-    }
     try:
-        with connect(args, **load) as client:
+        with connect(args, **load(args)) as client:
             run = _Run(client, asked, writer)
             run.blocks()
         paths = writer.close()

@@ -76,7 +76,9 @@ def _removed(place: Path) -> bool:
                 return False
             _empty(place)
         shutil.rmtree(place, ignore_errors=True)
-    except FileNotFoundError:  # no lock: then it is empty, or of a process that has yet to lock it and will make another
+    except (
+        FileNotFoundError
+    ):  # no lock: then it is empty, or of a process that has yet to lock it and will make another
         with contextlib.suppress(OSError):
             place.rmdir()
     except NotADirectoryError:  # a file of `whole_file`

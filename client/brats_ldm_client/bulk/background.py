@@ -1,0 +1,74 @@
+"""Hands items to a function in another thread, through a queue of limited length."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+_END, _ABANDON = object(), object()
+_POLL = 0.5  # seconds: a thread that waits looks this often whether the other has failed
+
+
+class _Abandoned(Exception):
+    """Ends the function of the thread when the block has failed."""
+
+
+class Background(Generic[T]):
+    """`consume` runs in a thread, with an iterator over what `put` gets. A full queue makes `put` wait.
+
+    As a context manager: the block's end waits for the thread. An error in the block ends `consume` at once, with an
+    exception out of its iterator. An error of `consume` comes out of `put` or of the block's end.
+    """
+
+    def __init__(self, consume: Callable[[Iterator[T]], None], length: int) -> None:
+        self._consume = consume
+        self._queue: queue.Queue[Any] = queue.Queue(length)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._consume(self._items())
+        except _Abandoned:
+            pass
+        except BaseException as error:  # raised again in the thread that puts
+            self._error = error
+
+    def _items(self) -> Iterator[T]:
+        while (item := self._queue.get()) is not _END:
+            if item is _ABANDON:
+                raise _Abandoned
+            yield item
+
+    def put(self, item: T) -> None:
+        """Hand over an item; raises what has ended the thread."""
+        self._put(item)
+        self._check()
+
+    def _put(self, item: object) -> None:
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=_POLL)
+                return
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Background[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._queue.get_nowait()
+        self._put(_END if kind is None else _ABANDON)
+        self._thread.join()
+        if kind is None:
+            self._check()
