@@ -114,10 +114,7 @@ def _origin(plan: Plan, sizes: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     yield "images in a shard", f"{plan.shard_size:,}"
     for format, size in sizes.items():
         yield format, _bytes(size)
-    yield (
-        "hashes",
-        "manifest.json lists the shards, and shard-NNNNNN.json its files and images; brats-ldm verify checks them",
-    )
+    yield "hashes", "in manifest.json and the shard-NNNNNN.json files; brats-ldm verify checks them"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
@@ -130,7 +127,7 @@ def _histogram(histogram: Mapping[str, Any]) -> str:
     wide, tallest = _WIDTH / len(counts), math.sqrt(max([*counts, 1]))
 
     def x(value: float) -> float:
-        return (value - low) / (high - low) * _WIDTH
+        return float((value - low) / (high - low) * _WIDTH)
 
     bars = [(i * wide, math.sqrt(count) / tallest * (_HEIGHT - 8)) for i, count in enumerate(counts) if count]
     path = "".join(f"M{left:.1f} {_HEIGHT}v{-tall:.1f}h{wide - 1:.1f}v{tall:.1f}z" for left, tall in bars)

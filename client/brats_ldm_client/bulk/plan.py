@@ -144,10 +144,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     document = read_json(path)
     if document.get("format") != _KIND:
         raise InvalidRequest(f"{path} is not of a run in bulk: choose another folder")
-    if document.get("format_version") != _VERSION:
-        raise InvalidRequest(
-            f"{path} has the version {document.get('format_version')}, not {_VERSION}: update the client"
-        )
+    version = document.get("format_version")
+    if version != _VERSION:
+        raise InvalidRequest(f"{path} has the format version {version}, not {_VERSION}: update the client")
     try:
         plan = document["plan"]
         return {**document, "plan": Plan(**{**plan, "formats": formats_of(plan["formats"])})}
@@ -160,9 +159,8 @@ def check_same(there: Plan, asked: Plan, folder: Path) -> None:
     was, now = asdict(there), asdict(asked)
     differences = [f"{name} {_shown(was[name])}, not {_shown(now[name])}" for name in was if was[name] != now[name]]
     if differences:
-        hint = (
-            "ask a server with those weights" if was["model_digest"] != now["model_digest"] else "give the same options"
-        )
+        others = was["model_digest"] != now["model_digest"]
+        hint = "ask a server with those weights" if others else "give the same options"
         raise InvalidRequest(f"{folder} holds a run with {'; '.join(differences)}: {hint}, or choose another folder")
 
 

@@ -21,7 +21,7 @@ class Tar:
     """Writes one. Its times and owners are always the same."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115 - `close` closes it
         writer = need("webdataset").TarWriter
         self._tar: Any = writer(self._file, user="", group="", mode=0o644, mtime=0, encoder=False)
 

@@ -45,7 +45,7 @@ def _claimed(folder: Path, name: str) -> tuple[Path, BinaryIO]:
         with naming(folder):
             place.mkdir(parents=True)
         with contextlib.suppress(FileNotFoundError):
-            lock = open(place / _LOCK, "xb")
+            lock = open(place / _LOCK, "xb")  # noqa: SIM115 - the caller closes it
             if _lock(lock) and (place / _LOCK).exists():
                 return place, lock
             lock.close()
@@ -76,9 +76,7 @@ def _removed(place: Path) -> bool:
                 return False
             _empty(place)
         shutil.rmtree(place, ignore_errors=True)
-    except (
-        FileNotFoundError
-    ):  # no lock: then it is empty, or of a process that has yet to lock it and will make another
+    except FileNotFoundError:  # no lock: it is empty, or its process has yet to lock it and will make another
         with contextlib.suppress(OSError):
             place.rmdir()
     except NotADirectoryError:  # a file of `whole_file`
