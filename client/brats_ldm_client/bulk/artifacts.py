@@ -24,10 +24,16 @@ _ENDINGS = {"webdataset": ".tar", "hdf5": ".h5", "zarr": ".zarr"}
 
 
 class Writer(Protocol):
-    """Writes the images of a shard, which come in the order of their seeds."""
+    """Writes the images of a shard."""
 
-    def add(self, image: F32, record: Mapping[str, Any]) -> None: ...
-    def close(self) -> None: ...
+    def encode(self, image: F32, record: Mapping[str, Any]) -> Any:
+        """The bytes of an image; called in several threads."""
+
+    def add(self, encoded: Any) -> None:
+        """Write what `encode` has made; called in the order of the seeds."""
+
+    def close(self) -> None:
+        """Write what is left."""
 
 
 class Files:
@@ -37,8 +43,11 @@ class Files:
         self._path, self._format = path, format
         path.mkdir()
 
-    def add(self, image: F32, record: Mapping[str, Any]) -> None:
-        for name, content in image_files(self._format, stem(record["seed"]), image, record).items():
+    def encode(self, image: F32, record: Mapping[str, Any]) -> dict[str, bytes]:
+        return image_files(self._format, stem(record["seed"]), image, record)
+
+    def add(self, encoded: dict[str, bytes]) -> None:
+        for name, content in encoded.items():
             (self._path / name).write_bytes(content)
 
     def close(self) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .._errors import ProtocolError, WeightsChanged
 from .._types import F32, Slice
 from .artifacts import Writer, about, artifact_name, open_writer, shard_name
+from .background import in_order
 from .plan import Plan, as_json, notice, read_json
 from .statistics import Statistics
 from .workplace import all_to_disk, put, workplace
@@ -41,15 +44,16 @@ def _write_images(plan: Plan, folder: Path, place: Path, index: int, slices: Ite
     seeds, pixels, hashes = plan.shard(index), Statistics(), list[str]()
     writers: list[tuple[Path, Writer]] = []
     try:
-        for seed, made in zip(seeds, slices, strict=False):
-            _check(plan, seed, made)
-            if not writers:
-                writers = _open_writers(plan, folder, place, index, made.image)
-            pixels.add(made.image)
-            hashes.append(pixel_hash(made.image))
-            for path, writer in writers:
-                with about(path):
-                    writer.add(made.image, plan.record(seed))
+        arrived = _checked(plan, seeds, slices)
+        for first in arrived:
+            writers = _open_writers(plan, folder, place, index, first.image)
+            encode = partial(_encode, plan, [writer for _, writer in writers])
+            for image, digest, encoded in in_order(encode, chain([first], arrived)):
+                pixels.add(image)
+                hashes.append(digest)
+                for (path, writer), part in zip(writers, encoded, strict=True):
+                    with about(path):
+                        writer.add(part)
         for path, writer in writers:
             with about(path):
                 writer.close()
@@ -70,6 +74,18 @@ def _open_writers(plan: Plan, folder: Path, place: Path, index: int, image: F32)
         with about(folder / name):
             writers.append((folder / name, open_writer(plan, index, format, place / name, image.shape)))
     return writers
+
+
+def _encode(plan: Plan, writers: Iterable[Writer], made: Slice) -> tuple[F32, str, list[Any]]:
+    """An image, the hash of its values, and what each writer will write of it."""
+    record = plan.record(made.seed)
+    return made.image, pixel_hash(made.image), [writer.encode(made.image, record) for writer in writers]
+
+
+def _checked(plan: Plan, seeds: Iterable[int], slices: Iterable[Slice]) -> Iterator[Slice]:
+    for seed, made in zip(seeds, slices, strict=False):  # takes no image of the next shard
+        _check(plan, seed, made)
+        yield made
 
 
 def _check(plan: Plan, seed: int, made: Slice) -> None:

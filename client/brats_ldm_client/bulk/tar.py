@@ -25,10 +25,13 @@ class Tar:
         writer = need("webdataset").TarWriter
         self._tar: Any = writer(self._file, user="", group="", mode=0o644, mtime=0, encoder=False)
 
-    def add(self, image: F32, record: Mapping[str, Any]) -> None:
+    def encode(self, image: F32, record: Mapping[str, Any]) -> dict[str, Any]:
         key = stem(record["seed"])
         (png,) = image_files("png", key, image, record).values()
-        self._tar.write({"__key__": key, "json": (json.dumps(record) + "\n").encode(), "png": png})
+        return {"__key__": key, "json": (json.dumps(record) + "\n").encode(), "png": png}
+
+    def add(self, encoded: dict[str, Any]) -> None:
+        self._tar.write(encoded)
 
     def close(self) -> None:
         try:

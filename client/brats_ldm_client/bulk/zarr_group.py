@@ -34,8 +34,11 @@ class Zarr:
         self._waiting: list[F32] = []
         self._written = 0
 
-    def add(self, image: F32, record: Mapping[str, Any]) -> None:
-        self._waiting.append(image)
+    def encode(self, image: F32, record: Mapping[str, Any]) -> F32:
+        return image
+
+    def add(self, encoded: F32) -> None:
+        self._waiting.append(encoded)
         end = self._written + len(self._waiting)
         if len(self._waiting) == self._in_chunk or end == self._total:
             self._images[self._written : end] = np.stack(self._waiting)
