@@ -24,8 +24,8 @@ class _Abandoned(Exception):
 class Background(Generic[T]):
     """`consume` runs in a thread, with an iterator over what `put` gets. A full queue makes `put` wait.
 
-    As a context manager: the block's end waits for the thread. An error in the block ends `consume` at once, with an
-    exception out of its iterator. An error of `consume` comes out of `put` or of the block's end.
+    As a context manager: the block's end waits for the thread. An error in the block ends `consume`, after what it has
+    been given, with an exception out of its iterator. An error of `consume` comes out of `put` or of the block's end.
     """
 
     def __init__(self, consume: Callable[[Iterator[T]], None], length: int) -> None:
@@ -68,10 +68,6 @@ class Background(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
         self._put(_END if kind is None else _ABANDON)
         self._thread.join()
         if kind is None:
