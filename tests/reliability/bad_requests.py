@@ -113,7 +113,7 @@ def good(rng: random.Random) -> Ask:
     if model == STREAM and rng.random() < 0.5:
         tensors.append(Tensor("preview_every", "INT32", [rows, 1], rng.choices(INTERVALS, k=rows)))
     rng.shuffle(tensors)
-    outputs = tuple(rng.sample(OUTPUTS, rng.randint(1, 4)))
+    outputs = tuple(rng.sample(OUTPUTS, rng.randint(1, len(OUTPUTS))))
     return Ask(model, tuple(tensors), outputs)
 
 
