@@ -18,10 +18,15 @@ def test_public_names() -> None:
         "Preset",
         "Progress",
         "ProtocolError",
+        "Request",
+        "Rows",
         "ServerError",
         "ServerInfo",
         "ServerUnavailable",
+        "Slice",
         "TensorInfo",
+        "Transport",
+        "WeightsChanged",
     ]
     assert brats_ldm_client.__all__ == names == sorted(names, key=lambda name: (not name.isupper(), name))
     assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names if name != "PRESETS")
