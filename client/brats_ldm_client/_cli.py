@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import _cli_bulk, _cli_generate, _cli_verify
+from . import _cli_animate, _cli_bulk, _cli_generate, _cli_verify
 from ._cli_connection import connect, connection_options
 from .printing import forgiving_streams
 
@@ -19,6 +19,7 @@ examples:
   brats-ldm generate -n 8 --seed 0 --out slices
   brats-ldm generate -n 100 --preset fast --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
+  brats-ldm animate --seed 42 --steps 50 --out denoising.gif
   brats-ldm bulk --count 1000000 --format webdataset --out slices
   brats-ldm verify slices
   brats-ldm info --url gpu-box:8001
@@ -42,7 +43,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, bulk, verify, info, ready or calibrate")
+        parser.error("choose a command: generate, animate, bulk, verify, info, ready or calibrate")
     args.check(parser, args)
     return _run(args)
 
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _cli_generate.add_parser(commands)
+    _cli_animate.add_parser(commands)
     _cli_bulk.add_parser(commands)
     _cli_verify.add_parser(commands)
     info = commands.add_parser("info", help="print the server's version, models, limits and model digest")

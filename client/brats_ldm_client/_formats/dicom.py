@@ -57,6 +57,11 @@ def _uid(kind: str, *content: object) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
 
 
+def _line(value: object) -> str:
+    """As DICOM's short texts are: ASCII, at most 64 characters, and no backslash, which would separate two values."""
+    return str(value).encode("ascii", "replace").decode().replace("\\", "/")[:64]
+
+
 def _who(series: Mapping[str, Any]) -> dict[str, Any]:
     """The patient that does not exist, the study and the series. Empty fields must be there, and nothing fits them."""
     study = _uid("study", series)
@@ -77,11 +82,11 @@ def _who(series: Mapping[str, Any]) -> dict[str, Any]:
         "ReferringPhysicianName": "",
         "SeriesInstanceUID": _uid("series", series),
         "SeriesNumber": 1,
-        "SeriesDescription": f"SYNTHETIC FLAIR {text}"[:64],
+        "SeriesDescription": _line(f"SYNTHETIC FLAIR {text}"),
         "FrameOfReferenceUID": _uid("frame of reference", series),
         "PositionReferenceIndicator": "",
         "Manufacturer": _NAME,
-        "ManufacturerModelName": str(series.get("model_name", ""))[:64],
+        "ManufacturerModelName": _line(series.get("model_name", "")),
     }
 
 
@@ -145,8 +150,8 @@ def _equipment(pydicom: Any, kept: Mapping[str, Any]) -> Any:
     item = pydicom.Dataset()
     item.PurposeOfReferenceCodeSequence = [_code(pydicom, "109102", "DCM", "Processing Equipment")]
     item.Manufacturer = _NAME
-    item.ManufacturerModelName = str(kept.get("model_name", ""))[:64]
-    item.SoftwareVersions = str(kept.get("model_digest", "")).removeprefix("sha256:")[:64]
+    item.ManufacturerModelName = _line(kept.get("model_name", ""))
+    item.SoftwareVersions = _line(str(kept.get("model_digest", "")).removeprefix("sha256:"))
     item.ContributionDescription = json.dumps({"digital_source_type": SOURCE_TYPE, **kept}, sort_keys=True)
     return item
 

@@ -25,7 +25,7 @@ def nifti(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> bytes:
     header: Any = volume.header
     header.set_xyzt_units("mm")
     header.set_intent("none", name="SYNTHETIC")
-    header["descrip"] = describe(record).encode("ascii", "replace")
+    header["descrip"] = describe(record).encode()
     header["cal_min"], header["cal_max"] = 0.0, 1.0
     text = json.dumps({"notice": NOTICE, "digital_source_type": SOURCE_TYPE, **core(record)}, sort_keys=True)
     header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", text.encode()))

@@ -50,7 +50,7 @@ def core(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """One line for the 79 characters of NIfTI's descrip; a very long seed shortens the digest."""
+    """One line for the 79 ASCII characters of NIfTI's descrip; a very long seed shortens the digest."""
     digest = str(record.get("model_digest", "unknown")).removeprefix("sha256:")[:12]
     text = "SYNTHETIC seed={seed} {sampler} steps={steps} eta={eta:g} model=".format_map(record)
-    return (text + digest)[:79]
+    return (text + digest).encode("ascii", "replace").decode()[:79]

@@ -15,6 +15,7 @@ from .._extras import need
 from .._formats import image_files, stem
 from .._formats.png import read_png
 from .._types import F32
+from .plan import notice
 
 
 class Tar:
@@ -28,7 +29,7 @@ class Tar:
     def encode(self, image: F32, record: Mapping[str, Any]) -> dict[str, Any]:
         key = stem(record["seed"])
         (png,) = image_files("png", key, image, record).values()
-        return {"__key__": key, "json": (json.dumps(record) + "\n").encode(), "png": png}
+        return {"__key__": key, "json": (json.dumps({**notice(), **record}) + "\n").encode(), "png": png}
 
     def add(self, encoded: dict[str, Any]) -> None:
         self._tar.write(encoded)
