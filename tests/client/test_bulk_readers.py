@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from brats_ldm_client.bulk import FORMATS
 from brats_ldm_client.pictures import NOTICE, SOURCE_TYPE
 from server.process import TritonServer
 from support.bulk import arguments
+from support.common import ROOT
 
 pytestmark = pytest.mark.slow
 BASE, COUNT, SIZE, STEPS = 7, 5, 3, 2
@@ -52,6 +56,26 @@ def made(small_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -
         digest = client.info().model_digest
     assert digest
     return Made(folder, generation.images, digest)
+
+
+BLOCK = re.compile(r"```(python|bash)\n(.*?)```", re.DOTALL)
+BLOCKS = [
+    (kind, code)
+    for page in ("bulk.md", "verify.md")
+    for kind, code in BLOCK.findall((ROOT / "docs" / page).read_text())
+]
+
+
+@pytest.mark.parametrize(("kind", "code"), BLOCKS, ids=lambda text: text.split("\n")[0])
+def test_the_code_of_the_pages(made: Made, small_server: TritonServer, tmp_path: Path, kind: str, code: str) -> None:
+    """It runs beside the folder, and prints no fault."""
+    (tmp_path / "slices").symlink_to(made.folder)
+    code = code.replace("127.0.0.1:8001", small_server.grpc_url).replace('preset="fast"', "steps=1")
+    words = [sys.executable, "-c", code] if kind == "python" else ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or (tmp_path / "more" / "summary.html").exists()
+    assert not re.search("fault|FAILED|seed ", done.stdout)
 
 
 def upright(picture: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
