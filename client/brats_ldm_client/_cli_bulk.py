@@ -59,12 +59,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _bulk(args: argparse.Namespace) -> int:
-    from .bulk import make_all, plan_for
+    from .bulk import make_all, model_of, plan_for
 
     folder = Path(args.out)
     with connect(args, **load(args)) as client:
         plan = plan_for(
-            client.info().provenance,
+            model_of(client),
             args.count,
             args.format,
             seed_base=args.seed_base,

@@ -16,7 +16,7 @@ import pytest
 
 from brats_ldm_client import Client, ServerError, WeightsChanged
 from brats_ldm_client._cli import main
-from brats_ldm_client.bulk import FORMATS, Done, make_all, make_shard, plan_for
+from brats_ldm_client.bulk import FORMATS, Done, make_all, make_shard, model_of, plan_for
 from brats_ldm_client.bulk.workplace import put, tidy, workplace
 from support.bulk import arguments, bulk, tree
 from support.common import heed_signals, no_file_above
@@ -83,7 +83,7 @@ def test_shards_of_several_processes_are_those_of_one(run: Run, served: Served, 
     """As a cluster makes them: each shard by itself, twice here and there, in any order."""
     assert run("--format", "hdf5,nifti")[0] == 0
     with Client(served.url) as client:
-        plan = plan_for(client.info().provenance, 10, "hdf5,nifti", shard_size=4)
+        plan = plan_for(model_of(client), 10, "hdf5,nifti", shard_size=4)
         for index in (2, 0, 2, 1):
             make_shard(client, plan, tmp_path / "parts", index)
         assert make_all(client, plan, tmp_path / "parts") == Done(images=0, there=10)
@@ -146,7 +146,7 @@ def test_other_weights_on_the_way_stop_it(run: Run, served: Served, tmp_path: Pa
 def test_shards_take_no_image_of_other_weights(served: Served, tmp_path: Path) -> None:
     """As after a change between two shards, which `iter_images` cannot see."""
     with Client(served.url) as client:
-        plan = plan_for(client.info().provenance, 4, "png", shard_size=2)
+        plan = plan_for(model_of(client), 4, "png", shard_size=2)
         make_shard(client, plan, tmp_path / "out", 0)
         served.triton.digest = "sha256:other"
         with pytest.raises(WeightsChanged, match="the image of seed 2 was made with the weights sha256:other"):
@@ -241,7 +241,7 @@ def test_an_error_of_the_server_ends_a_run(served: Served, tmp_path: Path) -> No
 
     served.triton.behave = fail
     with Client(served.url, rows_per_request=2, concurrency=1) as client:
-        plan = plan_for(client.info().provenance, 10, "zarr", shard_size=3)
+        plan = plan_for(model_of(client), 10, "zarr", shard_size=3)
         with pytest.raises(ServerError, match="unet gave up"):
             make_all(client, plan, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,7 +1,7 @@
 """Images in bulk: shards of a plan in a folder, made by one process or by many, and checked afterwards."""
 
 from .plan import FORMATS, Plan, plan_for
-from .run import Done, Report, make_all, make_shard
+from .run import Done, Report, make_all, make_shard, model_of
 from .verify import Verdict, check_hashes, check_sample
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "check_sample",
     "make_all",
     "make_shard",
+    "model_of",
     "plan_for",
 ]

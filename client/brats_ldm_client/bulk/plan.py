@@ -97,7 +97,7 @@ def plan_for(
     """The plan for a server's model.
 
     Args:
-        model: `client.info().provenance`, which names the model and its weights.
+        model: what `model_of(client)` returns, which names the model and its weights.
         count: How many images.
         formats: Of `FORMATS`; a string may hold several, with commas.
         seed_base: The first seed.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._client import Client
 from .._errors import InvalidRequest
@@ -25,7 +25,7 @@ _AHEAD = 64  # images that wait for the disk; then no more are asked for
 
 
 class Report(Protocol):
-    """Hears how a run goes on. Calls come from several threads, but not at the same time."""
+    """Hears how a run goes on. `shard` is called in a thread of its own."""
 
     def there(self, images: int, shards: int) -> None:
         """The folder has that much from before."""
@@ -51,6 +51,11 @@ class Done:
     """Images that were made now."""
     there: int
     """Images that the folder had before."""
+
+
+def model_of(client: Client) -> Mapping[str, Any]:
+    """What a server says of its model, for `plan_for`. Waits while the server is busy."""
+    return client.generate(1, seed=0, steps=1).provenance[0]
 
 
 def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | None = None) -> Done:
@@ -94,7 +99,9 @@ def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> No
         return
     with closing(client.iter_images(plan.shard(index), **plan.sampling())) as slices:
         first = next(slices)
-        begin(plan, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).exists():
+            write_manifest(folder, plan)
         write_shard(plan, folder, index, itertools.chain([first], slices))
 
 
@@ -124,7 +131,8 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
     seeds = itertools.chain.from_iterable(map(plan.shard, missing))
     with closing(client.iter_images(seeds, **plan.sampling())) as slices:
         first = next(slices)  # a server that refuses leaves no folder
-        begin(plan, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, plan)  # without hashes, which are of finished folders
 
         def write(arrived: Iterator[Slice]) -> None:
             for index in missing:
@@ -135,13 +143,6 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
             for made in itertools.chain([first], slices):
                 report.image(made)
                 writing.put(made)
-
-
-def begin(plan: Plan, folder: Path) -> None:
-    """Make the folder with its manifest, unless it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MANIFEST).exists():
-        write_manifest(folder, plan)
 
 
 def finish(plan: Plan, folder: Path) -> None:

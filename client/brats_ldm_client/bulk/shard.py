@@ -33,7 +33,7 @@ def write_shard(plan: Plan, folder: Path, index: int, slices: Iterable[Slice]) -
         mark = place / f"{shard_name(index)}.json"
         with about(folder / mark.name):
             mark.write_bytes(as_json(document))
-        all_to_disk(place)
+        all_to_disk([*(place / name for name in files), mark])
         for format in plan.formats:
             put(place / artifact_name(index, format), folder / artifact_name(index, format))
         put(mark, folder / mark.name)

@@ -17,6 +17,7 @@ from .._errors import BratsLDMError, WeightsChanged
 from .._types import F32, Slice
 from .artifacts import artifact_name, read_pixels, shard_name, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
+from .run import model_of
 from .shard import file_hash, files_of, pixel_hash, read_shard
 
 _LEVELS = {"uint8": 255, "uint16": 65535}
@@ -150,7 +151,7 @@ def check_sample(
 
 def check_weights(client: Client, plan: Plan) -> None:
     """Raises WeightsChanged if the server does not have the weights of the plan."""
-    digest = client.info().model_digest
+    digest = model_of(client).get("model_digest")
     if digest != plan.model_digest:
         raise WeightsChanged(
             f"the server has the weights {digest}, and the images are of {plan.model_digest}: ask a server with those, "
