@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,17 @@ def test_an_error_of_the_server_ends_a_run(served: Served, tmp_path: Path) -> No
             make_all(client, plan, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"manifest.json", "shard-000000.json", "shard-000000.zarr"}, "what has come is not thrown away"
+
+
+@pytest.mark.parametrize(("format", "package"), [("webdataset", "webdataset"), ("hdf5", "h5py"), ("zarr", "zarr")])
+def test_a_package_that_is_missing(
+    run: Run, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    status, _, err = run("--format", f"png,{format}")
+    assert (status, asked(served)) == (1, [])
+    assert err == f"brats-ldm: {package} is not installed: install it with pip install 'brats-ldm-client[{format}]'\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_warning_is_said_once(run: Run, served: Served) -> None:

@@ -6,7 +6,7 @@ Shard i is a function of the plan and i, so any number of processes can make the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,8 +185,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidRequest(f"{path} is damaged (it holds no object): restore it, or choose another folder")
     return document
-
-
-def missing_among(names: Iterable[str], there: Iterable[str]) -> list[str]:
-    """Sorted names that are not there."""
-    return sorted(set(names) - set(there))

@@ -19,7 +19,7 @@ from ..files import TEMPORARY, naming, to_disk
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is open cannot be removed, which tells the same
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = "lock"
@@ -53,7 +53,7 @@ def _claimed(folder: Path, name: str) -> tuple[Path, BinaryIO]:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Whether this process now holds the lock; also true where the file system has no locks."""
+    """Whether this process now holds the lock; also true where the file system has no locks: a run can go on there."""
     if fcntl is None:
         return True
     try:
@@ -72,10 +72,14 @@ def tidy(folder: Path) -> list[str]:
 
 def _removed(place: Path) -> bool:
     try:
-        with open(place / _LOCK, "r+b") as lock:
-            if not _lock(lock):
-                return False
+        if fcntl is None:
+            (place / _LOCK).unlink()  # which Windows refuses while a process has it open
             _empty(place)
+        else:
+            with open(place / _LOCK, "r+b") as lock:
+                if not _lock(lock):
+                    return False
+                _empty(place)
         shutil.rmtree(place, ignore_errors=True)
     except FileNotFoundError:  # no lock: it is empty, or its process has yet to lock it and will make another
         with contextlib.suppress(OSError):
