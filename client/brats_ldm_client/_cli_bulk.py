@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._cli_sampling import check_sampling, load, load_options, sampling, sampling_options
+from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 
 if TYPE_CHECKING:
     from ._types import Slice
@@ -46,13 +46,9 @@ def add_parser(commands: Any) -> None:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_sampling(parser, args)
-    from ._errors import InvalidRequest
-    from .bulk.plan import formats_of
+    from .bulk.plan import FORMATS
 
-    try:
-        args.format = formats_of([name for text in args.format or ["webdataset"] for name in text.split(",")])
-    except InvalidRequest as error:
-        parser.error(f"--format: {error}")
+    check_formats(parser, args, FORMATS)
     for option, number in (("--count", args.count), ("--shard-size", args.shard_size)):
         if number < 1:
             parser.error(f"{option} must be at least 1")
@@ -75,7 +71,7 @@ def _bulk(args: argparse.Namespace) -> int:
         try:
             done = make_all(client, plan, folder, progress)
         except BaseException:
-            if (folder / "manifest.json").exists():
+            if progress.began and (folder / "manifest.json").exists():
                 args.kept = f"; {progress.shards} of {plan.shards} shards are whole; the same command makes the rest"
             raise
         finally:
@@ -97,22 +93,21 @@ class _Progress:
 
         self._plan, self.shards = plan, 0
         self._images = self._before = 0
-        self._began = time.monotonic()
-        self._warned: set[str] = set()
+        self._since = time.monotonic()
+        self._warnings = Warnings()
+        self.began = False
+        """Whether the folder is one for this run."""
         self._bar = tqdm(total=plan.count, unit="image", file=sys.stderr, disable=None, smoothing=0.02)
 
     def there(self, images: int, shards: int) -> None:
         self.shards, self._images, self._before = shards, images, images
-        self._began = time.monotonic()
+        self._since, self.began = time.monotonic(), True
         self._bar.initial = self._bar.n = images
         self._bar.refresh()
 
     def image(self, made: Slice) -> None:
         self._bar.update()
-        warning = str(made.record.get("warning", ""))
-        if warning and warning not in self._warned:
-            self._warned.add(warning)
-            self._bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
+        self._warnings.show(made.record, self._bar)
 
     def shard(self, index: int, images: int) -> None:
         self.shards += 1
@@ -121,7 +116,7 @@ class _Progress:
             print(self._line(), file=sys.stderr)
 
     def _line(self) -> str:
-        rate = (self._images - self._before) / max(time.monotonic() - self._began, 1e-9)
+        rate = (self._images - self._before) / max(time.monotonic() - self._since, 1e-9)
         left = round((self._plan.count - self._images) / rate)
         return (
             f"{self._images} of {self._plan.count} images, {self.shards} of {self._plan.shards} shards, "

@@ -12,13 +12,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._cli_sampling import check_sampling, load, load_options, sampling, sampling_options
+from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
 
 if TYPE_CHECKING:
     from ._client import Client
     from ._protocol import Request
-    from ._types import Slice
     from ._writers import FolderWriter
 
 
@@ -68,10 +67,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.n is not None and args.n < 1:
         parser.error("-n must be at least 1")
     check_sampling(parser, args)
-    args.format = [name.strip().lower() for text in args.format or ["png"] for name in text.split(",")]
-    unknown = [name for name in args.format if name not in FORMATS]
-    if unknown:
-        parser.error(f"--format: unknown {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
+    check_formats(parser, args, FORMATS)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -108,7 +104,7 @@ class _Run:
         self._how = {"sampler": asked.sampler, "steps": asked.steps, "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
         self._order: deque[tuple[int, bool]] = deque()  # seeds in turn, and whether the folder has their images
-        self._warned: set[str] = set()
+        self._warnings = Warnings()
         self.kept = 0
 
     def make(self) -> None:
@@ -124,7 +120,7 @@ class _Run:
             for made in slices:
                 self._keep(bar)
                 self._order.popleft()
-                self._warn(made, bar)
+                self._warnings.show(made.record, bar)
                 self._writer.add(made)
                 bar.update()
             self._keep(bar)
@@ -152,12 +148,6 @@ class _Run:
             self._how["model_digest"] = self._client.info().model_digest
             return self._writer.has(seed, self._how)
         return True
-
-    def _warn(self, made: Slice, bar: Any) -> None:
-        warning = str(made.record.get("warning", ""))
-        if warning and warning not in self._warned:
-            self._warned.add(warning)
-            bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
 
 
 def _kept(writer: FolderWriter, asked: Request, args: argparse.Namespace) -> str:

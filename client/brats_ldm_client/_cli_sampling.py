@@ -1,4 +1,4 @@
-"""The options that the commands that make images share: what changes an image, and the load on the server.
+"""What the commands that make images share: options for the images and the load on the server, and warnings.
 
 Standard library only.
 """
@@ -6,8 +6,12 @@ Standard library only.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._errors import InvalidRequest
+from ._formats import known_formats
 from ._presets import PRESETS
 
 
@@ -36,6 +40,28 @@ def check_sampling(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of the client's methods."""
     return {"preset": args.preset, "steps": args.steps, "sampler": args.sampler, "eta": args.eta}
+
+
+def check_formats(parser: argparse.ArgumentParser, args: argparse.Namespace, known: Sequence[str]) -> None:
+    """`args.format` as a tuple of names; the first of `known` by default."""
+    try:
+        args.format = known_formats(args.format or known[:1], known)
+    except InvalidRequest as error:
+        parser.error(f"--format: {error}")
+
+
+class Warnings:
+    """The server's warnings, each of them once."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def show(self, record: Mapping[str, Any], bar: Any) -> None:
+        """Print the warning in an image's record above the progress bar."""
+        warning = str(record.get("warning", ""))
+        if warning and warning not in self._shown:
+            self._shown.add(warning)
+            bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
 
 
 def load_options(parser: argparse.ArgumentParser, concurrency: int, retry: float) -> None:

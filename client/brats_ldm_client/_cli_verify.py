@@ -50,16 +50,15 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .bulk.plan import read_manifest
-    from .bulk.verify import check_sample, check_weights
+    from .bulk.verify import check_sample, manifest_of, prepare_sample
 
     folder = Path(args.folder)
-    plan = read_manifest(folder)["plan"]
+    plan = manifest_of(folder)["plan"]
     with contextlib.ExitStack() as stack:
         client: Client | None = None
         if not args.hashes_only:
             client = stack.enter_context(connect(args, **load(args)))
-            check_weights(client, plan)  # before the long part
+            prepare_sample(client, plan)  # before the long part
         verdict = _hashes(args)
         if client is not None:
             sample = check_sample(client, folder, args.sample, args.seed, args.tolerance)

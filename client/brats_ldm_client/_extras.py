@@ -7,7 +7,7 @@ from typing import Any
 
 from ._errors import MissingPackage
 
-_EXTRAS = {"pydicom": "dicom", "webdataset": "webdataset", "h5py": "hdf5", "zarr": "zarr"}
+_EXTRAS = {"pydicom": "dicom", "webdataset": "webdataset", "h5py": "hdf5", "zarr": "zarr", "numcodecs": "zarr"}
 
 
 def need(package: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,24 @@ def test_a_plan_says_what_the_server_says() -> None:
     assert plan(preset="fast").sampling() == {"sampler": "dpmpp_2m", "steps": 20, "eta": 0.0}
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+def test_an_eta_that_would_have_no_effect_is_refused(sampler: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"eta is 0\.3 with sampler {sampler}: only ddim takes an eta"):
+        plan(sampler=sampler, eta=0.3)
+
+
+def test_an_eta_out_of_range_is_left_to_the_server() -> None:
+    """It must not become another one: the server refuses it, and takes -0.0 for 0."""
+    assert plan(eta=-0.5).sampling()["eta"] == -0.5
+    assert str(plan(eta=-1e-9).eta) == "0.0"
+
+
+def test_numpy_integers_are_kept_as_json(tmp_path: Path) -> None:
+    made = plan(np.int64(3), seed_base=np.int64(5), shard_size=np.int32(2), steps=np.int16(20))  # type: ignore[arg-type]
+    write_manifest(tmp_path, made)
+    assert read_manifest(tmp_path)["plan"] == made == plan(3, seed_base=5, shard_size=2, steps=20)
+
+
 def test_the_order_of_formats_makes_no_other_plan() -> None:
     assert plan(formats="dicom, PNG,png") == plan(formats="png,dicom")
     assert plan(formats=",".join(FORMATS)).formats == FORMATS
@@ -78,6 +96,9 @@ def test_a_manifest_keeps_the_plan(tmp_path: Path) -> None:
         ({"format_version": 2}, "format version 2, not 1: update the client"),
         ({"plan": {"count": 1}}, "has no whole plan"),
         ({"plan": 3}, "has no whole plan"),
+        ({"plan": {**asdict(plan()), "count": "10"}}, "has no whole plan"),
+        ({"plan": {**asdict(plan()), "formats": ["exe"]}}, "unknown format 'exe'"),
+        ({"shards": []}, "is damaged"),
     ],
 )
 def test_other_manifests_are_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:

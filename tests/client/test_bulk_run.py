@@ -13,12 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from brats_ldm_client import Client, ServerError, WeightsChanged
 from brats_ldm_client._cli import main
-from brats_ldm_client.bulk import FORMATS, Done, make_all, make_shard, model_of, plan_for
-from brats_ldm_client.bulk.workplace import put, tidy, workplace
+from brats_ldm_client.bulk import (
+    FORMATS,
+    Done,
+    check_hashes,
+    check_sample,
+    make_all,
+    make_shard,
+    model_of,
+    plan_for,
+)
+from brats_ldm_client.bulk.workplace import workplace
+from brats_ldm_client.testing import FakeTransport
 from support.bulk import arguments, bulk, tree
 from support.common import heed_signals, no_file_above
 from support.fake_triton import Served
@@ -91,6 +102,37 @@ def test_shards_of_several_processes_are_those_of_one(run: Run, served: Served, 
     assert tree(tmp_path / "parts") == tree(tmp_path / "out")
 
 
+def test_a_mark_that_does_not_fit_the_manifest_is_made_again(run: Run, served: Served, tmp_path: Path) -> None:
+    assert run("--format", "hdf5")[0] == 0
+    whole = tree(tmp_path / "out")
+    mark = tmp_path / "out" / "shard-000001.json"
+    mark.write_text(mark.read_text().replace('"least": 4.0', '"least": 3.0'))
+    (tmp_path / "out" / "summary.html").write_text("mine")
+    assert run("--format", "hdf5")[0] == 0
+    assert sorted(asked(served)) == [4, 5, 6, 7]
+    assert tree(tmp_path / "out") == whole
+
+
+def test_two_runs_in_one_folder(run: Run, served: Served, tmp_path: Path) -> None:
+    """The second one leaves, and takes nothing of the first away."""
+    folder = tmp_path / "out"
+    with workplace(folder, "run"), workplace(folder, "shard-000001") as place:
+        (place / "half").write_text("half")
+        assert run()[2] == f"brats-ldm: another run is writing to {folder}: wait until it ends, or stop it\n"
+        assert (place / "half").exists()
+    assert [*folder.iterdir()] == []
+
+
+def test_what_killed_runs_leave_is_removed(run: Run, served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    dead = folder / ".shard-000000.0123abcd.tmp"
+    (dead / "shard-000000.zarr" / "image").mkdir(parents=True)
+    (dead / "lock").touch()
+    (folder / ".run.89abcdef.tmp").mkdir()
+    assert run()[0] == 0
+    assert [*folder.glob(".*")] == []
+
+
 def test_a_folder_of_something_else_is_refused(run: Run, served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -111,7 +153,8 @@ def test_another_plan_is_refused(run: Run, served: Served, tmp_path: Path) -> No
     before = tree(tmp_path / "out")
     status, _, err = run("--steps", 30, "--format", "hdf5")
     assert status == 1
-    assert "holds a run with steps 20, not 30; formats webdataset, not hdf5: give the same options" in err
+    words = "holds a run with steps 20, not 30; formats webdataset, not hdf5: give the same options, or choose another"
+    assert err == f"brats-ldm: {tmp_path / 'out'} {words} folder\n"
     assert asked(served) == []
     served.triton.digest = "sha256:other"
     assert "ask a server with those weights, or choose another folder" in run("--steps", 20)[2]
@@ -154,6 +197,36 @@ def test_shards_take_no_image_of_other_weights(served: Served, tmp_path: Path) -
             make_shard(client, plan, tmp_path / "out", 1)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"manifest.json", "shard-000000-png", "shard-000000.json"}
+
+
+@pytest.mark.parametrize("format", ["png", "hdf5", "zarr"])
+def test_images_of_another_size_are_refused(run: Run, served: Served, tmp_path: Path, format: str) -> None:
+    def grow(seeds: list[int], context: grpc.ServicerContext) -> None:
+        served.triton.size = 24 if seeds[0] < 2 else 32
+
+    served.triton.behave = grow
+    status, _, err = run("--format", format, "--concurrency", 1)
+    assert status == 1
+    assert err.startswith("brats-ldm: the image of seed 2 is (32, 32), and those before it are (24, 24)")
+    assert set(tree(tmp_path / "out")) == {"manifest.json"}
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_one_image_in_all_formats(served: Served, tmp_path: Path, seed: int) -> None:
+    with Client(served.url) as client:
+        plan = plan_for(model_of(client), 1, FORMATS, seed_base=seed, shard_size=1)
+        assert make_all(client, plan, tmp_path / "out") == Done(1, 0)
+        assert check_hashes(tmp_path / "out").faults == check_sample(client, tmp_path / "out").faults == []
+
+
+def test_images_of_what_is_no_number(tmp_path: Path) -> None:
+    """They are kept as they are where a format can, and said on the summary page."""
+    transport = FakeTransport(image=lambda seed: np.full((240, 240), (np.nan, np.inf, -np.inf)[seed % 3], np.float32))
+    with Client(transport=transport) as client:
+        plan = plan_for(model_of(client), 5, FORMATS, shard_size=2)
+        make_all(client, plan, tmp_path / "out")
+        assert check_sample(client, tmp_path / "out").faults == []
+    assert f"{5 * 240 * 240:,} pixels" in (tmp_path / "out" / "summary.html").read_text()
 
 
 def test_a_server_that_refuses_leaves_no_folder(run: Run, served: Served, tmp_path: Path) -> None:
@@ -203,36 +276,6 @@ def test_ctrl_c(served: Served, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err.splitlines()[-1] == "brats-ldm: interrupted; 1 of 3 shards are whole; the same command makes the rest"
     assert set(tree(out)) == {"manifest.json", "shard-000000.json", "shard-000000.tar"}
-
-
-def test_two_runs_in_one_folder(run: Run, served: Served, tmp_path: Path) -> None:
-    """The second one leaves, and takes nothing of the first away."""
-    folder = tmp_path / "out"
-    with workplace(folder, "run"), workplace(folder, "shard-000001") as place:
-        (place / "half").write_text("half")
-        assert run()[2] == f"brats-ldm: another run is writing to {folder}: wait until it ends, or stop it\n"
-        assert (place / "half").exists()
-    assert [*folder.iterdir()] == []
-
-
-def test_what_killed_runs_leave_is_removed(run: Run, served: Served, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    dead = folder / ".shard-000000.0123abcd.tmp"
-    (dead / "shard-000000.zarr" / "image").mkdir(parents=True)
-    (dead / "lock").touch()
-    (folder / ".run.89abcdef.tmp").mkdir()
-    assert run()[0] == 0
-    assert [*folder.glob(".*")] == []
-
-
-def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
-    with workplace(tmp_path, "shard") as place:
-        for name in ("old", "new"):
-            (place / name / "deep").mkdir(parents=True)
-            (place / name / "deep" / "file").write_text(name)
-            put(place / name, tmp_path / "shard")
-    assert tree(tmp_path) == {"shard/deep/file": b"new"}
-    assert tidy(tmp_path) == []
 
 
 def test_an_error_of_the_server_ends_a_run(served: Served, tmp_path: Path) -> None:

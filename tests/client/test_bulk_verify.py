@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +103,75 @@ def test_a_mark_that_was_changed(verify: Verify, folder: Path) -> None:
     assert fault.startswith("brats-ldm: shard-000001.json is not what was written")
 
 
+def rewritten(folder: Path, name: str, **changes: object) -> None:
+    """A mark with other content and the hashes that fit it, as whoever writes a folder by hand can make them."""
+    mark, manifest = folder / name, folder / "manifest.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), **changes}))
+    document = json.loads(manifest.read_text())
+    document["shards"][name] = hashlib.sha256(mark.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("path", ["../secret", "{folder}/../secret", "shard-000001-png/../../secret", "..\\secret"])
+def test_no_path_of_a_mark_leaves_the_folder(verify: Verify, folder: Path, path: str) -> None:
+    """Its hash would be the right one: who reads the file finds no fault."""
+    secret = folder.parent / "secret"
+    secret.write_text("secret")
+    files = json.loads((folder / "shard-000001.json").read_text())["files"]
+    entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    rewritten(folder, "shard-000001.json", files={**files, path.format(folder=folder): entry})
+    status, out, (fault,) = verify("--hashes-only")
+    assert (status, "2 of 3 shards" in out) == (1, True)
+    assert fault.startswith(f"brats-ldm: {folder}/shard-000001.json is damaged, or of another plan: remove it")
+
+
+def test_a_mark_of_fewer_files(verify: Verify, folder: Path) -> None:
+    """A format that is left out is missed, also when its file is gone and all hashes fit."""
+    files = json.loads((folder / "shard-000001.json").read_text())["files"]
+    (folder / "shard-000001.tar").unlink()
+    rewritten(folder, "shard-000001.json", files={name: files[name] for name in files if not name.endswith(".tar")})
+    _, _, (fault,) = verify("--hashes-only")
+    assert "shard-000001.json is damaged, or of another plan" in fault
+
+
+@pytest.mark.parametrize(
+    "changes", [{"files": []}, {"files": {"shard-000000.tar": 3}}, {"seeds": [1]}, {"model_digest": 1}]
+)
+def test_a_mark_of_something_else(verify: Verify, folder: Path, changes: dict[str, object]) -> None:
+    rewritten(folder, "shard-000001.json", **changes)
+    _, _, (fault,) = verify("--hashes-only")
+    assert "shard-000001.json is damaged, or of another plan" in fault
+
+
+def test_a_manifest_of_fewer_hashes(verify: Verify, folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    document = json.loads(manifest.read_text())
+    del document["shards"]["shard-000001.json"]
+    manifest.write_text(json.dumps(document))
+    _, _, (fault,) = verify("--hashes-only")
+    assert fault == "brats-ldm: manifest.json has not the hashes of all shards: give the same bulk command again"
+    document["summary"]["../secret"] = "0" * 64
+    manifest.write_text(json.dumps(document))
+    assert verify("--hashes-only")[2] == [fault]
+
+
+def test_what_is_no_file_is_not_read(verify: Verify, folder: Path) -> None:
+    """A device would never end."""
+    (folder / "shard-000001.tar").unlink()
+    (folder / "shard-000001.tar").symlink_to("/dev/zero")
+    _, _, (fault,) = verify("--hashes-only")
+    assert fault.startswith("brats-ldm: shard-000001.tar cannot be read (it is no file)")
+
+
+def test_a_package_that_is_missing_is_said_before_the_long_part(
+    verify: Verify, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    words = "brats-ldm: h5py is not installed: install it with pip install 'brats-ldm-client[hdf5]'"
+    assert verify() == (1, "", [words])
+    assert verify("--hashes-only")[0] == 0
+
+
 def test_an_unfinished_run(verify: Verify, folder: Path) -> None:
     manifest = folder / "manifest.json"
     document = json.loads(manifest.read_text())
@@ -180,7 +251,8 @@ def test_other_weights_and_other_folders(verify: Verify, served: Served, folder:
     assert "the server has the weights sha256:other, and the images are of sha256:abab" in error
     shutil.rmtree(folder)
     folder.mkdir()
-    assert verify("--hashes-only")[2] == [f"brats-ldm: {folder}/manifest.json: No such file or directory"]
+    words = f"brats-ldm: {folder} has no manifest.json: give a folder of `brats-ldm bulk`"
+    assert verify("--hashes-only")[2] == [words]
 
 
 @pytest.mark.parametrize("more", [("--sample", "0"), ("--tolerance", "-1"), ("--tolerance", "nan")])

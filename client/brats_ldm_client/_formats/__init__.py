@@ -22,20 +22,26 @@ files_per_image: tuple[str, ...] = tuple(_ENDINGS)
 FORMATS = (*files_per_image, "npz")
 
 
-def formats_of(names: str | Sequence[str], known: Sequence[str] = FORMATS) -> tuple[str, ...]:
+def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
     """The formats without repetition; a string may hold several, with commas.
 
     Raises:
-        InvalidRequest: a name is not in `known`.
+        InvalidRequest: a name is not in `FORMATS`.
         MissingPackage: a format needs a package that is not installed.
     """
-    parts = names.split(",") if isinstance(names, str) else names
+    formats = known_formats(names, FORMATS)
+    if "dicom" in formats:
+        need("pydicom")
+    return formats
+
+
+def known_formats(names: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """As `formats_of`, of the names in `known`, and without a look at packages."""
+    parts = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
     formats = tuple(dict.fromkeys(part.strip().lower() for part in parts))
     unknown = [name for name in formats if name not in known]
     if unknown or not formats:
-        raise InvalidRequest(f"unknown format {', '.join(unknown) or names!r}: use {', '.join(known)}")
-    if "dicom" in formats:
-        need("pydicom")
+        raise InvalidRequest(f"unknown format {', '.join(map(repr, unknown)) or repr(names)}: use {', '.join(known)}")
     return formats
 
 

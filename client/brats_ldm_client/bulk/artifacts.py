@@ -58,6 +58,11 @@ def shard_name(index: int) -> str:
     return f"shard-{index:06d}"
 
 
+def mark_name(index: int) -> str:
+    """The file that says that a shard is whole."""
+    return f"{shard_name(index)}.json"
+
+
 def artifact_name(index: int, format: str) -> str:
     """The file or folder of a shard in a format."""
     return shard_name(index) + _ENDINGS.get(format, f"-{format}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidRequest
+from .._formats import known_formats
 from .._presets import resolve
 from ..pictures import NOTICE, SOURCE_TYPE
 from .workplace import put_file
@@ -28,6 +30,7 @@ class Plan:
 
     Raises:
         InvalidRequest: no images, seeds beyond int64, or an unknown format.
+        TypeError: a number that is not whole.
     """
 
     seed_base: int
@@ -45,6 +48,9 @@ class Plan:
     """Identifies the weights."""
 
     def __post_init__(self) -> None:
+        for name in ("seed_base", "count", "shard_size", "steps"):  # JSON has no NumPy integers
+            object.__setattr__(self, name, index(getattr(self, name)))
+        object.__setattr__(self, "formats", formats_of(self.formats))
         for name in ("count", "shard_size"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -103,23 +109,25 @@ def plan_for(
         seed_base: The first seed.
         shard_size: Images in a shard.
         preset: As for `Client.generate`, as are the next three.
+
+    Raises:
+        InvalidRequest: a `Plan` cannot be like that, or the server does not name its weights.
     """
     if not model.get("model_digest"):
         raise InvalidRequest("the server does not say which weights it has: see `brats-ldm info`")
     how = resolve(preset, steps, sampler, eta)
-    # As the server rounds it and says it in its records: ddpm is ddim with an eta of 1.
-    eta = 1.0 if how.sampler == "ddpm" else abs(round(float(eta), 7))
+    if eta and how.sampler != "ddim":
+        raise InvalidRequest(f"eta is {eta:g} with sampler {how.sampler}: only ddim takes an eta, so leave it out")
+    # As the server rounds it and says it in its records: no -0.0, and ddpm is ddim with an eta of 1.
+    eta = 1.0 if how.sampler == "ddpm" else round(float(eta), 7) + 0.0
     named = str(model.get("model_name", "")), str(model["model_digest"])
     return Plan(seed_base, count, shard_size, how.sampler, how.steps, eta, formats_of(formats), *named)
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
     """The formats, in a fixed order and without repetition."""
-    parts = [part.strip().lower() for part in (names.split(",") if isinstance(names, str) else names)]
-    unknown = [part for part in parts if part not in FORMATS]
-    if unknown or not parts:
-        raise InvalidRequest(f"unknown format {', '.join(unknown) or names!r}: use {', '.join(FORMATS)}")
-    return tuple(name for name in FORMATS if name in parts)
+    asked = known_formats(names, FORMATS)
+    return tuple(name for name in FORMATS if name in asked)
 
 
 def notice() -> dict[str, Any]:
@@ -147,10 +155,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     version = document.get("format_version")
     if version != _VERSION:
         raise InvalidRequest(f"{path} has the format version {version}, not {_VERSION}: update the client")
+    if not all(isinstance(document.get(key, {}), dict) for key in ("summary", "shards")):
+        raise InvalidRequest(f"{path} is damaged (its hashes are no object): restore it, or choose another folder")
     try:
-        plan = document["plan"]
-        return {**document, "plan": Plan(**{**plan, "formats": formats_of(plan["formats"])})}
-    except (KeyError, TypeError) as error:
+        return {**document, "plan": Plan(**document["plan"])}
+    except (KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"{path} has no whole plan ({error}): restore it, or choose another folder") from error
 
 

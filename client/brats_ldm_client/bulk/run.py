@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from .._errors import InvalidRequest
 from .._records import check_folder
 from .._types import Slice
 from ..files import TEMPORARY
-from .artifacts import check_packages, shard_name
+from .artifacts import check_packages, mark_name
 from .background import Background
 from .plan import MANIFEST, Plan, check_same, read_manifest, write_manifest
 from .shard import file_hash, is_whole, write_shard
-from .summary import write_summary
+from .summary import SUMMARY, write_summary
 from .workplace import tidy, workplace
 
 _AHEAD = 64  # images that wait for the disk; then no more are asked for
@@ -59,7 +60,7 @@ def model_of(client: Client) -> Mapping[str, Any]:
 
 
 def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | None = None) -> Done:
-    """Make all images of a plan that a folder lacks, then its summary page. Needs the memory of about 200 images.
+    """Make all images of a plan that a folder lacks, then its summary page. Needs the memory of a few hundred images.
 
     Args:
         client: Decides which servers are asked, how many requests are sent at a time, and how long is retried.
@@ -80,9 +81,9 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
     report.there(plan.count - images, plan.shards - len(missing))
     if missing:
         _make(client, plan, folder, missing, report)
-    elif _is_finished(folder):
+    elif _is_finished(plan, folder):
         return Done(0, plan.count)
-    with workplace(folder, "run"):
+    with _alone(plan, folder):
         finish(plan, folder)
     return Done(images, plan.count - images)
 
@@ -90,17 +91,16 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
 def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> None:
     """Make one shard of a plan, unless it is there: any number of processes can share the shards of a folder.
 
-    `make_all` then finds nothing to make and writes the summary page.
+    `make_all` then finds nothing to make and writes the summary page. Raises as `make_all`.
     """
     folder = Path(folder)
     check_packages(plan)
     check_plan(folder, plan)
-    if is_whole(folder, index):
+    if is_whole(plan, folder, index):
         return
     with closing(client.iter_images(plan.shard(index), **plan.sampling())) as slices:
         first = next(slices)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
+        if not check_plan(folder, plan):  # again: another process may have begun while the image was made
             write_manifest(folder, plan)
         write_shard(plan, folder, index, itertools.chain([first], slices))
 
@@ -108,22 +108,45 @@ def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> No
 def _open_folder(folder: Path, plan: Plan) -> list[int]:
     """Check a folder and clear away what killed runs have left; returns the shards that it lacks."""
     check_folder(folder)
-    check_plan(folder, plan)
-    if any(name.startswith(".run.") for name in tidy(folder)):
+    hashes = check_plan(folder, plan).get("shards", {})
+    _clear(folder)
+    return [index for index in range(plan.shards) if not is_whole(plan, folder, index, hashes.get(mark_name(index)))]
+
+
+def _clear(folder: Path, but: str = "") -> None:
+    """Remove what killed runs have left; raises InvalidRequest while another run lives."""
+    if any(name.startswith(".run.") for name in tidy(folder) if name != but):
         raise InvalidRequest(f"another run is writing to {folder}: wait until it ends, or stop it")
-    return [index for index in range(plan.shards) if not is_whole(folder, index)]
 
 
-def check_plan(folder: Path, plan: Plan) -> None:
-    """Raises InvalidRequest for a folder that holds another plan, or something else."""
+@contextlib.contextmanager
+def _alone(plan: Plan, folder: Path) -> Iterator[None]:
+    """In the block no other run can begin. Another may have begun since the folder was checked: hence again."""
+    with workplace(folder, "run") as place:
+        _clear(folder, but=place.name)
+        check_plan(folder, plan)
+        write_manifest(folder, plan)  # without hashes, which are of finished folders
+        yield
+
+
+def check_plan(folder: Path, plan: Plan) -> dict[str, Any]:
+    """The manifest of a folder, if it has one.
+
+    Raises:
+        InvalidRequest: the folder holds another plan, or something else.
+    """
+    # Listed first: a run writes the manifest before anything else, and another process may be doing so now.
+    others = folder.exists() and any(not path.match(TEMPORARY) for path in folder.iterdir())
     try:
-        check_same(read_manifest(folder)["plan"], plan, folder)
+        manifest = read_manifest(folder)
     except FileNotFoundError:
-        leftovers = {path.name for path in folder.glob(TEMPORARY)}
-        if folder.exists() and any(path.name not in leftovers for path in folder.iterdir()):
+        if others:
             raise InvalidRequest(
                 f"{folder} is not empty and has no {MANIFEST} of a run in bulk: choose another folder"
             ) from None
+        return {}
+    check_same(manifest["plan"], plan, folder)
+    return manifest
 
 
 def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
@@ -131,15 +154,13 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
     seeds = itertools.chain.from_iterable(map(plan.shard, missing))
     with closing(client.iter_images(seeds, **plan.sampling())) as slices:
         first = next(slices)  # a server that refuses leaves no folder
-        folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, plan)  # without hashes, which are of finished folders
 
         def write(arrived: Iterator[Slice]) -> None:
             for index in missing:
                 write_shard(plan, folder, index, arrived)
                 report.shard(index, len(plan.shard(index)))
 
-        with workplace(folder, "run"), Background(write, _AHEAD) as writing:
+        with _alone(plan, folder), Background(write, _AHEAD) as writing:
             for made in itertools.chain([first], slices):
                 report.image(made)
                 writing.put(made)
@@ -147,17 +168,19 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
 
 def finish(plan: Plan, folder: Path) -> None:
     """Write the summary page, and the manifest with the hashes of everything beside it."""
-    names = write_summary(plan, folder)
-    marks = [f"{shard_name(index)}.json" for index in range(plan.shards)]
-    write_manifest(folder, plan, {"summary": _hashes(folder, names), "shards": _hashes(folder, marks)})
+    write_summary(plan, folder)
+    write_manifest(folder, plan, _hashes(plan, folder))
 
 
-def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    return {name: file_hash(folder / name) for name in names}
+def _hashes(plan: Plan, folder: Path) -> dict[str, dict[str, str]]:
+    """What the manifest of a finished folder says of the files beside it."""
+    names = {"summary": SUMMARY, "shards": map(mark_name, range(plan.shards))}
+    return {key: {name: file_hash(folder / name) for name in files} for key, files in names.items()}
 
 
-def _is_finished(folder: Path) -> bool:
-    """Whether the last thing of a run has been done."""
-    document = read_manifest(folder)
-    named = [*document.get("summary", ()), *document.get("shards", ())]
-    return bool(named) and all((folder / name).exists() for name in named)
+def _is_finished(plan: Plan, folder: Path) -> bool:
+    """Whether the last thing of a run has been done, and nothing has changed since."""
+    try:
+        return _hashes(plan, folder).items() <= read_manifest(folder).items()
+    except FileNotFoundError:
+        return False

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .._errors import ProtocolError, WeightsChanged
+from .._errors import InvalidRequest, ProtocolError, WeightsChanged
 from .._types import F32, Slice
-from .artifacts import Writer, about, artifact_name, open_writer, shard_name
+from .artifacts import Writer, about, artifact_name, mark_name, open_writer, shard_name
 from .background import in_order
 from .plan import Plan, as_json, notice, read_json
 from .statistics import Statistics
@@ -24,13 +24,14 @@ def write_shard(plan: Plan, folder: Path, index: int, slices: Iterable[Slice]) -
 
     Raises:
         WeightsChanged: an image is of other weights.
+        ProtocolError: an image is missing, has another size, or is not the next one.
         OSError: a file could not be written; the error names it. Nothing of the shard is left then.
     """
     with workplace(folder, shard_name(index)) as place:
         facts = _write_images(plan, folder, place, index, slices)
         files = _hashes(place, [place / artifact_name(index, format) for format in plan.formats])
         document = {**notice(), "shard": index, "model_digest": plan.model_digest, "files": files, **facts}
-        mark = place / f"{shard_name(index)}.json"
+        mark = place / mark_name(index)
         with about(folder / mark.name):
             mark.write_bytes(as_json(document))
         all_to_disk([*(place / name for name in files), mark])
@@ -83,8 +84,12 @@ def _encode(plan: Plan, writers: Iterable[Writer], made: Slice) -> tuple[F32, st
 
 
 def _checked(plan: Plan, seeds: Iterable[int], slices: Iterable[Slice]) -> Iterator[Slice]:
+    size = None
     for seed, made in zip(seeds, slices, strict=False):  # takes no image of the next shard
         _check(plan, seed, made)
+        size = size or made.image.shape
+        if made.image.shape != size:
+            raise ProtocolError(f"the image of seed {seed} is {made.image.shape}, and those before it are {size}")
         yield made
 
 
@@ -125,20 +130,44 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_shard(folder: Path, index: int) -> dict[str, Any]:
-    """The mark of a shard.
+def read_shard(plan: Plan, folder: Path, index: int) -> dict[str, Any]:
+    """The mark of a shard. The names in its "files" are of files of the shard, in all formats.
 
     Raises:
         FileNotFoundError: the shard is not whole.
-        InvalidRequest: the mark is damaged.
+        InvalidRequest: the mark is damaged, or of another plan.
     """
-    return read_json(folder / f"{shard_name(index)}.json")
-
-
-def is_whole(folder: Path, index: int) -> bool:
-    """Whether a shard has its mark, and its files the sizes in it. `verify` reads the files."""
+    path = folder / mark_name(index)
+    mark = read_json(path)
+    artifacts = {artifact_name(index, format) for format in plan.formats}
     try:
-        files: Mapping[str, Any] = read_shard(folder, index)["files"]
-        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
-    except (OSError, ValueError, KeyError):
+        files: Mapping[str, Any] = mark["files"]
+        fits = (
+            (mark["seeds"], mark["model_digest"]) == ([*plan.shard(index)], plan.model_digest)
+            and {name.split("/")[0] for name in files} == artifacts
+            and all(_is_plain(name) and {"bytes", "sha256"} <= entry.keys() for name, entry in files.items())
+            and len(mark["pixels_sha256"]) == len(mark["seeds"])
+        )
+    except (KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise InvalidRequest(f"{path} is damaged, or of another plan: remove it, and give the same bulk command again")
+    return mark
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path leads to no other folder, on any system: a manifest may come from anyone."""
+    return not {"", ".", ".."} & {*name.split("/")} and not {"\\", ":", "\0"} & {*name}
+
+
+def is_whole(plan: Plan, folder: Path, index: int, digest: str | None = None) -> bool:
+    """Whether a shard has its mark, and its files the sizes in it. `verify` reads the files.
+
+    digest: the hash that the mark must have.
+    """
+    try:
+        files = read_shard(plan, folder, index)["files"]
+        same = digest is None or file_hash(folder / mark_name(index)) == digest
+        return same and all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+    except (OSError, InvalidRequest):
         return False

@@ -14,22 +14,22 @@ from .statistics import total
 from .workplace import put_file
 
 PAGE, SHEET = "summary.html", "contact_sheet.png"
+SUMMARY = (SHEET, PAGE)
 
 
-def write_summary(plan: Plan, folder: Path) -> list[str]:
-    """Write the page and its picture; returns their names."""
+def write_summary(plan: Plan, folder: Path) -> None:
+    """Write the page and its picture."""
     pictures = _pictures(plan, folder)
     put_file(folder / SHEET, contact_sheet(pictures, plan.count))
     sizes = dict.fromkeys(plan.formats, 0)
     parts = []
     for index in range(plan.shards):
-        mark = read_shard(folder, index)
+        mark = read_shard(plan, folder, index)
         parts.append(mark["pixels"])
         for format in plan.formats:
             sizes[format] += _size(mark["files"], artifact_name(index, format))
     text = page(plan, sizes, total(parts), SHEET, len(pictures))
     put_file(folder / PAGE, text.encode())
-    return [SHEET, PAGE]
 
 
 def _size(files: dict[str, dict[str, int]], artifact: str) -> int:

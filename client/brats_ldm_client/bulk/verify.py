@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .._client import Client
-from .._errors import BratsLDMError, WeightsChanged
+from .._errors import InvalidRequest, WeightsChanged
 from .._types import F32, Slice
-from .artifacts import artifact_name, read_pixels, shard_name, stored_pixels
+from .artifacts import artifact_name, check_packages, mark_name, read_pixels, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
 from .shard import file_hash, files_of, pixel_hash, read_shard
+from .summary import SUMMARY
 
 _LEVELS = {"uint8": 255, "uint16": 65535}
 
@@ -51,22 +52,39 @@ def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = 
         on_bytes: Is told how many bytes have been read since the last call.
 
     Raises:
-        InvalidRequest, FileNotFoundError: there is no manifest that says what the folder should hold.
+        InvalidRequest: there is no manifest that says what the folder should hold.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = manifest_of(folder)
     verdict = Verdict(manifest["plan"])
-    expected = {MANIFEST}
+    hashes = _hashes(manifest, verdict)
+    expected = {MANIFEST, *SUMMARY}
     for index in range(verdict.plan.shards):
-        expected |= _check_shard(folder, index, manifest, verdict, on_bytes)
-    for name, digest in manifest.get("summary", {}).items():
-        expected.add(name)
-        _check_file(folder, name, digest, verdict, on_bytes)
-    if "shards" not in manifest:
-        verdict.faults.append(f"{MANIFEST} says that the run has not ended: the same bulk command makes the rest")
+        expected |= _check_shard(folder, index, hashes, verdict, on_bytes)
+    for name in SUMMARY if hashes else ():
+        _check_file(folder, name, hashes.get(name), verdict, on_bytes)
     there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
     verdict.faults += [f"{name} does not belong here: move it away" for name in there if name not in expected]
     return verdict
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """As `read_manifest`; a folder without a manifest is an InvalidRequest."""
+    try:
+        return read_manifest(folder)
+    except FileNotFoundError:
+        raise InvalidRequest(f"{folder} has no {MANIFEST}: give a folder of `brats-ldm bulk`") from None
+
+
+def _hashes(manifest: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """The hashes in a manifest, by name; none if the run has not ended."""
+    hashes = {**manifest.get("summary", {}), **manifest.get("shards", {})}
+    marks = map(mark_name, range(verdict.plan.shards))
+    if not hashes:
+        verdict.faults.append(f"{MANIFEST} says that the run has not ended: the same bulk command makes the rest")
+    elif hashes.keys() != {*SUMMARY, *marks}:
+        verdict.faults.append(f"{MANIFEST} has not the hashes of all shards: give the same bulk command again")
+    return hashes
 
 
 def total_bytes(folder: str | Path) -> int:
@@ -75,23 +93,19 @@ def total_bytes(folder: str | Path) -> int:
 
 
 def _check_shard(
-    folder: Path, index: int, manifest: dict[str, Any], verdict: Verdict, on_bytes: Callable[[int], object] | None
+    folder: Path, index: int, hashes: dict[str, Any], verdict: Verdict, on_bytes: Callable[[int], object] | None
 ) -> set[str]:
     """Returns the names that belong to the shard."""
-    name = f"{shard_name(index)}.json"
-    digest = manifest.get("shards", {}).get(name)
-    if not _check_file(folder, name, digest, verdict, on_bytes):
+    name = mark_name(index)
+    if not _check_file(folder, name, hashes.get(name), verdict, on_bytes):
         return {name} | _there(folder, index, verdict.plan)
     try:
-        mark = read_shard(folder, index)
-        files, seeds, digests = mark["files"], mark["seeds"], {mark["model_digest"], verdict.plan.model_digest}
-        if seeds != [*verdict.plan.shard(index)] or len(digests) > 1:
-            verdict.faults.append(f"{name} is of another plan: restore it")
-        for file, entry in files.items():
-            _check_file(folder, file, entry["sha256"], verdict, on_bytes)
-    except (BratsLDMError, KeyError, TypeError) as error:
-        verdict.faults.append(f"{name} is damaged ({error}): restore it, or remove it and give the same bulk command")
+        files = read_shard(verdict.plan, folder, index)["files"]
+    except InvalidRequest as error:
+        verdict.faults.append(str(error))
         return {name} | _there(folder, index, verdict.plan)
+    for file, entry in files.items():
+        _check_file(folder, file, entry["sha256"], verdict, on_bytes)
     verdict.shards += 1
     return {name, *files}
 
@@ -108,7 +122,10 @@ def _check_file(
     """Whether a file is there and has that hash. Without a hash, being there is enough."""
     path = folder / name
     try:
-        size, found = path.stat().st_size, file_hash(path)
+        size = path.stat().st_size
+        if not path.is_file():  # a device or a pipe would never end
+            raise OSError("it is no file")
+        found = file_hash(path)
     except OSError as error:
         verdict.faults.append(f"{name} cannot be read ({error.strerror or error}): give the same bulk command again")
         return False
@@ -136,11 +153,13 @@ def check_sample(
             bits must be the same.
 
     Raises:
+        InvalidRequest: the folder has no manifest.
+        MissingPackage: a format needs a package that is not installed.
         WeightsChanged: the server has other weights.
     """
-    folder, verdict = Path(folder), Verdict(read_manifest(Path(folder))["plan"])
+    folder, verdict = Path(folder), Verdict(manifest_of(Path(folder))["plan"])
     plan = verdict.plan
-    check_weights(client, plan)
+    prepare_sample(client, plan)
     chosen = random.Random(seed).sample(range(plan.count), min(count, plan.count))
     verdict.seeds = sorted(plan.seed_base + image for image in chosen)
     with closing(client.iter_images(verdict.seeds, **plan.sampling())) as slices:
@@ -149,8 +168,9 @@ def check_sample(
     return verdict
 
 
-def check_weights(client: Client, plan: Plan) -> None:
-    """Raises WeightsChanged if the server does not have the weights of the plan."""
+def prepare_sample(client: Client, plan: Plan) -> None:
+    """Raises what `check_sample` would, before any work."""
+    check_packages(plan)
     digest = model_of(client).get("model_digest")
     if digest != plan.model_digest:
         raise WeightsChanged(
@@ -163,7 +183,7 @@ def _differences(folder: Path, plan: Plan, made: Slice, tolerance: float | None)
     index = (made.seed - plan.seed_base) // plan.shard_size
     try:
         if tolerance is None:
-            mark = read_shard(folder, index)
+            mark = read_shard(plan, folder, index)
             if mark["pixels_sha256"][made.seed - plan.shard(index).start] != pixel_hash(made.image):
                 yield f"seed {made.seed}: the server makes another image; a GPU or another processor needs a tolerance"
         for format in plan.formats:

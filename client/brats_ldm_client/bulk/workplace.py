@@ -116,9 +116,8 @@ def put(made: Path, path: Path) -> None:
                 return
             except OSError as error:
                 # Linux replaces empty folders only. Another process may be doing the same now: hence the loop.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES):
-                    raise
-                if not path.exists():
+                denied = error.errno == errno.EACCES and path.exists()  # Windows says so of folders
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR) and not denied:
                     raise
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path, made.with_name(f"{made.name}.before.{secrets.token_hex(4)}"))
