@@ -118,8 +118,8 @@ class Client(BaseClient):
     ) -> Generator[Slice, None, None]:
         """Generate images one after the other, in the order of the seeds, in bounded memory.
 
-        Several requests are in flight at once. No new one is sent while the caller works on an image, except for those
-        in flight. Leaving the loop, or `close()` of the iterator, cancels them.
+        Several requests are in flight at once. No new one is sent while the caller works on an image. Leaving the
+        loop, or `close()` of the iterator, cancels those in flight.
 
         Args:
             seeds: The seeds, such as `range(1_000_000)` or `itertools.count()`; taken when they are needed.

@@ -79,17 +79,17 @@ class AsyncTransportConnection:
         return await asyncio.to_thread(self._transport.generate, request)
 
     async def stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
-        for event in _events(self._transport, request, preview_every):
+        for event in await asyncio.to_thread(lambda: [*_events(self._transport, request, preview_every)]):
             yield event
 
     async def info(self) -> ServerInfo:
-        return self._transport.info()
+        return await asyncio.to_thread(self._transport.info)
 
     async def is_ready(self) -> bool:
-        return _is_ready(self._transport)
+        return await asyncio.to_thread(_is_ready, self._transport)
 
     async def wait_until_ready(self, timeout: float, deep: bool, checksum: str | None) -> str | None:
-        return _checked(self._transport, deep, checksum)
+        return await asyncio.to_thread(_checked, self._transport, deep, checksum)
 
     async def close(self) -> None:
         pass

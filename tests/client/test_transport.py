@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from brats_ldm_client import (
     Generation,
     InvalidRequest,
     Progress,
+    Request,
+    Rows,
     ServerError,
+    ServerInfo,
     ServerUnavailable,
     WeightsChanged,
 )
@@ -105,6 +110,39 @@ def test_the_async_client() -> None:
         np.testing.assert_array_equal(events[-1].images[0], generation.images[0])
         with pytest.raises(InvalidRequest, match="closed"):
             await client.generate(1)
+
+    asyncio.run(run())
+
+
+def test_a_slow_transport_does_not_hold_the_event_loop() -> None:
+    others = threading.Event()
+
+    class Slow(FakeTransport):
+        def info(self) -> ServerInfo:
+            assert others.wait(10), "nothing else runs meanwhile"
+            return super().info()
+
+        def generate(self, request: Request) -> Rows:
+            assert others.wait(10), "nothing else runs meanwhile"
+            return super().generate(request)
+
+    async def other() -> None:
+        others.set()
+
+    async def last(events: AsyncGenerator[Progress | Generation, None]) -> Progress | Generation:
+        return [event async for event in events][-1]
+
+    async def run() -> None:
+        async with AsyncClient(transport=Slow()) as client:
+            for slow in (
+                client.info(),
+                client.is_ready(),
+                client.wait_until_ready(deep=True),
+                last(client.stream([1])),
+            ):
+                others.clear()
+                result, _ = await asyncio.gather(slow, other())
+                assert result
 
     asyncio.run(run())
 
