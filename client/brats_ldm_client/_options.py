@@ -73,7 +73,8 @@ class Options:
         proxy = proxy_to(self.url)
         mapped = map_error(error, url=self.url, model=model, timeout=timeout or self.timeout, proxy=proxy)
         if isinstance(mapped, ServerUnavailable) and several(self.url):
-            mapped.retryable = True  # another server may have the model that this one lacks
+            # Another server may have the model that this one lacks, or room now.
+            mapped.retryable, mapped.retry_after = True, 0.0
         return mapped
 
 
