@@ -20,10 +20,15 @@ __all__ = [
     "Preset",
     "Progress",
     "ProtocolError",
+    "Request",
+    "Rows",
     "ServerError",
     "ServerInfo",
     "ServerUnavailable",
+    "Slice",
     "TensorInfo",
+    "Transport",
+    "WeightsChanged",
 ]
 
 if TYPE_CHECKING:
@@ -39,12 +44,16 @@ if TYPE_CHECKING:
         ProtocolError,
         ServerError,
         ServerUnavailable,
+        WeightsChanged,
     )
     from ._presets import PRESETS, Preset
-    from ._types import Generation, ModelInfo, Progress, ServerInfo, TensorInfo
+    from ._protocol import Request, Rows
+    from ._transport import Transport
+    from ._types import Generation, ModelInfo, Progress, ServerInfo, Slice, TensorInfo
 else:
     _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client", "PRESETS": "_presets", "Preset": "_presets"}
-    _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "TensorInfo"), "_types")
+    _HOMES |= {"Request": "_protocol", "Rows": "_protocol", "Transport": "_transport"}
+    _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "Slice", "TensorInfo"), "_types")
 
     def __getattr__(name):
         if name not in __all__:

@@ -1,26 +1,24 @@
-"""The asynchronous client: the same schedule, flows and wire format as `_client`, with `await`."""
+"""The asynchronous client: the same schedule as `_client`, with `await`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
-import grpc
 import numpy.typing as npt
-from tritonclient.utils import InferenceServerException
 
-from . import _flows
+from ._aio_connection import AsyncGrpcConnection
 from ._base import BaseClient
-from ._errors import BratsLDMError, ProtocolError
+from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import STREAM, Request, make_request, outputs_of, parse_rows
-from ._schedule import Chunk, RetryBudget, Schedule, stream_event
-from ._types import Generation, Progress, ServerInfo
-
-_GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
+from ._protocol import Request, Rows, make_request, requests_for
+from ._schedule import Assembly, Chunk, RetryBudget, Schedule
+from ._transport import AsyncTransportConnection
+from ._types import Generation, Progress, ServerInfo, Slice
 
 
 class AsyncClient(BaseClient):
@@ -31,10 +29,12 @@ class AsyncClient(BaseClient):
         ...     generation = await client.generate(8, seed=0)
     """
 
-    def _new_grpc(self) -> Any:
-        from tritonclient.grpc.aio import InferenceServerClient
-
-        return InferenceServerClient(**self._channel)
+    def _open(self) -> None:
+        self._connection: AsyncGrpcConnection | AsyncTransportConnection
+        if self._transport is not None:
+            self._connection = AsyncTransportConnection(self._transport)
+        else:
+            self._connection = AsyncGrpcConnection(self._options, self._channel)
 
     async def generate(
         self,
@@ -63,54 +63,77 @@ class AsyncClient(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        return await self._run(request, on_progress, on_images)
+        return await self._generate(request, on_progress, on_images)
 
-    async def _run(
+    async def _generate(
         self,
         request: Request,
         on_progress: Callable[[int, int], None] | None,
         on_images: Callable[[Generation], None] | None,
     ) -> Generation:
+        began, total = time.monotonic(), len(request.seeds)
+        whole = Assembly(request)
+        report = None if on_progress is None else lambda done: on_progress(done, total)
+        async with aclosing(self._parts(request.split(self._options.rows_per_request), report)) as parts:
+            async for part in parts:
+                whole.add(part)
+                if on_images is not None:
+                    on_images(part)
+        return whole.generation(time.monotonic() - began)
+
+    def iter_images(
+        self,
+        seeds: Iterable[int],
+        *,
+        preset: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        return_latents: bool = False,
+    ) -> AsyncGenerator[Slice, None]:
+        """See `Client.iter_images`, and `stream` for how to leave the loop."""
+        how = make_request(
+            1, seed=0, preset=preset, steps=steps, sampler=sampler, eta=eta, return_latents=return_latents
+        )
+        requests = requests_for(seeds, self._options.rows_per_request, how)
+        self._check_open()
+        return self._iter(requests)
+
+    async def _iter(self, requests: Iterator[Request]) -> AsyncGenerator[Slice, None]:
+        async with aclosing(self._parts(requests)) as parts:
+            async for part in parts:
+                for made in part:
+                    yield made
+
+    async def _parts(
+        self, requests: Iterator[Request], on_answer: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[Generation, None]:
+        """See `Client._parts`."""
         await self._connect()
         options = self._options
         schedule = Schedule(
-            request,
-            rows_per_request=options.rows_per_request,
-            concurrency=options.concurrency,
-            retry_seconds=options.retry_seconds,
-            now=time.monotonic(),
+            requests, concurrency=options.concurrency, retry_seconds=options.retry_seconds, now=time.monotonic()
         )
-        calls: dict[asyncio.Task[Any], Chunk] = {}
+        calls: dict[asyncio.Task[Rows], Chunk] = {}
         try:
-            while not schedule.finished:
+            while True:
                 for chunk in schedule.due(time.monotonic()):
-                    calls[asyncio.create_task(self._send(schedule.rows(chunk)))] = chunk
-                answered = await _first(calls, schedule.wait(time.monotonic()))
-                for call in answered:
-                    self._settle(schedule, calls.pop(call), call)
-                if on_images is not None and (images := schedule.in_order(time.monotonic())) is not None:
-                    on_images(images)
-                if answered and on_progress is not None:
-                    on_progress(schedule.done, schedule.total)
+                    calls[asyncio.create_task(self._send(schedule.request(chunk)))] = chunk
+                for part in schedule.in_order(time.monotonic()):
+                    yield part
+                if schedule.finished:
+                    return
+                for call in await _first(calls, schedule.wait(time.monotonic())):
+                    if _settle(schedule, calls.pop(call), call) and on_answer is not None:
+                        on_answer(schedule.done)
         finally:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-        return schedule.generation(time.monotonic())
 
-    async def _send(self, request: Request) -> Any:
+    async def _send(self, request: Request) -> Rows:
         self._check_open()
-        try:
-            return await self._grpc.infer(**self._options.infer(request, outputs_of(request)))
-        except _GRPC_ERRORS as error:
-            raise self._options.error(error) from error
-
-    def _settle(self, schedule: Schedule, chunk: Chunk, call: asyncio.Task[Any]) -> None:
-        error = call.exception()
-        if isinstance(error, BratsLDMError):
-            schedule.failed(chunk, error, time.monotonic())
-        else:
-            schedule.succeeded(chunk, parse_rows(call.result(), schedule.rows(chunk)))
+        return await self._connection.send(request)
 
     def stream(
         self,
@@ -151,7 +174,7 @@ class AsyncClient(BaseClient):
         budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
-            events = self._stream_once(request, preview_every)
+            events = self._connection.stream(request, preview_every)
             began = False
             try:
                 async for event in events:
@@ -167,76 +190,32 @@ class AsyncClient(BaseClient):
             attempt += 1
             await asyncio.sleep(pause)
 
-    async def _stream_once(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
-        began = time.monotonic()
-        call = self._options.stream(request, preview_every)
-        responses: Any = None
-        try:
-            responses = self._grpc.stream_infer(_one(call), **self._options.stream_call())
-            async for result, error in responses:
-                if error is not None:
-                    raise error
-                event = stream_event(result, request, time.monotonic() - began)
-                yield event
-                if isinstance(event, Generation):
-                    return
-            raise ProtocolError(f"{STREAM} ended the stream without an image")
-        except _GRPC_ERRORS as error:
-            raise self._options.error(error, STREAM) from error
-        finally:
-            if responses is not None:
-                responses.cancel()
-
     async def info(self) -> ServerInfo:
         """See `Client.info`."""
-        await self._connect()
-        return await self._drive(_flows.info(self._options))
+        self._check_open()
+        return await self._connection.info()
 
     async def is_ready(self) -> bool:
         """See `Client.is_ready`."""
-        return await self._drive(_flows.ready(self._options))
+        self._check_open()
+        return await self._connection.is_ready()
 
     async def wait_until_ready(
         self, timeout: float = 60.0, deep: bool = False, checksum: str | None = None
     ) -> str | None:
         """See `Client.wait_until_ready`."""
-        return await self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
+        self._check_open()
+        return await self._connection.wait_until_ready(timeout, deep, checksum)
 
     async def _connect(self) -> None:
         self._check_open()
-        if not self._connected:
-            await self._drive(_flows.connect(self._options))
-            self._connected = True
-
-    async def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
-        self._check_open()
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    answer = await self._perform(step)
-                except BratsLDMError as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(answer)
-        except StopIteration as stop:
-            result: _flows.T = stop.value
-            return result
-
-    async def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
-        if isinstance(step, _flows.Sleep):
-            return await asyncio.sleep(step.seconds)
-        try:
-            return await getattr(self._grpc, step.method)(**step.kwargs)
-        except _GRPC_ERRORS as error:
-            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
+        await self._connection.connect()
 
     async def close(self) -> None:
         """See `Client.close`."""
         if not self._closed:
             self._closed = True
-            if not self._injected:
-                await self._grpc.close()
+            await self._connection.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -247,7 +226,7 @@ class AsyncClient(BaseClient):
         await self.close()
 
 
-async def _first(calls: dict[asyncio.Task[Any], Chunk], timeout: float) -> set[asyncio.Task[Any]]:
+async def _first(calls: dict[asyncio.Task[Rows], Chunk], timeout: float) -> set[asyncio.Task[Rows]]:
     """The calls that have ended, after at most `timeout` seconds."""
     if not calls:
         await asyncio.sleep(timeout)
@@ -256,7 +235,12 @@ async def _first(calls: dict[asyncio.Task[Any], Chunk], timeout: float) -> set[a
     return done
 
 
-async def _one(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The one request of a stream; then the sending side stays open, for its end would look like a hang-up."""
-    yield call
-    await asyncio.Event().wait()
+def _settle(schedule: Schedule, chunk: Chunk, call: asyncio.Task[Rows]) -> bool:
+    """Take in an answer; returns whether there are images in it."""
+    try:
+        rows = call.result()
+    except BratsLDMError as error:
+        schedule.failed(chunk, error, time.monotonic())
+        return False
+    schedule.succeeded(chunk, rows)
+    return True

@@ -10,6 +10,7 @@ from ._endpoints import DEFAULT_URL, endpoints
 from ._environment import NAMES, arguments, setting
 from ._errors import InvalidRequest
 from ._options import Options, channel_args
+from ._transport import Transport
 
 C = TypeVar("C", bound="BaseClient")
 
@@ -29,7 +30,7 @@ class BaseClient:
         tls: bool | PathOrName | TLS = False,
         secret: str | None = None,
         headers: Mapping[str, str] | None = None,
-        grpc_client: Any = None,
+        transport: Transport | None = None,
     ) -> None:
         """Check the arguments. The connection is made by the first call.
 
@@ -47,7 +48,7 @@ class BaseClient:
                 `TLS(…)`: also use a certificate of your own. A url with grpcs:// means True.
             secret: The inference secret, if the server has one.
             headers: Sent with each call, for a proxy.
-            grpc_client: A tritonclient client to use instead of a new one; the caller closes it.
+            transport: Answers in place of a server, such as `brats_ldm_client.testing.FakeTransport` in a test.
         """
         servers = endpoints(url)
         address = str(servers)
@@ -58,10 +59,9 @@ class BaseClient:
         self._channel: dict[str, Any] = {
             "url": servers.target(), **encryption, "channel_args": [*channel_args(address, connect_timeout), *more_args]
         }  # fmt: skip
-        self._injected = grpc_client is not None
-        self._grpc = grpc_client if self._injected else self._new_grpc()
-        self._connected = self._injected
+        self._transport = transport
         self._closed = False
+        self._open()
 
     @classmethod
     def from_env(cls: type[C], **overrides: Any) -> C:
@@ -71,7 +71,8 @@ class BaseClient:
         """
         return cls(**{**arguments({name: setting(name) for name in NAMES}), **overrides})
 
-    def _new_grpc(self) -> Any:
+    def _open(self) -> None:
+        """Make the connection; nothing is sent yet."""
         raise NotImplementedError
 
     def _check_open(self) -> None:

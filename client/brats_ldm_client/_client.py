@@ -1,28 +1,25 @@
-"""The synchronous client: sends what `Schedule` says is due and performs the flows. The wire is `_protocol`'s."""
+"""The synchronous client: sends what `Schedule` says is due. `_connection` knows how."""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-import grpc
 import numpy.typing as npt
-from tritonclient.utils import InferenceServerException
 
-from . import _flows
 from ._base import BaseClient
+from ._connection import Cancellable, GrpcConnection, Outcome
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import STREAM, Request, make_request, outputs_of, parse_rows
-from ._schedule import Chunk, RetryBudget, Schedule, stream_event
-from ._stream import ResponseStream
-from ._types import Generation, Progress, ServerInfo
-
-_GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
+from ._protocol import Request, make_request, requests_for
+from ._schedule import Assembly, Chunk, RetryBudget, Schedule
+from ._transport import TransportConnection
+from ._types import Generation, Progress, ServerInfo, Slice
 
 
 class Client(BaseClient):
@@ -33,10 +30,12 @@ class Client(BaseClient):
         ...     client.generate(8, seed=0).save("slices")
     """
 
-    def _new_grpc(self) -> Any:
-        from tritonclient.grpc import InferenceServerClient
-
-        return InferenceServerClient(**self._channel)
+    def _open(self) -> None:
+        self._connection: GrpcConnection | TransportConnection
+        if self._transport is not None:
+            self._connection = TransportConnection(self._transport, self._options.concurrency)
+        else:
+            self._connection = GrpcConnection(self._options, self._channel)
 
     def generate(
         self,
@@ -89,57 +88,93 @@ class Client(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        return self._run(request, on_progress, on_images)
+        return self._generate(request, on_progress, on_images)
 
-    def _run(
+    def _generate(
         self,
         request: Request,
         on_progress: Callable[[int, int], None] | None,
         on_images: Callable[[Generation], None] | None,
     ) -> Generation:
+        began, total = time.monotonic(), len(request.seeds)
+        whole = Assembly(request)
+        report = None if on_progress is None else lambda done: on_progress(done, total)
+        with closing(self._parts(request.split(self._options.rows_per_request), report)) as parts:
+            for part in parts:
+                whole.add(part)
+                if on_images is not None:
+                    on_images(part)
+        return whole.generation(time.monotonic() - began)
+
+    def iter_images(
+        self,
+        seeds: Iterable[int],
+        *,
+        preset: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        return_latents: bool = False,
+    ) -> Generator[Slice, None, None]:
+        """Generate images one after the other, in the order of the seeds, in bounded memory.
+
+        Several requests are in flight at once. No new one is sent while the caller works on an image, except for those
+        in flight. Leaving the loop, or `close()` of the iterator, cancels them.
+
+        Args:
+            seeds: The seeds, such as `range(1_000_000)` or `itertools.count()`; taken when they are needed.
+            preset: See `generate`, as for `steps`, `sampler` and `eta`.
+            return_latents: Also give the final latent of each image.
+
+        Raises:
+            WeightsChanged: A server with other weights answered.
+            BratsLDMError: A request failed, and so did the retries.
+        """
+        how = make_request(
+            1, seed=0, preset=preset, steps=steps, sampler=sampler, eta=eta, return_latents=return_latents
+        )
+        requests = requests_for(seeds, self._options.rows_per_request, how)
+        self._check_open()
+        return self._iter(requests)
+
+    def _iter(self, requests: Iterator[Request]) -> Generator[Slice, None, None]:
+        with closing(self._parts(requests)) as parts:
+            for part in parts:
+                yield from part
+
+    def _parts(
+        self, requests: Iterator[Request], on_answer: Callable[[int], None] | None = None
+    ) -> Generator[Generation, None, None]:
+        """The answers to requests, in their order. on_answer: gets the number of images that have come."""
         self._connect()
         options = self._options
         schedule = Schedule(
-            request,
-            rows_per_request=options.rows_per_request,
-            concurrency=options.concurrency,
-            retry_seconds=options.retry_seconds,
-            now=time.monotonic(),
+            requests, concurrency=options.concurrency, retry_seconds=options.retry_seconds, now=time.monotonic()
         )
         # No SimpleQueue: with a timeout, that of CPython up to 3.12 may wait for ever on a busy machine.
-        answers: queue.Queue[tuple[Chunk, Any, BaseException | None]] = queue.Queue()
-        calls: dict[Chunk, Any] = {}
+        answers: queue.Queue[tuple[Chunk, Outcome]] = queue.Queue()
+        calls: dict[Chunk, Cancellable] = {}
         try:
-            while not schedule.finished:
+            while True:
                 for chunk in schedule.due(time.monotonic()):
-                    calls[chunk] = self._send(schedule.rows(chunk), partial(_report, answers, chunk))
+                    calls[chunk] = self._send(schedule.request(chunk), partial(_report, answers, chunk))
+                yield from schedule.in_order(time.monotonic())
+                if schedule.finished:
+                    return
                 try:
-                    chunk, result, error = answers.get(timeout=schedule.wait(time.monotonic()))
+                    chunk, outcome = answers.get(timeout=schedule.wait(time.monotonic()))
                 except queue.Empty:
                     continue
                 del calls[chunk]
-                self._settle(schedule, chunk, result, error)
-                if on_images is not None and (images := schedule.in_order(time.monotonic())) is not None:
-                    on_images(images)
-                if on_progress is not None and error is None:
-                    on_progress(schedule.done, schedule.total)
+                if _settle(schedule, chunk, outcome) and on_answer is not None:
+                    on_answer(schedule.done)
         finally:
             for call in calls.values():
                 call.cancel()
-        return schedule.generation(time.monotonic())
 
-    def _send(self, request: Request, callback: Callable[..., None]) -> Any:
+    def _send(self, request: Request, answered: Callable[[Outcome], None]) -> Cancellable:
         self._check_open()  # another thread may close the client
-        try:
-            return self._grpc.async_infer(callback=callback, **self._options.infer(request, outputs_of(request)))
-        except (*_GRPC_ERRORS, ValueError) as error:  # ValueError: the channel was closed since the check
-            raise self._options.error(error) from error
-
-    def _settle(self, schedule: Schedule, chunk: Chunk, result: Any, error: BaseException | None) -> None:
-        if error is not None:
-            schedule.failed(chunk, self._options.error(error), time.monotonic())
-        else:
-            schedule.succeeded(chunk, parse_rows(result, schedule.rows(chunk)))
+        return self._connection.send(request, answered)
 
     def stream(
         self,
@@ -181,7 +216,7 @@ class Client(BaseClient):
         budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
-            events = self._stream_once(request, preview_every)
+            events = self._connection.stream(request, preview_every)
             began = False
             try:
                 for event in events:
@@ -197,35 +232,15 @@ class Client(BaseClient):
             attempt += 1
             time.sleep(pause)
 
-    def _stream_once(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
-        began = time.monotonic()
-        # tritonclient allows one stream a client, and none shared by threads: each stream gets its own.
-        grpc_client = self._grpc if self._injected else self._new_grpc()
-        try:
-            responses = ResponseStream(grpc_client, self._options, self._options.stream(request, preview_every))
-            try:
-                for result in responses:
-                    event = stream_event(result, request, time.monotonic() - began)
-                    responses.answered = isinstance(event, Generation)
-                    yield event
-                    if responses.answered:
-                        return
-            finally:
-                responses.close()
-        except _GRPC_ERRORS as error:
-            raise self._options.error(error, STREAM) from error
-        finally:
-            if not self._injected:
-                grpc_client.close()
-
     def info(self) -> ServerInfo:
         """Describe the server, its models and limits, and the digest of its weights. Generates one step."""
-        self._connect()
-        return self._drive(_flows.info(self._options))
+        self._check_open()
+        return self._connection.info()
 
     def is_ready(self) -> bool:
         """Whether the server and both models report that they are ready; False also if nothing answers."""
-        return self._drive(_flows.ready(self._options))
+        self._check_open()
+        return self._connection.is_ready()
 
     def wait_until_ready(self, timeout: float = 60.0, deep: bool = False, checksum: str | None = None) -> str | None:
         """Return when the server is ready.
@@ -239,44 +254,18 @@ class Client(BaseClient):
         Raises:
             ServerUnavailable: The server was not ready in time.
         """
-        return self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
+        self._check_open()
+        return self._connection.wait_until_ready(timeout, deep, checksum)
 
     def _connect(self) -> None:
         self._check_open()
-        if not self._connected:
-            self._drive(_flows.connect(self._options))
-            self._connected = True
-
-    def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
-        self._check_open()
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    answer = self._perform(step)
-                except BratsLDMError as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(answer)
-        except StopIteration as stop:
-            result: _flows.T = stop.value
-            return result
-
-    def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
-        if isinstance(step, _flows.Sleep):
-            time.sleep(step.seconds)
-            return None
-        try:
-            return getattr(self._grpc, step.method)(**step.kwargs)
-        except _GRPC_ERRORS as error:
-            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
+        self._connection.connect()
 
     def close(self) -> None:
         """Cancel the requests in flight and close the connection."""
         if not self._closed:
             self._closed = True
-            if not self._injected:
-                self._grpc.close()
+            self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -287,10 +276,16 @@ class Client(BaseClient):
         self.close()
 
 
-def _report(
-    answers: queue.Queue[tuple[Chunk, Any, BaseException | None]],
-    chunk: Chunk,
-    result: Any,
-    error: BaseException | None,
-) -> None:
-    answers.put((chunk, result, error))
+def _report(answers: queue.Queue[tuple[Chunk, Outcome]], chunk: Chunk, outcome: Outcome) -> None:
+    answers.put((chunk, outcome))
+
+
+def _settle(schedule: Schedule, chunk: Chunk, outcome: Outcome) -> bool:
+    """Take in an answer; returns whether there are images in it."""
+    try:
+        rows = outcome()
+    except BratsLDMError as error:
+        schedule.failed(chunk, error, time.monotonic())
+        return False
+    schedule.succeeded(chunk, rows)
+    return True

@@ -7,6 +7,7 @@ BratsLDMError              the root: catch this one
 ├── DeadlineExceeded       no answer within the timeout (also a TimeoutError)
 ├── Cancelled              the server ended the request, and again on each retry
 ├── ServerError            the server took the request and failed on it
+├── WeightsChanged         the images of one run would come from different weights
 └── ProtocolError          the answer is not what this client's version expects
 """
 
@@ -49,6 +50,10 @@ class Cancelled(BratsLDMError):
 
 class ServerError(BratsLDMError):
     """The server accepted the request and failed on it; its log has the details."""
+
+
+class WeightsChanged(BratsLDMError):
+    """A server with other weights answered during a run, so that its images do not belong together."""
 
 
 class ProtocolError(BratsLDMError):

@@ -25,7 +25,7 @@ from ._errors import (
     ServerUnavailable,
 )
 from ._options import Options
-from ._protocol import STREAM, UNARY, make_request, outputs_of, parse_provenance, parse_rows
+from ._protocol import STREAM, UNARY, Rows, make_request, outputs_of, parse_provenance, parse_rows
 from ._proxy import proxy_to
 from ._types import ModelInfo, ServerInfo, TensorInfo
 
@@ -134,9 +134,13 @@ def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str
 def _probe_image(options: Options, timeout: float) -> Flow[str]:
     request = make_request(1, seed=0, steps=1)
     call = options.infer(request, outputs_of(request), timeout=min(timeout, options.timeout))
-    rows = parse_rows((yield Call("infer", call)), request)
+    return image_checksum(parse_rows((yield Call("infer", call)), request), f"{UNARY} at {options.url}")
+
+
+def image_checksum(rows: Rows, where: str) -> str:
+    """The checksum of an answer's images, which must be finite."""
     if not np.isfinite(rows.images).all():
-        raise ServerError(f"{UNARY} at {options.url} made an image with values that are not finite")
+        raise ServerError(f"{where} made an image with values that are not finite")
     return "sha256:" + hashlib.sha256(rows.images.astype("<f4").tobytes()).hexdigest()
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,25 +33,33 @@ _RANDOM_SEEDS = 2**48
 class Request:
     """A checked request of n rows; one row = one image = one seed."""
 
-    seeds: I64  # [n]
+    seeds: I64
+    """[n]"""
     steps: int
     sampler: str
     eta: float
-    latents: F32 | None  # [n, h, w]: the start noise
+    latents: F32 | None
+    """[n, 64, 64]: the start noise, used instead of the noise of the seeds."""
     return_latents: bool
 
-    def rows(self, start: int, stop: int) -> Request:
-        latents = None if self.latents is None else self.latents[start:stop]
-        return Request(self.seeds[start:stop], self.steps, self.sampler, self.eta, latents, self.return_latents)
+    def split(self, rows: int) -> Iterator[Request]:
+        """Requests of at most so many rows."""
+        for start in range(0, len(self.seeds), rows):
+            part = slice(start, start + rows)
+            latents = None if self.latents is None else self.latents[part]
+            yield replace(self, seeds=self.seeds[part], latents=latents)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The parsed answer for some rows."""
+    """The answer to a request, row by row."""
 
-    images: F32  # [n, H, W]
+    images: F32
+    """[n, 240, 240]"""
     provenance: list[dict[str, Any]]
-    latents: F32 | None  # [n, h, w]
+    """How each image was made; `model_digest` in it names the weights."""
+    latents: F32 | None
+    """[n, 64, 64]: the final latents, if the request asks for them."""
 
 
 def seeds_for(n: int, seed: int | None) -> I64:
@@ -88,6 +97,14 @@ def make_request(
     return Request(
         rows, _int32("steps", how.steps), how.sampler, _finite("eta", eta), start, return_latents=bool(return_latents)
     )
+
+
+def requests_for(seeds: Iterable[int], rows: int, how: Request) -> Iterator[Request]:
+    """Requests of at most `rows` rows that are made as `how`. Seeds are taken when a request needs them."""
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+        raise InvalidRequest(f"seeds must be integers in any iterable, such as range(1000), not {seeds!r}")
+    source = iter(seeds)
+    return (replace(how, seeds=_explicit_seeds(some)) for some in iter(lambda: list(islice(source, rows)), []))
 
 
 def _seeds(n_or_seeds: Any, seeds: Any, seed: int | None, latents: F32 | None) -> I64:

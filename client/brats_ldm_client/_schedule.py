@@ -1,4 +1,4 @@
-"""Which request is sent when, and where its answer goes: the state of `generate`, the same for both clients.
+"""Which request is sent when, and whose answer is next: the state of a run, the same for both clients.
 
 It neither sends nor sleeps: the clients pass it the time and the answers.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._errors import BratsLDMError, Cancelled, ProtocolError, ServerUnavailable
-from ._protocol import Request, Rows, has_output, parse_progress, parse_rows
-from ._types import F32, Generation, Progress
+from ._errors import BratsLDMError, Cancelled, ProtocolError, ServerUnavailable, WeightsChanged
+from ._protocol import Request, Rows
+from ._types import F32, Generation
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
+_LEAD = 4  # answers that wait for one before them, for each request in flight: this bounds the memory of a run
 _POLL = 1.0  # the longest wait for an answer at a stretch, so that Ctrl-C works on every platform
 
 
@@ -58,68 +60,106 @@ class RetryBudget:
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """Rows start..stop of a run: one request to the server."""
+    """One request of a run: its place among them, and how often it has failed."""
 
-    start: int
-    stop: int
+    index: int
     attempt: int = 0
 
 
-class Schedule:
-    """Splits a run into chunks, keeps at most `concurrency` in flight, and puts the answers back in order."""
+class Window:
+    """How many requests may be in flight: fewer after the server had no room, and slowly more again.
 
-    def __init__(
-        self, request: Request, *, rows_per_request: int, concurrency: int, retry_seconds: float, now: float
-    ) -> None:
-        self.request = request
-        self.total = len(request.seeds)
-        self.done = 0
+    Additive increase, multiplicative decrease in effect: what the server has accepted stays in flight, and no more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = float(most)
+        self._closed_until = 0.0
+
+    def has_room(self, in_flight: int, now: float) -> bool:
+        return in_flight < int(self._size) and now >= self._closed_until
+
+    def busy(self, in_flight: int, again: float) -> None:
+        """The server had no room, with `in_flight` others accepted. With none of ours inside, only time tells when."""
+        self._size = float(max(1, in_flight))
+        if not in_flight:
+            self._closed_until = again
+
+    def success(self) -> None:
+        self._size = min(self._most, self._size + 1 / self._size)
+
+    def opens(self, now: float) -> float:
+        """Seconds until requests may be sent, as far as time decides it."""
+        return max(0.0, self._closed_until - now)
+
+
+class Schedule:
+    """Keeps at most `concurrency` requests in flight, tries again what failed, gives the answers in order.
+
+    requests: are taken one by one, when there is room for one. An answer waits until those before it are there; no
+        more than a few times `concurrency` wait, however many requests there are.
+    """
+
+    def __init__(self, requests: Iterable[Request], *, concurrency: int, retry_seconds: float, now: float) -> None:
+        self._source = iter(requests)
+        self._exhausted = False
         self._began = now
-        self._concurrency = concurrency
-        self._in_flight = 0
+        self._most_open = _LEAD * concurrency
+        self._window = Window(concurrency)
         self._budget = RetryBudget(retry_seconds)
-        starts = range(0, self.total, rows_per_request)
-        # (not before, chunk): a sorted list is a heap.
-        self._waiting = [(now, Chunk(start, min(start + rows_per_request, self.total))) for start in starts]
-        self._assembly = Assembly(self.total)
-        self._answered: dict[int, int] = {}  # first row to the one after the last, of what `in_order` has yet to give
-        self._given = 0
+        self._in_flight = 0
+        self._retries: list[tuple[float, Chunk]] = []  # (not before, chunk), a heap
+        self._open: dict[int, Request] = {}  # begun, and not given yet
+        self._answers: dict[int, Rows] = {}
+        self._begun = self._given = 0
+        self._digest: str | None = None
+        self.done = 0
+        """Images that have come."""
 
     @property
     def finished(self) -> bool:
-        return self.done == self.total
+        return self._exhausted and not self._open
 
     def due(self, now: float) -> list[Chunk]:
         """The chunks to send now; they count as in flight from here on."""
         chunks = []
-        while self._in_flight < self._concurrency and self._waiting and self._waiting[0][0] <= now:
-            chunks.append(heapq.heappop(self._waiting)[1])
+        while self._window.has_room(self._in_flight, now) and (chunk := self._next(now)) is not None:
+            chunks.append(chunk)
             self._in_flight += 1
         return chunks
 
+    def _next(self, now: float) -> Chunk | None:
+        if self._retries and self._retries[0][0] <= now:
+            return heapq.heappop(self._retries)[1]
+        if self._exhausted or len(self._open) >= self._most_open:
+            return None
+        request = next(self._source, None)
+        if request is None:
+            self._exhausted = True
+            return None
+        self._open[self._begun] = request
+        self._begun += 1
+        return Chunk(self._begun - 1)
+
+    def request(self, chunk: Chunk) -> Request:
+        return self._open[chunk.index]
+
     def wait(self, now: float) -> float:
         """Seconds to wait for an answer before asking again what is due."""
-        if not self._waiting or self._in_flight >= self._concurrency:
+        if (closed := self._window.opens(now)) > 0:
+            return min(_POLL, closed)
+        if not self._retries or not self._window.has_room(self._in_flight, now):
             return _POLL
-        return min(_POLL, max(0.0, self._waiting[0][0] - now))
-
-    def rows(self, chunk: Chunk) -> Request:
-        return self.request.rows(chunk.start, chunk.stop)
+        return min(_POLL, max(0.0, self._retries[0][0] - now))
 
     def succeeded(self, chunk: Chunk, rows: Rows) -> None:
         self._in_flight -= 1
         self._budget.success()
-        self._assembly.put(chunk, rows)
-        self._answered[chunk.start] = chunk.stop
-        self.done += chunk.stop - chunk.start
-
-    def in_order(self, now: float) -> Generation | None:
-        """The images that have come since the last call, as far as none is missing before them."""
-        start = self._given
-        while self._given in self._answered:
-            self._given = self._answered.pop(self._given)
-        rows = slice(start, self._given)
-        return self._assembly.generation(self.request, now - self._began, rows) if self._given > start else None
+        self._window.success()
+        self._check_weights(rows)
+        self._answers[chunk.index] = rows
+        self.done += len(rows.images)
 
     def failed(self, chunk: Chunk, error: BratsLDMError, now: float) -> None:
         """Queue the chunk for another try, or raise what ends the run."""
@@ -127,55 +167,67 @@ class Schedule:
         pause = self._budget.pause(error, chunk.attempt, now)
         if pause is None:
             raise error
-        heapq.heappush(self._waiting, (now + pause, Chunk(chunk.start, chunk.stop, chunk.attempt + 1)))
+        if isinstance(error, ServerUnavailable):
+            self._window.busy(self._in_flight, now + pause)
+        heapq.heappush(self._retries, (now + pause, Chunk(chunk.index, chunk.attempt + 1)))
 
-    def generation(self, now: float) -> Generation:
-        return self._assembly.generation(self.request, now - self._began)
+    def in_order(self, now: float) -> Iterator[Generation]:
+        """The answers that have come, as far as none is missing before them; each is given once."""
+        while self._given in self._answers:
+            request, rows = self._open.pop(self._given), self._answers.pop(self._given)
+            self._given += 1
+            yield generation_of(request, rows, now - self._began)
+
+    def _check_weights(self, rows: Rows) -> None:
+        for record in rows.provenance:
+            digest = record.get("model_digest", self._digest)
+            if self._digest not in (None, digest):
+                raise WeightsChanged(
+                    f"the weights changed during the run: {self._digest} made the first images, and now {digest} "
+                    "answers. Start again with servers that all have the same weights"
+                )
+            self._digest = digest
+
+
+def generation_of(request: Request, rows: Rows, seconds: float) -> Generation:
+    return Generation(
+        images=rows.images,
+        seeds=request.seeds,
+        steps=request.steps,
+        sampler=request.sampler,
+        eta=request.eta,
+        provenance=tuple(rows.provenance),
+        seconds=seconds,
+        latents=rows.latents,
+    )
 
 
 class Assembly:
-    """Arrays that fill in any order; the first answer tells the size of an image."""
+    """Puts the parts of a run together; the first tells the size of an image."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._filled = 0
         self._images: F32 | None = None
         self._latents: F32 | None = None
-        self._provenance: list[dict[str, Any]] = [{}] * total
+        self._provenance: list[Any] = []
 
-    def put(self, chunk: Chunk, rows: Rows) -> None:
-        self._images = self._fill(self._images, chunk, rows.images)
-        if rows.latents is not None:
-            self._latents = self._fill(self._latents, chunk, rows.latents)
-        self._provenance[chunk.start : chunk.stop] = rows.provenance
+    def add(self, part: Generation) -> None:
+        self._images = self._fill(self._images, part.images)
+        if part.latents is not None:
+            self._latents = self._fill(self._latents, part.latents)
+        self._provenance += part.provenance
+        self._filled += len(part)
 
-    def _fill(self, whole: F32 | None, chunk: Chunk, part: F32) -> F32:
+    def _fill(self, whole: F32 | None, part: F32) -> F32:
         if whole is None:
-            whole = np.empty((self._total, *part.shape[1:]), np.float32)
+            whole = np.empty((len(self._request.seeds), *part.shape[1:]), np.float32)
         if whole.shape[1:] != part.shape[1:]:
             raise ProtocolError(f"the server sent images of {whole.shape[1:]} and of {part.shape[1:]} in one run")
-        whole[chunk.start : chunk.stop] = part
+        whole[self._filled : self._filled + len(part)] = part
         return whole
 
-    def generation(self, request: Request, seconds: float, rows: slice = slice(None)) -> Generation:
+    def generation(self, seconds: float) -> Generation:
         if self._images is None:
             raise ProtocolError("the server sent no image")
-        return Generation(
-            images=self._images[rows],
-            seeds=request.seeds[rows],
-            steps=request.steps,
-            sampler=request.sampler,
-            eta=request.eta,
-            provenance=tuple(self._provenance[rows]),
-            seconds=seconds,
-            latents=None if self._latents is None else self._latents[rows],
-        )
-
-
-def stream_event(result: Any, request: Request, seconds: float) -> Progress | Generation:
-    """One answer of a stream: the last one holds the images."""
-    if not has_output(result, "image"):
-        step, previews = parse_progress(result, len(request.seeds))
-        return Progress(step, request.steps, previews)
-    assembly = Assembly(len(request.seeds))
-    assembly.put(Chunk(0, len(request.seeds)), parse_rows(result, request))
-    return assembly.generation(request, seconds)
+        return generation_of(self._request, Rows(self._images, self._provenance, self._latents), seconds)

@@ -16,7 +16,9 @@ from tritonclient.utils import InferenceServerException
 
 from ._errors import DeadlineExceeded, ProtocolError
 from ._options import Options
-from ._protocol import STREAM
+from ._protocol import STREAM, Request, has_output, parse_progress, parse_rows
+from ._schedule import generation_of
+from ._types import Generation, Progress
 
 _POLL = 0.5
 _HANG_UP = 1.0
@@ -87,3 +89,11 @@ class ResponseStream:
         # Trap 3: a cancelled stream leaves gRPC's sending thread waiting on the request queue for ever.
         if requests is not None:
             requests.put(None)
+
+
+def stream_event(result: Any, request: Request, seconds: float) -> Progress | Generation:
+    """One answer of a stream: the last one holds the images."""
+    if has_output(result, "image"):
+        return generation_of(request, parse_rows(result, request), seconds)
+    step, previews = parse_progress(result, len(request.seeds))
+    return Progress(step, request.steps, previews)

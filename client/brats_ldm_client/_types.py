@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,19 @@ import numpy.typing as npt
 F32: TypeAlias = npt.NDArray[np.float32]
 I64: TypeAlias = npt.NDArray[np.int64]
 I32: TypeAlias = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One synthetic slice and how it was made."""
+
+    image: F32 = field(repr=False)
+    """[240, 240]: axis 0 points to the patient's right, axis 1 to anterior; 1 mm pixels, not clipped."""
+    seed: int
+    record: Mapping[str, Any] = field(repr=False)
+    """How it was made: seed, sampler, steps, eta, model_digest, versions, synthetic (always true)."""
+    latent: F32 | None = field(default=None, repr=False)
+    """[64, 64], with `return_latents=True`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +48,16 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, index: int) -> Slice:
+        """One of the images, with its own record."""
+        seed = int(self.seeds[index])
+        asked = {"synthetic": True, "seed": seed, "sampler": self.sampler, "steps": self.steps, "eta": self.eta}
+        record = {**asked, **self.provenance[index], "synthetic": True}
+        return Slice(self.images[index], seed, record, None if self.latents is None else self.latents[index])
+
+    def __iter__(self) -> Iterator[Slice]:
+        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape))

@@ -25,6 +25,7 @@ from brats_ldm_client import (
     ProtocolError,
     ServerError,
     ServerUnavailable,
+    WeightsChanged,
 )
 from support.common import heed_signals
 from support.fake_triton import DIGEST, Caller, Served
@@ -286,14 +287,16 @@ def test_connection_refused_is_one_clear_error_at_once(caller: Caller) -> None:
     assert time.monotonic() - began < 10, "lost connections are tried again for a minute"
 
 
-def test_headers_and_an_injected_stub(caller: Caller, served: Served) -> None:
+def test_headers_are_sent(caller: Caller, served: Served) -> None:
     caller("generate", 1, client={"headers": {"x-token": "secret"}})
     assert served.triton.metadata[0]["x-token"] == "secret"
 
-    from tritonclient.grpc import InferenceServerClient
 
-    with InferenceServerClient(served.url) as stub:
-        with Client("unused:1", grpc_client=stub) as client:
-            assert len(client.generate(2)) == 2
-            assert len(list(client.stream(1, steps=2))) == 3
-        assert stub.is_server_live()  # its owner closes it
+def test_servers_with_different_weights_are_not_mixed(caller: Caller, served: Served) -> None:
+    def update(seeds: list[int], context: grpc.ServicerContext) -> None:
+        if seeds[0] == 2:
+            served.triton.digest = "sha256:" + "cd" * 32
+
+    served.triton.behave = update
+    with pytest.raises(WeightsChanged, match=r"sha256:abab.* made the first images, and now sha256:cdcd"):
+        caller("generate", 4, seed=0, client={"rows_per_request": 1, "concurrency": 1})

@@ -17,10 +17,15 @@ def test_public_names() -> None:
         "Preset",
         "Progress",
         "ProtocolError",
+        "Request",
+        "Rows",
         "ServerError",
         "ServerInfo",
         "ServerUnavailable",
+        "Slice",
         "TensorInfo",
+        "Transport",
+        "WeightsChanged",
     ]
     assert brats_ldm_client.__all__ == names == sorted(names, key=lambda name: (not name.isupper(), name))
     assert all(isinstance(getattr(brats_ldm_client, name), type) for name in names if name != "PRESETS")
@@ -30,7 +35,7 @@ def test_public_names() -> None:
 def test_every_error_has_the_one_root() -> None:
     errors = [getattr(brats_ldm_client, name) for name in brats_ldm_client.__all__]
     errors = [error for error in errors if isinstance(error, type) and issubclass(error, Exception)]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, brats_ldm_client.BratsLDMError) for error in errors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf.message import Message
+from PIL.PngImagePlugin import PngImageFile
 
 from brats_ldm_client import Client
 from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, parse_config
@@ -89,6 +91,8 @@ def test_the_examples_run(small_server: TritonServer, client: Client, tmp_path: 
     expected = client.generate(seeds=[42], preset="fast").images
     one = json.loads((tmp_path / "slice.json").read_text())
     assert np.array_equal(np.array(one["image"], np.float32).reshape(1, 240, 240), expected)
+    picture = client.generate(seeds=[42]).save(tmp_path / "clients", "png", contact_sheet=False)[0]
+    assert content(tmp_path / "slice.png") == content(picture)
     many = {output["name"]: output for output in json.loads((tmp_path / "slices.json").read_text())["outputs"]}
     assert np.array_equal(np.array(many["image"]["data"], np.float32).reshape(2, 240, 240)[:1], expected)
     assert len(many["provenance"]["data"]) == 2
@@ -102,11 +106,32 @@ def test_the_examples_run(small_server: TritonServer, client: Client, tmp_path: 
     assert printed[-1] == "(2, 1, 240, 240)\n"
 
 
+def content(path: Path) -> tuple[bytes, dict[str, str]]:
+    """The pixels of a PNG file, and its text."""
+    with PngImageFile(path) as image:
+        return image.tobytes(), image.text
+
+
+@pytest.mark.slow
+def test_an_error_in_place_of_a_picture_is_shown(small_server: TritonServer, tmp_path: Path) -> None:
+    (line,) = (code for _, code in EXAMPLES if "jq" in code)
+    with pytest.raises(AssertionError, match=r"\[INVALID row=0\] row 0: steps is 0"):
+        run("bash", "set -o pipefail\n" + line.replace('"seed": 42', '"seed": 42, "steps": 0'), small_server, tmp_path)
+    assert (tmp_path / "slice.png").read_bytes() == b""
+
+
+def test_readme_writes_a_picture_with_the_same_line() -> None:
+    lines = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert lines == [code for _, code in EXAMPLES if "jq" in code]
+
+
 def run(kind: str, code: str, server: TritonServer, folder: Path) -> str:
     """What an example prints."""
     code = code.replace("127.0.0.1:8000", server.http_url).replace("127.0.0.1:8001", server.grpc_url)
     command = ["bash", "-ec", code] if kind == "bash" else [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    # With what `make test` has put beside its Python, in case the machine has no jq.
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{code}\n{done.stderr}"
     return done.stdout
 

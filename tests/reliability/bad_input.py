@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import random
 from collections import Counter
@@ -9,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from PIL import Image
 
+from brats_ldm_client.pictures import to_display
 from reliability.bad_requests import STREAM, UNARY, Ask, bad, good, rows_of
 from reliability.bad_wire import PROTOCOLS, Reply, Wire, message_of
 from server.process import TritonServer
@@ -116,7 +120,16 @@ def _difference(ask: Ask, reply: Reply, reference: Reference) -> str:
         recorded = [(record["seed"], record["steps"], record["sampler"]) for record in records]
         if recorded != [(row.seed, row.steps, row.sampler) for row in rows]:
             return f"provenance tells of {recorded}"
+    if "png" in reply.outputs:
+        shown = [_pixels(cell) for cell in reply.outputs["png"][:, 0]]
+        if not np.array_equal(shown, [to_display(image[0]) for image in images]):
+            return "png shows other images"
     return ""
+
+
+def _pixels(text: bytes) -> np.ndarray:
+    """The grey levels of an output `png`."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
 def _junk_message(rng: random.Random, wire: Wire) -> Trial:

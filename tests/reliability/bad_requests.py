@@ -17,7 +17,7 @@ import numpy as np
 from mri_ldm.request import RowParameters
 
 UNARY, STREAM = "mri_ldm", "mri_ldm_stream"
-OUTPUTS = ("image", "final_latent", "provenance")
+OUTPUTS = ("image", "final_latent", "provenance", "png")
 NUMPY = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
     "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16,
@@ -113,7 +113,7 @@ def good(rng: random.Random) -> Ask:
     if model == STREAM and rng.random() < 0.5:
         tensors.append(Tensor("preview_every", "INT32", [rows, 1], rng.choices(INTERVALS, k=rows)))
     rng.shuffle(tensors)
-    outputs = tuple(rng.sample(OUTPUTS, rng.randint(1, 3)))
+    outputs = tuple(rng.sample(OUTPUTS, rng.randint(1, len(OUTPUTS))))
     return Ask(model, tuple(tensors), outputs)
 
 

@@ -3,10 +3,12 @@
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from tritonclient.utils import serialize_byte_tensor
 
 from mri_ldm import shared_memory
-from mri_ldm.shared_memory import NoRoom, check_fits, surely_fits
+from mri_ldm.shared_memory import NoRoom, check_fits, size_of, surely_fits
 
 IMAGES = 64 * 240 * 240 * 4
 
@@ -22,6 +24,13 @@ def test_an_answer_must_fit_in_one_piece(monkeypatch: pytest.MonkeyPatch, pool: 
     else:
         with pytest.raises(NoRoom, match=r"^it has 14\.7 MB, and 9\.0 MB of shared memory are left"):
             check_fits(IMAGES)
+
+
+def test_the_size_of_an_answer_is_that_of_its_text_too() -> None:
+    """As Triton lays it out in memory: the length of each string in four bytes, then the string."""
+    texts = np.array([[b"x" * 20_000], [b""]], dtype=np.object_)
+    assert size_of(texts) == len(serialize_byte_tensor(texts).item())
+    assert size_of(np.zeros((2, 1, 240, 240), np.float32)) == 2 * 240 * 240 * 4
 
 
 def test_a_server_that_does_not_say_what_its_pool_has_is_left_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,26 +210,36 @@ class Caller:
         async with AsyncClient(self.url, **options) as opened:
             return await getattr(opened, method)(*args, **kwargs)
 
-    def stream(
-        self, *args: Any, take: int | None = None, client: dict[str, Any] | None = None, **kwargs: Any
-    ) -> list[Any]:
+    def stream(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The events of a stream; with `take`, leave the loop after so many."""
+        return self._iterate("stream", *args, **kwargs)
+
+    def iter_images(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The images; with `take`, leave the loop after so many."""
+        return self._iterate("iter_images", *args, **kwargs)
+
+    def _iterate(
+        self, method: str, *args: Any, take: int | None = None, client: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
         options = {"retry_seconds": 5.0, **(client or {})}
         if self.kind == "async":
-            return asyncio.run(self._async_stream(args, kwargs, take, options))
-        events = []
-        with Client(self.url, **options) as opened, closing(opened.stream(*args, **kwargs)) as stream:
-            for event in stream:
-                events.append(event)
-                if len(events) == take:
+            return asyncio.run(self._async_iterate(method, args, kwargs, take, options))
+        items = []
+        with Client(self.url, **options) as opened, closing(getattr(opened, method)(*args, **kwargs)) as iterator:
+            for item in iterator:
+                items.append(item)
+                if len(items) == take:
                     break
-        return events
+        return items
 
-    async def _async_stream(self, args: Any, kwargs: Any, take: int | None, options: Any) -> list[Any]:
-        events = []
-        async with AsyncClient(self.url, **options) as opened, aclosing(opened.stream(*args, **kwargs)) as stream:
-            async for event in stream:
-                events.append(event)
-                if len(events) == take:
+    async def _async_iterate(self, method: str, args: Any, kwargs: Any, take: int | None, options: Any) -> list[Any]:
+        items = []
+        async with (
+            AsyncClient(self.url, **options) as opened,
+            aclosing(getattr(opened, method)(*args, **kwargs)) as iterator,
+        ):
+            async for item in iterator:
+                items.append(item)
+                if len(items) == take:
                     break
-        return events
+        return items

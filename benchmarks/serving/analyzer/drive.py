@@ -16,7 +16,7 @@ from benchmarks.serving.contestants import SEEDS, ours
 from training.files import write_text
 
 SEEDS_USED = 16
-OUTPUTS = ("image", "final_latent", "provenance")
+OUTPUTS = ("image", "final_latent", "provenance", "png")
 TIMEOUT_S = 900.0
 
 

@@ -22,7 +22,7 @@ from mri_ldm.networks import Networks
 from mri_ldm.outbox import Outboxes
 from mri_ldm.reply import Reply
 from mri_ldm.request import parse_rows
-from mri_ldm.responder import Responder
+from mri_ldm.responder import DECODED, Responder
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
@@ -108,7 +108,7 @@ class TritonPythonModel:
                 tables=[row.table(self._settings) for row in rows],
                 latents=np.stack([row.start() for row in rows]),
                 preview_every=[row.preview_every for row in rows],
-                decode="image" in reply.wanted,
+                decode=not DECODED.isdisjoint(reply.wanted),
             )
             if self._settings.trace_hold and (trace := trace_of(request)):
                 self._admit_traced(job, trace, reply.ended)

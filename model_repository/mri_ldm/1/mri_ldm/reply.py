@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import AnswerLost, Cancelled, DeadlinePassed, RequestError, as_request_error
 from .metrics import Metrics
 from .outbox import Outbox, Outboxes
-from .shared_memory import check_fits, surely_fits
+from .shared_memory import check_fits, size_of, surely_fits
 
 CANCELLED_ANSWER_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -116,7 +116,7 @@ class Reply:
             return False
 
     def _send_tensors(self, tensors: Tensors, flags: int) -> None:
-        size = sum(array.nbytes for array in tensors.values())
+        size = sum(map(size_of, tensors.values()))
         sure = surely_fits(size)
         if not sure:
             check_fits(size)

@@ -43,7 +43,11 @@ class RowParameters:
         return standard_normal(self.seed, 0) if self.latent is None else self.latent
 
     def provenance(self, settings: Settings) -> str:
-        """A JSON record of how the image was made."""
+        """`record` as JSON."""
+        return json.dumps(self.record(settings))
+
+    def record(self, settings: Settings) -> dict[str, Any]:
+        """How the image was made."""
         record = {
             "synthetic": True,
             "notice": "Synthetic image, no patient. For research only, not for diagnosis.",
@@ -59,7 +63,7 @@ class RowParameters:
         }
         if warning := left_out(settings.noise_schedule, self.steps):
             record["warning"] = warning
-        return json.dumps(record)
+        return record
 
 
 def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[RowParameters]:

@@ -1,14 +1,19 @@
 """Turns the results of a request's rows into answers: previews, images and records, for its `Reply`."""
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .job_queue import Array
+from .png import png
 from .reply import Reply, Tensors
 from .request import RowParameters
 from .settings import Settings
+
+DECODED = frozenset(("image", "png"))
+"""The outputs that need the decoder."""
 
 
 class Responder:
@@ -45,14 +50,27 @@ class Responder:
         return self._preview_bytes + estimates.nbytes <= most
 
     def finished(self, latents: Array, images: Array | None) -> None:
-        """The last answer: image, final latent and provenance, as far as they were requested."""
+        """The last answer: image, final latent, provenance and PNG, as far as they were requested."""
+        try:
+            tensors = self._tensors(latents, images)
+        except Exception as error:  # whatever it is, it concerns only this request
+            self._reply.failed(error)
+        else:
+            self._reply.finished(tensors, len(self._rows))
+
+    def _tensors(self, latents: Array, images: Array | None) -> Tensors:
         tensors: Tensors = {"final_latent": latents}
         if images is not None:
             tensors["image"] = images
         if "provenance" in self._reply.wanted:
-            records = [[row.provenance(self._settings).encode()] for row in self._rows]
-            tensors["provenance"] = np.array(records, dtype=np.object_)
-        self._reply.finished(tensors, len(self._rows))
+            tensors["provenance"] = _strings(row.provenance(self._settings).encode() for row in self._rows)
+        if images is not None and "png" in self._reply.wanted:
+            tensors["png"] = _strings(map(self._png, self._rows, images))
+        return tensors
+
+    def _png(self, row: RowParameters, image: Array) -> bytes:
+        """As text, since Triton's JSON cannot carry bytes. Under a millisecond: the sampling loop waits for it."""
+        return base64.b64encode(png(image[0], row.record(self._settings)))
 
     def failed(self, error: Exception) -> None:
         """See `Reply.failed`."""
@@ -61,3 +79,7 @@ class Responder:
     def cancelled(self, rows: int) -> None:
         """See `Reply.cancelled`."""
         self._reply.cancelled(rows, len(self._rows))
+
+
+def _strings(rows: Iterable[bytes]) -> NDArray[np.object_]:
+    return np.array([[content] for content in rows], dtype=np.object_)

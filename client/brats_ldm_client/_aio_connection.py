@@ -1,0 +1,103 @@
+"""How the asynchronous client reaches a server: the methods of `GrpcConnection`, with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from . import _flows
+from ._connection import GRPC_ERRORS
+from ._errors import BratsLDMError, ProtocolError
+from ._options import Options
+from ._protocol import STREAM, Request, Rows, outputs_of, parse_rows
+from ._stream import stream_event
+from ._types import Generation, Progress, ServerInfo
+
+
+class AsyncGrpcConnection:
+    """A gRPC channel to a server, made by tritonclient when it is first used."""
+
+    def __init__(self, options: Options, channel: dict[str, Any]) -> None:
+        from tritonclient.grpc.aio import InferenceServerClient
+
+        self._options = options
+        self._grpc: Any = InferenceServerClient(**channel)
+        self._answered = False
+
+    async def connect(self) -> None:
+        """See `GrpcConnection.connect`."""
+        if not self._answered:
+            await self._drive(_flows.connect(self._options))
+            self._answered = True
+
+    async def send(self, request: Request) -> Rows:
+        """The answer to a request."""
+        try:
+            result = await self._grpc.infer(**self._options.infer(request, outputs_of(request)))
+        except GRPC_ERRORS as error:
+            raise self._options.error(error) from error
+        return parse_rows(result, request)
+
+    async def stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
+        """The events of one stream, tried once."""
+        began = time.monotonic()
+        call = self._options.stream(request, preview_every)
+        responses: Any = None
+        try:
+            responses = self._grpc.stream_infer(_one(call), **self._options.stream_call())
+            async for result, error in responses:
+                if error is not None:
+                    raise error
+                event = stream_event(result, request, time.monotonic() - began)
+                yield event
+                if isinstance(event, Generation):
+                    return
+            raise ProtocolError(f"{STREAM} ended the stream without an image")
+        except GRPC_ERRORS as error:
+            raise self._options.error(error, STREAM) from error
+        finally:
+            if responses is not None:
+                responses.cancel()
+
+    async def info(self) -> ServerInfo:
+        await self.connect()
+        return await self._drive(_flows.info(self._options))
+
+    async def is_ready(self) -> bool:
+        return await self._drive(_flows.ready(self._options))
+
+    async def wait_until_ready(self, timeout: float, deep: bool, checksum: str | None) -> str | None:
+        return await self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
+
+    async def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = await self._perform(step)
+                except BratsLDMError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as stop:
+            result: _flows.T = stop.value
+            return result
+
+    async def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
+        if isinstance(step, _flows.Sleep):
+            return await asyncio.sleep(step.seconds)
+        try:
+            return await getattr(self._grpc, step.method)(**step.kwargs)
+        except GRPC_ERRORS as error:
+            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
+
+    async def close(self) -> None:
+        await self._grpc.close()
+
+
+async def _one(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The one request of a stream; then the sending side stays open, for its end would look like a hang-up."""
+    yield call
+    await asyncio.Event().wait()

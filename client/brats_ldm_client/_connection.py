@@ -1,0 +1,126 @@
+"""How the synchronous client reaches a server: requests, streams and small conversations over tritonclient.
+
+`TransportConnection` has the same methods for a transport of the user's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+from tritonclient.utils import InferenceServerException
+
+from . import _flows
+from ._errors import BratsLDMError
+from ._options import Options
+from ._protocol import STREAM, Request, Rows, outputs_of, parse_rows
+from ._stream import ResponseStream, stream_event
+from ._types import Generation, Progress, ServerInfo
+
+GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
+Outcome: TypeAlias = Callable[[], Rows]
+"""Returns the answer to a request, or raises why there is none."""
+
+
+class Cancellable(Protocol):
+    """A request in flight."""
+
+    def cancel(self) -> Any: ...
+
+
+class GrpcConnection:
+    """A gRPC channel to a server, made by tritonclient when it is first used."""
+
+    def __init__(self, options: Options, channel: dict[str, Any]) -> None:
+        self._options, self._channel = options, channel
+        self._grpc = self._new_grpc()
+        self._answered = False
+
+    def _new_grpc(self) -> Any:
+        from tritonclient.grpc import InferenceServerClient
+
+        return InferenceServerClient(**self._channel)
+
+    def connect(self) -> None:
+        """Fail soon and clearly where nobody answers; does nothing once somebody has."""
+        if not self._answered:
+            self._drive(_flows.connect(self._options))
+            self._answered = True
+
+    def send(self, request: Request, answered: Callable[[Outcome], None]) -> Cancellable:
+        """Send a request; `answered` is called later, from another thread."""
+
+        def callback(result: Any, error: BaseException | None) -> None:
+            answered(partial(self._outcome, request, result, error))
+
+        try:
+            call: Cancellable = self._grpc.async_infer(
+                callback=callback, **self._options.infer(request, outputs_of(request))
+            )
+            return call
+        except (*GRPC_ERRORS, ValueError) as error:  # ValueError: another thread has closed the channel
+            raise self._options.error(error) from error
+
+    def _outcome(self, request: Request, result: Any, error: BaseException | None) -> Rows:
+        if error is not None:
+            raise self._options.error(error)
+        return parse_rows(result, request)
+
+    def stream(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
+        """The events of one stream, tried once."""
+        began = time.monotonic()
+        # tritonclient allows one stream a client, and none shared by threads: each stream gets its own.
+        grpc_client = self._new_grpc()
+        try:
+            responses = ResponseStream(grpc_client, self._options, self._options.stream(request, preview_every))
+            try:
+                for result in responses:
+                    event = stream_event(result, request, time.monotonic() - began)
+                    responses.answered = isinstance(event, Generation)
+                    yield event
+                    if responses.answered:
+                        return
+            finally:
+                responses.close()
+        except GRPC_ERRORS as error:
+            raise self._options.error(error, STREAM) from error
+        finally:
+            grpc_client.close()
+
+    def info(self) -> ServerInfo:
+        self.connect()
+        return self._drive(_flows.info(self._options))
+
+    def is_ready(self) -> bool:
+        return self._drive(_flows.ready(self._options))
+
+    def wait_until_ready(self, timeout: float, deep: bool, checksum: str | None) -> str | None:
+        return self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
+
+    def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = self._perform(step)
+                except BratsLDMError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as stop:
+            result: _flows.T = stop.value
+            return result
+
+    def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
+        if isinstance(step, _flows.Sleep):
+            return time.sleep(step.seconds)
+        try:
+            return getattr(self._grpc, step.method)(**step.kwargs)
+        except GRPC_ERRORS as error:
+            raise self._options.error(error, step.model, step.kwargs.get("client_timeout")) from error
+
+    def close(self) -> None:
+        self._grpc.close()

@@ -1,0 +1,69 @@
+"""`FakeTransport`: what a test of your own code needs in place of a server."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ._protocol import STREAM, UNARY, Request, Rows
+from ._types import F32, ModelInfo, ServerInfo
+
+DIGEST = "sha256:" + "0" * 64
+IMAGE, LATENT = (240, 240), (64, 64)
+
+
+class FakeTransport:
+    """Answers at once, without a server: `Client(transport=FakeTransport())`.
+
+    An image depends on its seed alone; it is noise between 0 and 1, or what `image` makes of the seed.
+
+    Args:
+        image: Makes the image [240, 240] of a seed.
+        errors: Raised by the next requests, one each; None lets a request pass. After them, all requests pass.
+        model_digest: The digest of the weights that the records of the images name.
+
+    Attributes:
+        requests: What was asked, in the order in which it came.
+    """
+
+    def __init__(
+        self,
+        image: Callable[[int], F32] | None = None,
+        errors: Iterable[Exception | None] = (),
+        model_digest: str = DIGEST,
+    ) -> None:
+        self._image = image or _noise
+        self._errors = deque(errors)
+        self._lock = threading.Lock()
+        self.model_digest = model_digest
+        self.requests: list[Request] = []
+
+    def generate(self, request: Request) -> Rows:
+        """See `Transport.generate`."""
+        with self._lock:
+            self.requests.append(request)
+            error = self._errors.popleft() if self._errors else None
+        if error is not None:
+            raise error
+        seeds = request.seeds.tolist()
+        images = np.stack([self._image(seed) for seed in seeds]).astype(np.float32)
+        latents = np.stack([_noise(seed, LATENT) for seed in seeds]) if request.return_latents else None
+        return Rows(images, [self._record(request, seed) for seed in seeds], latents)
+
+    def _record(self, request: Request, seed: int) -> dict[str, object]:
+        how = {"sampler": request.sampler, "steps": request.steps, "eta": request.eta}
+        start = "seed" if request.latents is None else "given"
+        model = {"start_noise": start, "model_name": "fake", "model_digest": self.model_digest}
+        return {"synthetic": True, "seed": seed, **how, **model}
+
+    def info(self) -> ServerInfo:
+        """See `Transport.info`."""
+        models = tuple(ModelInfo(name, ready=True, max_batch_size=64) for name in (UNARY, STREAM))
+        return ServerInfo("transport", "fake", "0", models, self.model_digest, {"model_digest": self.model_digest})
+
+
+def _noise(seed: int, shape: tuple[int, int] = IMAGE) -> F32:
+    return np.random.default_rng(seed % 2**64).random(shape, np.float32)
