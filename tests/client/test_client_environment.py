@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from brats_ldm_client import AsyncClient, Client, InvalidRequest
 from brats_ldm_client._cli import main
 from brats_ldm_client._environment import NAMES, variable
+from support.common import ROOT
 from support.fake_triton import Served
 
 
@@ -113,3 +115,10 @@ def test_the_asynchronous_client_has_it_too(monkeypatch: pytest.MonkeyPatch, ser
             return (await client.generate(3, seed=4)).seeds.tolist()
 
     assert asyncio.run(generate()) == [4, 5, 6]
+
+
+def test_the_page_lists_them_all() -> None:
+    page = (ROOT / "docs" / "generate.md").read_text()
+    rows = re.findall(r"^\| `(BRATS_LDM_\w+)` \| (?:`(--[\w-]+)`|none) \|", page, re.MULTILINE)
+    options = {name: "" if name == "secret" else f"--{name.replace('_', '-')}" for name in NAMES}
+    assert dict(rows) == {variable(name): option for name, option in options.items()}
