@@ -25,16 +25,16 @@ demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, sto
 serve: $(VENV)/.server  ## Start the server with the demo weights and stay
 	@$(BIN)/python -m server
 
-test: $(VENV)/.test $(VENV)/.prometheus  ## Run all tests, JOBS=3 at a time; README says how long they take
+test: $(VENV)/.test $(VENV)/.tools  ## Run all tests, JOBS=3 at a time; README says how long they take
 	$(PYTEST)
 
-test-fast: $(VENV)/.test $(VENV)/.prometheus  ## Run the tests that need no server, no export and no training (within a minute)
+test-fast: $(VENV)/.test $(VENV)/.tools  ## Run the tests that need no server, no export and no training (within a minute)
 	$(PYTEST) -m "not slow and not gpu"
 
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)
 
-check: $(VENV)/.test $(VENV)/.prometheus  ## Lint, formatting, types, container files, alert rules, documentation
+check: $(VENV)/.test $(VENV)/.tools  ## Lint, formatting, types, container files, alert rules, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server -p training -p export -p benchmarks
@@ -71,14 +71,9 @@ $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
 	@python="$(or $(PYTHON),$$(server/find_python.sh $(VENV)/cpython))" && "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.prometheus: | $(BIN)/python
-	@# PyPI has no promtool: what is installed, or else Debian's package, unpacked without root and without installing it.
-	@if command -v promtool > /dev/null && command -v prometheus > /dev/null; then \
-		ln -sf "$$(command -v promtool)" "$$(command -v prometheus)" $(BIN)/; \
-	else \
-		echo "fetching Debian's prometheus for its promtool ..."; \
-		tests/support/fetch_prometheus.sh $(BIN); \
-	fi
+# PyPI has no promtool, dciodvfy or jq.
+$(VENV)/.tools: tests/support/fetch_debian.sh | $(BIN)/python
+	@tests/support/fetch_debian.sh $(BIN)
 	@touch $@
 
 $(VENV)/.%: pyproject.toml | $(BIN)/python

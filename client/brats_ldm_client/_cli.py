@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import _cli_generate
+from . import _cli_animate, _cli_generate
 from ._cli_connection import complete, connect, connection_options
 from .printing import forgiving_streams
 
@@ -19,6 +19,7 @@ examples:
   brats-ldm generate -n 8 --seed 0 --out slices
   brats-ldm generate -n 100 --preset fast --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
+  brats-ldm animate --seed 42 --steps 50 --out denoising.gif
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 
@@ -41,9 +42,8 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, info, ready or calibrate")
-    if args.command == "generate":
-        _cli_generate.check(parser, args)
+        parser.error("choose a command: generate, animate, info, ready or calibrate")
+    args.check(parser, args)
     return _run(args)
 
 
@@ -89,10 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(kept="")  # what an interrupted command leaves, for the error line
+    # kept: what an interrupted command leaves, for the error line. check: refuses wrong arguments.
+    parser.set_defaults(kept="", check=lambda parser, args: None)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _cli_generate.add_parser(commands)
+    _cli_animate.add_parser(commands)
     info = commands.add_parser("info", help="print the server's version, models, limits and model digest")
     connection_options(info, timeout=30.0)
     info.set_defaults(run=_info)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._presets import PRESETS
+from ._cli_sampling import check_sampling, sampling, sampling_options
+from ._formats import FORMATS
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
         help="generate slices into a folder",
-        description="Generate slices into a folder: one file an image, a contact sheet and provenance.json. "
+        description="Generate slices into a folder: one file an image and format, a contact sheet and provenance.json. "
         "The same seed, sampler, steps and eta always give the same image. To continue an interrupted run, start the "
         "same command again: complete images of the same weights are kept. (With npz all images are made again.)",
     )
@@ -32,20 +33,7 @@ def add_parser(commands: Any) -> None:
     which.add_argument("-n", type=int, metavar="N", help="number of images (1)")
     which.add_argument("--seed", type=int, help="use the seeds SEED, SEED+1, ... (random)")
     which.add_argument("--seeds", type=_seeds, metavar="S,S,...", help="use these seeds, instead of -n and --seed")
-    how = parser.add_argument_group("sampling")
-    names = ", ".join(f"{name}: {preset.sampler} {preset.steps}" for name, preset in PRESETS.items())
-    how.add_argument(
-        "--preset", choices=PRESETS, help=f"name for a sampler and its steps ({names}); see docs/quality.md"
-    )
-    how.add_argument(
-        "--steps",
-        type=int,
-        help="denoising steps, 1 to 1000 (50); numbers that do not divide 1000 skip the noisiest timesteps",
-    )
-    how.add_argument("--sampler", help="ddim, ddpm or dpmpp_2m (ddim)")
-    how.add_argument(
-        "--eta", type=float, default=0.0, help="share of fresh noise in each step, 0 to 1; ddim only (%(default)s)"
-    )
+    sampling_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", default="slices", metavar="DIR", help="output folder, created if missing (%(default)s)"
@@ -54,8 +42,9 @@ def add_parser(commands: Any) -> None:
         "--format",
         action="append",
         metavar="F[,F]",
-        help="png (8 bit, window [0, 1], radiological), nifti (raw values, 1 mm) or npz (all images in one "
-        "file, kept in memory until the end); may be given more than once (png)",
+        help="png (8 bit, window [0, 1], radiological), png16 (the same, 16 bit), nifti (raw values, with a JSON "
+        "sidecar), dicom (16 bit; needs pydicom) or npz (all images in one file, kept in memory until the end); may be "
+        "given more than once (png)",
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
     connection_options(parser, timeout=600.0)
@@ -73,7 +62,7 @@ def add_parser(commands: Any) -> None:
         metavar="S",
         help="seconds to keep trying while the server is busy or restarting (%(default)s)",
     )
-    parser.set_defaults(run=_generate)
+    parser.set_defaults(run=_generate, check=check)
 
 
 def _seeds(text: str) -> list[int]:
@@ -90,13 +79,11 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--seeds is empty: pass at least one seed")
     if args.n is not None and args.n < 1:
         parser.error("-n must be at least 1")
-    if args.preset and (args.steps is not None or args.sampler is not None or args.eta):
-        parser.error("--preset sets --sampler and --steps, with an eta of 0: pass one or the other")
-    formats = [name.strip().lower() for text in args.format or ["png"] for name in text.split(",")]
-    unknown = [name for name in formats if name not in ("png", "nifti", "npz")]
+    check_sampling(parser, args)
+    args.format = [name.strip().lower() for text in args.format or ["png"] for name in text.split(",")]
+    unknown = [name for name in args.format if name not in FORMATS]
     if unknown:
-        parser.error(f"--format: unknown {', '.join(unknown)}; choose from png, nifti, npz")
-    args.format = formats
+        parser.error(f"--format: unknown {', '.join(unknown)}; choose from {', '.join(FORMATS)}")
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -104,9 +91,8 @@ def _generate(args: argparse.Namespace) -> int:
     from ._writers import FolderWriter
 
     writer = FolderWriter(args.out, args.format, contact_sheet=not args.no_contact_sheet)
-    how = {"preset": args.preset, "steps": args.steps, "sampler": args.sampler, "eta": args.eta}
     n = 1 if args.n is None and args.seeds is None else args.n
-    asked = make_request(n, seeds=args.seeds, seed=args.seed, **how)
+    asked = make_request(n, seeds=args.seeds, seed=args.seed, **sampling(args))
     load = {
         "timeout": args.timeout,
         "rows_per_request": args.rows_per_request,

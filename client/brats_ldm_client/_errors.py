@@ -3,6 +3,7 @@
 BratsLDMError              the root: catch this one
 ├── ServerUnavailable      no server answers, or it has no room for the request now
 ├── InvalidRequest         the request is wrong and will stay wrong (also a ValueError)
+├── MissingPackage         a format needs a package that is not installed (also an ImportError)
 ├── AccessDenied           the server wants a secret, or another one (also a PermissionError)
 ├── DeadlineExceeded       no answer within the timeout (also a TimeoutError)
 ├── Cancelled              the server ended the request, and again on each retry
@@ -34,6 +35,10 @@ class InvalidRequest(BratsLDMError, ValueError):
 
     #: The row that the server names, counted within its request; None where it names none.
     row: int | None = None
+
+
+class MissingPackage(BratsLDMError, ImportError):
+    """A format needs a package that is not installed; the message says how to install it."""
 
 
 class AccessDenied(BratsLDMError, PermissionError):

@@ -74,7 +74,7 @@ class Generation:
 
         Args:
             folder: The folder; made if it does not exist.
-            format: "png", "nifti" or "npz", or several of them.
+            format: "png", "png16", "nifti", "dicom" or "npz", or several of them. DICOM needs the extra "dicom".
             contact_sheet: Also write all images into one picture, `contact_sheet.png`.
 
         Returns:

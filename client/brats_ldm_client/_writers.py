@@ -1,61 +1,22 @@
-"""Writes slices: PNG, NIfTI, npz and contact sheet, with their records. Knows nothing of the server.
+"""Writes slices into a folder: files in the formats of `_formats`, a contact sheet, and their records.
 
-The same image gives the same bytes. A file gets its name only when it is complete and its record is on disk.
+Knows nothing of the server. A file gets its name only when it is complete and its record is on disk.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ._errors import InvalidRequest
+from . import _formats
+from ._formats.npz import npz
+from ._formats.record import Slices, record_of
 from ._records import Records, check_folder
 from .files import naming, whole_file
-from .pictures import NOTICE, SHEET_LIMIT, SOURCE_TYPE, Pixels, contact_sheet, png, to_display
-
-FORMATS = ("png", "nifti", "npz")
-_ENDINGS = {"png": ".png", "nifti": ".nii.gz"}  # of the formats with one file per image
-# The image depends on these. Server versions and times are in provenance.json only, so that files are reproducible.
-_CORE = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
-
-
-class Slices(Protocol):
-    """The part of a `Generation` that is written. `Generation` imports this module, so it cannot be named here."""
-
-    @property
-    def images(self) -> npt.NDArray[np.float32]: ...
-    @property
-    def latents(self) -> npt.NDArray[np.float32] | None: ...
-    @property
-    def seeds(self) -> npt.NDArray[np.int64]: ...
-    @property
-    def sampler(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def eta(self) -> float: ...
-    @property
-    def provenance(self) -> Sequence[Mapping[str, Any]]: ...
-    def __len__(self) -> int: ...
-
-
-def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The formats without repetition; a string may hold several, with commas."""
-    parts = names.split(",") if isinstance(names, str) else names
-    formats = tuple(dict.fromkeys(part.strip().lower() for part in parts))
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise InvalidRequest(f"unknown format {', '.join(unknown) or names!r}: use {', '.join(FORMATS)}")
-    return formats
+from .pictures import SHEET_LIMIT, Pixels, contact_sheet, to_display
 
 
 class FolderWriter:
@@ -65,14 +26,15 @@ class FolderWriter:
     count: images of this run that are in the folder in every format.
 
     Raises:
+        MissingPackage: a format needs a package that is not installed.
         InvalidRequest, OSError: an unknown format, or a folder or provenance.json that cannot be used. Later, OSError
             names the file that could not be written; the files before it stay, with their records.
     """
 
     def __init__(self, folder: str | Path, formats: str | Sequence[str] = "png", *, contact_sheet: bool = True) -> None:
         self.folder = Path(folder)
-        self.formats = formats_of(formats)
-        self._endings = [_ENDINGS[name] for name in self.formats if name in _ENDINGS]
+        self.formats = _formats.formats_of(formats)
+        self._per_image = [name for name in self.formats if name in _formats.files_per_image]
         self._sheet = contact_sheet
         check_folder(self.folder)
         self._records = Records(self.folder)
@@ -92,10 +54,11 @@ class FolderWriter:
         """Write one image of a generation, except for npz."""
         image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
         name = self._name(seed)
-        for ending in self._endings:
-            data = png(to_display(image), core(record)) if ending == ".png" else nifti(image, core(record))
-            self._file(name + ending, data, [record])
-        self._place(seed, lambda: to_display(image))
+        for format in self._per_image:
+            for file, data in _formats.image_files(format, name, image, record).items():
+                self._file(file, data, [record])
+        first = self._per_image[:1]
+        self._place(seed, lambda: _formats.shown(_formats.stored(first[0], image)) if first else to_display(image))
 
     @property
     def empty(self) -> bool:
@@ -104,22 +67,22 @@ class FolderWriter:
 
     def has(self, seed: int, record: Mapping[str, Any]) -> bool:
         """Whether an earlier run has left that image in every format. Always false for npz, which is one file."""
-        names = [f"{_stem(seed)}{ending}" for ending in self._endings]
+        names = [name for format in self._per_image for name in _formats.file_names(format, _formats.stem(seed))]
         return "npz" not in self.formats and all(self._records.has(name, {**record, "seed": seed}) for name in names)
 
     def keep(self, seed: int) -> None:
         """Called in place of `add_image` for an image that the folder already has."""
-        path = self.folder / (self._name(seed) + self._endings[0])
-        self._place(seed, lambda: _shown(path))
+        name, *_ = _formats.file_names(self._per_image[0], self._name(seed))
+        self._place(seed, lambda: _formats.shown(_formats.read(self.folder / name)))
 
     def _place(self, seed: int, show: Callable[[], Pixels]) -> None:
         if self._sheet and len(self._pictures) < SHEET_LIMIT:
             self._pictures.append((show(), f"seed {seed}"))
         self._total += 1
-        self.count += bool(self._endings)
+        self.count += bool(self._per_image)
 
     def _name(self, seed: int) -> str:
-        name = _stem(seed)
+        name = _formats.stem(seed)
         self._names[name] += 1
         # The same seed twice in one run (with other latents) must not overwrite itself.
         return name if self._names[name] == 1 else f"{name}_{self._names[name]}"
@@ -151,86 +114,5 @@ class FolderWriter:
             numbered = ({"index": index, **record} for index, record in enumerate(records))
             self._file("slices.npz", npz(self._kept, records), numbered)
             self._kept.clear()  # after an interruption `close` is called again
-            if not self._endings:
+            if not self._per_image:
                 self.count = len(records)
-
-
-def _stem(seed: int) -> str:
-    return f"slice_seed{seed:09d}"
-
-
-def _shown(path: Path) -> Pixels:
-    """The grey levels of a slice on disk."""
-    if path.suffix == ".png":
-        from PIL import Image
-
-        with Image.open(path) as image:
-            return np.asarray(image)
-    import nibabel
-
-    volume: Any = nibabel.load(path)
-    return to_display(volume.get_fdata(dtype=np.float32)[:, :, 0])
-
-
-def record_of(generation: Slices, index: int) -> dict[str, Any]:
-    """The provenance of one image: the server's record, with the request's values for missing entries."""
-    requested = {
-        "synthetic": True,
-        "seed": int(generation.seeds[index]),
-        "sampler": generation.sampler,
-        "steps": generation.steps,
-        "eta": generation.eta,
-    }
-    return {**requested, **generation.provenance[index], "synthetic": True}
-
-
-def core(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in _CORE if key in record}
-
-
-def nifti(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> bytes:
-    """One slice as .nii.gz: raw values, 1 mm RAS voxels, x and y centred on 0. The height z is unknown: 0."""
-    import nibabel
-
-    affine = np.eye(4)
-    affine[:2, 3] = [-(size - 1) / 2 for size in image.shape]
-    volume = nibabel.Nifti1Image(image[:, :, None].astype(np.float32), affine)  # type: ignore[no-untyped-call]
-    header: Any = volume.header
-    header.set_xyzt_units("mm")
-    header.set_intent("none", name="SYNTHETIC")
-    header["descrip"] = describe(record).encode("ascii", "replace")
-    header["cal_min"], header["cal_max"] = 0.0, 1.0
-    text = json.dumps({"notice": NOTICE, "digital_source_type": SOURCE_TYPE, **record}, sort_keys=True)
-    header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", text.encode()))
-    buffer = io.BytesIO()
-    with gzip.GzipFile("", "wb", 6, buffer, mtime=0) as stream:  # a time would make each file differ
-        stream.write(volume.to_bytes())
-    return buffer.getvalue()
-
-
-def describe(record: Mapping[str, Any]) -> str:
-    """One line for the 79 characters of NIfTI's descrip; a very long seed shortens the digest."""
-    digest = str(record.get("model_digest", "unknown")).removeprefix("sha256:")[:12]
-    text = "SYNTHETIC seed={seed} {sampler} steps={steps} eta={eta:g} model=".format_map(record)
-    return (text + digest)[:79]
-
-
-def npz(generations: Sequence[Slices], records: Sequence[Mapping[str, Any]]) -> bytes:
-    """All slices in one archive that loads without pickle."""
-    first = generations[0]
-    arrays: dict[str, Any] = {
-        "images": np.concatenate([generation.images for generation in generations]),
-        "seeds": np.concatenate([generation.seeds for generation in generations]),
-        "sampler": first.sampler,
-        "steps": first.steps,
-        "eta": first.eta,
-        "notice": NOTICE,
-        "digital_source_type": SOURCE_TYPE,
-        "provenance": np.array([json.dumps(core(record), sort_keys=True) for record in records]),
-    }
-    latents = [generation.latents for generation in generations if generation.latents is not None]
-    if len(latents) == len(generations):
-        arrays["latents"] = np.concatenate(latents)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 Pixels = npt.NDArray[np.uint8]
+Value = TypeVar("Value", bound=np.generic)
 
 # Hyphens, not dashes: the font that comes with Pillow has no others.
 NOTICE = "SYNTHETIC - research use only - not for diagnosis"
@@ -25,7 +26,7 @@ SHEET_LIMIT = 64  # pictures on a contact sheet
 LINE, GAP = 20, 4  # pixels, on a sheet
 LEAST_WIDTH = 400  # of a sheet: the notice must fit below a single slice
 
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
  Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
@@ -38,12 +39,26 @@ def to_display(image: npt.NDArray[np.floating[Any]]) -> Pixels:
 
     One window for all images, [0, 1], so the brightness of two pictures can be compared. Values outside are clipped.
     """
-    levels = np.clip(np.nan_to_num(image, nan=0.0), 0.0, 1.0) * 255.0
-    return np.ascontiguousarray(np.rint(levels).astype(np.uint8).T[::-1, ::-1])
+    return as_rows(grey_levels(image).astype(np.uint8))
 
 
-def png(pixels: Pixels, record: Mapping[str, Any], *, xmp: bool = True) -> bytes:
-    """A picture as PNG, with the notice and a record in the text chunks of the file, so that they stay with it.
+def grey_levels(image: npt.NDArray[np.floating[Any]], largest: int = 255) -> npt.NDArray[np.floating[Any]]:
+    """Values of [0, 1] as whole numbers from 0 to `largest`. Values outside are clipped; not-a-number becomes 0."""
+    return np.asarray(np.rint(np.clip(np.nan_to_num(image, nan=0.0), 0.0, 1.0) * largest))
+
+
+def as_rows(image: npt.NDArray[Value]) -> npt.NDArray[Value]:
+    """An image's pixels [x, y] as the rows and columns of a picture."""
+    return np.ascontiguousarray(image.T[::-1, ::-1])
+
+
+def from_rows(picture: npt.NDArray[Value]) -> npt.NDArray[Value]:
+    """The way back from `as_rows`."""
+    return np.ascontiguousarray(picture[::-1, ::-1].T)
+
+
+def png(pixels: npt.NDArray[np.unsignedinteger[Any]], record: Mapping[str, Any], *, xmp: bool = True) -> bytes:
+    """A picture of 8 or 16 bits as PNG, with the notice and a record in its text chunks, so that they stay with it.
 
     xmp: also write the source type as XMP metadata, where image tools look for it.
     """
@@ -51,7 +66,7 @@ def png(pixels: Pixels, record: Mapping[str, Any], *, xmp: bool = True) -> bytes
     for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **record}.items():
         chunks.add_text(key, value if isinstance(value, str) else json.dumps(value))
     if xmp:
-        chunks.add_itxt("XML:com.adobe.xmp", _XMP)
+        chunks.add_itxt("XML:com.adobe.xmp", XMP)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()

@@ -16,6 +16,7 @@ import pytest
 
 from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
+from brats_ldm_client._formats import file_names, files_per_image, stem
 from support.common import heed_signals, processor_seconds
 from support.fake_triton import DIGEST, Served
 
@@ -52,7 +53,7 @@ def test_generate(served: Served, tmp_path: Path) -> None:
     assert str(out) in done.stdout
     assert "seeds 5 to 7" in done.stdout
     names = {path.name for path in out.iterdir()}
-    images = {f"slice_seed00000000{seed}.{end}" for seed in (5, 6, 7) for end in ("png", "nii.gz")}
+    images = {f"slice_seed00000000{seed}.{end}" for seed in (5, 6, 7) for end in ("png", "nii.gz", "json")}
     assert names == images | {"contact_sheet.png", "provenance.json"}
 
 
@@ -125,7 +126,7 @@ def test_a_second_run_makes_what_is_missing(here: Here, served: Served, tmp_path
             "generate", "-n", 5, "--seed", 1, "--format", "png,nifti", "--out", tmp_path, "--url", served.url, *more
         )
         assert done.returncode == 0, done.stderr
-        assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 10
+        assert len(json.loads((tmp_path / "provenance.json").read_text())["images"]) == 15
         return {seed for seeds in served.triton.seeds() for seed in seeds} - {0}, done.stdout
 
     assert again()[0] == {1, 2, 3, 4, 5}
@@ -144,6 +145,37 @@ def test_a_second_run_makes_what_is_missing(here: Here, served: Served, tmp_path
     assert again("--sampler", "ddpm")[0] == set()
     served.triton.digest = "sha256:other weights"
     assert again("--sampler", "ddpm")[0] == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("format", files_per_image)
+def test_a_second_run_makes_what_is_missing_in_every_format(
+    format: str, here: Here, served: Served, tmp_path: Path
+) -> None:
+    def again() -> set[int]:
+        served.triton.received.clear()
+        done = here("generate", "-n", 3, "--seed", 1, "--format", format, "--out", tmp_path, "--url", served.url)
+        assert done.returncode == 0, done.stderr
+        return {seed for seeds in served.triton.seeds() for seed in seeds} - {0}
+
+    assert again() == {1, 2, 3}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert again() == set()
+    for name in file_names(format, stem(2)):
+        (tmp_path / name).unlink()
+        assert again() == {2}, name
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix != ".json"} == {
+            name: content for name, content in before.items() if not name.endswith(".json")
+        }
+
+
+def test_dicom_without_pydicom_is_one_line_before_any_work(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    done = here("generate", "--format", "png,dicom", "--out", tmp_path / "new", "--url", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "brats-ldm: pydicom is not installed: install it with pip install 'brats-ldm-client[dicom]'\n"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_warning_of_the_server_is_said_once(here: Here, served: Served, tmp_path: Path) -> None:

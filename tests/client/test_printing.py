@@ -77,4 +77,4 @@ def test_a_process_without_standard_streams(served: Served, tmp_path: Path) -> N
     command = [*shell, sys.executable, *arguments, "--out", str(tmp_path), "--url", served.url]
     done = subprocess.run(command, timeout=30, check=False)
     assert done.returncode == 0
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.iterdir())) == 9

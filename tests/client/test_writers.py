@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from brats_ldm_client import Generation, InvalidRequest
-from brats_ldm_client._writers import FolderWriter, describe, formats_of
+from brats_ldm_client._formats import formats_of
+from brats_ldm_client._formats.record import describe
+from brats_ldm_client._writers import FolderWriter
 from brats_ldm_client.pictures import SOURCE_TYPE, _columns, to_display
 from support.common import no_file_above
 
@@ -138,7 +140,7 @@ def test_provenance_names_each_file_and_its_hash(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(paths), "no temporary file is left"
     document = json.loads(paths[-1].read_text())
     assert document["synthetic"] is True
-    assert len(document["images"]) == 6
+    assert len(document["images"]) == 8
     for record in document["images"]:
         data = (tmp_path / record["file"]).read_bytes()
         assert record["sha256"] == hashlib.sha256(data).hexdigest()
@@ -245,7 +247,7 @@ def recorded(folder: Path) -> list[dict]:
 def test_formats() -> None:
     assert formats_of("png, NIFTI,png") == ("png", "nifti")
     for bad in ("jpeg", "", "png,tiff", []):
-        with pytest.raises(InvalidRequest, match="png, nifti, npz"):
+        with pytest.raises(InvalidRequest, match="png, png16, nifti, dicom, npz"):
             formats_of(bad)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -21,7 +19,7 @@ import yaml
 
 from server.ports import free_port
 from server.process import TritonServer
-from support.common import ROOT
+from support.common import ROOT, tool
 from support.faulty_networks import order, write_faulty
 from support.serving import PATIENCE, metrics_text, start, tensors, wait_for_rows, wait_until_idle
 
@@ -32,13 +30,6 @@ DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 METRIC = re.compile(r"\b(?:mri_ldm|nv)_[a-z_]+")
-
-
-def tool(name: str) -> str:
-    """promtool or prometheus: `make .venv/.prometheus` puts both beside the Python of the environment."""
-    program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    assert program, f"no {name} here: run `make .venv/.prometheus`, or put it on PATH"
-    return program
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> str:

@@ -38,7 +38,7 @@ def test_everything_is_there(out: Path) -> None:
     assert len(list(out.glob("slice_seed*.png"))) == len(list(out.glob("slice_seed*.nii.gz"))) == 8
     record = json.loads((out / "provenance.json").read_text())
     assert record["synthetic"] is True
-    assert len(record["images"]) == 16
+    assert len(record["images"]) == 24
     assert all(sha256(out / image["file"]) == image["sha256"] for image in record["images"])
     assert all(image["model_name"] == "brats_phantom_demo" for image in record["images"])
     sheet = Image.open(out / "contact_sheet.png")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,36 @@ def test_the_version_is_one() -> None:
     released = re.findall(r"^## \[(\d.*)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[0] == (version, citation["date-released"])
     assert citation["version"] == version
+
+
+@pytest.fixture
+def fetch_tools(tmp_path: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """Runs the script with what is in tmp_path/here as the whole of PATH; it puts its programs into tmp_path/into."""
+    for folder in ("here", "into"):
+        (tmp_path / folder).mkdir()
+    for name in ("mktemp", "rm", "ln"):
+        (tmp_path / "here" / name).symlink_to(str(shutil.which(name)))
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [str(shutil.which("sh")), str(ROOT / "tests" / "support" / "fetch_debian.sh"), str(tmp_path / "into")]
+        env = {"PATH": str(tmp_path / "here")}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_tools_on_path_are_taken_and_those_that_cannot_be_fetched_are_named(
+    fetch_tools: Callable[[], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    tools = ("promtool", "prometheus", "dciodvfy", "dcentvfy", "jq")
+    for name in tools[:-1]:
+        (tmp_path / "here" / name).touch(mode=0o755)
+    done = fetch_tools()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: no jq here, and no apt-get to fetch it: put it on PATH\n"
+    (tmp_path / "here" / "jq").touch(mode=0o755)
+    for _ in range(2):  # the second time, they are there
+        done = fetch_tools()
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        links = {path.name: path.resolve() for path in (tmp_path / "into").iterdir()}
+        assert links == {name: tmp_path / "here" / name for name in tools}

@@ -32,7 +32,7 @@ def test_it_runs_and_shows_what_is_committed(
     assert kinds(notebook) == kinds(committed)
     for cell, same in zip(code_cells(notebook), code_cells(committed), strict=True):
         assert [output.get("text") for output in cell.outputs] == [output.get("text") for output in same.outputs]
-    assert len(list((tmp_path / "out" / "quickstart").iterdir())) == 18
+    assert len(list((tmp_path / "out" / "quickstart").iterdir())) == 26
 
 
 def test_it_is_committed_with_small_pictures_and_nothing_of_a_machine() -> None:

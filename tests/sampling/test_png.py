@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from brats_ldm_client import pictures
+from brats_ldm_client._formats import image_files
 from mri_ldm import png as served
 from support.common import ROOT
 
@@ -67,7 +68,7 @@ def test_its_text_is_the_clients(name: str) -> None:
     """Latin-1 and other names of a model stand in chunks of two kinds."""
     record = RECORD | {"model_name": name}
     text = read(served.png(random(), record)).text  # type: ignore[attr-defined]
-    assert text == read(pictures.png(pictures.to_display(random()), record)).text  # type: ignore[attr-defined]
+    assert text == read(image_files("png", "one", random(), record)["one.png"]).text  # type: ignore[attr-defined]
     assert text["Description"] == pictures.NOTICE
     assert text["DigitalSourceType"] == pictures.SOURCE_TYPE
     assert (text["seed"], text["synthetic"], text["model_name"]) == (str(-(2**63)), "true", name)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brats_ldm_client._formats import image_files, stem
 from brats_ldm_client.pictures import to_display
 from training.decathlon import TASK
 from training.evaluation import slices
@@ -28,6 +29,17 @@ def test_the_clients_files_all_hold_the_same_slice(tmp_path) -> None:
     np.testing.assert_array_equal(read_slices(tmp_path / "nifti").images, image[None])
     assert read_slices(tmp_path / "npz").names == ["slices.npz[0]", "slices.npz[1]"]
     np.testing.assert_array_equal(read_slices(tmp_path / "npz").images, [image, image])
+
+
+def test_what_the_client_writes_is_read_with_its_precision(tmp_path) -> None:
+    """Of all formats in one folder the most precise is read; sidecars and DICOM files are not in the way."""
+    image = np.random.default_rng(0).random((240, 240), np.float32) * 0.9
+    record = {"seed": 1, "sampler": "ddim", "steps": 50, "eta": 0.0}
+    for format, precision in (("dicom", 0), ("png", 0.51 / 255), ("png16", 0.51 / 65535), ("nifti", 0)):
+        for name, content in image_files(format, stem(1), image, record).items():
+            (tmp_path / name).write_bytes(content)
+        if format != "dicom":
+            np.testing.assert_allclose(read_slices(tmp_path).images, image[None], atol=precision, err_msg=format)
 
 
 def test_bad_folders_are_one_sentence(tmp_path) -> None:

@@ -25,8 +25,10 @@ SUFFIXES = (
     ".npz",
     ".nii.gz",
     ".nii",
+    "_16bit.png",
     ".png",
 )  # by precision: of several formats in a folder the first is read
+_LEVELS = {"L": 255, "I;16": 65535, "I": 65535}  # by mode; older Pillows say I of a PNG of 16 bits
 ADVICE = "slices are 240 x 240 with values in [0, 1], as the client and training.evaluation.slices write them"
 
 
@@ -66,7 +68,8 @@ class Arguments:
 def read_slices(folder: Path) -> Slices:
     """All slices of a folder; a slice takes 230 kB of memory.
 
-    If a folder has several formats, only one is read, because they hold the same images: npz, else NIfTI, else PNG.
+    If a folder has several formats, only one is read, because they hold the same images: npz, else NIfTI, else PNG of
+    16 bits, else PNG of 8.
     Contact sheets and hidden files are left out, such as the companion files of macOS.
 
     Raises:
@@ -148,13 +151,13 @@ def _read_png(path: Path) -> "NDArray[Any]":
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode != "L":
-            raise ValueError(f"its mode is {picture.mode}, not L, 8-bit grey")
-        pixels = np.asarray(picture, np.float32) / 255
+        if picture.mode not in _LEVELS:
+            raise ValueError(f"its mode is {picture.mode}, and grey of 8 or 16 bits is needed: L or I;16")
+        pixels = np.asarray(picture).astype(np.float32) / _LEVELS[picture.mode]
     return pixels[None, ::-1, ::-1].transpose(0, 2, 1)  # anterior up, patient right on the left
 
 
-_READERS = {".npz": _read_npz, ".nii.gz": _read_nifti, ".nii": _read_nifti, ".png": _read_png}
+_READERS = dict(zip(SUFFIXES, (_read_npz, _read_nifti, _read_nifti, _read_png, _read_png), strict=True))
 
 
 def write_slices(arguments: Arguments) -> str:

@@ -26,6 +26,7 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 
+SCALING = "value = level / 255, clipped to [0, 1]"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTH, GREY = 8, 0
 UP = 2
@@ -57,9 +58,9 @@ def _compressed(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _texts(record: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
-    """Chunks for the notice, the source type and the record; the source type again where image tools look for it."""
+    """Chunks for notice, source type, record and scaling; the source type again where image tools look for it."""
     recorded = {key: record[key] for key in RECORDED if key in record}
-    for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **recorded}.items():
+    for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **recorded, "Scaling": SCALING}.items():
         yield _text(key, value if isinstance(value, str) else json.dumps(value))
     yield _unicode("XML:com.adobe.xmp", XMP)
 
