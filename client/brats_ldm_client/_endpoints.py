@@ -27,7 +27,7 @@ _NEXT_ONE = {
     "initialBackoff": "0.01s",
     "maxBackoff": "0.1s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "NOT_FOUND"],  # the latter: it lacks the model
 }
 _ROUND_ROBIN = json.dumps(
     {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": _NEXT_ONE}]}

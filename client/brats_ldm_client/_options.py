@@ -99,8 +99,9 @@ def channel_args(url: str, connect_timeout: float) -> ChannelArgs:
         # No pause, whatever its name says: the time that one attempt to connect may take, as through a slow proxy.
         ("grpc.min_reconnect_backoff_ms", round(1000 * connect_timeout)),
         ("grpc.max_reconnect_backoff_ms", 2000),
-        # Channels of one process share connections, and with them the pauses; a new client starts afresh.
-        ("grpc.use_local_subchannel_pool", 1),
+        # Channels of one process share connections, and with them the pauses; a new client starts afresh. Not one of
+        # several servers: the new channel of a stream would know the one that is quick to connect, and no other.
+        ("grpc.use_local_subchannel_pool", 0 if several(url) else 1),
     ]
     if proxy_to(url) is None:  # else gRPC would take one to this machine, too
         args.append(("grpc.enable_http_proxy", 0))

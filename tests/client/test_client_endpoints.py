@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2
 
 from brats_ldm_client import TLS, Client, InvalidRequest, ServerUnavailable
 from brats_ldm_client._endpoints import endpoints
@@ -115,6 +120,62 @@ def test_a_server_that_answers_but_cannot_work(
     caller.url = f"{served.url},{other.url}"
     assert caller("generate", 8, seed=0, client={"rows_per_request": 1}).seeds.tolist() == list(range(8))
     assert len(caller.stream(2, steps=3)[-1]) == 2
+
+
+class Far:
+    """The way to a server that takes a moment to connect, as from another continent."""
+
+    def __init__(self, url: str) -> None:
+        self._target = url.rsplit(":", 1)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._lead, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _lead(self, caller: socket.socket) -> None:
+        time.sleep(0.1)
+        there = socket.create_connection((self._target[0], int(self._target[1])))
+        threading.Thread(target=_pump, args=(caller, there), daemon=True).start()
+        _pump(there, caller)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    sink.close()
+
+
+def test_streams_reach_a_far_server_while_a_near_one_drains(
+    served: Served, other: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The synchronous client opens a channel for each stream, which knew the near server alone at first."""
+
+    def refuse_as_triton_does(requests: Any, context: Any) -> Iterator[Any]:
+        for _ in requests:
+            yield service_pb2.ModelStreamInferResponse(error_message="[DRAINING retry_after=5] the server is stopping")
+
+    served.stop()
+    monkeypatch.setattr(served.triton, "ModelStreamInfer", refuse_as_triton_does)
+    served.start()
+    far = Far(other.url)
+    with contextlib.closing(far), Client([served.url, far.url]) as client:
+
+        def far_is_connected() -> bool:
+            client.generate(4)
+            return bool(other.triton.received)
+
+        wait_until(far_is_connected, "the far server got no work")
+        for seed in range(8):
+            *_, made = client.stream(1, seed=seed, steps=2)
+            assert made.seeds == [seed]
 
 
 def test_several_servers_are_reached_past_a_proxy(
