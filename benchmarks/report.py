@@ -15,7 +15,7 @@ from functools import partial
 
 from benchmarks import ROOT
 from benchmarks.harness.markdown import BEGIN, Lines, Reader, Record, filled
-from benchmarks.tables import cost, micro, quality, runs, serving, speed
+from benchmarks.tables import bulk, cost, micro, quality, runs, serving, speed
 from training.cli import run_command
 from training.files import write_text
 
@@ -29,6 +29,7 @@ BLOCKS: dict[str, Callable[[Reader], Lines]] = {
     "steps-a-call": serving.mixed_steps,
     "quality": quality.quality,
     "cost": cost.cost,
+    "bulk": bulk.bulk,
     "rewrite": micro.rewrite,
     "cpu-path": micro.cpu_path,
     "loop": micro.loop,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import _cli_animate, _cli_generate
+from . import _cli_animate, _cli_bulk, _cli_generate, _cli_verify
 from ._cli_connection import complete, connect, connection_options
 from .printing import forgiving_streams
 
@@ -20,6 +20,8 @@ examples:
   brats-ldm generate -n 100 --preset fast --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
   brats-ldm animate --seed 42 --steps 50 --out denoising.gif
+  brats-ldm bulk --count 1000000 --format webdataset --out slices
+  brats-ldm verify slices
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 
@@ -42,7 +44,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, animate, info, ready or calibrate")
+        parser.error("choose a command: generate, animate, bulk, verify, info, ready or calibrate")
     args.check(parser, args)
     return _run(args)
 
@@ -95,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _cli_generate.add_parser(commands)
     _cli_animate.add_parser(commands)
+    _cli_bulk.add_parser(commands)
+    _cli_verify.add_parser(commands)
     info = commands.add_parser("info", help="print the server's version, models, limits and model digest")
     connection_options(info, timeout=30.0)
     info.set_defaults(run=_info)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._cli_sampling import check_sampling, sampling, sampling_options
+from ._cli_sampling import check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
 
 if TYPE_CHECKING:
     from ._client import Client
     from ._protocol import Request
-    from ._types import Generation
+    from ._types import Slice
     from ._writers import FolderWriter
-
-_BLOCK = 256  # images held in memory at a time
 
 
 def add_parser(commands: Any) -> None:
@@ -48,20 +49,7 @@ def add_parser(commands: Any) -> None:
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
     connection_options(parser, timeout=600.0)
-    load = parser.add_argument_group("load on the server")
-    load.add_argument(
-        "--rows-per-request", type=int, default=8, metavar="N", help="images in one request, 1 to 64 (%(default)s)"
-    )
-    load.add_argument(
-        "--concurrency", type=int, default=4, metavar="N", help="requests sent at the same time (%(default)s)"
-    )
-    load.add_argument(
-        "--retry",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds to keep trying while the server is busy or restarting (%(default)s)",
-    )
+    load_options(parser, concurrency=4, retry=60.0)
     parser.set_defaults(run=_generate, check=check)
 
 
@@ -93,94 +81,81 @@ def _generate(args: argparse.Namespace) -> int:
     writer = FolderWriter(args.out, args.format, contact_sheet=not args.no_contact_sheet)
     n = 1 if args.n is None and args.seeds is None else args.n
     asked = make_request(n, seeds=args.seeds, seed=args.seed, **sampling(args))
-    load = {
-        "timeout": args.timeout,
-        "rows_per_request": args.rows_per_request,
-        "concurrency": args.concurrency,
-        "retry_seconds": args.retry,
-    }
     try:
-        with connect(args, **load) as client:
+        with connect(args, **load(args)) as client:
             run = _Run(client, asked, writer)
-            run.blocks()
+            began = time.monotonic()
+            run.make()
+            seconds = time.monotonic() - began
         paths = writer.close()
     except BaseException:
         args.kept = _kept(writer, asked, args)
         raise
     before = f", {run.kept} of them there before," if run.kept else ""
     print(
-        f"{len(asked.seeds)} synthetic slices (seeds {_span(asked.seeds)}){before} in {run.seconds:.1f} s: "
+        f"{len(asked.seeds)} synthetic slices (seeds {_span(asked.seeds)}){before} in {seconds:.1f} s: "
         f"{len(paths)} files in {writer.folder}{_named(writer)}"
     )
     return 0
 
 
 class _Run:
-    """The images of a request, a block at a time, so that a million of them need the memory of 256."""
+    """The images of a request that the folder lacks. Few of them are in memory at a time."""
 
     def __init__(self, client: Client, asked: Request, writer: FolderWriter) -> None:
         self._client, self._asked, self._writer = client, asked, writer
         eta = 1.0 if asked.sampler == "ddpm" else asked.eta
         self._how = {"sampler": asked.sampler, "steps": asked.steps, "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
+        self._order: deque[tuple[int, bool]] = deque()  # seeds in turn, and whether the folder has their images
         self._warned: set[str] = set()
-        self.seconds, self.kept = 0.0, 0
+        self.kept = 0
 
-    def blocks(self) -> None:
+    def make(self) -> None:
         from tqdm import tqdm
 
-        seeds = self._asked.seeds.tolist()
+        asked = self._asked
+        slices = self._client.iter_images(self._missing(), sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
         # disable=None: no bar where stderr is not a terminal.
-        with tqdm(total=len(seeds), unit="image", file=sys.stderr, disable=None) as bar:
-            for start in range(0, len(seeds), _BLOCK):
-                self._block(seeds[start : start + _BLOCK], bar)
-
-    def _block(self, seeds: Sequence[int], bar: Any) -> None:
-        there, order = self._there(seeds), iter(seeds)
-        missing = [seed for seed in seeds if seed not in there]
-        bar.update(len(there))
-        self.kept += len(there)
-
-        def write(made: Generation) -> None:
-            self._warn(made, bar)
-            if not there:
+        with (
+            tqdm(total=len(asked.seeds), unit="image", file=sys.stderr, disable=None) as bar,
+            closing(slices),
+        ):
+            for made in slices:
+                self._keep(bar)
+                self._order.popleft()
+                self._warn(made, bar)
                 self._writer.add(made)
-                return
-            for index in range(len(made)):
-                while (seed := next(order)) in there:
-                    self._writer.keep(seed)
-                self._writer.add_image(made, index)
+                bar.update()
+            self._keep(bar)
 
-        if missing:
-            self._make(missing, bar, write)
-        for seed in order:
-            if seed in there:
-                self._writer.keep(seed)
+    def _missing(self) -> Iterator[int]:
+        for seed in self._asked.seeds.tolist():
+            there = self._has(seed)
+            self._order.append((seed, there))
+            if not there:
+                yield seed
 
-    def _there(self, seeds: Sequence[int]) -> set[int]:
-        """Those that the folder has, made in the same way by the same weights."""
-        if self._repeats:  # which have names that depend on what came before them
-            return set()
-        present = {seed for seed in seeds if self._writer.has(seed, self._how)}
-        if present and "model_digest" not in self._how:
+    def _keep(self, bar: Any) -> None:
+        """Keep the images that the folder has, up to the next one that it lacks."""
+        while self._order and self._order[0][1]:
+            self._writer.keep(self._order.popleft()[0])
+            self.kept += 1
+            bar.update()
+
+    def _has(self, seed: int) -> bool:
+        """Whether the folder has that image, made in the same way by the same weights."""
+        # Images of a seed that is asked for twice have names that depend on what came before them.
+        if self._repeats or not self._writer.has(seed, self._how):
+            return False
+        if "model_digest" not in self._how:
             self._how["model_digest"] = self._client.info().model_digest
-            return self._there(seeds)
-        return present
+            return self._writer.has(seed, self._how)
+        return True
 
-    def _make(self, seeds: Sequence[int], bar: Any, write: Callable[[Generation], None]) -> None:
-        asked, done_before = self._asked, bar.n
-        made = self._client.generate(
-            seeds=seeds,
-            steps=asked.steps,
-            sampler=asked.sampler,
-            eta=asked.eta,
-            on_progress=lambda done, total: bar.update(done_before + done - bar.n),
-            on_images=write,
-        )
-        self.seconds += made.seconds
-
-    def _warn(self, made: Generation, bar: Any) -> None:
-        for warning in {str(record["warning"]) for record in made.provenance if "warning" in record} - self._warned:
+    def _warn(self, made: Slice, bar: Any) -> None:
+        warning = str(made.record.get("warning", ""))
+        if warning and warning not in self._warned:
             self._warned.add(warning)
             bar.write(f"brats-ldm: warning: {warning}", file=sys.stderr)
 

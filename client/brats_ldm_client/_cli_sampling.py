@@ -1,4 +1,7 @@
-"""The options that change an image, shared by the commands that make images. Standard library only."""
+"""The options that the commands that make images share: what changes an image, and the load on the server.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,30 @@ def check_sampling(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of the client's methods."""
     return {"preset": args.preset, "steps": args.steps, "sampler": args.sampler, "eta": args.eta}
+
+
+def load_options(parser: argparse.ArgumentParser, concurrency: int, retry: float) -> None:
+    group = parser.add_argument_group("load on the server")
+    group.add_argument(
+        "--rows-per-request", type=int, default=8, metavar="N", help="images in one request, 1 to 64 (%(default)s)"
+    )
+    group.add_argument(
+        "--concurrency", type=int, default=concurrency, metavar="N", help="requests sent at the same time (%(default)s)"
+    )
+    group.add_argument(
+        "--retry",
+        type=float,
+        default=retry,
+        metavar="S",
+        help="seconds to keep trying while the server is busy or restarting (%(default)s)",
+    )
+
+
+def load(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `connect`."""
+    return {
+        "timeout": args.timeout,
+        "rows_per_request": args.rows_per_request,
+        "concurrency": args.concurrency,
+        "retry_seconds": args.retry,
+    }

@@ -83,7 +83,8 @@ class Generation:
         from ._writers import FolderWriter
 
         writer = FolderWriter(folder, format, contact_sheet=contact_sheet)
-        writer.add(self)
+        for made in self:
+            writer.add(made)
         return writer.close()
 
 

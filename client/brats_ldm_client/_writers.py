@@ -9,20 +9,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _formats
 from ._formats.npz import npz
-from ._formats.record import Slices, record_of
 from ._records import Records, check_folder
 from .files import naming, whole_file
 from .pictures import SHEET_LIMIT, Pixels, contact_sheet, to_display
 
+if TYPE_CHECKING:
+    from ._types import Slice
+
 
 class FolderWriter:
-    """Writes generations into a folder as they arrive; `close` writes the files that need all of them.
+    """Writes slices into a folder as they arrive; `close` writes the files that need all of them.
 
-    "npz" keeps every image in memory until then. Records in the folder stay, except for files that are written again.
+    "npz" keeps every slice in memory until then. Records in the folder stay, except for files that are written again.
     count: images of this run that are in the folder in every format.
 
     Raises:
@@ -39,26 +41,25 @@ class FolderWriter:
         check_folder(self.folder)
         self._records = Records(self.folder)
         self._pictures: list[tuple[Pixels, str]] = []
-        self._kept: list[Slices] = []
+        self._kept: list[Slice] = []
         self._names: Counter[str] = Counter()
         self._total = self.count = 0
         self.paths: list[Path] = []
 
-    def add(self, generation: Slices) -> None:
+    def add(self, made: Slice) -> None:
+        """Write a slice in all formats, except for npz."""
         if "npz" in self.formats:
-            self._kept.append(generation)
-        for index in range(len(generation)):
-            self.add_image(generation, index)
-
-    def add_image(self, generation: Slices, index: int) -> None:
-        """Write one image of a generation, except for npz."""
-        image, seed, record = generation.images[index], int(generation.seeds[index]), record_of(generation, index)
-        name = self._name(seed)
+            self._kept.append(made)
+        name = self._name(made.seed)
         for format in self._per_image:
-            for file, data in _formats.image_files(format, name, image, record).items():
-                self._file(file, data, [record])
-        first = self._per_image[:1]
-        self._place(seed, lambda: _formats.shown(_formats.stored(first[0], image)) if first else to_display(image))
+            for file, data in _formats.image_files(format, name, made.image, made.record).items():
+                self._file(file, data, [made.record])
+        self._place(made.seed, lambda: self._shown(made))
+
+    def _shown(self, made: Slice) -> Pixels:
+        if not self._per_image:
+            return to_display(made.image)
+        return _formats.shown(_formats.stored(self._per_image[0], made.image))
 
     @property
     def empty(self) -> bool:
@@ -71,7 +72,7 @@ class FolderWriter:
         return "npz" not in self.formats and all(self._records.has(name, {**record, "seed": seed}) for name in names)
 
     def keep(self, seed: int) -> None:
-        """Called in place of `add_image` for an image that the folder already has."""
+        """Called in place of `add` for a slice that the folder already has."""
         name, *_ = _formats.file_names(self._per_image[0], self._name(seed))
         self._place(seed, lambda: _formats.shown(_formats.read(self.folder / name)))
 
@@ -110,9 +111,8 @@ class FolderWriter:
 
     def _write_npz(self) -> None:
         if self._kept:
-            records = [record_of(kept, index) for kept in self._kept for index in range(len(kept))]
-            numbered = ({"index": index, **record} for index, record in enumerate(records))
-            self._file("slices.npz", npz(self._kept, records), numbered)
-            self._kept.clear()  # after an interruption `close` is called again
+            numbered = ({"index": index, **made.record} for index, made in enumerate(self._kept))
+            self._file("slices.npz", npz(self._kept), numbered)
             if not self._per_image:
-                self.count = len(records)
+                self.count = len(self._kept)
+            self._kept.clear()  # after an interruption `close` is called again

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ._errors import InvalidRequest
-from ._formats.record import core, record_of
+from ._formats.record import core
 from ._types import F32, Generation, Progress
 from .files import whole_file
 from .pictures import NOTICE, SOURCE_TYPE, XMP, Pixels, sheet, to_display
@@ -94,7 +94,7 @@ def _shown(previews: F32, image: F32) -> list[Pixels]:
 
 
 def _provenance(made: Generation) -> dict[str, Any]:
-    return {"notice": NOTICE, "digital_source_type": SOURCE_TYPE, **core(record_of(made, 0))}
+    return {"notice": NOTICE, "digital_source_type": SOURCE_TYPE, **core(made[0].record)}
 
 
 def _file(frames: Sequence[Image.Image], durations: Sequence[int], provenance: str, suffix: str) -> bytes:

@@ -36,6 +36,11 @@ def generation(seeds: list[int], *, latents: bool = False, size: int = 240) -> G
     )
 
 
+def add_all(writer: FolderWriter, made: Generation) -> None:
+    for one in made:
+        writer.add(one)
+
+
 def test_picture_is_radiological() -> None:
     """An image with one bright corner region each: anterior must be up, the patient's right on the left."""
     image = np.zeros((240, 240), np.float32)
@@ -125,7 +130,7 @@ def test_columns_of_a_contact_sheet(count: int, columns: int) -> None:
 def test_a_large_contact_sheet_is_bounded(tmp_path: Path) -> None:
     writer = FolderWriter(tmp_path, "npz")
     for start in (0, 40):
-        writer.add(generation(list(range(start, start + 40)), size=60))
+        add_all(writer, generation(list(range(start, start + 40)), size=60))
     writer.close()
     with Image.open(tmp_path / "contact_sheet.png") as read:
         assert read.size[0] == 8 * 64 + 4
@@ -168,9 +173,9 @@ def test_a_seed_twice_in_a_run_gives_two_files(tmp_path: Path) -> None:
 
 def test_a_slice_that_does_not_fit_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     writer = FolderWriter(tmp_path)
-    writer.add(generation([1], size=16))
+    add_all(writer, generation([1], size=16))
     with no_file_above(3000), pytest.raises(OSError, match=r"File too large: '.*/slice_seed000000002\.png'"):
-        writer.add(generation([2]))
+        add_all(writer, generation([2]))
     writer.close()
     assert {path.name for path in tmp_path.iterdir()} == {
         "slice_seed000000001.png",
@@ -186,7 +191,7 @@ def test_every_slice_has_its_record_where_provenance_cannot_be_written(tmp_path:
     with no_file_above(3000):
         writer = FolderWriter(tmp_path, contact_sheet=False)
         with pytest.raises(OSError, match=r"File too large: '.*/provenance\.\w+\.jsonl'"):
-            writer.add(generation(seeds, size=16))
+            add_all(writer, generation(seeds, size=16))
         with pytest.raises(OSError, match=r"File too large: '.*/provenance\.json'"):
             writer.close()
     done = writer.count
@@ -196,7 +201,7 @@ def test_every_slice_has_its_record_where_provenance_cannot_be_written(tmp_path:
     later = FolderWriter(tmp_path, contact_sheet=False)
     assert [seed for seed in seeds if later.has(seed, {"steps": 50})] == seeds[:done]
     assert not later.has(1, {"steps": 20})
-    later.add(generation([20], size=16))
+    add_all(later, generation([20], size=16))
     later.close()
     assert sorted(record["seed"] for record in recorded(tmp_path)) == [*seeds[:done], 20]
     assert not list(tmp_path.glob("*.jsonl")), "taken up"
@@ -207,7 +212,7 @@ def test_an_archive_that_is_there_is_recorded_once_and_one_that_is_not_never(tmp
     generation([1, 2], size=16).save(tmp_path, "npz", contact_sheet=False)
     before = recorded(tmp_path)
     writer = FolderWriter(tmp_path, "npz")
-    writer.add(generation([3, 4]))
+    add_all(writer, generation([3, 4]))
     with no_file_above(3000), pytest.raises(OSError, match=r"File too large: '.*slices\.npz'"):
         writer.close()
     assert recorded(tmp_path) == before
@@ -233,8 +238,8 @@ def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
 
 def test_two_runs_in_a_folder_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
     first, second = FolderWriter(tmp_path), FolderWriter(tmp_path)
-    first.add(generation([1], size=16))
-    second.add(generation([2], size=16))
+    add_all(first, generation([1], size=16))
+    add_all(second, generation([2], size=16))
     second.close()
     first.close()
     assert sorted(record["seed"] for record in recorded(tmp_path)) == [1, 2]

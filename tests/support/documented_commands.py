@@ -32,6 +32,8 @@ IN_SMALL: dict[str, str] = {
     "brats-ldm info": "--url URL",
     "brats-ldm generate": "--url URL -n 2 --steps 2 --sampler dpmpp_2m --out out/slices --format png,nifti",
     "brats-ldm animate": "--url URL --seed 42 --steps 4 --every 2 --out out/denoising.webp",
+    "brats-ldm bulk": "--url URL --count 3 --seed-base 0 --preset fast --format webdataset --out out/bulk",
+    "brats-ldm verify": "out/bulk --url URL --sample 1",
     "brats-ldm calibrate": "--url URL --steps 10 -n 1000 --rows 1 2",
     "python model_repository/mri_ldm/1/drain.py": "DRAIN --grace 30",
     "make clean": "VENV=out/no-venv",

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..pictures import NOTICE, SOURCE_TYPE
-from .record import Slices, core
+from .record import core
+
+if TYPE_CHECKING:
+    from .._types import Slice
 
 
-def npz(generations: Sequence[Slices], records: Sequence[Mapping[str, Any]]) -> bytes:
-    first = generations[0]
+def npz(slices: Sequence[Slice]) -> bytes:
+    first = slices[0].record
     arrays: dict[str, Any] = {
-        "images": np.concatenate([generation.images for generation in generations]),
-        "seeds": np.concatenate([generation.seeds for generation in generations]),
-        "sampler": first.sampler,
-        "steps": first.steps,
-        "eta": first.eta,
+        "images": np.stack([made.image for made in slices]),
+        "seeds": np.array([made.seed for made in slices], np.int64),
+        **{name: first[name] for name in ("sampler", "steps", "eta")},
         "notice": NOTICE,
         "digital_source_type": SOURCE_TYPE,
-        "provenance": np.array([json.dumps(core(record), sort_keys=True) for record in records]),
+        "provenance": np.array([json.dumps(core(made.record), sort_keys=True) for made in slices]),
     }
-    latents = [generation.latents for generation in generations if generation.latents is not None]
-    if len(latents) == len(generations):
-        arrays["latents"] = np.concatenate(latents)
+    latents = [made.latent for made in slices if made.latent is not None]
+    if len(latents) == len(slices):
+        arrays["latents"] = np.stack(latents)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ def png(image: npt.NDArray[np.float32], record: Mapping[str, Any], bits: int) ->
     return pictures.png(rows, {**core(record), "Scaling": scaling(bits)})
 
 
-def read_png(path: Path) -> npt.NDArray[Any]:
-    with Image.open(path) as picture:
+def read_png(file: Path | IO[bytes]) -> npt.NDArray[Any]:
+    with Image.open(file) as picture:
         # Older Pillows read 16 bits as 32.
         rows = np.asarray(picture).astype(np.uint8 if picture.mode == "L" else np.uint16)
     return pictures.from_rows(rows)

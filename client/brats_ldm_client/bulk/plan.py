@@ -1,0 +1,187 @@
+"""What a run in bulk makes, and `manifest.json`, which says so in its folder. No network, no images.
+
+Shard i is a function of the plan and i, so any number of processes can make the shards of one plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import InvalidRequest
+from .._presets import resolve
+from ..pictures import NOTICE, SOURCE_TYPE
+from .workplace import put_file
+
+FORMATS = ("webdataset", "hdf5", "zarr", "png", "png16", "nifti", "dicom")
+MANIFEST = "manifest.json"
+_KIND, _VERSION = "brats-ldm bulk", 1
+_INT64 = 2**63
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images a folder holds, and how they are made. The same plan gives the same bytes.
+
+    Raises:
+        InvalidRequest: no images, seeds beyond int64, or an unknown format.
+    """
+
+    seed_base: int
+    """The first seed. Image n has the seed `seed_base + n`."""
+    count: int
+    """How many images."""
+    shard_size: int
+    """Images in a shard; the last one may have fewer."""
+    sampler: str
+    steps: int
+    eta: float
+    formats: tuple[str, ...]
+    model_name: str
+    model_digest: str
+    """Identifies the weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "shard_size"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"{name} is {getattr(self, name)}: it must be at least 1")
+        last = self.seed_base + self.count - 1
+        if not -_INT64 <= self.seed_base <= last < _INT64:
+            raise InvalidRequest(f"seeds {self.seed_base} to {last} do not fit in int64: lower the first seed")
+
+    @property
+    def shards(self) -> int:
+        """How many shards."""
+        return -(-self.count // self.shard_size)
+
+    def shard(self, index: int) -> range:
+        """The seeds of shard `index`, which counts from 0.
+
+        Raises:
+            InvalidRequest: there is no such shard.
+        """
+        if not 0 <= index < self.shards:
+            raise InvalidRequest(f"there is no shard {index}: choose 0 to {self.shards - 1}")
+        first = index * self.shard_size
+        return range(self.seed_base + first, self.seed_base + min(first + self.shard_size, self.count))
+
+    def sampling(self) -> dict[str, Any]:
+        """How to ask a client for these images. The server takes an eta for ddim only."""
+        return {"sampler": self.sampler, "steps": self.steps, "eta": self.eta if self.sampler == "ddim" else 0.0}
+
+    def origin(self) -> dict[str, Any]:
+        """How all images of the plan were made."""
+        names = ("sampler", "steps", "eta", "model_name", "model_digest")
+        return {"synthetic": True, **{name: getattr(self, name) for name in names}}
+
+    def record(self, seed: int) -> dict[str, Any]:
+        """How the image of a seed was made. Nothing in it varies between servers of the same weights."""
+        return {"synthetic": True, "seed": seed, **self.origin()}
+
+
+def plan_for(
+    model: Mapping[str, Any],
+    count: int,
+    formats: str | Sequence[str],
+    *,
+    seed_base: int = 0,
+    shard_size: int = 1000,
+    preset: str | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    eta: float = 0.0,
+) -> Plan:
+    """The plan for a server's model.
+
+    Args:
+        model: what `model_of(client)` returns, which names the model and its weights.
+        count: How many images.
+        formats: Of `FORMATS`; a string may hold several, with commas.
+        seed_base: The first seed.
+        shard_size: Images in a shard.
+        preset: As for `Client.generate`, as are the next three.
+    """
+    if not model.get("model_digest"):
+        raise InvalidRequest("the server does not say which weights it has: see `brats-ldm info`")
+    how = resolve(preset, steps, sampler, eta)
+    # As the server rounds it and says it in its records: ddpm is ddim with an eta of 1.
+    eta = 1.0 if how.sampler == "ddpm" else abs(round(float(eta), 7))
+    named = str(model.get("model_name", "")), str(model["model_digest"])
+    return Plan(seed_base, count, shard_size, how.sampler, how.steps, eta, formats_of(formats), *named)
+
+
+def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The formats, in a fixed order and without repetition."""
+    parts = [part.strip().lower() for part in (names.split(",") if isinstance(names, str) else names)]
+    unknown = [part for part in parts if part not in FORMATS]
+    if unknown or not parts:
+        raise InvalidRequest(f"unknown format {', '.join(unknown) or names!r}: use {', '.join(FORMATS)}")
+    return tuple(name for name in FORMATS if name in parts)
+
+
+def notice() -> dict[str, Any]:
+    """What every file that can hold it says of its content."""
+    return {"synthetic": True, "notice": NOTICE, "digital_source_type": SOURCE_TYPE}
+
+
+def write_manifest(folder: Path, plan: Plan, hashes: Mapping[str, Any] | None = None) -> None:
+    """Write manifest.json. `hashes` is for a finished run: those of the files beside it."""
+    document = {"format": _KIND, "format_version": _VERSION, **notice(), "plan": asdict(plan), **(hashes or {})}
+    put_file(folder / MANIFEST, as_json(document))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of manifest.json, with a `Plan` in the place of "plan".
+
+    Raises:
+        InvalidRequest: it is not of a run in bulk, or of a later version of this program.
+        FileNotFoundError: there is none.
+    """
+    path = folder / MANIFEST
+    document = read_json(path)
+    if document.get("format") != _KIND:
+        raise InvalidRequest(f"{path} is not of a run in bulk: choose another folder")
+    version = document.get("format_version")
+    if version != _VERSION:
+        raise InvalidRequest(f"{path} has the format version {version}, not {_VERSION}: update the client")
+    try:
+        plan = document["plan"]
+        return {**document, "plan": Plan(**{**plan, "formats": formats_of(plan["formats"])})}
+    except (KeyError, TypeError) as error:
+        raise InvalidRequest(f"{path} has no whole plan ({error}): restore it, or choose another folder") from error
+
+
+def check_same(there: Plan, asked: Plan, folder: Path) -> None:
+    """Raises InvalidRequest, with what differs, unless both plans are the same."""
+    was, now = asdict(there), asdict(asked)
+    differences = [f"{name} {_shown(was[name])}, not {_shown(now[name])}" for name in was if was[name] != now[name]]
+    if differences:
+        others = was["model_digest"] != now["model_digest"]
+        hint = "ask a server with those weights" if others else "give the same options"
+        raise InvalidRequest(f"{folder} holds a run with {'; '.join(differences)}: {hint}, or choose another folder")
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def as_json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file.
+
+    Raises:
+        InvalidRequest: the file holds none.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is damaged ({error}): restore it, or choose another folder") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"{path} is damaged (it holds no object): restore it, or choose another folder")
+    return document

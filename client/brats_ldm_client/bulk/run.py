@@ -1,0 +1,163 @@
+"""Makes the shards that a folder lacks. A run that is stopped in any way goes on when it is started again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .._client import Client
+from .._errors import InvalidRequest
+from .._records import check_folder
+from .._types import Slice
+from ..files import TEMPORARY
+from .artifacts import check_packages, shard_name
+from .background import Background
+from .plan import MANIFEST, Plan, check_same, read_manifest, write_manifest
+from .shard import file_hash, is_whole, write_shard
+from .summary import write_summary
+from .workplace import tidy, workplace
+
+_AHEAD = 64  # images that wait for the disk; then no more are asked for
+
+
+class Report(Protocol):
+    """Hears how a run goes on. `shard` is called in a thread of its own."""
+
+    def there(self, images: int, shards: int) -> None:
+        """The folder has that much from before."""
+
+    def image(self, made: Slice) -> None:
+        """An image has arrived."""
+
+    def shard(self, index: int, images: int) -> None:
+        """A shard is whole."""
+
+
+class _Silent:
+    def there(self, images: int, shards: int) -> None: ...
+    def image(self, made: Slice) -> None: ...
+    def shard(self, index: int, images: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has done."""
+
+    images: int
+    """Images that were made now."""
+    there: int
+    """Images that the folder had before."""
+
+
+def model_of(client: Client) -> Mapping[str, Any]:
+    """What a server says of its model, for `plan_for`. Waits while the server is busy."""
+    return client.generate(1, seed=0, steps=1).provenance[0]
+
+
+def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | None = None) -> Done:
+    """Make all images of a plan that a folder lacks, then its summary page. Needs the memory of about 200 images.
+
+    Args:
+        client: Decides which servers are asked, how many requests are sent at a time, and how long is retried.
+        plan: What to make; see `plan_for`.
+        folder: The folder; made when the first image has come.
+        report: Is told how far it is.
+
+    Raises:
+        InvalidRequest: the folder holds something else, or another run writes to it.
+        WeightsChanged: a server has other weights than the plan.
+        BratsLDMError: the server failed, and so did the retries. Shards that are whole stay, here as always.
+        OSError: a file could not be written.
+    """
+    folder, report = Path(folder), report or _Silent()
+    check_packages(plan)
+    missing = _open_folder(folder, plan)
+    images = sum(len(plan.shard(index)) for index in missing)
+    report.there(plan.count - images, plan.shards - len(missing))
+    if missing:
+        _make(client, plan, folder, missing, report)
+    elif _is_finished(folder):
+        return Done(0, plan.count)
+    with workplace(folder, "run"):
+        finish(plan, folder)
+    return Done(images, plan.count - images)
+
+
+def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> None:
+    """Make one shard of a plan, unless it is there: any number of processes can share the shards of a folder.
+
+    `make_all` then finds nothing to make and writes the summary page.
+    """
+    folder = Path(folder)
+    check_packages(plan)
+    check_plan(folder, plan)
+    if is_whole(folder, index):
+        return
+    with closing(client.iter_images(plan.shard(index), **plan.sampling())) as slices:
+        first = next(slices)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).exists():
+            write_manifest(folder, plan)
+        write_shard(plan, folder, index, itertools.chain([first], slices))
+
+
+def _open_folder(folder: Path, plan: Plan) -> list[int]:
+    """Check a folder and clear away what killed runs have left; returns the shards that it lacks."""
+    check_folder(folder)
+    check_plan(folder, plan)
+    if any(name.startswith(".run.") for name in tidy(folder)):
+        raise InvalidRequest(f"another run is writing to {folder}: wait until it ends, or stop it")
+    return [index for index in range(plan.shards) if not is_whole(folder, index)]
+
+
+def check_plan(folder: Path, plan: Plan) -> None:
+    """Raises InvalidRequest for a folder that holds another plan, or something else."""
+    try:
+        check_same(read_manifest(folder)["plan"], plan, folder)
+    except FileNotFoundError:
+        leftovers = {path.name for path in folder.glob(TEMPORARY)}
+        if folder.exists() and any(path.name not in leftovers for path in folder.iterdir()):
+            raise InvalidRequest(
+                f"{folder} is not empty and has no {MANIFEST} of a run in bulk: choose another folder"
+            ) from None
+
+
+def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
+    """One call for all images: the server never waits for the end of a shard."""
+    seeds = itertools.chain.from_iterable(map(plan.shard, missing))
+    with closing(client.iter_images(seeds, **plan.sampling())) as slices:
+        first = next(slices)  # a server that refuses leaves no folder
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, plan)  # without hashes, which are of finished folders
+
+        def write(arrived: Iterator[Slice]) -> None:
+            for index in missing:
+                write_shard(plan, folder, index, arrived)
+                report.shard(index, len(plan.shard(index)))
+
+        with workplace(folder, "run"), Background(write, _AHEAD) as writing:
+            for made in itertools.chain([first], slices):
+                report.image(made)
+                writing.put(made)
+
+
+def finish(plan: Plan, folder: Path) -> None:
+    """Write the summary page, and the manifest with the hashes of everything beside it."""
+    names = write_summary(plan, folder)
+    marks = [f"{shard_name(index)}.json" for index in range(plan.shards)]
+    write_manifest(folder, plan, {"summary": _hashes(folder, names), "shards": _hashes(folder, marks)})
+
+
+def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: file_hash(folder / name) for name in names}
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the last thing of a run has been done."""
+    document = read_manifest(folder)
+    named = [*document.get("summary", ()), *document.get("shards", ())]
+    return bool(named) and all((folder / name).exists() for name in named)

@@ -1,0 +1,189 @@
+"""Checks a finished folder: its hashes, and a random sample of images that a server makes again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._client import Client
+from .._errors import BratsLDMError, WeightsChanged
+from .._types import F32, Slice
+from .artifacts import artifact_name, read_pixels, shard_name, stored_pixels
+from .plan import MANIFEST, Plan, read_manifest
+from .run import model_of
+from .shard import file_hash, files_of, pixel_hash, read_shard
+
+_LEVELS = {"uint8": 255, "uint16": 65535}
+
+
+@dataclass
+class Verdict:
+    """What was checked, and what is wrong."""
+
+    plan: Plan
+    shards: int = 0
+    """Shards whose files were read."""
+    files: int = 0
+    bytes: int = 0
+    seeds: list[int] = field(default_factory=list)
+    """Images that were made again."""
+    faults: list[str] = field(default_factory=list)
+    """A line for each."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = None) -> Verdict:
+    """Read every file and compare it with the manifests; also finds files that are missing or too many.
+
+    Args:
+        folder: A folder of `make_all`.
+        on_bytes: Is told how many bytes have been read since the last call.
+
+    Raises:
+        InvalidRequest, FileNotFoundError: there is no manifest that says what the folder should hold.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verdict = Verdict(manifest["plan"])
+    expected = {MANIFEST}
+    for index in range(verdict.plan.shards):
+        expected |= _check_shard(folder, index, manifest, verdict, on_bytes)
+    for name, digest in manifest.get("summary", {}).items():
+        expected.add(name)
+        _check_file(folder, name, digest, verdict, on_bytes)
+    if "shards" not in manifest:
+        verdict.faults.append(f"{MANIFEST} says that the run has not ended: the same bulk command makes the rest")
+    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    verdict.faults += [f"{name} does not belong here: move it away" for name in there if name not in expected]
+    return verdict
+
+
+def total_bytes(folder: str | Path) -> int:
+    """How many bytes `check_hashes` will read, about."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _check_shard(
+    folder: Path, index: int, manifest: dict[str, Any], verdict: Verdict, on_bytes: Callable[[int], object] | None
+) -> set[str]:
+    """Returns the names that belong to the shard."""
+    name = f"{shard_name(index)}.json"
+    digest = manifest.get("shards", {}).get(name)
+    if not _check_file(folder, name, digest, verdict, on_bytes):
+        return {name} | _there(folder, index, verdict.plan)
+    try:
+        mark = read_shard(folder, index)
+        files, seeds, digests = mark["files"], mark["seeds"], {mark["model_digest"], verdict.plan.model_digest}
+        if seeds != [*verdict.plan.shard(index)] or len(digests) > 1:
+            verdict.faults.append(f"{name} is of another plan: restore it")
+        for file, entry in files.items():
+            _check_file(folder, file, entry["sha256"], verdict, on_bytes)
+    except (BratsLDMError, KeyError, TypeError) as error:
+        verdict.faults.append(f"{name} is damaged ({error}): restore it, or remove it and give the same bulk command")
+        return {name} | _there(folder, index, verdict.plan)
+    verdict.shards += 1
+    return {name, *files}
+
+
+def _there(folder: Path, index: int, plan: Plan) -> set[str]:
+    """The names of a shard's files on the disk, where no mark says which it has."""
+    artifacts = (folder / artifact_name(index, format) for format in plan.formats)
+    return {path.relative_to(folder).as_posix() for artifact in artifacts for path in files_of(artifact)}
+
+
+def _check_file(
+    folder: Path, name: str, digest: str | None, verdict: Verdict, on_bytes: Callable[[int], object] | None
+) -> bool:
+    """Whether a file is there and has that hash. Without a hash, being there is enough."""
+    path = folder / name
+    try:
+        size, found = path.stat().st_size, file_hash(path)
+    except OSError as error:
+        verdict.faults.append(f"{name} cannot be read ({error.strerror or error}): give the same bulk command again")
+        return False
+    verdict.files += 1
+    verdict.bytes += size
+    if on_bytes is not None:
+        on_bytes(size)
+    if digest not in (None, found):
+        verdict.faults.append(f"{name} is not what was written (its SHA-256 is {found}, not {digest}): restore it")
+        return False
+    return True
+
+
+def check_sample(
+    client: Client, folder: str | Path, count: int = 16, seed: int | None = None, tolerance: float | None = None
+) -> Verdict:
+    """Make a random sample of a folder's images again and compare raw values and stored pixels.
+
+    Args:
+        client: Asks a server with the same weights.
+        folder: A folder of `make_all`.
+        count: How many images.
+        seed: Of the draw; random by default.
+        tolerance: The largest difference that a pixel may have, for a GPU or another kind of processor. By default all
+            bits must be the same.
+
+    Raises:
+        WeightsChanged: the server has other weights.
+    """
+    folder, verdict = Path(folder), Verdict(read_manifest(Path(folder))["plan"])
+    plan = verdict.plan
+    check_weights(client, plan)
+    chosen = random.Random(seed).sample(range(plan.count), min(count, plan.count))
+    verdict.seeds = sorted(plan.seed_base + image for image in chosen)
+    with closing(client.iter_images(verdict.seeds, **plan.sampling())) as slices:
+        for made in slices:
+            verdict.faults += _differences(folder, plan, made, tolerance)
+    return verdict
+
+
+def check_weights(client: Client, plan: Plan) -> None:
+    """Raises WeightsChanged if the server does not have the weights of the plan."""
+    digest = model_of(client).get("model_digest")
+    if digest != plan.model_digest:
+        raise WeightsChanged(
+            f"the server has the weights {digest}, and the images are of {plan.model_digest}: ask a server with those, "
+            "or check the hashes only"
+        )
+
+
+def _differences(folder: Path, plan: Plan, made: Slice, tolerance: float | None) -> Iterator[str]:
+    index = (made.seed - plan.seed_base) // plan.shard_size
+    try:
+        if tolerance is None:
+            mark = read_shard(folder, index)
+            if mark["pixels_sha256"][made.seed - plan.shard(index).start] != pixel_hash(made.image):
+                yield f"seed {made.seed}: the server makes another image; a GPU or another processor needs a tolerance"
+        for format in plan.formats:
+            (there,) = read_pixels(folder, plan, index, format, [made.seed])
+            if off := _off(format, there, made.image, tolerance):
+                yield f"seed {made.seed}: its {format} is off by {off:.3g}"
+    except Exception as error:  # what a library says of a damaged file can be anything
+        yield f"seed {made.seed}: cannot be read ({error})"
+
+
+def _off(format: str, there: npt.NDArray[Any], image: F32, tolerance: float | None) -> float:
+    """The largest difference in value, 0 if it is allowed."""
+    expected = stored_pixels(format, image)
+    if there.shape != expected.shape or there.dtype != expected.dtype:
+        return float("inf")
+    if np.array_equal(there, expected, equal_nan=there.dtype.kind == "f"):
+        return 0.0
+    levels = _LEVELS.get(there.dtype.name)
+    # A grey level stands for all values that round to it.
+    ours = image if levels is None else np.clip(image, 0, 1)
+    allowed = (tolerance or 0.0) + (0.5001 / levels if levels and tolerance is not None else 0.0)
+    off = float(np.abs(there.astype(np.float64) / (levels or 1) - ours).max())
+    return off if tolerance is None or not off <= allowed else 0.0
