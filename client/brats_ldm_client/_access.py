@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ._endpoints import ChannelArgs
 from ._errors import InvalidRequest
 
 SECRET_HEADER = "triton-grpc-protocol-inference-key"
@@ -33,21 +34,24 @@ class TLS:
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise InvalidRequest("tls: a client certificate and its key come together: pass both cert and key")
+            raise InvalidRequest(
+                "tls: a client certificate and its key come together: pass both cert and key, or set "
+                "both BRATS_LDM_TLS_CERT and BRATS_LDM_TLS_KEY"
+            )
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise InvalidRequest(f"tls: there is no PEM file {os.fspath(path)} ({name})")
 
 
-def tls_channel(tls: bool | PathOrName | TLS) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def tls_channel(tls: bool | PathOrName | TLS) -> tuple[dict[str, Any], ChannelArgs]:
     """tritonclient's arguments for `tls`, and gRPC's. A path is that of the authorities to trust."""
     if not tls:
         return {"ssl": False}, []
     settings = tls if isinstance(tls, TLS) else TLS() if tls is True else TLS(ca=tls)
     files = {"root_certificates": settings.ca, "certificate_chain": settings.cert, "private_key": settings.key}
     paths = {name: os.fspath(path) for name, path in files.items() if path is not None}
-    override = [("grpc.ssl_target_name_override", settings.server_name)] if settings.server_name else []
+    override: ChannelArgs = [("grpc.ssl_target_name_override", settings.server_name)] if settings.server_name else []
     return {"ssl": True, **paths}, override
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from ._access import TLS, PathOrName, checked_headers, tls_channel
+from ._endpoints import DEFAULT_URL, endpoints
+from ._environment import NAMES, arguments, setting
 from ._errors import InvalidRequest
-from ._options import Options, channel_args, endpoint
+from ._options import Options, channel_args
 from ._transport import Transport
+
+C = TypeVar("C", bound="BaseClient")
 
 
 class BaseClient:
@@ -16,7 +20,7 @@ class BaseClient:
 
     def __init__(
         self,
-        url: str = "127.0.0.1:8001",
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout: float = 600.0,
         connect_timeout: float = 5.0,
@@ -31,7 +35,9 @@ class BaseClient:
         """Check the arguments. The connection is made by the first call.
 
         Args:
-            url: host:port of Triton's gRPC endpoint.
+            url: host:port of Triton's gRPC endpoint; or several, in a sequence or with commas, among which gRPC shares
+                out the requests. Their names are looked up once, here. dns:///host:port: all addresses of one name,
+                looked up again when one is lost.
             timeout: Seconds for the answer of one request. After that the server drops the work.
             connect_timeout: Seconds for the first answer, and for calls that generate nothing.
             rows_per_request: Images in one request, at most 64; more images are split into several requests.
@@ -44,16 +50,26 @@ class BaseClient:
             headers: Sent with each call, for a proxy.
             transport: Answers in place of a server, such as `brats_ldm_client.testing.FakeTransport` in a test.
         """
-        address = endpoint(url)
+        servers = endpoints(url)
+        address = str(servers)
         every = checked_headers(headers, secret)
         self._options = Options(address, timeout, connect_timeout, rows_per_request, concurrency, retry_seconds, every)
-        encryption, more_args = tls_channel(tls or url.startswith("grpcs://"))
+        encryption, more_args = tls_channel(tls or servers.encrypted)
+        more_args = [*servers.channel_args(encryption["ssl"], named=bool(more_args)), *more_args]
         self._channel: dict[str, Any] = {
-            "url": address, **encryption, "channel_args": [*channel_args(address, connect_timeout), *more_args]
+            "url": servers.target(), **encryption, "channel_args": [*channel_args(address, connect_timeout), *more_args]
         }  # fmt: skip
         self._transport = transport
         self._closed = False
         self._open()
+
+    @classmethod
+    def from_env(cls: type[C], **overrides: Any) -> C:
+        """A client with the settings of the variables `BRATS_LDM_URL`, `BRATS_LDM_TIMEOUT` and so on.
+
+        docs/generate.md lists them. overrides: arguments of the client, which win.
+        """
+        return cls(**{**arguments({name: setting(name) for name in NAMES}), **overrides})
 
     def _open(self) -> None:
         """Make the connection; nothing is sent yet."""

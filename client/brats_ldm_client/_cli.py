@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _cli_animate, _cli_bulk, _cli_generate, _cli_verify
-from ._cli_connection import connect, connection_options
+from ._cli_connection import complete, connect, connection_options
 from .printing import forgiving_streams
 
 _EPILOG = """\
@@ -25,7 +25,8 @@ examples:
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 
-$BRATS_LDM_SECRET is sent to a server that asks for a secret.
+$BRATS_LDM_SECRET is sent to a server that asks for a secret. BRATS_LDM_URL, BRATS_LDM_TIMEOUT, BRATS_LDM_TLS_CA and so
+on are used where their options are not given.
 exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong arguments, 130 interrupted.
 All images are SYNTHETIC: for research only, not for diagnosis.
 """
@@ -53,6 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         from ._errors import BratsLDMError
 
         try:
+            complete(args)
             status: int = args.run(args)
             return status
         except (BratsLDMError, OSError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The address of the server, timeouts and limits; builds the keyword arguments of tritonclient's calls."""
+"""The servers as messages name them, timeouts and limits; builds the keyword arguments of tritonclient's calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._endpoints import ChannelArgs, several
 from ._error_map import map_error
-from ._errors import BratsLDMError, InvalidRequest
+from ._errors import BratsLDMError, InvalidRequest, ServerUnavailable
 from ._protocol import MAX_ROWS, STREAM, UNARY, Request, infer_inputs, outputs_of, requested, stream_interval
 from ._proxy import proxy_to
 
@@ -69,7 +70,12 @@ class Options:
         }
 
     def error(self, error: BaseException, model: str = UNARY, timeout: float | None = None) -> BratsLDMError:
-        return map_error(error, url=self.url, model=model, timeout=timeout or self.timeout, proxy=proxy_to(self.url))
+        proxy = proxy_to(self.url)
+        mapped = map_error(error, url=self.url, model=model, timeout=timeout or self.timeout, proxy=proxy)
+        if isinstance(mapped, ServerUnavailable) and several(self.url):
+            # Another server may have the model that this one lacks, or room now.
+            mapped.retryable, mapped.retry_after = True, 0.0
+        return mapped
 
 
 def check_stream(request: Request, preview_every: int) -> int:
@@ -83,17 +89,9 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise InvalidRequest(f"{name} must be from {low:g} to {high:g}, not {value!r}")
 
 
-def endpoint(url: str) -> str:
-    """host:port of the gRPC endpoint; the scheme grpc:// is dropped, another one is refused."""
-    scheme, separator, rest = url.rpartition("://")
-    if (separator and scheme not in ("grpc", "grpcs")) or not rest.rstrip("/"):
-        raise InvalidRequest(f"url must be host:port of Triton's gRPC endpoint, such as 127.0.0.1:8001, not {url!r}")
-    return rest.rstrip("/")
-
-
-def channel_args(url: str, connect_timeout: float) -> list[tuple[str, int]]:
+def channel_args(url: str, connect_timeout: float) -> ChannelArgs:
     """What tritonclient's own defaults lack for a client that retries; the only place that makes them."""
-    args = [
+    args: ChannelArgs = [
         ("grpc.max_send_message_length", _INT32_MAX),
         ("grpc.max_receive_message_length", _INT32_MAX),  # gRPC's 4 MB is less than 20 images
         # A lost channel is dialled again within seconds, not after gRPC's growing pauses of up to 2 minutes.
@@ -101,8 +99,9 @@ def channel_args(url: str, connect_timeout: float) -> list[tuple[str, int]]:
         # No pause, whatever its name says: the time that one attempt to connect may take, as through a slow proxy.
         ("grpc.min_reconnect_backoff_ms", round(1000 * connect_timeout)),
         ("grpc.max_reconnect_backoff_ms", 2000),
-        # Channels of one process share connections, and with them the pauses; a new client starts afresh.
-        ("grpc.use_local_subchannel_pool", 1),
+        # Channels of one process share connections, and with them the pauses; a new client starts afresh. Not one of
+        # several servers: the new channel of a stream would know the one that is quick to connect, and no other.
+        ("grpc.use_local_subchannel_pool", 0 if several(url) else 1),
     ]
     if proxy_to(url) is None:  # else gRPC would take one to this machine, too
         args.append(("grpc.enable_http_proxy", 0))

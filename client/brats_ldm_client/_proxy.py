@@ -1,6 +1,7 @@
 """Which proxy gRPC takes to a server: it obeys environment variables, and its errors do not say which. No calls.
 
-The rules are gRPC's (doc/environment_variables.md), with one more: a machine never reaches itself through a proxy.
+The rules are gRPC's (doc/environment_variables.md), with two more: a machine never reaches itself through a proxy, and
+several servers are reached without one, because it, and not gRPC, would choose among them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+
+from ._endpoints import several
 
 _VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # the first that is set counts, even if it is empty
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
@@ -20,7 +23,7 @@ def proxy_to(url: str) -> str | None:
     setting = next(((name, os.environ[name]) for name in _VARIABLES if name in os.environ), None)
     exceptions = next((os.environ[name] for name in _EXCEPTIONS if name in os.environ), "")
     excepted = any(_names(entry, host) for entry in exceptions.split(","))
-    if not setting or not setting[1] or excepted or _is_loopback(host):
+    if not setting or not setting[1] or excepted or _is_loopback(host) or several(url):
         return None
     return f"{setting[0]}={_PASSWORD.sub(_HIDDEN, setting[1])}"
 

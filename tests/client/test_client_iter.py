@@ -36,13 +36,13 @@ def test_images_come_in_the_order_of_the_seeds(caller: Caller, served: Served) -
 
 
 def test_endless_seeds_are_taken_as_they_are_needed_and_leaving_cancels(caller: Caller, served: Served) -> None:
-    three = threading.Event()
+    three_is_here = threading.Event()  # a request that is cancelled before it arrives is none
 
     def stall_from_three(seeds: list[int], context: grpc.ServicerContext) -> None:
         if seeds == [2]:
-            three.wait(10)  # the loop ends with this image, and another request must be there then
+            three_is_here.wait(10)
         if seeds[0] >= 3:
-            three.set()
+            three_is_here.set()
             served.triton.stall(seeds, context)
 
     served.triton.behave = stall_from_three

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from brats_ldm_client import PRESETS, InvalidRequest, ProtocolError
-from brats_ldm_client._options import Options, endpoint
+from brats_ldm_client._endpoints import endpoint
+from brats_ldm_client._options import Options
 from brats_ldm_client._protocol import infer_inputs, make_request, parse_rows, seeds_for
 
 LARGEST = 2**63 - 1
