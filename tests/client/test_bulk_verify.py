@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from brats_ldm_client import Client
 from brats_ldm_client._cli import main
 from brats_ldm_client.bulk import FORMATS, check_sample
 from support.bulk import arguments
-from support.fake_triton import Served
+from support.fake_triton import DIGEST, Served
 
 Verify = Callable[..., tuple[int, str, list[str]]]
 
@@ -242,6 +243,18 @@ def test_damage_that_libraries_cannot_read(served: Served, folder: Path) -> None
         faults = check_sample(client, folder, 10).faults
     assert len(faults) >= 10
     assert all("cannot be read" in fault for fault in faults)
+
+
+def test_other_weights_after_the_first_answer(verify: Verify, served: Served) -> None:
+    """As of the second of two servers: the images are not to blame."""
+
+    def other(seeds: list[int], context: grpc.ServicerContext) -> None:
+        served.triton.digest = "sha256:other" if len(seeds) > 1 else DIGEST
+
+    served.triton.behave = other
+    status, out, errors = verify()
+    assert (status, out) == (1, "")
+    assert "the server has the weights sha256:other" in errors[-1]
 
 
 def test_other_weights_and_other_folders(verify: Verify, served: Served, folder: Path, tmp_path: Path) -> None:

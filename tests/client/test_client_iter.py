@@ -67,8 +67,8 @@ def test_a_slow_reader_stops_the_requests(served: Served) -> None:
         assert [image.seed for image in it] == list(range(1, 50))
 
 
-def test_a_busy_server_is_asked_less(caller: Caller, served: Served) -> None:
-    """It has room for two requests; what it refuses is made later, and all images come."""
+def test_a_busy_server_gives_all_images(caller: Caller, served: Served) -> None:
+    """It has room for two requests, and what it refuses is made later."""
     inside = threading.Semaphore(2)
 
     def two_at_once(seeds: list[int], context: grpc.ServicerContext) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +164,7 @@ def check_sample(
     verdict.seeds = sorted(plan.seed_base + image for image in chosen)
     with closing(client.iter_images(verdict.seeds, **plan.sampling())) as slices:
         for made in slices:
+            _check_weights(plan, made.record)  # of several servers, one was asked before
             verdict.faults += _differences(folder, plan, made, tolerance)
     return verdict
 
@@ -171,7 +172,11 @@ def check_sample(
 def prepare_sample(client: Client, plan: Plan) -> None:
     """Raises what `check_sample` would, before any work."""
     check_packages(plan)
-    digest = model_of(client).get("model_digest")
+    _check_weights(plan, model_of(client))
+
+
+def _check_weights(plan: Plan, record: Mapping[str, Any]) -> None:
+    digest = record.get("model_digest")
     if digest != plan.model_digest:
         raise WeightsChanged(
             f"the server has the weights {digest}, and the images are of {plan.model_digest}: ask a server with those, "
