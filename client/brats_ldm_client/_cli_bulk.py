@@ -75,7 +75,7 @@ def _bulk(args: argparse.Namespace) -> int:
         try:
             done = make_all(client, plan, folder, progress)
         except BaseException:
-            if (folder / "manifest.json").exists():
+            if progress.began and (folder / "manifest.json").exists():  # a refused folder may hold another run
                 args.kept = f"; {progress.shards} of {plan.shards} shards are whole; the same command makes the rest"
             raise
         finally:
@@ -95,14 +95,14 @@ class _Progress:
     def __init__(self, plan: Plan) -> None:
         from tqdm import tqdm
 
-        self._plan, self.shards = plan, 0
+        self._plan, self.shards, self.began = plan, 0, False
         self._images = self._before = 0
         self._began = time.monotonic()
         self._warned: set[str] = set()
         self._bar = tqdm(total=plan.count, unit="image", file=sys.stderr, disable=None, smoothing=0.02)
 
     def there(self, images: int, shards: int) -> None:
-        self.shards, self._images, self._before = shards, images, images
+        self.shards, self._images, self._before, self.began = shards, images, images, True
         self._began = time.monotonic()
         self._bar.initial = self._bar.n = images
         self._bar.refresh()

@@ -50,6 +50,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from .bulk.artifacts import check_packages
     from .bulk.plan import read_manifest
     from .bulk.verify import check_sample, check_weights
 
@@ -58,6 +59,7 @@ def _verify(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         client: Client | None = None
         if not args.hashes_only:
+            check_packages(plan)
             client = stack.enter_context(connect(args, **load(args)))
             check_weights(client, plan)  # before the long part
         verdict = _hashes(args)
@@ -83,13 +85,16 @@ def _hashes(args: argparse.Namespace) -> Verdict:
 
 
 def _said(verdict: Verdict, args: argparse.Namespace) -> str:
-    count = len(verdict.faults)
-    result = "no fault" if verdict.sound else f"{count} fault{'s' if count > 1 else ''}"
+    result = "no fault" if verdict.sound else _counted(len(verdict.faults), "fault")
     made = ""
     if verdict.seeds:
         how = "bit for bit" if args.tolerance is None else f"within {args.tolerance:g}"
-        made = f", and made {len(verdict.seeds)} images again to compare them {how}"
+        made = f", and made {_counted(len(verdict.seeds), 'image')} again to compare {how}"
     return (
-        f"{result}; read {verdict.files} files ({verdict.bytes:,} bytes) of {verdict.shards} of {verdict.plan.shards} "
-        f"shards{made}"
+        f"{result}; read {_counted(verdict.files, 'file')} ({verdict.bytes:,} bytes) in {verdict.shards} of "
+        f"{_counted(verdict.plan.shards, 'shard')}{made}"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -43,7 +43,7 @@ def test_seeds_are_int64() -> None:
 WRONG: list[dict[str, object]] = [{"count": 0}, {"shard_size": 0}, {"formats": "npz"}, {"formats": ""}]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, {"steps": 5, "preset": "fast"}])
+@pytest.mark.parametrize("wrong", [*WRONG, {"steps": 5, "preset": "fast"}, {"sampler": "dpmpp_2m", "eta": 0.5}])
 def test_what_makes_no_plan(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         plan(**wrong)  # type: ignore[arg-type]

@@ -157,6 +157,6 @@ def test_verify_makes_images_again(made: Made, small_server: TritonServer, capsy
     verify = ("verify", str(made.folder), "--url", small_server.grpc_url)
     assert main([*verify, "--sample", "3", "--seed", "1"]) == 0
     assert "no fault; read " in (said := capsys.readouterr().out)
-    assert said.endswith("of 2 of 2 shards, and made 3 images again to compare them bit for bit\n")
+    assert said.endswith("in 2 of 2 shards, and made 3 images again to compare bit for bit\n")
     assert main([*verify, "--tolerance", "1e-6"]) == 0
     assert "made 5 images again to compare them within 1e-06" in capsys.readouterr().out

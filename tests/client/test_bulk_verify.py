@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,10 +44,8 @@ def test_a_sound_folder(verify: Verify, folder: Path, served: Served) -> None:
     count = len([path for path in folder.rglob("*") if path.is_file()]) - 1  # not the manifest, which no hash covers
     status, out, err = verify("--sample", 4)
     assert (status, err) == (0, [])
-    pattern = (
-        rf"no fault; read {count} files \([\d,]+ bytes\) of 3 of 3 shards, and made 4 images again to compare them"
-    )
-    assert re.search(pattern, out)
+    read = rf"no fault; read {count} files \([\d,]+ bytes\) in 3 of 3 shards"
+    assert re.search(read + ", and made 4 images again to compare bit for bit", out)
     served.stop()
     assert verify("--hashes-only")[0] == 0
 
@@ -85,7 +84,7 @@ def test_files_that_are_missing_or_too_many(verify: Verify, folder: Path) -> Non
     status, out, faults = verify("--hashes-only")
     assert status == 1
     assert "4 faults; read " in out
-    assert "of 2 of 3 shards" in out
+    assert "in 2 of 3 shards" in out
     assert [fault.removeprefix("brats-ldm: ").split(" (")[0] for fault in faults] == [
         "shard-000000-png/slice_seed000000002.png cannot be read",
         "shard-000001.json cannot be read",
@@ -171,6 +170,7 @@ def test_damage_that_libraries_cannot_read(served: Served, folder: Path) -> None
         faults = check_sample(client, folder, 10).faults
     assert len(faults) >= 10
     assert all("cannot be read" in fault for fault in faults)
+    assert all(len(fault.splitlines()) == 1 for fault in faults)
 
 
 def test_other_weights_and_other_folders(verify: Verify, served: Served, folder: Path, tmp_path: Path) -> None:
@@ -180,7 +180,16 @@ def test_other_weights_and_other_folders(verify: Verify, served: Served, folder:
     assert "the server has the weights sha256:other, and the images are of sha256:abab" in error
     shutil.rmtree(folder)
     folder.mkdir()
-    assert verify("--hashes-only")[2] == [f"brats-ldm: {folder}/manifest.json: No such file or directory"]
+    words = f"there is no {folder}/manifest.json: name a folder of `brats-ldm bulk`"
+    assert verify("--hashes-only")[2] == [f"brats-ldm: {words}"]
+
+
+def test_a_missing_package_is_no_fault_of_the_folder(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    status, out, (error,) = verify("--sample", 10)
+    assert (status, out) == (1, "")
+    assert error == "brats-ldm: h5py is not installed: install it with pip install 'brats-ldm-client[hdf5]'"
+    assert verify("--hashes-only")[0] == 0
 
 
 @pytest.mark.parametrize("more", [("--sample", "0"), ("--tolerance", "-1"), ("--tolerance", "nan")])

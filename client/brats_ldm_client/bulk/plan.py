@@ -107,6 +107,8 @@ def plan_for(
     if not model.get("model_digest"):
         raise InvalidRequest("the server does not say which weights it has: see `brats-ldm info`")
     how = resolve(preset, steps, sampler, eta)
+    if eta and how.sampler != "ddim":  # the server would never be asked with it
+        raise InvalidRequest(f"eta is {eta:g} and the sampler {how.sampler}: leave out eta, which only ddim takes")
     # As the server rounds it and says it in its records: ddpm is ddim with an eta of 1.
     eta = 1.0 if how.sampler == "ddpm" else abs(round(float(eta), 7))
     named = str(model.get("model_name", "")), str(model["model_digest"])
@@ -141,7 +143,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
     """
     path = folder / MANIFEST
-    document = read_json(path)
+    try:
+        document = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no {path}: name a folder of `brats-ldm bulk`") from None
     if document.get("format") != _KIND:
         raise InvalidRequest(f"{path} is not of a run in bulk: choose another folder")
     version = document.get("format_version")

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from .._client import Client
 from .._errors import BratsLDMError, WeightsChanged
 from .._types import F32, Slice
-from .artifacts import artifact_name, read_pixels, shard_name, stored_pixels
+from .artifacts import artifact_name, check_packages, read_pixels, shard_name, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
 from .shard import file_hash, files_of, pixel_hash, read_shard
 
 _LEVELS = {"uint8": 255, "uint16": 65535}
+_AGAIN = "remove it and give the same bulk command again"
 
 
 @dataclass
@@ -86,11 +87,11 @@ def _check_shard(
         mark = read_shard(folder, index)
         files, seeds, digests = mark["files"], mark["seeds"], {mark["model_digest"], verdict.plan.model_digest}
         if seeds != [*verdict.plan.shard(index)] or len(digests) > 1:
-            verdict.faults.append(f"{name} is of another plan: restore it")
+            verdict.faults.append(f"{name} is of another plan: {_AGAIN}")
         for file, entry in files.items():
             _check_file(folder, file, entry["sha256"], verdict, on_bytes)
     except (BratsLDMError, KeyError, TypeError) as error:
-        verdict.faults.append(f"{name} is damaged ({error}): restore it, or remove it and give the same bulk command")
+        verdict.faults.append(f"{name} is damaged ({_words(error)}): {_AGAIN}")
         return {name} | _there(folder, index, verdict.plan)
     verdict.shards += 1
     return {name, *files}
@@ -117,7 +118,7 @@ def _check_file(
     if on_bytes is not None:
         on_bytes(size)
     if digest not in (None, found):
-        verdict.faults.append(f"{name} is not what was written (its SHA-256 is {found}, not {digest}): restore it")
+        verdict.faults.append(f"{name} is not what was written (its SHA-256 is {found}, not {digest}): {_AGAIN}")
         return False
     return True
 
@@ -137,9 +138,11 @@ def check_sample(
 
     Raises:
         WeightsChanged: the server has other weights.
+        MissingPackage: a format of the folder needs a package that is not installed.
     """
     folder, verdict = Path(folder), Verdict(read_manifest(Path(folder))["plan"])
     plan = verdict.plan
+    check_packages(plan)
     check_weights(client, plan)
     chosen = random.Random(seed).sample(range(plan.count), min(count, plan.count))
     verdict.seeds = sorted(plan.seed_base + image for image in chosen)
@@ -161,17 +164,23 @@ def check_weights(client: Client, plan: Plan) -> None:
 
 def _differences(folder: Path, plan: Plan, made: Slice, tolerance: float | None) -> Iterator[str]:
     index = (made.seed - plan.seed_base) // plan.shard_size
+    what = "hash"
     try:
         if tolerance is None:
             mark = read_shard(folder, index)
             if mark["pixels_sha256"][made.seed - plan.shard(index).start] != pixel_hash(made.image):
                 yield f"seed {made.seed}: the server makes another image; a GPU or another processor needs a tolerance"
-        for format in plan.formats:
-            (there,) = read_pixels(folder, plan, index, format, [made.seed])
-            if off := _off(format, there, made.image, tolerance):
-                yield f"seed {made.seed}: its {format} is off by {off:.3g}"
+        for what in plan.formats:
+            (there,) = read_pixels(folder, plan, index, what, [made.seed])
+            if off := _off(what, there, made.image, tolerance):
+                yield f"seed {made.seed}: its {what} is off by {off:.3g}"
     except Exception as error:  # what a library says of a damaged file can be anything
-        yield f"seed {made.seed}: cannot be read ({error})"
+        yield f"seed {made.seed}: its {what} cannot be read ({_words(error)})"
+
+
+def _words(error: Exception) -> str:
+    """In one line."""
+    return " ".join(str(error).split())
 
 
 def _off(format: str, there: npt.NDArray[Any], image: F32, tolerance: float | None) -> float:
