@@ -89,7 +89,7 @@ def _said(verdict: Verdict, args: argparse.Namespace) -> str:
     made = ""
     if verdict.seeds:
         how = "bit for bit" if args.tolerance is None else f"within {args.tolerance:g}"
-        made = f", and made {_counted(len(verdict.seeds), 'image')} again to compare {how}"
+        made = f", and made {_counted(len(verdict.seeds), 'image')} again to compare them {how}"
     return (
         f"{result}; read {_counted(verdict.files, 'file')} ({verdict.bytes:,} bytes) in {verdict.shards} of "
         f"{_counted(verdict.plan.shards, 'shard')}{made}"

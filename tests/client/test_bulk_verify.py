@@ -45,7 +45,7 @@ def test_a_sound_folder(verify: Verify, folder: Path, served: Served) -> None:
     status, out, err = verify("--sample", 4)
     assert (status, err) == (0, [])
     read = rf"no fault; read {count} files \([\d,]+ bytes\) in 3 of 3 shards"
-    assert re.search(read + ", and made 4 images again to compare bit for bit", out)
+    assert re.search(read + ", and made 4 images again to compare them bit for bit", out)
     served.stop()
     assert verify("--hashes-only")[0] == 0
 
