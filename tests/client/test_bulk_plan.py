@@ -49,6 +49,11 @@ def test_what_makes_no_plan(wrong: dict[str, object]) -> None:
         plan(**wrong)  # type: ignore[arg-type]
 
 
+def test_a_plan_without_plan_for_knows_its_formats_too() -> None:
+    with pytest.raises(InvalidRequest, match="unknown format 'npz': use webdataset"):
+        replace(plan(), formats=("npz",))
+
+
 def test_a_plan_says_what_the_server_says() -> None:
     """ddpm is recorded with an eta of 1, and asked for without one; the server rounds an eta to 7 digits."""
     assert (plan(sampler="ddpm").eta, plan(sampler="ddpm").sampling()["eta"]) == (1.0, 0.0)

@@ -48,6 +48,7 @@ class Plan:
         for name in ("count", "shard_size"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}: it must be at least 1")
+        formats_of(self.formats)  # refuses those that it does not know
         last = self.seed_base + self.count - 1
         if not -_INT64 <= self.seed_base <= last < _INT64:
             raise InvalidRequest(f"seeds {self.seed_base} to {last} do not fit in int64: lower the first seed")
