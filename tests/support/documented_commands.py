@@ -50,6 +50,7 @@ BY_TESTS: dict[str, str] = {
     "make test-reliability": "test_reliability.py",
     "perf_analyzer": "test_perf_analyzer.py",
     "prometheus": "test_observability_monitoring.py",
+    "python -m benchmarks.bulk": "test_bulk_benchmark.py",
     "python -m benchmarks.commands": "test_report.py",
     "python -m benchmarks.cost": "test_cost_benchmark.py",
     "python -m benchmarks.micro.cpu_path": "test_cpu_path.py",
