@@ -106,9 +106,13 @@ def test_an_unfinished_run(verify: Verify, folder: Path) -> None:
     manifest.write_text(json.dumps({key: document[key] for key in document if key not in ("summary", "shards")}))
     for name in ("summary.html", "contact_sheet.png", "shard-000002.json"):
         (folder / name).unlink()
+    left = folder / ".run.00000000.tmp" / "lock"  # of a killed run
+    left.parent.mkdir()
+    left.touch()
     status, _, faults = verify("--hashes-only")
     assert status == 1
     assert any("the run has not ended: the same bulk command makes the rest" in fault for fault in faults)
+    assert not any("lock" in fault for fault in faults)
 
 
 def test_many_faults_are_counted(verify: Verify, folder: Path) -> None:

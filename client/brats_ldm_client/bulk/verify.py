@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .._client import Client
 from .._errors import BratsLDMError, WeightsChanged
 from .._types import F32, Slice
+from ..files import TEMPORARY
 from .artifacts import artifact_name, check_packages, read_pixels, shard_name, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
@@ -63,10 +64,13 @@ def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = 
     for name, digest in manifest.get("summary", {}).items():
         expected.add(name)
         _check_file(folder, name, digest, verdict, on_bytes)
+    leftovers: set[str] = set()
     if "shards" not in manifest:
         verdict.faults.append(f"{MANIFEST} says that the run has not ended: the same bulk command makes the rest")
-    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
-    verdict.faults += [f"{name} does not belong here: move it away" for name in there if name not in expected]
+        leftovers = {path.name for path in folder.glob(TEMPORARY)}  # which that command clears away
+    there = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    names = (path.as_posix() for path in there if path.parts[0] not in leftovers)
+    verdict.faults += [f"{name} does not belong here: move it away" for name in names if name not in expected]
     return verdict
 
 
