@@ -129,7 +129,7 @@ def describe(calibration: Calibration, steps: int, rows_in_flight: int, images: 
         lines.append("something else ran on the server or its machine: calibrate again when they are idle")
     lines += ["", f"predicted, not run: {steps} steps, {rows_in_flight} images at once"]
     for count in images:
-        took = _duration(calibration.predict(count, steps, rows_in_flight))
+        took = duration(calibration.predict(count, steps, rows_in_flight))
         lines.append(f"  {count:>9,} {'image ' if count == 1 else 'images'}  {took}")
     return "\n".join(lines)
 
@@ -147,7 +147,7 @@ def _seconds(client: Client, rows: int, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -20,8 +20,8 @@ examples:
   brats-ldm generate -n 100 --preset fast --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
   brats-ldm animate --seed 42 --steps 50 --out denoising.gif
-  brats-ldm bulk --count 1000000 --format webdataset --out slices
-  brats-ldm verify slices
+  brats-ldm bulk --count 1000000 --preset fast --format webdataset --out dataset
+  brats-ldm verify dataset
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 

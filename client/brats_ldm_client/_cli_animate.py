@@ -7,6 +7,7 @@ from typing import Any
 
 from ._cli_connection import connect, connection_options
 from ._cli_sampling import check_sampling, sampling, sampling_options
+from ._presets import resolve
 
 
 def add_parser(commands: Any) -> None:
@@ -28,8 +29,9 @@ def add_parser(commands: Any) -> None:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_sampling(parser, args)
-    if args.every < 1:
-        parser.error("--every must be at least 1")
+    steps = resolve(args.preset, args.steps, args.sampler, args.eta).steps
+    if args.every < 1 or args.every > steps >= 1:  # the server refuses steps below 1
+        parser.error(f"--every is {args.every}: choose 1 to {max(steps, 1)}, the number of steps")
 
 
 def _animate(args: argparse.Namespace) -> int:

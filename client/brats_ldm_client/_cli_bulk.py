@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ._types import Slice
     from .bulk import Plan
 
+_QUIET_SECONDS = 60
+
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
@@ -71,7 +73,7 @@ def _bulk(args: argparse.Namespace) -> int:
         try:
             done = make_all(client, plan, folder, progress)
         except BaseException:
-            if progress.began and (folder / "manifest.json").exists():
+            if progress.began and (folder / "manifest.json").exists():  # a refused folder may hold another run
                 args.kept = f"; {progress.shards} of {plan.shards} shards are whole; the same command makes the rest"
             raise
         finally:
@@ -79,21 +81,21 @@ def _bulk(args: argparse.Namespace) -> int:
     before = f", {done.there} of them there before," if done.there else ""
     last = plan.seed_base + plan.count - 1
     print(
-        f"{plan.count} synthetic slices (seeds {plan.seed_base} to {last}){before} in {plan.shards} "
-        f"shard{'s' if plan.shards > 1 else ''} in {folder}; look at {folder / 'summary.html'}"
+        f"{plan.count} synthetic slices (seeds {plan.seed_base} to {last}){before} in {progress.time()}: "
+        f"{plan.shards} shard{'s' if plan.shards > 1 else ''} in {folder}; look at {folder / 'summary.html'}"
     )
     return 0
 
 
 class _Progress:
-    """A bar where stderr is a terminal, else a line for each shard."""
+    """A bar where stderr is a terminal, else a line for each shard, and at least one a minute."""
 
     def __init__(self, plan: Plan) -> None:
         from tqdm import tqdm
 
         self._plan, self.shards = plan, 0
         self._images = self._before = 0
-        self._since = time.monotonic()
+        self._since = self._told = time.monotonic()
         self._warnings = Warnings()
         self.began = False
         """Whether the folder is one for this run."""
@@ -106,12 +108,18 @@ class _Progress:
         self._bar.refresh()
 
     def image(self, made: Slice) -> None:
+        self._images += 1
         self._bar.update()
         self._warnings.show(made.record, self._bar)
+        if time.monotonic() - self._told > _QUIET_SECONDS:
+            self._tell()
 
     def shard(self, index: int, images: int) -> None:
         self.shards += 1
-        self._images += images
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
         if self._bar.disable:
             print(self._line(), file=sys.stderr)
 
@@ -122,6 +130,12 @@ class _Progress:
             f"{self._images} of {self._plan.count} images, {self.shards} of {self._plan.shards} shards, "
             f"{rate:.1f} images/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         )
+
+    def time(self) -> str:
+        """How long it has taken until now."""
+        from ._calibrate import duration
+
+        return duration(time.monotonic() - self._since)
 
     def close(self) -> None:
         self._bar.close()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .bulk import Verdict
 
 _SHOWN = 20  # faults
+_SAMPLE = 16  # images
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +27,7 @@ def add_parser(commands: Any) -> None:
         "do where they have not.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder")
-    parser.add_argument("--sample", type=int, default=16, metavar="N", help="images to make again (%(default)s)")
+    parser.add_argument("--sample", type=int, metavar="N", help=f"images to make again ({_SAMPLE})")
     parser.add_argument("--seed", type=int, metavar="N", help="draws the same sample each time (random)")
     parser.add_argument(
         "--tolerance",
@@ -41,6 +42,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.hashes_only and (args.sample, args.seed, args.tolerance) != (None, None, None):
+        parser.error("--hashes-only makes no image: leave out --sample, --seed and --tolerance, or leave out that")
+    args.sample = _SAMPLE if args.sample is None else args.sample
     if args.sample < 1:
         parser.error("--sample must be at least 1; --hashes-only makes no image")
     if args.tolerance is not None and not args.tolerance >= 0:
@@ -82,13 +86,16 @@ def _hashes(args: argparse.Namespace) -> Verdict:
 
 
 def _said(verdict: Verdict, args: argparse.Namespace) -> str:
-    count = len(verdict.faults)
-    result = "no fault" if verdict.sound else f"{count} fault{'s' if count > 1 else ''}"
+    result = "no fault" if verdict.sound else _counted(len(verdict.faults), "fault")
     made = ""
     if verdict.seeds:
         how = "bit for bit" if args.tolerance is None else f"within {args.tolerance:g}"
-        made = f", and made {len(verdict.seeds)} images again to compare them {how}"
+        made = f", and made {_counted(len(verdict.seeds), 'image')} again to compare them {how}"
     return (
-        f"{result}; read {verdict.files} files ({verdict.bytes:,} bytes) of {verdict.shards} of {verdict.plan.shards} "
-        f"shards{made}"
+        f"{result}; read {_counted(verdict.files, 'file')} ({verdict.bytes:,} bytes) in {verdict.shards} of "
+        f"{_counted(verdict.plan.shards, 'shard')}{made}"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,4 +1,4 @@
-"""Packages that only some formats need: the extras of this package. Standard library only."""
+"""Packages that only some formats need: the extras of pyproject.toml. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import Any
 
 from ._errors import MissingPackage
-
-_EXTRAS = {"pydicom": "dicom", "webdataset": "webdataset", "h5py": "hdf5", "zarr": "zarr", "numcodecs": "zarr"}
 
 
 def need(package: str) -> Any:
@@ -21,5 +19,4 @@ def need(package: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != package:  # it is there, and something that it needs is not
             raise
-        extra = f"brats-ldm-client[{_EXTRAS[package]}]"
-        raise MissingPackage(f"{package} is not installed: install it with pip install '{extra}'") from None
+        raise MissingPackage(f"{package} is not installed: install it with pip install {package}") from None

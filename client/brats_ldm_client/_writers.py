@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _formats
+from ._errors import InvalidRequest
 from ._formats.npz import npz
 from ._records import Records, check_folder
 from .files import naming, whole_file
@@ -39,6 +40,8 @@ class FolderWriter:
         self._per_image = [name for name in self.formats if name in _formats.files_per_image]
         self._sheet = contact_sheet
         check_folder(self.folder)
+        if any(self.folder.glob("shard-*.json")):
+            raise InvalidRequest(f"{self.folder} holds a run of `brats-ldm bulk`: choose another folder")
         self._records = Records(self.folder)
         self._pictures: list[tuple[Pixels, str]] = []
         self._kept: list[Slice] = []

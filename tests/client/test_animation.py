@@ -117,28 +117,30 @@ def test_the_command(ending: str, served: Served, tmp_path: Path, capsys: pytest
     )
 
 
+def test_the_command_refuses_in_one_line(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["animate", "--url", served.url, "--out", "one.png"]) == 1
+    assert capsys.readouterr().err == "brats-ldm: one.png: an animation is a .gif or a .webp file\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--out", "one.png"), "one.png: an animation is a .gif or a .webp file"),
-        (("--every", "9", "--steps", "4"), "no previews"),
+        (("--every", "0"), "--every is 0: choose 1 to 50, the number of steps"),
+        (("--every", "9", "--steps", "4"), "--every is 9: choose 1 to 4, the number of steps"),
+        (("--every", "21", "--preset", "fast"), "--every is 21: choose 1 to 20, the number of steps"),
+        (("--preset", "fast", "--steps", "4"), "--preset"),
+        (("--seed", "x"), "--seed"),
     ],
 )
-def test_the_command_refuses_in_one_line(
-    arguments: tuple[str, ...], words: str, served: Served, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_of_the_command(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["animate", "--url", served.url, *arguments]) == 1
-    message = capsys.readouterr().err
-    assert words in message
-    assert len(message.splitlines()) == 1
-
-
-@pytest.mark.parametrize("arguments", [("--every", "0"), ("--preset", "fast", "--steps", "4"), ("--seed", "x")])
-def test_wrong_arguments_of_the_command(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["animate", *arguments])
     assert exit.value.code == 2
-    assert "usage: brats-ldm" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "usage: brats-ldm" in message
+    assert words in message
 
 
 @pytest.mark.slow

@@ -43,10 +43,15 @@ def test_seeds_are_int64() -> None:
 WRONG: list[dict[str, object]] = [{"count": 0}, {"shard_size": 0}, {"formats": "npz"}, {"formats": ""}]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, {"steps": 5, "preset": "fast"}])
+@pytest.mark.parametrize("wrong", [*WRONG, {"steps": 5, "preset": "fast"}, {"sampler": "dpmpp_2m", "eta": 0.5}])
 def test_what_makes_no_plan(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         plan(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_plan_without_plan_for_knows_its_formats_too() -> None:
+    with pytest.raises(InvalidRequest, match="unknown format 'npz': use webdataset"):
+        replace(plan(), formats=("npz",))
 
 
 def test_a_plan_says_what_the_server_says() -> None:

@@ -69,7 +69,7 @@ BLOCKS = [
 @pytest.mark.parametrize(("kind", "code"), BLOCKS, ids=lambda text: text.split("\n")[0])
 def test_the_code_of_the_pages(made: Made, small_server: TritonServer, tmp_path: Path, kind: str, code: str) -> None:
     """It runs beside the folder, and prints no fault."""
-    (tmp_path / "slices").symlink_to(made.folder)
+    (tmp_path / "dataset").symlink_to(made.folder)
     code = code.replace("127.0.0.1:8001", small_server.grpc_url).replace('preset="fast"', "steps=1")
     words = [sys.executable, "-c", code] if kind == "python" else ["bash", "-euo", "pipefail", "-c", code]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -157,6 +157,6 @@ def test_verify_makes_images_again(made: Made, small_server: TritonServer, capsy
     verify = ("verify", str(made.folder), "--url", small_server.grpc_url)
     assert main([*verify, "--sample", "3", "--seed", "1"]) == 0
     assert "no fault; read " in (said := capsys.readouterr().out)
-    assert said.endswith("of 2 of 2 shards, and made 3 images again to compare them bit for bit\n")
+    assert said.endswith("in 2 of 2 shards, and made 3 images again to compare them bit for bit\n")
     assert main([*verify, "--tolerance", "1e-6"]) == 0
     assert "made 5 images again to compare them within 1e-06" in capsys.readouterr().out

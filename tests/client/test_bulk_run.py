@@ -59,7 +59,8 @@ def test_a_run(run: Run, served: Served, tmp_path: Path) -> None:
     status, out, err = run("--seed-base", 100, "--format", "webdataset,png")
     assert status == 0, err
     folder = tmp_path / "out"
-    assert out == f"10 synthetic slices (seeds 100 to 109) in 3 shards in {folder}; look at {folder}/summary.html\n"
+    words = f": 3 shards in {folder}; look at {folder}/summary.html\n"
+    assert re.fullmatch(r"10 synthetic slices \(seeds 100 to 109\) in [\d.]+ s" + re.escape(words), out)
     assert "8 of 10 images, 2 of 3 shards, " in err
     assert sorted(asked(served)) == [*range(100, 110)]
     names = {f"shard-00000{i}{end}" for i in range(3) for end in (".json", ".tar", "-png")}
@@ -299,7 +300,7 @@ def test_a_package_that_is_missing(
     monkeypatch.setitem(sys.modules, package, None)
     status, _, err = run("--format", f"png,{format}")
     assert (status, asked(served)) == (1, [])
-    assert err == f"brats-ldm: {package} is not installed: install it with pip install 'brats-ldm-client[{format}]'\n"
+    assert err == f"brats-ldm: {package} is not installed: install it with pip install {package}\n"
     assert not (tmp_path / "out").exists()
 
 

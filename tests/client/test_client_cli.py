@@ -174,7 +174,7 @@ def test_dicom_without_pydicom_is_one_line_before_any_work(
     monkeypatch.setitem(sys.modules, "pydicom", None)
     done = here("generate", "--format", "png,dicom", "--out", tmp_path / "new", "--url", "127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "brats-ldm: pydicom is not installed: install it with pip install 'brats-ldm-client[dicom]'\n"
+    assert done.stderr == "brats-ldm: pydicom is not installed: install it with pip install pydicom\n"
     assert not (tmp_path / "new").exists()
 
 

@@ -266,3 +266,9 @@ def test_a_file_in_the_way_is_refused_before_anything_is_written(tmp_path: Path)
         FolderWriter(tmp_path)
     FolderWriter(tmp_path / "new")
     assert not (tmp_path / "new").exists(), "made with the first file"
+
+
+def test_a_run_in_bulk_is_not_mixed_with_other_files(tmp_path: Path) -> None:
+    (tmp_path / "shard-000000.json").touch()
+    with pytest.raises(InvalidRequest, match="holds a run of `brats-ldm bulk`: choose another folder"):
+        generation([1], size=16).save(tmp_path)

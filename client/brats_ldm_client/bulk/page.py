@@ -29,15 +29,17 @@ h2 { font-size: 17px; margin: 0 0 2px; font-weight: 650; }
 .facts span, .soft { color: var(--soft); font-size: 13px; }
 section { padding: 18px 20px; margin-bottom: 12px; }
 section p { margin: 0 0 12px; }
-img, svg { display: block; width: 100%; height: auto; border-radius: 6px; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
+img { display: block; width: 100%; height: auto; border-radius: 6px; }
+svg { display: block; width: 100%; height: 220px; }
+.ticks { position: relative; height: 22px; color: var(--soft); font-size: 12px; }
+.ticks span { position: absolute; transform: translateX(-50%); }
 svg .bar { fill: var(--bar); } svg .band { fill: var(--band); } svg .axis { stroke: var(--line); }
 table { border-collapse: collapse; width: 100%; margin-top: 6px; }
 th, td { text-align: left; vertical-align: top; padding: 6px 12px 6px 0; border-top: 1px solid var(--line); }
-th { width: 190px; font-weight: 500; color: var(--soft); }
+th { width: min(190px, 36vw); font-weight: 500; color: var(--soft); }
 td { overflow-wrap: anywhere; }
 """
-_WIDTH, _HEIGHT, _FOOT = 960, 220, 22  # of the histogram
+_WIDTH, _HEIGHT = 960, 220  # of the histogram, which the page stretches to its own width
 
 
 def page(plan: Plan, sizes: Mapping[str, int], pixels: Mapping[str, Any], sheet: str, shown: int) -> str:
@@ -74,7 +76,7 @@ def page(plan: Plan, sizes: Mapping[str, int], pixels: Mapping[str, Any], sheet:
 <section>
 <h2>Images</h2>
 <p class="soft">{escape(_legend(shown, plan.count))}</p>
-<img src="{escape(sheet)}" alt="Contact sheet of {_counted(shown, "slice")}">
+<a href="{escape(sheet)}"><img src="{escape(sheet)}" alt="Contact sheet of {_counted(shown, "slice")}"></a>
 </section>
 <section>
 <h2>Pixel values</h2>
@@ -132,14 +134,15 @@ def _histogram(histogram: Mapping[str, Any]) -> str:
     bars = [(i * wide, math.sqrt(count) / tallest * (_HEIGHT - 8)) for i, count in enumerate(counts) if count]
     path = "".join(f"M{left:.1f} {_HEIGHT}v{-tall:.1f}h{wide - 1:.1f}v{tall:.1f}z" for left, tall in bars)
     ticks = "".join(
-        f'<text x="{x(value):.1f}" y="{_HEIGHT + 16}" text-anchor="middle">{value:g}</text>'
-        for value in (0.0, 0.25, 0.5, 0.75, 1.0)
+        f'<span style="left: {x(value) / _WIDTH:.2%}">{value:g}</span>' for value in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + _FOOT}" role="img" aria-label="Histogram of pixel values">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        'aria-label="Histogram of pixel values">'
         f'<rect class="band" x="{x(0):.1f}" y="0" width="{x(1) - x(0):.1f}" height="{_HEIGHT}"/>'
         f'<path class="bar" d="{path}"/>'
-        f'<line class="axis" x1="0" y1="{_HEIGHT}" x2="{_WIDTH}" y2="{_HEIGHT}"/>{ticks}</svg>'
+        f'<line class="axis" x1="0" y1="{_HEIGHT}" x2="{_WIDTH}" y2="{_HEIGHT}"/></svg>'
+        f'<div class="ticks">{ticks}</div>'
     )
 
 

@@ -54,6 +54,7 @@ class Plan:
         for name in ("count", "shard_size"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}: it must be at least 1")
+        formats_of(self.formats)  # refuses those that it does not know
         last = self.seed_base + self.count - 1
         if not -_INT64 <= self.seed_base <= last < _INT64:
             raise InvalidRequest(f"seeds {self.seed_base} to {last} do not fit in int64: lower the first seed")
@@ -149,7 +150,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
     """
     path = folder / MANIFEST
-    document = read_json(path)
+    try:
+        document = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no {path}: name a folder of `brats-ldm bulk`") from None
     if document.get("format") != _KIND:
         raise InvalidRequest(f"{path} is not of a run in bulk: choose another folder")
     version = document.get("format_version")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .._client import Client
 from .._errors import InvalidRequest, WeightsChanged
 from .._types import F32, Slice
+from ..files import TEMPORARY
 from .artifacts import artifact_name, check_packages, mark_name, read_pixels, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
@@ -22,6 +23,7 @@ from .shard import file_hash, files_of, pixel_hash, read_shard
 from .summary import SUMMARY
 
 _LEVELS = {"uint8": 255, "uint16": 65535}
+_AGAIN = "remove it and give the same bulk command again"
 
 
 @dataclass
@@ -63,8 +65,11 @@ def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = 
         expected |= _check_shard(folder, index, hashes, verdict, on_bytes)
     for name in SUMMARY if hashes else ():
         _check_file(folder, name, hashes.get(name), verdict, on_bytes)
-    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
-    verdict.faults += [f"{name} does not belong here: move it away" for name in there if name not in expected]
+    # Those of a run that has not ended are cleared away by the next.
+    leftovers = set[str]() if hashes else {path.name for path in folder.glob(TEMPORARY)}
+    there = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    names = (path.as_posix() for path in there if path.parts[0] not in leftovers)
+    verdict.faults += [f"{name} does not belong here: move it away" for name in names if name not in expected]
     return verdict
 
 
@@ -134,7 +139,7 @@ def _check_file(
     if on_bytes is not None:
         on_bytes(size)
     if digest not in (None, found):
-        verdict.faults.append(f"{name} is not what was written (its SHA-256 is {found}, not {digest}): restore it")
+        verdict.faults.append(f"{name} is not what was written (its SHA-256 is {found}, not {digest}): {_AGAIN}")
         return False
     return True
 
@@ -186,17 +191,23 @@ def _check_weights(plan: Plan, record: Mapping[str, Any]) -> None:
 
 def _differences(folder: Path, plan: Plan, made: Slice, tolerance: float | None) -> Iterator[str]:
     index = (made.seed - plan.seed_base) // plan.shard_size
+    what = "hash"
     try:
         if tolerance is None:
             mark = read_shard(plan, folder, index)
             if mark["pixels_sha256"][made.seed - plan.shard(index).start] != pixel_hash(made.image):
                 yield f"seed {made.seed}: the server makes another image; a GPU or another processor needs a tolerance"
-        for format in plan.formats:
-            (there,) = read_pixels(folder, plan, index, format, [made.seed])
-            if off := _off(format, there, made.image, tolerance):
-                yield f"seed {made.seed}: its {format} is off by {off:.3g}"
+        for what in plan.formats:
+            (there,) = read_pixels(folder, plan, index, what, [made.seed])
+            if off := _off(what, there, made.image, tolerance):
+                yield f"seed {made.seed}: its {what} is off by {off:.3g}"
     except Exception as error:  # what a library says of a damaged file can be anything
-        yield f"seed {made.seed}: cannot be read ({error})"
+        yield f"seed {made.seed}: its {what} cannot be read ({_words(error)})"
+
+
+def _words(error: Exception) -> str:
+    """In one line."""
+    return " ".join(str(error).split())
 
 
 def _off(format: str, there: npt.NDArray[Any], image: F32, tolerance: float | None) -> float:
