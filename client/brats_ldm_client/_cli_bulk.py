@@ -78,10 +78,11 @@ def _bulk(args: argparse.Namespace) -> int:
             raise
         finally:
             progress.close()
-    before = f", {done.there} of them there before," if done.there else ""
+    before = f", {done.there} of them there before" + ("," if done.images else "") if done.there else ""
+    took = f" in {progress.time()}" if done.images else ""
     last = plan.seed_base + plan.count - 1
     print(
-        f"{plan.count} synthetic slices (seeds {plan.seed_base} to {last}){before} in {progress.time()}: "
+        f"{plan.count} synthetic slices (seeds {plan.seed_base} to {last}){before}{took}: "
         f"{plan.shards} shard{'s' if plan.shards > 1 else ''} in {folder}; look at {folder / 'summary.html'}"
     )
     return 0

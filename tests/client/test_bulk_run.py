@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def test_a_run(run: Run, served: Served, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     words = f": 3 shards in {folder}; look at {folder}/summary.html\n"
     assert re.fullmatch(r"10 synthetic slices \(seeds 100 to 109\) in [\d.]+ s" + re.escape(words), out)
-    assert "8 of 10 images, 2 of 3 shards, " in err
+    assert re.fullmatch(r"(\d+ of 10 images, [123] of 3 shards, [\d.]+ images/s, 0:00:\d\d left\n){3}", err)
     assert sorted(asked(served)) == [*range(100, 110)]
     names = {f"shard-00000{i}{end}" for i in range(3) for end in (".json", ".tar", "-png")}
     assert {path.name for path in folder.iterdir()} == names | {"manifest.json", "summary.html", "contact_sheet.png"}
@@ -76,7 +77,7 @@ def test_a_second_run_makes_what_is_missing(run: Run, served: Served, tmp_path: 
     folder, formats = tmp_path / "out", ("--format", ",".join(FORMATS))
     assert run(*formats)[0] == 0
     whole = tree(folder)
-    assert run(*formats)[1].startswith("10 synthetic slices (seeds 0 to 9), 10 of them there before, in 3 shards")
+    assert run(*formats)[1].startswith("10 synthetic slices (seeds 0 to 9), 10 of them there before: 3 shards in ")
     assert asked(served) == []
     assert tree(folder) == whole
     (folder / "shard-000000.json").unlink()
