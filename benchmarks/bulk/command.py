@@ -23,7 +23,10 @@ def end(process: subprocess.Popen[str]) -> str:
     Raises:
         RuntimeError: it failed; with its last words.
     """
-    printed, complaints = process.communicate()
+    try:
+        printed, complaints = process.communicate()
+    finally:
+        process.kill()  # if this process is stopped
     if process.returncode:
         raise RuntimeError(f"brats-ldm ended with {process.returncode}: {complaints.strip()[-500:]}")
     return printed.strip()
