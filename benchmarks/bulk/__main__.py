@@ -1,9 +1,8 @@
 """python -m benchmarks.bulk: images a second beside the bare server, and a run that loses one of its two servers.
 
-rate: `brats-ldm bulk` as a process of its own, in turns with Triton's own client, which sends the same requests and
-drops the answers; from the end of the first shard to that of the last, and of the whole run. failover: two servers; one
-is killed when a third of the shards is written. The folder is then verified, and read with nibabel, pydicom and
-webdataset; dciodvfy checks every DICOM file.
+rate: `brats-ldm bulk` as a process of its own, from its start to its summary page, in turns with Triton's own client,
+which sends the same requests and drops the answers. failover: two servers; one is killed when a third of the shards is
+written. The folder is then verified, and read with nibabel, pydicom and webdataset; dciodvfy checks every DICOM file.
 
 Nothing else may run meanwhile. Half an hour. The record goes into benchmarks/bulk.json, with --quick into --work.
 """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,69 +13,55 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 from benchmarks.bulk.command import end, start
-from benchmarks.harness.timing import Times, compare, in_turns
+from benchmarks.harness.timing import compare, in_turns
 from server.channel import connect
 from server.process import TritonServer
 
 ROWS, IN_FLIGHT = 8, 8  # the defaults of `brats-ldm bulk`
 SAMPLER = "dpmpp_2m"
-BARE = "bare server"
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of everything; a shard is two requests."""
+    """How much of everything."""
 
     images: int
     steps: int
+    shard_size: int
     rounds: int
-    formats: tuple[str, ...] = ("webdataset",)
-    shard_size: int = 2 * ROWS
+    formats: tuple[str, ...] = ("webdataset", "dicom")
 
 
-FULL = Amount(images=160, steps=20, rounds=6)
-QUICK = Amount(images=48, steps=2, rounds=1)
+FULL = Amount(images=320, steps=20, shard_size=100, rounds=3)
+QUICK = Amount(images=20, steps=2, shard_size=8, rounds=1, formats=("webdataset",))
 
 
 def measure(repository: Path, profile: str, work: Path, amount: Amount) -> dict[str, Any]:
-    """Seconds by contestant, two ways: of the whole run, and from the end of its first shard to the end of its last.
-
-    `faster_than_baseline` is the share of the bare server's images a second.
-    """
+    """Seconds by contestant; `faster_than_baseline` is the share of the bare server's images a second."""
     with TritonServer(repository, profile) as server, connect(server.grpc_url) as client:
         server.probe()
-        runs = {BARE: partial(bare, client, amount)}
+        contestants = {"bare server": partial(bare, client, amount)}
         for name in amount.formats:
-            runs[name] = partial(bulk, server.grpc_url, work / f"rate-{name}", name, amount)
-        steady: Times = {name: [] for name in runs}
-        contestants = {name: partial(_note, steady[name], run) for name, run in runs.items()}
+            contestants[name] = partial(bulk, server.grpc_url, work / f"rate-{name}", name, amount)
         # Memory is allocated, and the server learns how many rows of a step pay.
         bare(client, replace(amount, images=ROWS * IN_FLIGHT))
         times = in_turns(contestants, amount.rounds, report=lambda line: print(line, flush=True))
-    return {**vars(amount), "sampler": SAMPLER, "steady": compare(steady, BARE), "whole": compare(times, BARE)}
+    return {**vars(amount), "sampler": SAMPLER, "contestants": compare(times, "bare server")}
 
 
-def _note(seconds: list[float], run: Callable[[], float]) -> None:
-    seconds.append(run())
-
-
-def bulk(url: str, folder: Path, name: str, amount: Amount) -> float:
-    """The command; the seconds from its first whole shard to its last."""
+def bulk(url: str, folder: Path, name: str, amount: Amount) -> None:
+    """The whole command, from its start to its summary page."""
     shutil.rmtree(folder, ignore_errors=True)
     how = ("--count", amount.images, "--shard-size", amount.shard_size, "--steps", amount.steps, "--sampler", SAMPLER)
     end(start("bulk", "--url", url, "--out", folder, "--format", name, *map(str, how)))
-    ends = [mark.stat().st_mtime for mark in folder.glob("shard-??????.json")]
-    return max(ends) - min(ends)
 
 
-def bare(client: InferenceServerClient, amount: Amount) -> float:
-    """The same requests by Triton's own client, as many in flight, without a file; seconds as of `bulk`."""
+def bare(client: InferenceServerClient, amount: Amount) -> None:
+    """The same requests by Triton's own client, as many in flight, without a file."""
     room = threading.Semaphore(IN_FLIGHT)
-    ends: list[float] = []
     errors: list[Exception] = []
 
     def answered(result: Any, error: Exception | None) -> None:
-        ends.append(time.monotonic())
         if error is not None:
             errors.append(error)
         room.release()
@@ -91,7 +75,6 @@ def bare(client: InferenceServerClient, amount: Amount) -> float:
         room.acquire()
     if errors:
         raise errors[0]
-    return ends[-1] - ends[amount.shard_size // ROWS - 1]
 
 
 def _inputs(seeds: Any, steps: int) -> list[InferInput]:

@@ -19,17 +19,15 @@ def tables(record: Record) -> Lines:
 
 
 def rate(result: Record) -> Lines:
-    """Images a second, and their share of the bare server's: once they come, and of the whole run."""
-    steady = result["images"] - result["shard_size"]
+    """Images a second of the whole command, and its share of the bare server's."""
     rows = []
-    for name, times in result["steady"].items():
-        whole = result["whole"][name]
-        shares = (times["faster_than_baseline"], whole["faster_than_baseline"])
-        rows.append([name, f"{steady / times['median']:.2f}", *map(ranged, shares)])
-    yield f"{result['images']} images of {result['steps']} steps ({result['sampler']}), in turns:"
+    for name, times in result["contestants"].items():
+        per_second = result["images"] / times["median"]
+        share = ranged(times["faster_than_baseline"]) if name != "bare server" else "1"
+        rows.append([name, f"{per_second:.2f}", share])
+    yield f"{result['images']} images of {result['steps']} steps ({result['sampler']}):"
     yield ""
-    head = ["what", "images a second, once they come", "share of the bare server", "the same of the whole run"]
-    yield from table(head, rows)
+    yield from table(["what", "images a second", "share of the bare server"], rows)
 
 
 def failover(result: Record) -> Lines:
