@@ -27,7 +27,7 @@ def rate(result: Record) -> Lines:
         rows.append([name, f"{per_second:.2f}", share])
     yield f"{result['images']} images of {result['steps']} steps ({result['sampler']}):"
     yield ""
-    yield from table(["what", "images a second", "share of the bare server"], rows)
+    yield from table(["what", "images/s", "share of the bare server"], rows)
 
 
 def failover(result: Record) -> Lines:
