@@ -25,7 +25,7 @@ from brats_ldm_client.bulk import FORMATS
 from brats_ldm_client.pictures import NOTICE, SOURCE_TYPE
 from server.process import TritonServer
 from support.bulk import arguments
-from support.common import ROOT
+from support.common import ROOT, with_tools
 
 pytestmark = pytest.mark.slow
 BASE, COUNT, SIZE, STEPS = 7, 5, 3, 2
@@ -72,7 +72,9 @@ def test_the_code_of_the_pages(made: Made, small_server: TritonServer, tmp_path:
     (tmp_path / "dataset").symlink_to(made.folder)
     code = code.replace("127.0.0.1:8001", small_server.grpc_url).replace('preset="fast"', "steps=1")
     words = [sys.executable, "-c", code] if kind == "python" else ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=with_tools(), capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout or (tmp_path / "more" / "summary.html").exists()
     assert not re.search("fault|FAILED|seed ", done.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from mri_ldm.request import DEFAULT_ETA, DEFAULT_SAMPLER, DEFAULT_STEPS, LARGEST
 from mri_ldm.samplers import SAMPLERS
 from mri_ldm.settings import PARAMETERS
 from server.process import TritonServer
-from support.common import ROOT
+from support.common import ROOT, with_tools
 
 PAGE = (ROOT / "docs" / "reference" / "protocol.md").read_text()
 MODELS = ("mri_ldm", "mri_ldm_stream", "unet", "vae_decoder", "unet_steps")
@@ -129,9 +128,9 @@ def run(kind: str, code: str, server: TritonServer, folder: Path) -> str:
     """What an example prints."""
     code = code.replace("127.0.0.1:8000", server.http_url).replace("127.0.0.1:8001", server.grpc_url)
     command = ["bash", "-ec", code] if kind == "bash" else [sys.executable, "-c", code]
-    # With what `make test` has put beside its Python, in case the machine has no jq.
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=with_tools(), capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, f"{code}\n{done.stderr}"
     return done.stdout
 

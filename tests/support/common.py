@@ -49,6 +49,11 @@ def tool(name: str) -> str:
     return program
 
 
+def with_tools() -> dict[str, str]:
+    """The environment of a shell that finds what `make .venv/.tools` has put beside the Python."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def heed_signals() -> None:
     """For `preexec_fn`: a child that is to be interrupted must be, also where this process was told to ignore that.
 
