@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -24,6 +25,7 @@ from brats_ldm_client import (
     WeightsChanged,
 )
 from brats_ldm_client.testing import DIGEST, FakeTransport
+from support.common import ROOT
 
 
 def test_generate_splits_and_retries_as_with_a_server(tmp_path: Path) -> None:
@@ -154,3 +156,11 @@ def test_leaving_the_loop_and_closing() -> None:
     client.close()
     with pytest.raises(InvalidRequest, match="closed"):
         client.iter_images([1])
+
+
+def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "client.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "FakeTransport" in block)
+    exec(code, {})
+    images, requests = capsys.readouterr().out.split()
+    assert code.rstrip().endswith(f"# {images} images, {requests} requests")
