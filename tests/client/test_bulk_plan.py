@@ -1,4 +1,4 @@
-"""Which seeds a shard has, what a manifest keeps, and what a folder of another plan is told."""
+"""Which seeds a shard has, what a manifest keeps, and the errors about a folder of another plan."""
 
 from __future__ import annotations
 

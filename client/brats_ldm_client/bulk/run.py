@@ -66,7 +66,7 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
         client: Decides which servers are asked, how many requests are sent at a time, and how long is retried.
         plan: What to make; see `plan_for`.
         folder: The folder; made when the first image has come.
-        report: Is told how far it is.
+        report: Gets the progress.
 
     Raises:
         InvalidRequest: the folder holds something else, or another run writes to it.

@@ -51,7 +51,7 @@ def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = 
 
     Args:
         folder: A folder of `make_all`.
-        on_bytes: Is told how many bytes have been read since the last call.
+        on_bytes: Called with the number of bytes read since its last call.
 
     Raises:
         InvalidRequest: there is no manifest that says what the folder should hold.
