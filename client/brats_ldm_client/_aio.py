@@ -124,7 +124,7 @@ class AsyncClient(BaseClient):
                 if schedule.finished:
                     return
                 for call in await _first(calls, schedule.wait(time.monotonic())):
-                    if _settle(schedule, calls.pop(call), call) and on_answer is not None:
+                    if schedule.settle(calls.pop(call), call.result, time.monotonic()) and on_answer is not None:
                         on_answer(schedule.done)
         finally:
             for call in calls:
@@ -233,14 +233,3 @@ async def _first(calls: dict[asyncio.Task[Rows], Chunk], timeout: float) -> set[
         return set()
     done, _ = await asyncio.wait(calls, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return done
-
-
-def _settle(schedule: Schedule, chunk: Chunk, call: asyncio.Task[Rows]) -> bool:
-    """Take in an answer; returns whether there are images in it."""
-    try:
-        rows = call.result()
-    except BratsLDMError as error:
-        schedule.failed(chunk, error, time.monotonic())
-        return False
-    schedule.succeeded(chunk, rows)
-    return True

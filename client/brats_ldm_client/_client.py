@@ -166,7 +166,7 @@ class Client(BaseClient):
                 except queue.Empty:
                     continue
                 del calls[chunk]
-                if _settle(schedule, chunk, outcome) and on_answer is not None:
+                if schedule.settle(chunk, outcome, time.monotonic()) and on_answer is not None:
                     on_answer(schedule.done)
         finally:
             for call in calls.values():
@@ -278,14 +278,3 @@ class Client(BaseClient):
 
 def _report(answers: queue.Queue[tuple[Chunk, Outcome]], chunk: Chunk, outcome: Outcome) -> None:
     answers.put((chunk, outcome))
-
-
-def _settle(schedule: Schedule, chunk: Chunk, outcome: Outcome) -> bool:
-    """Take in an answer; returns whether there are images in it."""
-    try:
-        rows = outcome()
-    except BratsLDMError as error:
-        schedule.failed(chunk, error, time.monotonic())
-        return False
-    schedule.succeeded(chunk, rows)
-    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +152,16 @@ class Schedule:
         if not self._retries or not self._window.has_room(self._in_flight, now):
             return _POLL
         return min(_POLL, max(0.0, self._retries[0][0] - now))
+
+    def settle(self, chunk: Chunk, outcome: Callable[[], Rows], now: float) -> bool:
+        """Take in an answer, which `outcome` returns or raises; returns whether there are images in it."""
+        try:
+            rows = outcome()
+        except BratsLDMError as error:
+            self.failed(chunk, error, now)
+            return False
+        self.succeeded(chunk, rows)
+        return True
 
     def succeeded(self, chunk: Chunk, rows: Rows) -> None:
         self._in_flight -= 1

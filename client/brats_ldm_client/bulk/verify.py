@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .._client import Client
 from .._errors import InvalidRequest, WeightsChanged
+from .._formats.levels import LARGEST
 from .._types import F32, Slice
 from ..files import TEMPORARY
 from .artifacts import artifact_name, check_packages, mark_name, read_pixels, stored_pixels
@@ -22,7 +23,6 @@ from .run import model_of
 from .shard import file_hash, files_of, pixel_hash, read_shard
 from .summary import SUMMARY
 
-_LEVELS = {"uint8": 255, "uint16": 65535}
 _AGAIN = "remove it and give the same bulk command again"
 
 
@@ -217,7 +217,7 @@ def _off(format: str, there: npt.NDArray[Any], image: F32, tolerance: float | No
         return float("inf")
     if np.array_equal(there, expected, equal_nan=there.dtype.kind == "f"):
         return 0.0
-    levels = _LEVELS.get(there.dtype.name)
+    levels = LARGEST[8 * there.dtype.itemsize] if there.dtype.kind == "u" else None
     # A grey level stands for all values that round to it.
     ours = image if levels is None else np.clip(image, 0, 1)
     allowed = (tolerance or 0.0) + (0.5001 / levels if levels and tolerance is not None else 0.0)
