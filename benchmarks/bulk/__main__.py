@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.command import heed_sigterm, parser, read_record, write_record
 from training.cli import run_command
 
 
@@ -59,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # in order, so that the servers end too
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    heed_sigterm()
     run_command(main)

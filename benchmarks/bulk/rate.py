@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+import tritonclient.grpc as triton
 
 from benchmarks.bulk.command import end, start
 from benchmarks.harness.timing import compare, in_turns
+from benchmarks.harness.wire import image_feeds, request
 from server.channel import connect
 from server.process import TritonServer
 
@@ -56,7 +57,7 @@ def bulk(url: str, folder: Path, name: str, amount: Amount) -> None:
     end(start("bulk", "--url", url, "--out", folder, "--format", name, *map(str, how)))
 
 
-def bare(client: InferenceServerClient, amount: Amount) -> None:
+def bare(client: triton.InferenceServerClient, amount: Amount) -> None:
     """The same requests by Triton's own client, as many in flight, without a file."""
     room = threading.Semaphore(IN_FLIGHT)
     errors: list[Exception] = []
@@ -66,26 +67,14 @@ def bare(client: InferenceServerClient, amount: Amount) -> None:
             errors.append(error)
         room.release()
 
-    outputs = [InferRequestedOutput(name) for name in ("image", "provenance")]
     for first in range(0, amount.images, ROWS):
         room.acquire()
-        inputs = _inputs(np.arange(first, min(first + ROWS, amount.images)), amount.steps)
+        seeds = range(first, min(first + ROWS, amount.images))
+        sampler = np.full((len(seeds), 1), SAMPLER.encode(), np.object_)
+        feeds = {**image_feeds(seeds, amount.steps), "sampler": sampler}
+        inputs, outputs = request(triton, ("image", "provenance"), feeds)
         client.async_infer("mri_ldm", inputs, answered, outputs=outputs)
     for _ in range(IN_FLIGHT):
         room.acquire()
     if errors:
         raise errors[0]
-
-
-def _inputs(seeds: Any, steps: int) -> list[InferInput]:
-    rows = len(seeds)
-    tensors = {
-        "seed": ("INT64", seeds.astype(np.int64)[:, None]),
-        "steps": ("INT32", np.full((rows, 1), steps, np.int32)),
-        "sampler": ("BYTES", np.full((rows, 1), SAMPLER.encode(), np.object_)),
-    }
-    inputs = []
-    for name, (datatype, array) in tensors.items():
-        inputs.append(InferInput(name, list(array.shape), datatype))
-        inputs[-1].set_data_from_numpy(array)
-    return inputs

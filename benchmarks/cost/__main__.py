@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import COMMITTED, ROOT
-from benchmarks.harness.command import parser, read_record, write_record
+from benchmarks.harness.command import heed_sigterm, parser, read_record, write_record
 from benchmarks.harness.markdown import Record
 from training.cli import run_command
 
@@ -101,10 +100,6 @@ def _sections(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, Call
     }
 
 
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # in order, so that the server ends too
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    heed_sigterm()
     run_command(main)

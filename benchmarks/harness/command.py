@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def parser(module: str, description: str | None, *options: str, **defaults: Any)
         parser.add_argument(f"--{name}", **OPTIONS[name])
     parser.set_defaults(**defaults)
     return parser
+
+
+def heed_sigterm() -> None:
+    """SIGTERM ends the command in order, so that the servers it has started end too."""
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def read_record(path: Path) -> Record:

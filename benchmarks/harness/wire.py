@@ -32,12 +32,12 @@ def ask(
     """
     import tritonclient.grpc as triton
 
-    inputs, outputs = _request(triton, output, feeds)
+    inputs, outputs = request(triton, [output], feeds)
     answer = client.infer(model, inputs, outputs=outputs, client_timeout=timeout_s).as_numpy(output)
     return _finite(answer, model, output)
 
 
-def _request(triton: Any, output: str, feeds: Mapping[str, Array]) -> tuple[list[Any], list[Any]]:
+def request(triton: Any, outputs: Sequence[str], feeds: Mapping[str, Array]) -> tuple[list[Any], list[Any]]:
     """Inputs and outputs of a request, as tritonclient.grpc or tritonclient.http wants them."""
     from tritonclient.utils import np_to_triton_dtype
 
@@ -45,7 +45,7 @@ def _request(triton: Any, output: str, feeds: Mapping[str, Array]) -> tuple[list
     for name, array in feeds.items():
         inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
         inputs[-1].set_data_from_numpy(array)
-    return inputs, [triton.InferRequestedOutput(output)]
+    return inputs, [triton.InferRequestedOutput(name) for name in outputs]
 
 
 class Counts(NamedTuple):
@@ -97,7 +97,7 @@ def ask_http(
     """The same over HTTP, with a connection of its own to `url` (host:port), past any proxy; the answer as `shape`."""
     import tritonclient.http as triton
 
-    inputs, outputs = _request(triton, output, feeds)
+    inputs, outputs = request(triton, [output], feeds)
     with triton.InferenceServerClient(url, connection_timeout=timeout_s, network_timeout=timeout_s) as client:
         answer = client.infer(model, inputs, outputs=outputs).as_numpy(output)
     return _finite(answer, model, output).reshape(shape)
