@@ -18,7 +18,7 @@ from support.prometheus import MONITORING
 
 ALL = ("monitoring", "autoscaling", "tls", "mutual-tls")
 COMBINATIONS = [
-    *[(folder, components) for folder in ("base", "cpu", "gpu") for components in ((), ("tls",), ALL)],
+    *[(folder, components) for folder in ("cpu", "gpu", "gpu-prebuilt") for components in ((), ("tls",), ALL)],
     ("cpu", ("kserve",)),
     ("gpu", ("kserve",)),
     ("cpu", (*ALL, "kserve")),
@@ -224,7 +224,7 @@ def test_an_update_and_a_drained_node_lose_nothing(documents: list[Json]) -> Non
 
 
 def test_the_gpu_is_for_plans_and_server(combined: Callable[[str, Sequence[str]], list[Json]]) -> None:
-    for overlay, count in (("gpu", 1), ("cpu", None), ("base", None)):
+    for overlay, count in (("gpu", 1), ("gpu-prebuilt", 1), ("cpu", None)):
         _, spec = pod(combined(overlay, ()))
         limits = [container["resources"]["limits"] for container in containers(spec)]
         assert [limit.get("nvidia.com/gpu") for limit in limits] == [count] * len(limits)
@@ -302,7 +302,6 @@ def test_the_image_holds_what_the_pods_read() -> None:
 
 
 def test_the_alerts_are_those_of_monitoring_and_the_job_has_their_name(documents: list[Json]) -> None:
-    """Of prometheus-rule.sh, which BY_TESTS in documented_commands.py knows as "prometheus-rule.sh"."""
     rule = prometheus_rule()
     validate(rule)
     assert rule["spec"] == yaml.safe_load((MONITORING / "alerts.yml").read_text())

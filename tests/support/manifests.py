@@ -24,7 +24,7 @@ from referencing import Registry, Resource
 
 Json = dict[str, Any]
 KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-FOLDERS = ("base", "cpu", "gpu", "kserve", "example")
+FOLDERS = ("base", "cpu", "gpu", "gpu-prebuilt", "kserve", "example")
 VERSION = "1.37.0"
 """The release of Kubernetes whose schemas are taken."""
 SCALARS = {"str": "string", "bool": "boolean", "int": "integer", "float": "number", "object": "object"}
