@@ -34,11 +34,12 @@ test-fast: $(VENV)/.test $(VENV)/.tools  ## Run the tests that need no server, n
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)
 
-check: $(VENV)/.test $(VENV)/.tools  ## Lint, formatting, types, container files, alert rules, documentation
+check: $(VENV)/.test $(VENV)/.tools  ## Lint, formatting, types, shell scripts, container files, alert rules, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server -p training -p export -p benchmarks
 	$(BIN)/mypy deploy/container.py deploy/plans.py
+	$(BIN)/shellcheck .ci/run benchmarks/serving/gpu/run_kit.sh deploy/slurm/bulk.sbatch server/find_python.sh tests/support/fetch_debian.sh
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
@@ -71,7 +72,7 @@ $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
 	@python="$(or $(PYTHON),$$(server/find_python.sh $(VENV)/cpython))" && "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# PyPI has no promtool, dciodvfy or jq.
+# PyPI has no promtool, dciodvfy, jq or SLURM.
 $(VENV)/.tools: tests/support/fetch_debian.sh | $(BIN)/python
 	@tests/support/fetch_debian.sh $(BIN)
 	@touch $@
