@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bulk.command import await_shards, end, kill, start
+from benchmarks.harness.command import tool
 from server.process import TritonServer
 
 FORMATS = "webdataset,nifti,dicom"
@@ -110,9 +109,7 @@ def _dciodvfy(files: list[Path]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no dciodvfy.
     """
-    program = shutil.which("dciodvfy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if program is None:
-        raise FileNotFoundError("no dciodvfy here: install Debian's dicom3tools, or run `make .venv/.tools`")
+    program = tool("dciodvfy")
     errors, warnings = 0, set[str]()
     for file in files:
         done = subprocess.run([program, str(file)], capture_output=True, text=True, check=False)
