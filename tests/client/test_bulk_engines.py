@@ -32,6 +32,7 @@ from brats_ldm_client.bulk import (
     on_dask,
     on_ray,
     plan_for,
+    ray_engine,
 )
 from server.process import TritonServer
 from support.bulk import arguments, bulk, tree
@@ -195,14 +196,30 @@ def test_options_that_do_not_fit(
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A Ray with two workers on this machine, as `RAY_ADDRESS=local` starts it; connected already."""
+    """A Ray on this machine; `RAY_ADDRESS` is its address, for other processes too."""
+    import ray
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
-        patch.setenv("OMP_NUM_THREADS", "1")
+        _start_ray()
+        patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         yield
-        import ray
-
         ray.shutdown()
+
+
+def _start_ray() -> None:
+    """On a machine that is busy, a start of Ray sometimes fails: it gives itself 30 s, and no more can be asked for."""
+    import ray
+
+    for last in (False, False, True):
+        try:
+            ray_engine._connect(ray)
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
+        else:
+            return
 
 
 @pytest.mark.slow

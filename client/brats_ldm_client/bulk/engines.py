@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from .._client import Client
 from .._errors import BratsLDMError, EngineError, InvalidRequest
+from .artifacts import check_packages
 from .plan import Plan
 from .run import Done, Report, Silent, finish, is_finished, make_shard, open_folder
 from .shard import is_whole
@@ -60,12 +61,14 @@ def make_all_with(
         BratsLDMError, OSError: as `make_all`. Shards that are whole stay.
     """
     folder, report = Path(folder).absolute(), report or Silent()
+    check_packages(plan)  # for the contact sheet; the workers need them too
     missing = open_folder(folder, plan)
     images = sum(len(plan.shard(index)) for index in missing)
     report.there(plan.count - images, plan.shards - len(missing))
-    if not missing and is_finished(plan, folder):
+    if missing:
+        _make(engine, Job(plan, folder, connection), missing, report)
+    elif is_finished(plan, folder):
         return Done(0, plan.count)
-    _make(engine, Job(plan, folder, connection), missing, report)
     finish(plan, folder)
     return Done(images, plan.count - images)
 
