@@ -84,16 +84,18 @@ def test_a_task_and_a_server_are_killed(
 ) -> None:
     out, block = tmp_path / "out", {3, 4, 5}
     words = (SCRIPT, *OPTIONS, *ONE_BY_ONE, "--out", out)
-    order(repository, "unet", seconds=0.2)
+    order(repository, "unet", seconds=0.5)
     with TritonServer(repository) as other:
         env = {"BRATS_LDM_URL": f"{server.grpc_url},{other.grpc_url}"}
-        array = cluster.submit("--array=0-3", SMALL, *words, **env)
+        array = cluster.submit("--array=0-4", SMALL, *words, **env)
         cluster.wait_until(lambda: bool(whole(out) & block), "task 1 has made nothing")
         for process in cluster.processes(SLURM_ARRAY_JOB_ID=array, SLURM_ARRAY_TASK_ID="1"):
             process.kill()
         os.kill(other.pid, signal.SIGKILL)
         order(repository, "unet")
-        assert cluster.wait(array) == dict.fromkeys("023", "COMPLETED") | {"1": "FAILED"}, cluster.story("the array")
+        ended = dict.fromkeys("023", "COMPLETED") | dict.fromkeys("14", "FAILED")
+        assert cluster.wait(array) == ended, cluster.story("the array")
+        assert "--shards 12..14: there are 12 shards" in cluster.story("task 4")
         assert len(whole(out) & block) < len(block)
         assert whole(out) | block == {*range(12)}
         again = cluster.submit("--array=1", SMALL, *words, **env)
@@ -106,7 +108,7 @@ def test_tasks_with_servers_of_their_own(
 ) -> None:
     """One is requeued while it works: it begins again, and its server is another."""
     out, env = tmp_path / "out", {"REPOSITORY": str(repository), "SHARDS_PER_TASK": "6"}
-    order(repository, "unet", seconds=0.2)
+    order(repository, "unet", seconds=0.5)
     (words, _) = commands_of_the_page("", out)
     array = cluster.submit(SMALL, *words, *ONE_BY_ONE, **env)
     cluster.wait_until(lambda: 0 in whole(out), "task 0 has made nothing")
@@ -146,7 +148,7 @@ def test_dask_jobqueue(
     for shown, instead in small.items():
         assert shown in program
         program = program.replace(shown, instead)
-    order(repository, "unet", seconds=0.2)
+    order(repository, "unet", seconds=0.5)
     env = cluster.env | {"DASK_JOBQUEUE__SLURM__INTERFACE": "lo"}
     run = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=env, stdout=-1, stderr=-2, text=True)
     out = tmp_path / "dataset"
