@@ -26,23 +26,22 @@ COMBINATIONS = [
 ]
 IMAGE = "registry.example.org/models:7"
 PROGRAM = ["python3", "/opt/brats-ldm/container.py"]
+Combined = Callable[[str, Sequence[str]], list[Json]]
 
 
 @pytest.fixture(scope="session")
-def combined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Sequence[str]], list[Json]]:
+def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
     """Renders an overlay with components, an image and a namespace, as a user's own folder would."""
 
     @cache
     def rendered(overlay: str, components: tuple[str, ...]) -> list[Json]:
         folder = tmp_path_factory.mktemp("own")
-        name, tag = IMAGE.split(":")
+        image, tag = IMAGE.split(":")
         own = {
             "namespace": "slices",
             "resources": [os.path.relpath(KUBERNETES / overlay, folder.resolve())],
-            "components": [
-                os.path.relpath(KUBERNETES / "components" / component, folder.resolve()) for component in components
-            ],
-            "images": [{"name": "brats-ldm-models", "newName": name, "newTag": tag}],
+            "components": [os.path.relpath(KUBERNETES / "components" / name, folder.resolve()) for name in components],
+            "images": [{"name": "brats-ldm-models", "newName": image, "newTag": tag}],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
         return render(folder)
@@ -51,7 +50,7 @@ def combined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Sequenc
 
 
 @pytest.fixture(params=COMBINATIONS, ids=lambda param: "-".join([param[0], *param[1]]))
-def documents(request: pytest.FixtureRequest, combined: Callable[[str, Sequence[str]], list[Json]]) -> list[Json]:
+def documents(request: pytest.FixtureRequest, combined: Combined) -> list[Json]:
     return combined(*request.param)
 
 
@@ -114,9 +113,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize(("kind", "place"), [(kind, place) for kind, places in BREAKS.items() for place in places])
-def test_the_schemas_refuse_a_misspelt_field_and_a_wrong_type(
-    combined: Callable[[str, Sequence[str]], list[Json]], kind: str, place: str
-) -> None:
+def test_the_schemas_refuse_a_misspelt_field_and_a_wrong_type(combined: Combined, kind: str, place: str) -> None:
     *way, last = [int(key) if key.isdigit() else key for key in place.split(".")]
     combination = (*ALL, "kserve") if kind == "InferenceService" else ALL
     sound = of_kind([*combined("gpu", combination), prometheus_rule()], kind)
@@ -223,7 +220,7 @@ def test_an_update_and_a_drained_node_lose_nothing(documents: list[Json]) -> Non
     assert of_kind(documents, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
-def test_the_gpu_is_for_plans_and_server(combined: Callable[[str, Sequence[str]], list[Json]]) -> None:
+def test_the_gpu_is_for_plans_and_server(combined: Combined) -> None:
     for overlay, count in (("gpu", 1), ("gpu-prebuilt", 1), ("cpu", None)):
         _, spec = pod(combined(overlay, ()))
         limits = [container["resources"]["limits"] for container in containers(spec)]
@@ -231,7 +228,7 @@ def test_the_gpu_is_for_plans_and_server(combined: Callable[[str, Sequence[str]]
         assert len(limits) == (2 if overlay == "gpu" else 1)
 
 
-def test_kserve_has_the_pods_of_the_deployment(combined: Callable[[str, Sequence[str]], list[Json]]) -> None:
+def test_kserve_has_the_pods_of_the_deployment(combined: Combined) -> None:
     for overlay in ("gpu", "cpu"):
         plain, served = combined(overlay, ALL), combined(overlay, (*ALL, "kserve"))
         assert not any(document["kind"] == "Deployment" for document in served)
@@ -269,11 +266,8 @@ def test_what_the_container_says_is_waited_for(documents: list[Json]) -> None:
     container = import_container()
     _, spec = pod(documents)
     server = spec["containers"][0]
-    (sleep, before), options = (
-        server["lifecycle"]["preStop"]["exec"]["command"],
-        container.parse(server["args"][2:]),
-    )
-    ends = int(before) + options.grace + container.REFUSE_S + container.KILL_AFTER_S
+    sleep, before = server["lifecycle"]["preStop"]["exec"]["command"]
+    ends = int(before) + container.parse(server["args"][2:]).grace + container.REFUSE_S + container.KILL_AFTER_S
     assert (sleep, spec["terminationGracePeriodSeconds"] > ends) == ("sleep", True), "a pod must not be killed"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert server[probe]["timeoutSeconds"] > container.HEALTH_S + 1
@@ -281,21 +275,12 @@ def test_what_the_container_says_is_waited_for(documents: list[Json]) -> None:
     assert shared["sizeLimit"] == "1Gi"
 
 
-def test_a_cpu_gets_as_many_threads_as_it_may_use(combined: Callable[[str, Sequence[str]], list[Json]]) -> None:
+def test_a_cpu_gets_as_many_threads_as_it_may_use(combined: Combined) -> None:
     server = pod(combined("cpu", ()))[1]["containers"][0]
     assert (
         f"--backend-config=onnxruntime,intra_op_thread_count={server['resources']['limits']['cpu']}" in server["args"]
     )
     assert server["resources"]["limits"] == server["resources"]["requests"]
-
-
-def test_the_image_holds_what_the_pods_read() -> None:
-    lines = (KUBERNETES / "Dockerfile").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == [
-        "ARG SERVER=brats-ldm-triton:latest",
-        "FROM ${SERVER}",
-        "COPY . /source",
-    ]
 
 
 # --- in agreement with monitoring

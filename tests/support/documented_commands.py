@@ -69,6 +69,7 @@ BY_TESTS: dict[str, str] = {
     "python -m training.plot": "test_training_verbs.py",
     "python -m training.train_autoencoder": "test_training_processes.py",
     "python -m training.train_diffusion": "test_training_processes.py",
+    "sbatch": "test_slurm.py",
     "torchrun training.train_autoencoder": "test_training_processes.py",
     "torchrun training.train_diffusion": "test_training_processes.py",
     "sh deploy/kubernetes/prometheus-rule.sh": "manifests.py",
