@@ -12,6 +12,7 @@ from benchmarks.harness.toys import copy_front, copy_model
 from benchmarks.micro.loop import MODELS
 from export.configs import parse_config
 from server.process import TritonServer
+from training.files import write_text
 
 CODE = Path(__file__).with_name("device_models") / "device.py"
 FRONTS = ("mri_ldm", "mri_ldm_stream")
@@ -41,7 +42,7 @@ def write_waiting(source: Path, folder: Path, device: Device) -> Path:
         message = parse_config(config)
         for name, value in zip(("base", "row"), values, strict=True):
             message.parameters[name].string_value = str(value)
-        config.write_text(str(message))
+        write_text(config, str(message))
     return folder
 
 
@@ -53,7 +54,7 @@ def write_single_threaded(source: Path, folder: Path, profile: str) -> Path:
         config = folder / network / "configs" / f"{profile}.pbtxt"
         message = parse_config(config)
         message.parameters["intra_op_thread_count"].string_value = "1"
-        config.write_text(str(message))
+        write_text(config, str(message))
     return folder
 
 

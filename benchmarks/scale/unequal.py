@@ -22,6 +22,7 @@ from benchmarks.scale.fleet import Finding, Fleet, simulate
 from server.health import listening
 from server.ports import free_port
 from server.process import TritonServer
+from training.files import write_text
 
 SAMPLER = "dpmpp_2m"
 SLOWER = 3.0
@@ -89,7 +90,9 @@ def _simulated(finding: Finding, amount: Amount) -> float:
 def _balanced(folder: Path, urls: list[str]) -> Iterator[str]:
     """The address of an HAProxy with the committed configuration in front of some servers."""
     servers = folder / "servers.cfg"
-    servers.write_text("\n".join(["backend servers", *(f"    server s{i} {url}" for i, url in enumerate(urls))]) + "\n")
+    write_text(
+        servers, "\n".join(["backend servers", *(f"    server s{i} {url}" for i, url in enumerate(urls))]) + "\n"
+    )
     port = free_port("127.0.0.1")
     command = [tool("haproxy"), "-f", str(ROOT / "deploy" / "balancer" / "haproxy.cfg"), "-f", str(servers)]
     env = os.environ | {"BALANCER_BIND": f"127.0.0.1:{port}"}
