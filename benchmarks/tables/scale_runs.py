@@ -41,3 +41,19 @@ def engines(read: Reader) -> Lines:
     head = ["run", "shards when a worker was killed", "when a server was", "seconds", "files that differ"]
     yield from table(head, rows)
     yield from ["", f"{where_and_when(record)}."]
+
+
+def unequal(read: Reader) -> Lines:
+    """Two servers, of which one is slow: measured and simulated."""
+    record = read("scale")["unequal"]
+    result = record["result"]
+    alone, simulated = result["contestants"]["fast alone"], result["simulated"]
+    best = 1 + 1 / result["slower"]
+    rows = [["the fast server alone", f"{result['images'] / alone['median']:.1f}", "1", "1"]]
+    for name, way in {"in turn": "both, in turn", "least connections": "both, by least connections"}.items():
+        measured = result["contestants"][name]
+        speed = ranged(measured["faster_than_baseline"])
+        rows.append([way, f"{result['images'] / measured['median']:.1f}", speed, f"{simulated[name]:.2f}"])
+    rows.append(["both, if neither ever waited", "", f"{best:.2f}", f"{best:.2f}"])
+    yield from table(["requests go to", "images/s", "times the fast one alone", "simulated"], rows)
+    yield from ["", f"{where_and_when(record)}."]
