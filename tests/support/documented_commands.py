@@ -41,6 +41,7 @@ IN_SMALL: dict[str, str] = {
 """Program to arguments. URL and DRAIN belong to the server of the test."""
 
 BY_TESTS: dict[str, str] = {
+    "haproxy -W": "balancer.py",
     "kubectl kustomize": "manifests.py",
     "make bench": "test_serving_benchmark.py",
     "make demo": "test_demo.py",
@@ -66,6 +67,7 @@ BY_TESTS: dict[str, str] = {
     "python -m export parity": "test_parity.py",
     "python -m export repository": "conftest.py",
     "python -m server": "test_server_launcher.py",
+    "socat -": "balancer.py",
     "python -m training.plot": "test_training_verbs.py",
     "python -m training.train_autoencoder": "test_training_processes.py",
     "python -m training.train_diffusion": "test_training_processes.py",
