@@ -6,8 +6,10 @@ Imports the standard library only, so that --help is immediate; a command import
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import _cli_animate, _cli_bulk, _cli_generate, _cli_verify
@@ -27,7 +29,8 @@ examples:
 
 $BRATS_LDM_SECRET is sent to a server that asks for a secret. BRATS_LDM_URL, BRATS_LDM_TIMEOUT, BRATS_LDM_TLS_CA and so
 on are used where their options are not given.
-exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong arguments, 130 interrupted.
+exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong arguments, 130 interrupted,
+143 terminated (SIGTERM).
 All images are SYNTHETIC: for research only, not for diagnosis.
 """
 
@@ -49,19 +52,44 @@ def _main(argv: Sequence[str] | None) -> int:
     return _run(args)
 
 
-def _run(args: argparse.Namespace) -> int:
-    try:
-        from ._errors import BratsLDMError
+@contextlib.contextmanager
+def _heed_sigterm(heard: list[int]) -> Iterator[None]:
+    """SIGTERM, as from SLURM, Kubernetes or `kill`, ends a command in order, as Ctrl-C does. `heard` gets its number."""
 
-        try:
-            complete(args)
-            status: int = args.run(args)
-            return status
-        except (BratsLDMError, OSError, MemoryError) as error:
-            return _fail(args, _words(error))
+    def terminate(number: int, frame: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _run(args: argparse.Namespace) -> int:
+    heard: list[int] = []
+    try:
+        with _heed_sigterm(heard):
+            return _run_command(args)
     except KeyboardInterrupt:
-        _fail(args, "interrupted")
-        return 130
+        _fail(args, "terminated" if heard else "interrupted")
+        return 143 if heard else 130
+
+
+def _run_command(args: argparse.Namespace) -> int:
+    from ._errors import BratsLDMError
+
+    try:
+        complete(args)
+        status: int = args.run(args)
+        return status
+    except (BratsLDMError, OSError, MemoryError) as error:
+        return _fail(args, _words(error))
 
 
 def _fail(args: argparse.Namespace, message: str) -> int:

@@ -261,7 +261,10 @@ def test_a_full_disk(run: Run, served: Served, tmp_path: Path, format: str) -> N
     assert tree(folder) == whole
 
 
-def test_ctrl_c(served: Served, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm(served: Served, tmp_path: Path, number: int, status: int, word: str) -> None:
     def slow(seeds: list[int], context: grpc.ServicerContext) -> None:
         if seeds[0] >= 6:
             served.triton.stall(seeds, context)
@@ -273,10 +276,10 @@ def test_ctrl_c(served: Served, tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (out / "shard-000000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "brats-ldm: interrupted; 1 of 3 shards are whole; the same command makes the rest"
+    assert process.returncode == status
+    assert err.splitlines()[-1] == f"brats-ldm: {word}; 1 of 3 shards are whole; the same command makes the rest"
     assert set(tree(out)) == {"manifest.json", "shard-000000.json", "shard-000000.tar"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from secrets import token_hex
@@ -13,6 +14,8 @@ from .engines import Engine, check_workers
 if TYPE_CHECKING:
     from distributed import Client as DaskClient
     from distributed import Future
+
+_LOCAL = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
 
 
 def on_dask(client: DaskClient | None = None, workers: int = 4) -> Engine:
@@ -36,7 +39,7 @@ def on_dask(client: DaskClient | None = None, workers: int = 4) -> Engine:
     def run(job: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
         if client is None:
             address = need("dask").config.get("scheduler-address", None)
-            local = {} if address else {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+            local = {} if address else {"n_workers": workers, **_LOCAL}
             with distributed.Client(address, **local, set_as_default=False) as own:
                 yield from on_dask(own, workers)(job, shards)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,4 +68,8 @@ def _connect(ray: Any) -> None:
             "machine, where it listens on all addresses"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started reports to its makers
-    ray.init(logging_level="WARNING", **(_LOCAL if address == "local" else {}))
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # Its log files say which workers died. What matters here comes as an error.
+    ray.init(logging_level="ERROR", log_to_driver=False, **(_LOCAL if address == "local" else {}))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and then SIGTERM aborts with a dump
