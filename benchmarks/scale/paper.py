@@ -15,8 +15,9 @@ DISK_BYTES = 500e6
 """A second, of a disk."""
 INODE_BYTES = 16_384
 """Of the disk for each inode, as ext4 makes them by default."""
-INODES = int(1e12 / INODE_BYTES)
-"""Of a disk of 1 TB."""
+DISK_TB = 1e12
+NAMES = 10**6
+"""In one folder: more make listings slow."""
 SIX_DIGITS = 10**6
 """Shards, until the numbers in their names need a seventh digit."""
 MANIFEST_BYTES = 100e6
@@ -130,21 +131,23 @@ def limits_of_speed(sizes: Record) -> list[Limit]:
 def limits_of_size(sizes: Record, shard_size: int = 1000) -> list[Limit]:
     """What a larger folder meets, the lowest first. `at` is in images."""
     one = Folder(shard_size, shard_size, "webdataset", sizes)
-    larger = "several folders with `--seed-base`, or larger shards"
+    several = "several folders, each with its own `--seed-base`"
+    smaller = {"nifti": "webdataset", "hdf5": "webdataset, if grey levels do", "png": "webdataset"}
     return sorted(
         (
-            *(
-                Limit(f"inodes of a disk of 1 TB, {format}", _images(INODES, shard_size, format, sizes), then)
-                for format, then in (("nifti", "webdataset or hdf5"), ("png", "webdataset"), ("webdataset", larger))
-            ),
-            Limit("ten CPU minutes to open the folder", shard_size * OPEN_S / one.open_s, "several folders"),
-            Limit("a manifest of 100 MB", shard_size * MANIFEST_BYTES / one.manifest_bytes, larger),
-            Limit("six digits in the names of shards", shard_size * SIX_DIGITS, larger),
+            *(_disk(Folder(shard_size, shard_size, format, sizes), smaller[format]) for format in smaller),
+            _disk(one, "several folders on several disks"),
+            Limit("ten CPU minutes to open the folder", shard_size * OPEN_S / one.open_s, several),
+            Limit("a million names in one folder", shard_size * NAMES / one.files, f"larger shards, or {several}"),
+            Limit("a manifest of 100 MB", shard_size * MANIFEST_BYTES / one.manifest_bytes, "larger shards"),
+            Limit("six digits in the names of shards", shard_size * SIX_DIGITS, "larger shards"),
         ),
         key=lambda limit: limit.at,
     )
 
 
-def _images(files: float, shard_size: int, format: str, sizes: Record) -> float:
-    """How many images have so many files."""
-    return files * shard_size / Folder(shard_size, shard_size, format, sizes).files
+def _disk(one: Folder, then: str) -> Limit:
+    """How many images fill a disk of 1 TB, or use up its inodes."""
+    by_bytes, by_files = one.images * DISK_TB / one.bytes, one.images * (DISK_TB / INODE_BYTES) / one.files
+    full = "bytes" if by_bytes < by_files else "inodes"
+    return Limit(f"the {full} of a disk of 1 TB, {one.format}", min(by_bytes, by_files), then)

@@ -60,7 +60,7 @@ def scale_limits(read: Reader) -> Lines:
     """The block of the page: what breaks first, for a faster fleet and for a larger folder."""
     measured, all_servers = read("scale")["sizes"]["result"], servers(read)
     speed = [
-        [limit.what, number(limit.at), *(_large(limit.at / server.per_s) for server in all_servers), limit.then]
+        [limit.what, _large(limit.at), *(_large(limit.at / server.per_s) for server in all_servers), limit.then]
         for limit in paper.limits_of_speed(measured)
     ]
     heads = [f"= {server.name}" for server in all_servers]
@@ -76,7 +76,7 @@ def servers(read: Reader) -> list[Server]:
     return [
         Server("2 CPU cores, demo weights", bulk["images"] / bulk["contestants"]["webdataset"]["median"]),
         Server("2 CPU cores, bundle's networks", bundle),
-        Server("H200, bundle's networks: **estimated, not measured**", paper.device_rate(paper.H200, STEPS)),
+        Server("H200, bundle's networks (estimated, **not measured**)", paper.device_rate(paper.H200, STEPS)),
     ]
 
 
@@ -173,7 +173,7 @@ def _demands(result: Record) -> Lines:
         for name, seconds in DEADLINES.items():
             rate = count / seconds
             gigabits = f"{8e-9 * rate * result['answer']['bytes']:.2g}"
-            rows.append([_power(count), name, number(rate), gigabits, f"{rate * core:.2g}"])
+            rows.append([_power(count), name, _large(rate), gigabits, f"{rate * core:.2g}"])
     yield from table(["images", "in", "images/s", "network, Gbit/s", "cores of clients, webdataset"], rows)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import read
-from benchmarks.scale import paper
 from benchmarks.scale.__main__ import main
 from benchmarks.scale.paper import Folder, Server, device_rate, limits_of_size, limits_of_speed
 from benchmarks.serving.simulation import Device
@@ -81,9 +80,12 @@ def test_what_breaks_first() -> None:
     assert [limit.at for limit in size] == sorted(limit.at for limit in size)
     at = {limit.what: limit.at for limit in size}
     assert at["a manifest of 100 MB"] == pytest.approx(1000 * 1e6)
+    assert at["a million names in one folder"] == 1000 * 1e6 / 2
     assert at["ten CPU minutes to open the folder"] == pytest.approx(1000 * 600 / 2e-3)
     assert at["six digits in the names of shards"] == 1e9
-    assert at["inodes of a disk of 1 TB, webdataset"] == pytest.approx(paper.INODES * 500)
+    # Files of 15 kB: less than the 16 KiB for which there is an inode. A mark for each shard comes on top.
+    assert at["the inodes of a disk of 1 TB, png"] == pytest.approx(1e12 / 16_384 * 1000 / 1001)
+    assert at["the bytes of a disk of 1 TB, webdataset"] == pytest.approx(1e12 / (20_000 + 80 + 2100 / 1000))
 
 
 def test_the_page_shows_the_recorded_run() -> None:
