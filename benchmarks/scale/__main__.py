@@ -2,7 +2,8 @@
 
 fleet: 200 servers and 200 workers in simulated time, by policy, with servers that are slow, freeze or crash and workers
 that die. folder: the same, played on a real folder by processes, hundreds of which are killed. sizes: bytes, files and
-CPU seconds of an image, a shard and a folder, from a server and the real client.
+CPU seconds of an image, a shard and a folder, from a server and the real client. paper: what the tables of large runs
+assume beside these.
 
 Ten minutes. Only seconds of the CPU are measured, so other work may run. The record goes into benchmarks/scale.json and
 the picture into docs/fleet.png, with --quick into --work.
@@ -35,7 +36,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """By name, in the order in which they run."""
-    from benchmarks.scale import folder, sizes, stragglers
+    from benchmarks.scale import folder, paper, sizes, stragglers
 
     quick, work = arguments.quick, arguments.work
     where = arguments.repository, arguments.profile, work
@@ -43,6 +44,7 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "fleet": partial(stragglers.measure, stragglers.QUICK if quick else stragglers.FULL),
         "folder": partial(folder.measure, work, folder.QUICK if quick else folder.FULL),
         "sizes": partial(sizes.measure, *where, sizes.QUICK if quick else sizes.FULL),
+        "paper": paper.inputs,
     }
 
 

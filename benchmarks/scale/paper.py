@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from benchmarks.harness.markdown import Record
 from benchmarks.serving.simulation import Device
@@ -29,6 +31,14 @@ H200 = Device(base=0.0004, row=0.000032, decode=0.0005)
 Nothing here was measured on a GPU."""
 
 
+DEADLINES = {"1 day": DAY_S, "1 week": 7 * DAY_S, "30 days": 30 * DAY_S}
+
+
+def inputs() -> Record:
+    """What the tables assume and nobody has measured, for the record."""
+    return {"gpu_estimate": asdict(H200), "deadlines_s": DEADLINES}
+
+
 @dataclass(frozen=True)
 class Server:
     """`per_s`: images a second of one server."""
@@ -40,9 +50,9 @@ class Server:
         """Of one server."""
         return images / self.per_s / 3600
 
-    def needed(self, images: float, deadline_s: float) -> int:
-        """Servers, if all always work."""
-        return math.ceil(round(images / self.per_s / deadline_s, 9))
+    def needed(self, images: float, deadline_s: float) -> float:
+        """Whole servers, if all always work."""
+        return float(np.ceil(np.round(images / self.per_s / deadline_s, 9)))
 
 
 def device_rate(device: Device, steps: int, rows: int = 64) -> float:

@@ -8,10 +8,10 @@ from benchmarks.harness.markdown import Lines, Reader, Record, number, ranged, t
 from benchmarks.scale import paper
 from benchmarks.scale.paper import DAY_S, Folder, Limit, Server
 from benchmarks.serving.names import few_steps
+from benchmarks.serving.simulation import Device
 
 STEPS = 20
 COUNTS = (10**6, 10**9)
-DEADLINES = {"1 day": DAY_S, "1 week": 7 * DAY_S, "30 days": 30 * DAY_S}
 SHARD_SIZES = (1000, 10_000)
 
 
@@ -45,15 +45,17 @@ def scale_sizes(read: Reader) -> Lines:
 
 def scale_servers(read: Reader) -> Lines:
     """The block of the page: servers for a deadline, and what the clients must stand."""
+    record = read("scale")
+    deadlines = record["paper"]["result"]["deadlines_s"]
     rows = [
         [_power(count), server.name, _large(server.hours(count))]
-        + [_large(server.needed(count, seconds)) for seconds in DEADLINES.values()]
+        + [_large(server.needed(count, seconds)) for seconds in deadlines.values()]
         for count in COUNTS
         for server in servers(read)
     ]
-    yield from table(["images", "server", "server-hours", *(f"servers for {name}" for name in DEADLINES)], rows)
+    yield from table(["images", "server", "server-hours", *(f"servers for {name}" for name in deadlines)], rows)
     yield ""
-    yield from _demands(read("scale")["sizes"]["result"])
+    yield from _demands(record["sizes"]["result"], deadlines)
 
 
 def scale_limits(read: Reader) -> Lines:
@@ -72,11 +74,12 @@ def scale_limits(read: Reader) -> Lines:
 def servers(read: Reader) -> list[Server]:
     """By kind, at 20 steps of DPM-Solver++."""
     bulk, offline = read("bulk")["rate"]["result"], read("serving/bundle-offline")["result"]
+    gpu = Device(**read("scale")["paper"]["result"]["gpu_estimate"])
     bundle = offline["images"] / offline["contestants"][few_steps(STEPS)]["median"]
     return [
         Server("2 CPU cores, demo weights", bulk["images"] / bulk["contestants"]["webdataset"]["median"]),
         Server("2 CPU cores, bundle's networks", bundle),
-        Server("H200, bundle's networks (estimated, **not measured**)", paper.device_rate(paper.H200, STEPS)),
+        Server("H200, bundle's networks (estimated, **not measured**)", paper.device_rate(gpu, STEPS)),
     ]
 
 
@@ -115,7 +118,7 @@ def folder(result: Record) -> Lines:
         ["workers, images, images in a shard", f"{result['workers']}, {result['images']}, {result['shard_size']}"],
         ["processes that made a shard", counts["attempts"] + counts["twins"]],
         ["of them the second at work on the same shard", counts["twins"]],
-        ["whole runs begun beside them, and killed", counts["drivers"]],
+        ["whole runs that began beside them", counts["drivers"]],
         ["processes killed (SIGKILL)", counts["killed"]],
         ["temporary folders that they left, until the last run", counts["leftovers"]],
         ["files that differ from an undisturbed folder", f"{len(result['different'])} of {result['files']}"],
@@ -161,16 +164,16 @@ def _folders(result: Record) -> Lines:
         for size in SHARD_SIZES:
             one = Folder(count, size, "webdataset", result)
             cells = [_bytes(one.manifest_bytes), _seconds(one.open_s), _seconds(one.finish_s)]
-            rows.append([_power(count), f"{size:,}", _large(one.shards), *cells])
+            rows.append([_power(count), _power(size), _power(one.shards), *cells])
     heads = ["images", "in a shard", "shards", "manifest", "CPU time to open", "CPU time of summary and manifest"]
     yield from table(heads, rows)
 
 
-def _demands(result: Record) -> Lines:
+def _demands(result: Record, deadlines: Record) -> Lines:
     core = paper.client_cpu_s(result, "webdataset")
     rows = []
     for count in COUNTS:
-        for name, seconds in DEADLINES.items():
+        for name, seconds in deadlines.items():
             rate = count / seconds
             gigabits = f"{8e-9 * rate * result['answer']['bytes']:.2g}"
             rows.append([_power(count), name, _large(rate), gigabits, f"{rate * core:.2g}"])
@@ -189,7 +192,7 @@ def _stretch(figures: Record) -> str:
 
 
 def _power(count: int) -> str:
-    """10^6 as people write it."""
+    """A power of ten as people write it."""
     return f"10{str(len(str(count)) - 1).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
