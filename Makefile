@@ -34,15 +34,18 @@ test-fast: $(VENV)/.test $(VENV)/.tools  ## Run the tests that need no server, n
 test-reliability: $(VENV)/.test  ## Faults, storms, bad input and a long soak, with a table; ARGS=--help
 	$(BIN)/python tests/reliability $(ARGS)
 
-check: $(VENV)/.test $(VENV)/.tools  ## Lint, formatting, types, container files, alert rules, documentation
+check: $(VENV)/.test $(VENV)/.tools  ## Lint, formatting, types, shell scripts, container and Kubernetes files, alert rules, balancer, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p brats_ldm_client -p mri_ldm -p server -p training -p export -p benchmarks
 	$(BIN)/mypy deploy/container.py deploy/plans.py
-	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/shellcheck .ci/run benchmarks/serving/gpu/run_kit.sh deploy/kubernetes/prometheus-rule.sh deploy/slurm/bulk.sbatch server/find_python.sh tests/support/fetch_debian.sh
+	$(BIN)/hadolint deploy/Dockerfile deploy/kubernetes/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/python tests/support/manifests.py
 	$(BIN)/promtool check config deploy/monitoring/prometheus.yml
 	$(BIN)/promtool test rules tests/data/alerts_test.yml
+	$(BIN)/haproxy -c -f deploy/balancer
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; goes on where it stopped (an hour)
@@ -71,9 +74,10 @@ $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
 	@python="$(or $(PYTHON),$$(server/find_python.sh $(VENV)/cpython))" && "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# PyPI has no promtool, dciodvfy or jq.
-$(VENV)/.tools: tests/support/fetch_debian.sh | $(BIN)/python
+# PyPI has no promtool, dciodvfy, HAProxy, jq or SLURM. KServe's wheel is read, not installed: it needs much that clashes with the rest.
+$(VENV)/.tools: tests/support/fetch_debian.sh Makefile | $(BIN)/python
 	@tests/support/fetch_debian.sh $(BIN)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels kserve==0.21.0
 	@touch $@
 
 $(VENV)/.%: pyproject.toml | $(BIN)/python

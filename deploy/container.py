@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from plans import BEST_ROWS, ONNX, Refusal, prepare, print_commands, require_plans
+from plans import BEST_ROWS, ONNX, Refusal, inputs, prepare, print_commands, require_plans
 
 # Inside the container Triton listens on all addresses; docker publishes the ports.
 SAFE_FLAGS = (
@@ -34,6 +34,7 @@ DRAIN = Path(os.environ.get(DRAIN_VARIABLE, "/tmp/brats-ldm-drain"))
 REFUSE_S, KILL_AFTER_S = 2.0, 8.0  # after the grace period: to refuse what is left, and for Triton's own end
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 24 * 2**20  # of a request of 64 rows, the most that one has
+REGIONS = "brats_ldm_{}_"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without a proxy: the server is on this machine
 HEALTH_S = 15
 BUSY, DEADLINE = "BUSY", "DEADLINE"  # tokens of errors: docs/errors.md
@@ -43,12 +44,19 @@ TOLERANCE = 1e-2
 """Of the norm: half precision differs by 1e-3 between the kernels of two batch sizes, a dead network by far more."""
 
 
-def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
-    """Run tritonserver if the plans fit this machine; returns its exit status. SIGTERM or SIGINT drains it first:
-    Triton 24.10 ends every generation when it stops, and from 25.05 on lets them continue for --exit-timeout-secs."""
-    require_plans(repository)
-    check_shared_memory(SHARED_MEMORY)
+def serve(repository: Path, profile: str | None, extra: Sequence[str], grace: float) -> int:
+    """Run tritonserver if it can serve that profile here (None: plans); returns its exit status.
+
+    SIGTERM or SIGINT drains it first: Triton 24.10 ends every generation when it stops, and from 25.05 on lets them
+    continue for --exit-timeout-secs.
+    """
+    if profile is None:
+        require_plans(repository)
+    else:
+        require_profile(repository, profile)
     DRAIN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    regions = new_region_prefix(SHARED_MEMORY)
+    check_shared_memory(SHARED_MEMORY)
     # Of a container that was started again:
     for old in (DRAIN / "drain", DRAIN / "over", DRAIN / FIRST_IMAGE, *DRAIN.glob("*.serving")):
         old.unlink(missing_ok=True)
@@ -56,7 +64,9 @@ def serve(repository: Path, extra: Sequence[str], grace: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: asked.append(number))
     os.environ[DRAIN_VARIABLE] = str(DRAIN)
-    server = subprocess.Popen(server_command(repository, extra), start_new_session=True)
+    flags = [] if profile is None else [f"--model-config-name={profile}"]
+    flags.append(f"--backend-config=python,shm-region-prefix-name={regions}")
+    server = subprocess.Popen(server_command(repository, [*flags, *extra]), start_new_session=True)
     while server.poll() is None and not asked:
         time.sleep(0.1)
     if asked:
@@ -86,6 +96,28 @@ def server_command(repository: Path, extra: Sequence[str] = ()) -> list[str]:
         f"--grpc-restricted-protocol={RESTRICTED}:admin-key={secret}",
         *extra,
     ]
+
+
+def require_profile(repository: Path, profile: str) -> None:
+    """Raise Refusal if a network lacks the profile: Triton would silently take config.pbtxt, which is for plans."""
+    for network in inputs(repository):
+        configs = repository / network / "configs"
+        if not (configs / f"{profile}.pbtxt").is_file():
+            known = ", ".join(sorted(path.stem for path in configs.glob("*.pbtxt")))
+            raise Refusal(f"--profile {profile!r}: {network} has no such profile, only {known}")
+
+
+def new_region_prefix(shared_memory: Path) -> str:
+    """A prefix for this server's regions in shared memory. Removes those of the server before it in this container.
+
+    A server that was killed leaves its regions. In Kubernetes, /dev/shm outlives a container that is started again.
+    """
+    record, new = DRAIN / "regions", secrets.token_hex(6)
+    with contextlib.suppress(FileNotFoundError):
+        for region in shared_memory.glob(REGIONS.format(record.read_text()) + "*"):
+            region.unlink(missing_ok=True)
+    record.write_text(new)
+    return REGIONS.format(new)
 
 
 def check_shared_memory(folder: Path, needed: int = SHARED_MEMORY_BYTES) -> None:
@@ -171,7 +203,21 @@ def network_calls(url: str) -> int:
     return sum(int(model["execution_count"]) for model in models if model["name"] in BEST_ROWS)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command. `extra`: what stands after --, for tritonserver.
+
+    By hand, as argparse refuses a -- that comes after an option.
+    """
+    own = list(argv[: argv.index("--")] if "--" in argv else argv)
+    parser = command_line()
+    options = parser.parse_args(own, argparse.Namespace(extra=list(argv[len(own) + 1 :])))
+    if options.extra and options.command != "serve":
+        parser.error(f"-- {options.extra[0]}: flags for tritonserver are for `serve`")
+    return options
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="copy a repository and build its plans on this GPU")
@@ -181,10 +227,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--precision", choices=sorted(ONNX), default="fp16", help="precision of the plans (default: %(default)s)"
     )
     preparing.add_argument("--dry-run", action="store_true", help="print the trtexec commands and change nothing")
-    serving = commands.add_parser("serve", help="start Triton on a prepared repository")
+    serving = commands.add_parser(
+        "serve", help="start Triton on a repository", epilog="Flags for tritonserver come after all others and --."
+    )
     draining = commands.add_parser("drain", help="let running requests finish and refuse new ones; the server stays up")
     for command in (serving, draining):
-        command.add_argument("repository", type=Path, help="folder that `prepare` wrote")
+        command.add_argument("repository", type=Path, help="model repository; for plans, that of `prepare`")
         command.add_argument(
             "--grace",
             type=float,
@@ -192,15 +240,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="S",
             help="seconds for running requests to finish (default: %(default)s)",
         )
-    serving.add_argument("extra", nargs="*", help="flags for tritonserver, after --")
+    serving.add_argument(
+        "--profile", metavar="NAME", help="serve configs/NAME.pbtxt of the networks, such as cpu (default: their plans)"
+    )
     asking = commands.add_parser("health", help="check that a server generates the image of seed 0 in one step")
     asking.add_argument(
         "--url", default="http://127.0.0.1:8000", help="HTTP address of the server (default: %(default)s)"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if argv is None else argv)
     try:
         if options.command == "serve":
-            return serve(options.repository, options.extra, options.grace)
+            return serve(options.repository, options.profile, options.extra, options.grace)
         if options.command == "drain":
             return 0 if drain(options.repository, options.grace) else 1
         if options.command == "prepare" and options.dry_run:

@@ -188,7 +188,7 @@ def this_gpu() -> Json:
     try:
         first = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise Refusal(f"no GPU in this container ({error!r}): give it one, or serve the cpu profile") from error
+        raise Refusal(f"no GPU in this container ({error!r}): give it one, or use `serve --profile cpu`") from error
     name, capability = first.rsplit(",", 1)
     return {"name": name.strip(), "capability": capability.strip()}
 

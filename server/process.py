@@ -70,11 +70,12 @@ class TritonServer:
         self.access = security.access()
         self.http_host = security.address(security.http, host)
         self.metrics_host = security.address(security.metrics, host)
+        # What is off needs no certain port, and several servers may have the same one for it.
         self.http_port, self.grpc_port, self.metrics_port = choose_ports(
             {
-                "--http-port": (self.http_host, http_port),
+                "--http-port": (self.http_host, None if security.http == "off" else http_port),
                 "--grpc-port": (host, grpc_port),
-                "--metrics-port": (self.metrics_host, metrics_port),
+                "--metrics-port": (self.metrics_host, None if security.metrics == "off" else metrics_port),
             }
         )
         self.concealed = False

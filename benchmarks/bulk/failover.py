@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bulk.command import end, start
+from benchmarks.bulk.command import await_shards, end, kill, start
+from benchmarks.harness.command import tool
 from server.process import TritonServer
 
 FORMATS = "webdataset,nifti,dicom"
 SAMPLER = "dpmpp_2m"
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ def measure(repository: Path, profile: str, work: Path, amount: Amount) -> dict[
             "bulk", "--url", f"{doomed.grpc_url},{survivor.grpc_url}", "--out", folder, "--format", FORMATS,
             "--sampler", SAMPLER, *map(str, how),
         )  # fmt: skip
-        before = _kill_after(doomed, folder, process, amount.images // amount.shard_size // 3)
+        before = await_shards(folder, process, max(1, amount.images // amount.shard_size // 3))
+        kill(doomed)
         end(process)
         made = time.monotonic()
         verified = end(start("verify", folder, "--url", survivor.grpc_url, "--sample", str(amount.sample)))
@@ -67,18 +65,6 @@ def measure(repository: Path, profile: str, work: Path, amount: Amount) -> dict[
         },
         "dciodvfy": _dciodvfy(sorted(folder.glob("*-dicom/*.dcm"))),
     }
-
-
-def _kill_after(server: TritonServer, folder: Path, process: subprocess.Popen[str], shards: int) -> int:
-    """Kill a server and its children at once when so many shards are written; returns how many there are then."""
-    while (there := len(list(folder.glob("shard-??????.json")))) < max(1, shards):
-        if process.poll() is not None:
-            end(process)
-            raise RuntimeError("the run ended before a server could be killed")
-        time.sleep(POLL_SECONDS)
-    for pid in [server.pid, *server.stubs()]:
-        os.kill(pid, signal.SIGKILL)
-    return there
 
 
 def _webdataset(tars: Iterable[Path]) -> int:
@@ -123,9 +109,7 @@ def _dciodvfy(files: list[Path]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no dciodvfy.
     """
-    program = shutil.which("dciodvfy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if program is None:
-        raise FileNotFoundError("no dciodvfy here: install Debian's dicom3tools, or run `make .venv/.tools`")
+    program = tool("dciodvfy")
     errors, warnings = 0, set[str]()
     for file in files:
         done = subprocess.run([program, str(file)], capture_output=True, text=True, check=False)

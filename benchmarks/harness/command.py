@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,18 @@ def parser(module: str, description: str | None, *options: str, **defaults: Any)
         parser.add_argument(f"--{name}", **OPTIONS[name])
     parser.set_defaults(**defaults)
     return parser
+
+
+def tool(name: str) -> str:
+    """A program that PyPI does not have: from PATH, or from beside the Python, where `make .venv/.tools` puts it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    program = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if program is None:
+        raise FileNotFoundError(f"no {name} here: put it on PATH, or run `make .venv/.tools`")
+    return program
 
 
 def heed_sigterm() -> None:

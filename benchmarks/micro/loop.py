@@ -12,7 +12,6 @@ else may run meanwhile; the load at the start is recorded.
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.harness.command import parser, read_record, write_record
 from benchmarks.harness.markdown import Record
+from benchmarks.harness.toys import copy_front, copy_model
 from training.cli import run_command
 from training.files import write_text
 
@@ -151,23 +151,17 @@ def _record(row_steps: int, most: int, counted: Done, served: Sequence[float], c
 def write_repository(options: argparse.Namespace, folder: Path, most: int) -> list[str]:
     """Write it; returns the names of its UNets."""
     source = options.repository
-    shutil.copytree(source / FRONT, folder / FRONT, ignore=shutil.ignore_patterns("__pycache__"))
-    _copy_model(BARE_CALLS, "bls_calls.py", folder)
+    copy_front(source, FRONT, folder)
+    copy_model(MODELS / f"{BARE_CALLS}.pbtxt", MODELS / "bls_calls.py", folder)
     if options.own_networks:
         for model in (model for model in NETWORKS if (source / model).is_dir()):
             (folder / model).symlink_to((source / model).resolve())
     else:
         for model in NETWORKS if most > 1 else NETWORKS[:2]:
-            _copy_model(model, "toy.py", folder)
+            copy_model(MODELS / f"{model}.pbtxt", MODELS / "toy.py", folder)
         if most > 1:
             _allow_steps(folder / FRONT, most)
     return [model for model in ("unet", "unet_steps") if (folder / model).is_dir()]
-
-
-def _copy_model(model: str, code: str, folder: Path) -> None:
-    (folder / model / "1").mkdir(parents=True)
-    shutil.copy(MODELS / f"{model}.pbtxt", folder / model / "config.pbtxt")
-    shutil.copy(MODELS / code, folder / model / "1" / "model.py")
 
 
 def _allow_steps(front: Path, most: int) -> None:

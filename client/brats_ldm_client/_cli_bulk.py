@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._cli_connection import connect, connection_options
+from ._cli_connection import connect, connection, connection_options
 from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 
 if TYPE_CHECKING:
+    from ._client import Client
     from ._types import Slice
-    from .bulk import Plan
+    from .bulk import Done, Plan
 
 _QUIET_SECONDS = 60
 
@@ -41,9 +43,29 @@ def add_parser(commands: Any) -> None:
         help="webdataset (tar files with 8-bit PNG and JSON), hdf5 or zarr (raw values), or folders of png, png16, "
         "nifti or dicom files; may be given more than once (webdataset)",
     )
+    _machines_options(parser)
     connection_options(parser, timeout=600.0)
     load_options(parser, concurrency=8, retry=600.0)
     parser.set_defaults(run=_bulk, check=_check)
+
+
+def _machines_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several machines", "They share the folder. docs/scale.md says when to use what.")
+    group.add_argument(
+        "--shards",
+        metavar="FROM..TO",
+        help="make these shards only, counted from 0, both included; others may be made by other processes at the same "
+        "time. The same command without this option then writes the summary page",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("ray", "dask"),
+        help="let workers of the Ray of $RAY_ADDRESS (or local) or the Dask of $DASK_SCHEDULER_ADDRESS (or else local) "
+        "make the shards",
+    )
+    group.add_argument(
+        "--workers", type=int, default=4, metavar="N", help="with --engine: shards made at a time (%(default)s)"
+    )
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -51,15 +73,30 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from .bulk.plan import FORMATS
 
     check_formats(parser, args, FORMATS)
-    for option, number in (("--count", args.count), ("--shard-size", args.shard_size)):
-        if number < 1:
-            parser.error(f"{option} must be at least 1")
+    for option in ("count", "shard_size", "workers"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option.replace('_', '-')} must be at least 1")
+    if args.shards is not None:
+        if args.engine:
+            parser.error("--shards is for one process, and --engine for all shards: pass one or the other")
+        args.shards = _range_of(parser, args)
+
+
+def _range_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> range:
+    """The shards of FROM..TO. Blocks of one size need not end where the shards end, so TO may be too large."""
+    parts = re.fullmatch(r"(\d+)\.\.(\d+)", args.shards)
+    first, last = map(int, parts.groups()) if parts else (1, 0)
+    if first > last:
+        parser.error(f"--shards must be FROM..TO, such as 0..9, not {args.shards!r}")
+    there = -(-args.count // args.shard_size)
+    if first >= there:
+        parser.error(f"--shards {args.shards}: there are {there} shards, so FROM is at most {there - 1}")
+    return range(first, min(last + 1, there))
 
 
 def _bulk(args: argparse.Namespace) -> int:
-    from .bulk import make_all, model_of, plan_for
+    from .bulk import model_of, plan_for
 
-    folder = Path(args.out)
     with connect(args, **load(args)) as client:
         plan = plan_for(
             model_of(client),
@@ -69,38 +106,53 @@ def _bulk(args: argparse.Namespace) -> int:
             shard_size=args.shard_size,
             **sampling(args),
         )
-        progress = _Progress(plan)
+        progress = _Progress(plan, args.shards or range(plan.shards), args.engine is not None)
         try:
-            done = make_all(client, plan, folder, progress)
+            done = _make(args, client, plan, progress)
         except BaseException:
-            if progress.began and (folder / "manifest.json").exists():  # a refused folder may hold another run
-                args.kept = f"; {progress.shards} of {plan.shards} shards are whole; the same command makes the rest"
+            if progress.began and (Path(args.out) / "manifest.json").exists():  # a refused folder may hold another run
+                args.kept = f"; {progress.shards_words()} are whole; the same command makes the rest"
             raise
         finally:
             progress.close()
-    before = f", {done.there} of them there before" + ("," if done.images else "") if done.there else ""
-    took = f" in {progress.time()}" if done.images else ""
-    last = plan.seed_base + plan.count - 1
-    print(
-        f"{plan.count} synthetic slices (seeds {plan.seed_base} to {last}){before}{took}: "
-        f"{plan.shards} shard{'s' if plan.shards > 1 else ''} in {folder}; look at {folder / 'summary.html'}"
-    )
+    print(f"{progress.done_words(done)} in {args.out}; {_next(args)}")
     return 0
+
+
+def _make(args: argparse.Namespace, client: Client, plan: Plan, progress: _Progress) -> Done:
+    from .bulk import make_all, make_all_with, make_shards, on_dask, on_ray
+
+    folder = Path(args.out)
+    if args.shards is not None:
+        return make_shards(client, plan, folder, args.shards, progress)
+    if args.engine is None:
+        return make_all(client, plan, folder, progress)
+    engine = on_ray(args.workers) if args.engine == "ray" else on_dask(workers=args.workers)
+    return make_all_with(engine, plan, folder, connection(args, **load(args)), progress)
+
+
+def _next(args: argparse.Namespace) -> str:
+    if args.shards is not None:
+        return "the command without --shards makes the rest and the summary page"
+    return f"look at {Path(args.out) / 'summary.html'}"
 
 
 class _Progress:
     """A bar where stderr is a terminal, else a line for each shard, and at least one a minute."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, shards: range, by_shard: bool) -> None:
+        """by_shard: images are reported with their shard, not one by one."""
         from tqdm import tqdm
 
-        self._plan, self.shards = plan, 0
+        self._all_shards, self.shards, self._by_shard = len(shards), 0, by_shard
+        self._first, self._last = plan.shard(shards[0])[0], plan.shard(shards[-1])[-1]
+        self._all = self._last - self._first + 1
         self._images = self._before = 0
         self._since = self._told = time.monotonic()
         self._warnings = Warnings()
         self.began = False
         """Whether the folder is one for this run."""
-        self._bar = tqdm(total=plan.count, unit="image", file=sys.stderr, disable=None, smoothing=0.02)
+        self._bar = tqdm(total=self._all, unit="image", file=sys.stderr, disable=None, smoothing=0.02)
 
     def there(self, images: int, shards: int) -> None:
         self.shards, self._images, self._before = shards, images, images
@@ -117,6 +169,9 @@ class _Progress:
 
     def shard(self, index: int, images: int) -> None:
         self.shards += 1
+        if self._by_shard:
+            self._images += images
+            self._bar.update(images)
         self._tell()
 
     def _tell(self) -> None:
@@ -126,17 +181,24 @@ class _Progress:
 
     def _line(self) -> str:
         rate = (self._images - self._before) / max(time.monotonic() - self._since, 1e-9)
-        left = round((self._plan.count - self._images) / rate)
+        left = round((self._all - self._images) / rate)
         return (
-            f"{self._images} of {self._plan.count} images, {self.shards} of {self._plan.shards} shards, "
+            f"{self._images} of {self._all} images, {self.shards_words()}, "
             f"{rate:.1f} images/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         )
 
-    def time(self) -> str:
-        """How long it has taken until now."""
+    def shards_words(self) -> str:
+        """How many shards are whole, of how many."""
+        return f"{self.shards} of {self._all_shards} shards"
+
+    def done_words(self, done: Done) -> str:
+        """What there is now, and how long it took."""
         from ._calibrate import duration
 
-        return duration(time.monotonic() - self._since)
+        before = f", {done.there} of them there before" + ("," if done.images else "") if done.there else ""
+        took = f" in {duration(time.monotonic() - self._since)}" if done.images else ""
+        seeds, plural = f"seeds {self._first} to {self._last}", "s" if self._all_shards > 1 else ""
+        return f"{self._all} synthetic slices ({seeds}){before}{took}: {self._all_shards} shard{plural}"
 
     def close(self) -> None:
         self._bar.close()

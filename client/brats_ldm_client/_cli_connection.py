@@ -49,8 +49,14 @@ def complete(args: argparse.Namespace) -> None:
             setattr(args, name, usual.get(name) if value is None else value)
 
 
-def connect(args: argparse.Namespace, **more: Any) -> Client:
-    from ._client import Client
+def connection(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """The arguments of `Client`."""
     from ._environment import arguments
 
-    return Client(**{**arguments(vars(args)), **more})
+    return {**arguments(vars(args)), **more}
+
+
+def connect(args: argparse.Namespace, **more: Any) -> Client:
+    from ._client import Client
+
+    return Client(**connection(args, **more))

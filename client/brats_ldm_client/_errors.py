@@ -3,11 +3,12 @@
 BratsLDMError              the root: catch this one
 ├── ServerUnavailable      no server answers, or it has no room for the request now
 ├── InvalidRequest         the request is wrong and will stay wrong (also a ValueError)
-├── MissingPackage         a format needs a package that is not installed (also an ImportError)
+├── MissingPackage         a format or an engine needs a package that is not installed (also an ImportError)
 ├── AccessDenied           the server wants a secret, or another one (also a PermissionError)
 ├── DeadlineExceeded       no answer within the timeout (also a TimeoutError)
 ├── Cancelled              the server ended the request, and again on each retry
 ├── ServerError            the server took the request and failed on it
+├── EngineError            Ray, Dask or another engine could not make the shards
 ├── WeightsChanged         the images of one run would come from different weights
 └── ProtocolError          the answer is not what this client's version expects
 """
@@ -38,7 +39,7 @@ class InvalidRequest(BratsLDMError, ValueError):
 
 
 class MissingPackage(BratsLDMError, ImportError):
-    """A format needs a package that is not installed; the message says how to install it."""
+    """A format or an engine needs a package that is not installed; the message says how to install it."""
 
 
 class AccessDenied(BratsLDMError, PermissionError):
@@ -55,6 +56,10 @@ class Cancelled(BratsLDMError):
 
 class ServerError(BratsLDMError):
     """The server accepted the request and failed on it; its log has the details."""
+
+
+class EngineError(BratsLDMError):
+    """Ray, Dask or another engine failed, so that not all shards of a run are made."""
 
 
 class WeightsChanged(BratsLDMError):

@@ -1,4 +1,4 @@
-"""Packages that only some formats need: the extras of pyproject.toml. Standard library only."""
+"""Packages that only some formats and engines need: the extras of pyproject.toml. Standard library only."""
 
 from __future__ import annotations
 

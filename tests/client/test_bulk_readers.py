@@ -61,7 +61,7 @@ def made(small_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```", re.DOTALL)
 BLOCKS = [
     (kind, code)
-    for page in ("bulk.md", "verify.md")
+    for page in ("bulk.md", "scale.md", "verify.md")
     for kind, code in BLOCK.findall((ROOT / "docs" / page).read_text())
 ]
 
@@ -73,10 +73,10 @@ def test_the_code_of_the_pages(made: Made, small_server: TritonServer, tmp_path:
     code = code.replace("127.0.0.1:8001", small_server.grpc_url).replace('preset="fast"', "steps=1")
     words = [sys.executable, "-c", code] if kind == "python" else ["bash", "-euo", "pipefail", "-c", code]
     done = subprocess.run(
-        words, cwd=tmp_path, env=with_tools(), capture_output=True, text=True, timeout=60, check=False
+        words, cwd=tmp_path, env=with_tools(), capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout or (tmp_path / "more" / "summary.html").exists()
+    assert done.stdout or [*tmp_path.glob("*/summary.html")]
     assert not re.search("fault|FAILED|seed ", done.stdout)
 
 

@@ -11,6 +11,7 @@ def test_public_names() -> None:
         "Cancelled",
         "Client",
         "DeadlineExceeded",
+        "EngineError",
         "Generation",
         "InvalidRequest",
         "MissingPackage",
@@ -36,7 +37,7 @@ def test_public_names() -> None:
 def test_every_error_has_the_one_root() -> None:
     errors = [getattr(brats_ldm_client, name) for name in brats_ldm_client.__all__]
     errors = [error for error in errors if isinstance(error, type) and issubclass(error, Exception)]
-    assert len(errors) == 10
+    assert len(errors) == 11
     assert all(issubclass(error, brats_ldm_client.BratsLDMError) for error in errors)
 
 

@@ -108,9 +108,41 @@ def test_serve_becomes_triton_or_refuses(machine: Machine) -> None:
     assert "unet: the plan is not for this container: version was '10.13.3' and is '10.14.0'" in refused.stderr
 
 
+def test_serve_another_profile_needs_no_gpu_and_no_plans(machine: Machine) -> None:
+    for program in ("nvidia-smi", "trtexec"):
+        (machine.folder / program).unlink()
+    served = machine.run("serve", str(machine.source), "--profile=cpu", "--grace=5", "--", "--log-verbose=1", "--id=a")
+    assert served.returncode == 0, served.stderr
+    assert " --model-config-name=cpu " in served.stdout
+    assert served.stdout.rstrip().endswith(" --log-verbose=1 --id=a")
+    refused = machine.run("serve", str(machine.source), "--profile=cqu")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "error: --profile 'cqu': unet has no such profile, only cpu, mixed_gpus, onnxruntime_gpu" in refused.stderr
+
+
+def test_flags_for_triton_are_for_serve_alone(machine: Machine) -> None:
+    refused = machine.run("health", "--", "--log-verbose=1")
+    assert (refused.returncode, "flags for tritonserver are for `serve`" in refused.stderr) == (2, True)
+
+
+def test_regions_of_the_server_before_are_removed_and_no_others(container: ModuleType, tmp_path: Path) -> None:
+    before = container.new_region_prefix(tmp_path)
+    for name in (f"{before}region", "brats_ldm_of_another", "other"):
+        (tmp_path / name).touch()
+    now = container.new_region_prefix(tmp_path)
+    assert now != before
+    assert {path.name for path in tmp_path.iterdir()} == {"brats_ldm_of_another", "other"}
+    (container.DRAIN / "regions").write_text("")  # cut off while it was written
+    container.new_region_prefix(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"brats_ldm_of_another", "other"}
+
+
 @pytest.mark.parametrize(
     ("absent", "message"),
-    [("nvidia-smi", "no GPU in this container"), ("trtexec", "no trtexec, so this is no Triton image")],
+    [
+        ("nvidia-smi", "use `serve --profile cpu`"),
+        ("trtexec", "no trtexec, so this is no Triton image"),
+    ],
 )
 def test_what_is_missing_is_named(machine: Machine, absent: str, message: str) -> None:
     (machine.folder / absent).unlink()

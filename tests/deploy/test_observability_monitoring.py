@@ -6,9 +6,6 @@ import json
 import re
 import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +14,12 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 
-from server.ports import free_port
 from server.process import TritonServer
 from support.common import ROOT, tool
 from support.faulty_networks import order, write_faulty
+from support.prometheus import MONITORING, Prometheus
 from support.serving import PATIENCE, metrics_text, start, tensors, wait_for_rows, wait_until_idle
 
-MONITORING = ROOT / "deploy" / "monitoring"
 CASES = ROOT / "tests" / "data" / "alerts_test.yml"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -182,55 +178,6 @@ def test_dashboard_alerts_and_docs_name_metrics_that_exist(scraped) -> None:
 
 
 # --- with a Prometheus beside it
-
-
-class Prometheus:
-    """A real one, with the committed rules, that scrapes a server every half second."""
-
-    def __init__(self, server: TritonServer, folder: Path) -> None:
-        config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
-        config["rule_files"] = [str(MONITORING / "alerts.yml")]
-        target = urllib.parse.urlsplit(server.metrics_url).netloc
-        config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        port = free_port("127.0.0.1")
-        self._url = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [
-                tool("prometheus"),
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def get(self, path: str, **values: str) -> Any:
-        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(values)}"
-        return json.load(urllib.request.urlopen(url, timeout=30))["data"]
-
-    def query(self, text: str) -> list[Any]:
-        """The series of an instant query."""
-        series: list[Any] = self.get("query", query=text)["result"]
-        return series
-
-    def wait_for(self, text: str, seconds: float = 15) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if self.query(text):
-                    return
-            except urllib.error.URLError:
-                pass  # not up yet
-            assert time.monotonic() < deadline, text
-            assert self._process.poll() is None, "Prometheus has ended"
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = (
     *("make", "python", "python3", "pytest", "pip", "brats-ldm", "torchrun", "tensorboard", "prometheus", "openssl"),
-    *("docker", "tritonserver", "perf_analyzer", "mkdocs"),
+    *("docker", "tritonserver", "perf_analyzer", "mkdocs", "sbatch"),
 )
 RELIABILITY = "python tests/reliability"
 """A tool of the tests; it imports what they import."""
@@ -54,7 +54,7 @@ def targets() -> list[str]:
 
 def words_of(command: str) -> list[str]:
     """The words of a command, without the environment variables before it."""
-    words = shlex.split(re.sub(r"^[A-Z_]+=(\$\([^)]*\)|\S+) ", "", command))
+    words = shlex.split(re.sub(r"^([A-Z_]+=(\$\([^)]*\)|\S+) )+", "", command))
     return ["python", *words[1:]] if words[0] == "python3" else words
 
 
@@ -68,7 +68,7 @@ def program(command: str) -> str:
         return " ".join(["python", *rest[: 3 if rest[1] == "export" else 2]])
     if rest[:1] == ["deploy/container.py"]:
         return " ".join(words[:3])
-    alone = name in ("pytest", "prometheus", "tensorboard", "tritonserver", "perf_analyzer") or not rest
+    alone = name in ("pytest", "prometheus", "tensorboard", "tritonserver", "perf_analyzer", "sbatch") or not rest
     return name if alone else f"{name} {rest[0]}"
 
 

@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from server.find import Installation, find
 from server.health import listening, probe
 from server.ports import endpoint, free_port, prefixed, resolve
 from server.process import TritonServer
+from server.security import Security
 from server.terminal import say
 from support.common import ROOT, heed_signals, run_python
 from support.faulty_networks import order, write_faulty
@@ -205,6 +207,14 @@ def test_one_port_for_two_is_refused_at_once(tmp_path: Path) -> None:
         ServerError, match=rf"^--metrics-port and --grpc-port are both {port} of 127\.0\.0\.1: give one"
     ):
         TritonServer(tmp_path, grpc_port=port, metrics_port=port)
+
+
+def test_what_is_off_needs_no_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        TritonServer(tmp_path, http_port=port, metrics_port=port, security=Security(http="off", metrics="off"))
+        with pytest.raises(ServerError, match=r"^cannot listen on "):
+            TritonServer(tmp_path, http_port=port)
 
 
 def test_a_signal_while_numpy_is_imported_stops_the_command_and_is_no_fault() -> None:

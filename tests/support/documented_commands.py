@@ -41,6 +41,8 @@ IN_SMALL: dict[str, str] = {
 """Program to arguments. URL and DRAIN belong to the server of the test."""
 
 BY_TESTS: dict[str, str] = {
+    "haproxy -W": "balancer.py",
+    "kubectl kustomize": "manifests.py",
     "make bench": "test_serving_benchmark.py",
     "make demo": "test_demo.py",
     "make gpu": "test_gpu_benchmark.py",
@@ -66,27 +68,39 @@ BY_TESTS: dict[str, str] = {
     "python -m export parity": "test_parity.py",
     "python -m export repository": "conftest.py",
     "python -m server": "test_server_launcher.py",
+    "socat -": "balancer.py",
     "python -m training.plot": "test_training_verbs.py",
     "python -m training.train_autoencoder": "test_training_processes.py",
     "python -m training.train_diffusion": "test_training_processes.py",
+    "sbatch": "test_slurm.py",
     "torchrun training.train_autoencoder": "test_training_processes.py",
     "torchrun training.train_diffusion": "test_training_processes.py",
+    "sh deploy/kubernetes/prometheus-rule.sh": "manifests.py",
     "tritonserver": "test_deploy.py",
 }
 """Program to the test file that runs it with other arguments."""
 
 NO_CONTAINERS = "needs a container engine, which no test has"
+NO_CLUSTER = "needs a cluster, which no test has; tests render and validate what it would send"
 
 NOT_RUN: dict[str, str] = {
     "docker build": NO_CONTAINERS,
     "docker compose": NO_CONTAINERS,
+    "docker push": NO_CONTAINERS,
     "docker run": NO_CONTAINERS,
     "docker stop": NO_CONTAINERS,
     "docker volume": NO_CONTAINERS,
+    "helm upgrade": NO_CLUSTER,
+    "kubectl apply": NO_CLUSTER,
+    "kubectl create": NO_CLUSTER,
+    "kubectl label": NO_CLUSTER,
+    "kubectl port-forward": NO_CLUSTER,
+    "kubectl rollout": NO_CLUSTER,
     "make check": "continuous integration runs it before the tests",
     "make demo-weights": "takes hours; IN_SMALL has its commands",
     "make test": "is this run",
     "make test-fast": "is a part of this run",
+    "mkdir -p": "makes a folder; any other way will do",
     "mkdocs serve": "shows the pages; a test builds them",
     "openssl rand": "makes a secret; any other way will do",
     "pip install": "installs packages; the tests run in what `make test` installed",

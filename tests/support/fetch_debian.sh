@@ -2,24 +2,34 @@
 # Puts the programs that the tests need and PyPI lacks into FOLDER: tests/support/fetch_debian.sh FOLDER
 # Those on PATH are linked. The others come out of Debian's packages, which are not installed. Needs apt for that, not root.
 set -eu
-into=$(cd "$1" && pwd)
+into=$(cd "$1" && pwd -P)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# tools "PACKAGE [LIBRARY...]" PROGRAM...: programs of a package, which may need shared libraries of other packages.
+# tools "PACKAGE [PACKAGE...]" PROGRAM...: programs that belong together, and the packages with them and their libraries.
 tools() {
     packages=$1
     shift
+    present "$@" || link "$@" || {
+        fetch "$packages"
+        keep "$@"
+    }
+}
+
+present() {
     for program; do
-        [ -x "$into/$program" ] || link "$program" || {
-            fetch "$packages"
-            keep "$program"
-        }
+        [ -x "$into/$program" ] || return 1
     done
 }
 
+# All or none: programs of two releases may not work together.
 link() {
-    found=$(command -v "$1") && ln -sf "$found" "$into/$1"
+    for program; do
+        command -v "$program" > /dev/null || return 1
+    done
+    for program; do
+        ln -sf "$(command -v "$program")" "$into/$program"
+    done
 }
 
 # Lists of its own: the system's may be missing or old, and only root may renew them.
@@ -43,20 +53,29 @@ fetch() {
     (cd "$folder" && apt download $1 && for package in *.deb; do dpkg-deb -x "$package" .; done)
 }
 
-# A program that brings libraries gets a folder for both, and a script that shows it the way to them.
+# Programs that bring libraries or plugins get a folder for all of them, and scripts that show them the way.
 keep() {
-    libraries=$(find "$folder" -name 'lib*.so*')
-    if [ -z "$libraries" ]; then
-        install -m 755 "$folder/usr/bin/$1" "$into"
-        return
-    fi
-    mkdir -p "$into/$1.debian"
+    libraries=$(find "$folder" -path '*/lib/*' -name '*.so*')
+    together="$into/${packages%% *}.debian"
     # shellcheck disable=SC2086 # a list of names
-    cp -P "$folder/usr/bin/$1" $libraries "$into/$1.debian"
-    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "$into/$1.debian" "$into/$1.debian/$1" > "$into/$1"
-    chmod 755 "$into/$1"
+    [ -z "$libraries" ] || { mkdir -p "$together" && cp -P $libraries "$together"; }
+    for program; do
+        found=$(find "$folder"/usr/*bin -name "$program" -o -name "$program-wlm") # Debian's suffix for daemons of SLURM
+        if [ -z "$libraries" ]; then
+            install -m 755 "$found" "$into"
+        else
+            cp "$found" "$together/$program"
+            printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "$together" "$together/$program" > "$into/$program"
+            chmod 755 "$into/$program"
+        fi
+    done
 }
 
 tools prometheus promtool prometheus
 tools dicom3tools dciodvfy dcentvfy
+tools "haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1" haproxy
+tools "socat libwrap0" socat
 tools "jq libjq1 libonig5" jq
+# What runs a cluster, and what its users type.
+tools "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2 libhwloc15 libnuma1" \
+    munged mungekey slurmctld slurmd slurmstepd sbatch scancel scontrol squeue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Report(Protocol):
         """A shard is whole."""
 
 
-class _Silent:
+class Silent:
     def there(self, images: int, shards: int) -> None: ...
     def image(self, made: Slice) -> None: ...
     def shard(self, index: int, images: int) -> None: ...
@@ -74,38 +74,46 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
         BratsLDMError: the server failed, and so did the retries. Shards that are whole stay, here as always.
         OSError: a file could not be written.
     """
-    folder, report = Path(folder), report or _Silent()
+    folder, report = Path(folder), report or Silent()
     check_packages(plan)
-    missing = _open_folder(folder, plan)
+    missing = open_folder(folder, plan)
     images = sum(len(plan.shard(index)) for index in missing)
     report.there(plan.count - images, plan.shards - len(missing))
     if missing:
-        _make(client, plan, folder, missing, report)
-    elif _is_finished(plan, folder):
+        _make(client, plan, folder, missing, report, _alone(plan, folder))
+    elif is_finished(plan, folder):
         return Done(0, plan.count)
-    with _alone(plan, folder):
-        finish(plan, folder)
+    finish(plan, folder)
     return Done(images, plan.count - images)
 
 
 def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> None:
-    """Make one shard of a plan, unless it is there: any number of processes can share the shards of a folder.
+    """`make_shards` for one shard."""
+    make_shards(client, plan, folder, [index])
 
-    `make_all` then finds nothing to make and writes the summary page. Raises as `make_all`.
+
+def make_shards(
+    client: Client, plan: Plan, folder: str | Path, indices: Iterable[int], report: Report | None = None
+) -> Done:
+    """Make those of some shards that are missing: any number of processes can share the shards of a folder.
+
+    `make_all` then finds nothing to make and writes the summary page. Raises as `make_all`, and InvalidRequest for a
+    shard that the plan does not have.
     """
-    folder = Path(folder)
+    folder, report = Path(folder), report or Silent()
     check_packages(plan)
     check_plan(folder, plan)
-    if is_whole(plan, folder, index):
-        return
-    with closing(client.iter_images(plan.shard(index), **plan.sampling())) as slices:
-        first = next(slices)
-        if not check_plan(folder, plan):  # again: another process may have begun while the image was made
-            write_manifest(folder, plan)
-        write_shard(plan, folder, index, itertools.chain([first], slices))
+    sizes = {index: len(plan.shard(index)) for index in indices}
+    missing = [index for index in sizes if not is_whole(plan, folder, index)]
+    images = sum(map(sizes.__getitem__, missing))
+    there = sum(sizes.values()) - images
+    report.there(there, len(sizes) - len(missing))
+    if missing:
+        _make(client, plan, folder, missing, report, _beside_others(plan, folder))
+    return Done(images, there)
 
 
-def _open_folder(folder: Path, plan: Plan) -> list[int]:
+def open_folder(folder: Path, plan: Plan) -> list[int]:
     """Check a folder and clear away what killed runs have left; returns the shards that it lacks."""
     check_folder(folder)
     hashes = check_plan(folder, plan).get("shards", {})
@@ -129,6 +137,14 @@ def _alone(plan: Plan, folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _beside_others(plan: Plan, folder: Path) -> Iterator[None]:
+    """In the block other processes can make other shards. One may have begun since the folder was checked."""
+    if not check_plan(folder, plan):
+        write_manifest(folder, plan)
+    yield
+
+
 def check_plan(folder: Path, plan: Plan) -> dict[str, Any]:
     """The manifest of a folder, if it has one.
 
@@ -149,8 +165,15 @@ def check_plan(folder: Path, plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
-    """One call for all images: the server never waits for the end of a shard."""
+def _make(
+    client: Client,
+    plan: Plan,
+    folder: Path,
+    missing: list[int],
+    report: Report,
+    claim: contextlib.AbstractContextManager[None],
+) -> None:
+    """One call for all images: the server never waits for the end of a shard. `claim` is the right to write."""
     seeds = itertools.chain.from_iterable(map(plan.shard, missing))
     with closing(client.iter_images(seeds, **plan.sampling())) as slices:
         first = next(slices)  # a server that refuses leaves no folder
@@ -160,7 +183,7 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
                 write_shard(plan, folder, index, arrived)
                 report.shard(index, len(plan.shard(index)))
 
-        with _alone(plan, folder), Background(write, _AHEAD) as writing:
+        with claim, Background(write, _AHEAD) as writing:
             for made in itertools.chain([first], slices):
                 report.image(made)
                 writing.put(made)
@@ -168,8 +191,9 @@ def _make(client: Client, plan: Plan, folder: Path, missing: list[int], report: 
 
 def finish(plan: Plan, folder: Path) -> None:
     """Write the summary page, and the manifest with the hashes of everything beside it."""
-    write_summary(plan, folder)
-    write_manifest(folder, plan, _hashes(plan, folder))
+    with _alone(plan, folder):
+        write_summary(plan, folder)
+        write_manifest(folder, plan, _hashes(plan, folder))
 
 
 def _hashes(plan: Plan, folder: Path) -> dict[str, dict[str, str]]:
@@ -178,7 +202,7 @@ def _hashes(plan: Plan, folder: Path) -> dict[str, dict[str, str]]:
     return {key: {name: file_hash(folder / name) for name in files} for key, files in names.items()}
 
 
-def _is_finished(plan: Plan, folder: Path) -> bool:
+def is_finished(plan: Plan, folder: Path) -> bool:
     """Whether the last thing of a run has been done, and nothing has changed since."""
     try:
         return _hashes(plan, folder).items() <= read_manifest(folder).items()

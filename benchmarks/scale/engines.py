@@ -1,0 +1,101 @@
+"""Runs by Ray and by Dask that lose a worker and one of two servers: what differs from the folder of a calm run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.bulk.command import POLL_SECONDS, await_shards, end, kill, start
+from server.process import TritonServer
+
+SAMPLER = "dpmpp_2m"
+WORKERS = 3
+# What the processes of the workers are called: Ray names its actors, and Dask starts its workers by multiprocessing.
+PROCESSES = {"ray": "ray::_Worker", "dask": "spawn_main"}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of everything."""
+
+    images: int
+    steps: int
+    shard_size: int
+
+
+FULL = Amount(images=2000, steps=5, shard_size=50)
+QUICK = Amount(images=40, steps=2, shard_size=4)
+
+
+def measure(repository: Path, profile: str, work: Path, amount: Amount) -> Iterator[tuple[str, Any]]:
+    """What happened in the run of each engine, and whether its folder has the bytes of an undisturbed run."""
+    with TritonServer(repository, profile) as server:
+        server.probe()
+        began = time.monotonic()
+        calm = _folder(work, "calm")
+        end(_start(server.grpc_url, calm, amount))
+        yield "calm", {**vars(amount), "sampler": SAMPLER, "seconds": round(time.monotonic() - began, 1)}
+    files = _hashes(calm)
+    for engine in PROCESSES:
+        yield engine, _disturbed(repository, profile, _folder(work, engine), engine, amount, files)
+
+
+def _disturbed(
+    repository: Path, profile: str, folder: Path, engine: str, amount: Amount, calm: dict[str, str]
+) -> dict[str, Any]:
+    shards = amount.images // amount.shard_size
+    with TritonServer(repository, profile) as doomed, TritonServer(repository, profile) as survivor:
+        for server in (doomed, survivor):
+            server.probe()
+        began = time.monotonic()
+        urls = f"{doomed.grpc_url},{survivor.grpc_url}"
+        process = _start(urls, folder, amount, "--engine", engine, "--workers", str(WORKERS), "--concurrency", "3")
+        at = {"worker": await_shards(folder, process, shards // 4)}
+        _kill_a_worker(process.pid, PROCESSES[engine])
+        at["server"] = await_shards(folder, process, shards // 2)
+        kill(doomed)
+        end(process)
+        seconds = round(time.monotonic() - began, 1)
+    made = _hashes(folder)
+    return {
+        "workers": WORKERS,
+        "shards": shards,
+        "shards_when_killed": at,
+        "seconds": seconds,
+        "files": len(made),
+        "files_that_differ": sum(made.get(name) != digest for name, digest in calm.items()) + len(made.keys() - calm),
+    }
+
+
+def _start(urls: str, folder: Path, amount: Amount, *more: str) -> Any:
+    how = ("--count", amount.images, "--shard-size", amount.shard_size, "--steps", amount.steps, "--sampler", SAMPLER)
+    return start("bulk", "--url", urls, "--out", folder, *map(str, how), *more, RAY_ADDRESS="local")
+
+
+def _folder(work: Path, name: str) -> Path:
+    folder = work / "engines" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _kill_a_worker(pid: int, name: str) -> None:
+    """Kill one of the processes below `pid` that has `name` in its command line."""
+    while True:
+        for child in psutil.Process(pid).children(recursive=True):
+            if name in " ".join(child.cmdline()):
+                child.kill()
+                return
+        time.sleep(POLL_SECONDS)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path in the folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,59 @@
+"""What `python -m benchmarks.scale` has recorded of real runs: with a second server, and by engines."""
+
+from __future__ import annotations
+
+from benchmarks.harness.markdown import Lines, Reader, ranged, table, where_and_when
+
+WAYS = {
+    "waiting": "one client, two servers that wait",
+    "waiting ray": "Ray, two servers that wait",
+    "waiting dask": "Dask, two servers that wait",
+    "cores": "one client, two servers on a core each",
+}
+
+
+def servers(read: Reader) -> Lines:
+    """Images a second of one server and of two."""
+    record = read("scale")["servers"]
+    result = record["result"]
+    rows = []
+    for name in filter(result.__contains__, WAYS):
+        measured = result[name]
+        one, two = (measured[who]["median"] for who in ("one", "two"))
+        rates = f"{measured['images'] / one:.1f}", f"{2 * measured['images'] / two:.1f}"
+        rows.append([WAYS[name], *rates, ranged(measured["two"]["faster_than_baseline"])])
+    yield from table(["what", "images/s, one server", "two servers", "efficiency"], rows)
+    yield from ["", f"{where_and_when(record)}."]
+
+
+def engines(read: Reader) -> Lines:
+    """What happened to the runs that lost a worker and a server."""
+    record = read("scale")["engines"]
+    calm = record["result"]["calm"]
+    rows = [["one process, one server", "", "", calm["seconds"], ""]]
+    for name in ("ray", "dask"):
+        run = record["result"][name]
+        killed, shards = run["shards_when_killed"], run["shards"]
+        whole = [f"{killed[what]} of {shards}" for what in ("worker", "server")]
+        rows.append([name.capitalize(), *whole, run["seconds"], f"{run['files_that_differ']} of {run['files']}"])
+    yield f"{calm['images']} images of {calm['steps']} steps ({calm['sampler']}):"
+    yield ""
+    head = ["run", "shards when a worker was killed", "when a server was", "seconds", "files that differ"]
+    yield from table(head, rows)
+    yield from ["", f"{where_and_when(record)}."]
+
+
+def unequal(read: Reader) -> Lines:
+    """Two servers, of which one is slow: measured and simulated."""
+    record = read("scale")["unequal"]
+    result = record["result"]
+    alone, simulated = result["contestants"]["fast alone"], result["simulated"]
+    best = 1 + 1 / result["slower"]
+    rows = [["the fast server alone", f"{result['images'] / alone['median']:.1f}", "1", "1"]]
+    for name, way in {"in turn": "both, in turn", "least connections": "both, by least connections"}.items():
+        measured = result["contestants"][name]
+        speed = ranged(measured["faster_than_baseline"])
+        rows.append([way, f"{result['images'] / measured['median']:.1f}", speed, f"{simulated[name]:.2f}"])
+    rows.append(["both, if neither ever waited", "", f"{best:.2f}", f"{best:.2f}"])
+    yield from table(["requests go to", "images/s", "times the fast one alone", "simulated"], rows)
+    yield from ["", f"{where_and_when(record)}."]

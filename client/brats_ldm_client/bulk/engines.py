@@ -1,0 +1,110 @@
+"""Shards made by the workers of Ray, Dask or any other engine, on any number of machines that share a folder.
+
+An engine is a function. This module knows none of them: `ray_engine` and `dask_engine` do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .._client import Client
+from .._errors import BratsLDMError, EngineError, InvalidRequest
+from .artifacts import check_packages
+from .plan import Plan
+from .run import Done, Report, Silent, finish, is_finished, make_shard, open_folder
+from .shard import is_whole
+
+Engine: TypeAlias = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
+"""Calls a function with each of some numbers, anywhere and in any order; gives the results as they come.
+
+`map` is an engine, and so is the `map` of a pool in `concurrent.futures`. The function can be pickled.
+"""
+_SEEN_WITHIN = 90.0  # seconds: NFS may show a machine the new files of others a minute late
+
+
+@dataclass(frozen=True)
+class Job:
+    """Makes the shard whose number it is called with, and returns that number."""
+
+    plan: Plan
+    folder: Path
+    connection: Mapping[str, Any] = field(repr=False)  # engines log what they call, and this may hold a secret
+
+    def __call__(self, index: int) -> int:
+        with Client(**self.connection) as client:
+            make_shard(client, self.plan, self.folder, index)
+        return index
+
+
+def make_all_with(
+    engine: Engine, plan: Plan, folder: str | Path, connection: Mapping[str, Any], report: Report | None = None
+) -> Done:
+    """Make all images of a plan that a folder lacks, by an engine; then the summary page.
+
+    The folder has the same bytes as after `make_all`, whoever made which shard.
+
+    Args:
+        engine: `on_ray(...)`, `on_dask(...)`, or a function of your own; see `Engine`.
+        plan: What to make; see `plan_for`.
+        folder: The folder, at the same path on all machines, in a file system with locks.
+        connection: The arguments of `Client` for the workers, such as `{"url": ["a:8001", "b:8001"]}`. Files that they
+            name must be on the workers.
+        report: Gets the progress, shard by shard; no single images.
+
+    Raises:
+        EngineError: the engine failed, left a shard out, or its workers write to another folder.
+        BratsLDMError, OSError: as `make_all`. Shards that are whole stay.
+    """
+    folder, report = Path(folder).absolute(), report or Silent()
+    check_packages(plan)  # for the contact sheet; the workers need them too
+    missing = open_folder(folder, plan)
+    images = sum(len(plan.shard(index)) for index in missing)
+    report.there(plan.count - images, plan.shards - len(missing))
+    if missing:
+        _make(engine, Job(plan, folder, connection), missing, report)
+    elif is_finished(plan, folder):
+        return Done(0, plan.count)
+    finish(plan, folder)
+    return Done(images, plan.count - images)
+
+
+def _make(engine: Engine, job: Job, missing: Sequence[int], report: Report) -> None:
+    made = set[int]()
+    try:
+        for index in engine(job, missing):
+            if not made:
+                _wait_until_seen(job, [index])  # that the folder is another one shows now, not in hours
+            made.add(index)
+            report.shard(index, len(job.plan.shard(index)))
+    except (BratsLDMError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]  # Ray's have paragraphs
+        raise EngineError(f"the engine failed: {type(error).__name__}: {reason}") from error
+    if left := sorted({*missing} - made):
+        raise EngineError(f"the engine has left out {len(left)} shards, the first of them {left[0]}")
+    _wait_until_seen(job, missing)
+
+
+def _wait_until_seen(job: Job, indices: Sequence[int]) -> None:
+    """Wait until this machine sees shards that workers have made."""
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while indices := [index for index in indices if not is_whole(job.plan, job.folder, index)]:
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"a worker has made shard {indices[0]}, but it is not in {job.folder} here: "
+                "choose a folder that all machines share"
+            )
+        time.sleep(1)
+        os.listdir(job.folder)  # makes NFS look again
+
+
+def check_workers(workers: int) -> None:
+    """Raises InvalidRequest for fewer than one."""
+    if workers < 1:
+        raise InvalidRequest(f"workers is {workers}: it must be at least 1")

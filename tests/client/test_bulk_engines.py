@@ -1,0 +1,309 @@
+"""Shards made by Ray, Dask and other engines: the folder is that of one process, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import psutil
+import pytest
+
+from brats_ldm_client import Client, EngineError, InvalidRequest, MissingPackage, WeightsChanged
+from brats_ldm_client._cli import main
+from brats_ldm_client.bulk import (
+    Done,
+    Engine,
+    Plan,
+    engines,
+    make_all,
+    make_all_with,
+    make_shards,
+    model_of,
+    on_dask,
+    on_ray,
+    plan_for,
+    ray_engine,
+)
+from server.process import TritonServer
+from support.bulk import arguments, bulk, tree
+from support.fake_triton import Served
+
+SIZE = ("--count", 10, "--shard-size", 4)
+
+
+@pytest.fixture
+def plan(served: Served) -> Plan:
+    with Client(served.url) as client:
+        return plan_for(model_of(client), 10, "png", shard_size=2)
+
+
+@pytest.fixture
+def calm(served: Served, plan: Plan, tmp_path: Path) -> dict[str, bytes]:
+    """The folder of one process."""
+    with Client(served.url) as client:
+        make_all(client, plan, tmp_path / "calm")
+    return tree(tmp_path / "calm")
+
+
+class Heard:
+    """A report that keeps what it hears, and does something then."""
+
+    def __init__(self, then: Callable[[int], object] = lambda shards: None) -> None:
+        self.before, self.shards, self._then = (0, 0), list[tuple[int, int]](), then
+
+    def there(self, images: int, shards: int) -> None:
+        self.before = images, shards
+
+    def image(self, made: object) -> None:
+        raise AssertionError("images are not reported")
+
+    def shard(self, index: int, images: int) -> None:
+        self.shards.append((index, images))
+        self._then(len(self.shards))
+
+
+def test_map_is_an_engine(served: Served, plan: Plan, calm: dict[str, bytes], tmp_path: Path) -> None:
+    heard, connection = Heard(), {"url": served.url}
+    assert make_all_with(map, plan, tmp_path / "out", connection, heard) == Done(10, 0)
+    assert tree(tmp_path / "out") == calm
+    assert heard.shards == [(index, 2) for index in range(5)]
+    (tmp_path / "out" / "shard-000003.json").unlink()
+    assert make_all_with(map, plan, tmp_path / "out", connection, heard) == Done(2, 8)
+    assert (heard.before, heard.shards[5:]) == ((8, 4), [(3, 2)])
+    served.triton.received.clear()
+    assert make_all_with(map, plan, tmp_path / "out", connection) == Done(0, 10)
+    assert not served.triton.received
+    assert tree(tmp_path / "out") == calm
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor(3), ProcessPoolExecutor(2, get_context("spawn"))])
+def test_a_pool_of_the_standard_library_is_one(
+    pool: ThreadPoolExecutor, served: Served, plan: Plan, calm: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pool:
+        make_all_with(pool.map, plan, tmp_path / "out", {"url": served.url})
+    assert tree(tmp_path / "out") == calm
+
+
+def test_an_engine_that_leaves_a_shard_out(served: Served, plan: Plan, tmp_path: Path) -> None:
+    def lazy(make: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
+        return map(make, [index for index in shards if index not in (2, 3)])
+
+    with pytest.raises(EngineError, match="the engine has left out 2 shards, the first of them 2"):
+        make_all_with(lazy, plan, tmp_path / "out", {"url": served.url})
+    assert not (tmp_path / "out" / "summary.html").exists()
+
+
+def test_workers_that_write_to_another_folder(
+    served: Served, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As machines do that do not share the folder. It shows after the first shard."""
+    monkeypatch.setattr(engines, "_SEEN_WITHIN", 0.0)
+    asked = []
+
+    def elsewhere(make: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
+        for index in shards:
+            asked.append(index)
+            yield index
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(EngineError, match=r"a worker has made shard 0, but it is not in /.*/out here: choose a folder"):
+        make_all_with(elsewhere, plan, tmp_path / "out", {"url": served.url})
+    assert asked == [0]
+
+
+def test_a_fault_of_an_engine_is_one_line(served: Served, plan: Plan, tmp_path: Path) -> None:
+    def broken(make: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
+        raise RuntimeError("all workers are gone\nlong advice")
+
+    with pytest.raises(EngineError, match=r"^the engine failed: RuntimeError: all workers are gone$"):
+        make_all_with(broken, plan, tmp_path / "out", {"url": served.url})
+
+
+def test_a_job_travels_and_keeps_its_secret(plan: Plan, tmp_path: Path) -> None:
+    job = engines.Job(plan, tmp_path, {"url": "a:8001,b:8001", "secret": "s3cret"})
+    assert "s3cret" not in repr(job)
+    assert pickle.loads(pickle.dumps(job)) == job
+
+
+@pytest.mark.parametrize("engine", [on_ray, on_dask])
+def test_an_engine_without_workers_or_without_its_package(
+    engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidRequest, match="workers is 0: it must be at least 1"):
+        engine(workers=0)
+    package = {on_ray: "ray", on_dask: "distributed"}[engine]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackage, match=f"{package} is not installed: install it with pip install {package}"):
+        engine(workers=1)
+
+
+def test_shards_of_one_process(served: Served, plan: Plan, calm: dict[str, bytes], tmp_path: Path) -> None:
+    with Client(served.url) as client:
+        assert make_shards(client, plan, tmp_path / "out", [1, 3, 1]) == Done(4, 0)
+        assert make_shards(client, plan, tmp_path / "out", range(3)) == Done(4, 2)
+        with pytest.raises(InvalidRequest, match="there is no shard 5: choose 0 to 4"):
+            make_shards(client, plan, tmp_path / "out", [4, 5])
+        assert not (tmp_path / "out" / "shard-000004.json").exists()
+        assert make_all(client, plan, tmp_path / "out") == Done(2, 8)
+    assert tree(tmp_path / "out") == calm
+
+
+def test_the_command_makes_blocks_of_shards(served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(name: str, *more: object) -> str:
+        assert main(arguments(tmp_path / name, served.url, *SIZE, *more)) == 0
+        return re.sub(r"in [\d.]+ s", "in T", capsys.readouterr().out)
+
+    run("calm")
+    rest = f"in {tmp_path / 'out'}; the command without --shards makes the rest and the summary page\n"
+    assert run("out", "--shards", "1..9") == f"6 synthetic slices (seeds 4 to 9) in T: 2 shards {rest}"
+    again = run("out", "--shards", "1..1")
+    assert again == f"4 synthetic slices (seeds 4 to 7), 4 of them there before: 1 shard {rest}"
+    assert not (tmp_path / "out" / "summary.html").exists()
+    assert run("out").startswith("10 synthetic slices (seeds 0 to 9), 6 of them there before, in T: 3 shards in ")
+    assert tree(tmp_path / "out") == tree(tmp_path / "calm")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--shards", "2"), "--shards must be FROM..TO, such as 0..9, not '2'"),
+        (("--shards", "2..1"), "--shards must be FROM..TO, such as 0..9, not '2..1'"),
+        (("--shards", "3..5"), "--shards 3..5: there are 3 shards, so FROM is at most 2"),
+        (("--shards", "0..1", "--engine", "dask"), "--shards is for one process, and --engine for all shards"),
+        (("--engine", "spark"), "invalid choice: 'spark'"),
+        (("--workers", "0"), "--workers must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit(
+    options: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(tmp_path / "out", "127.0.0.1:1", *SIZE, *options))
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray on this machine; `RAY_ADDRESS` is its address, for other processes too."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        _start_ray()
+        patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+        yield
+        ray.shutdown()
+
+
+def _start_ray() -> None:
+    """On a machine that is busy, a start of Ray sometimes fails: it gives itself 30 s, and no more can be asked for."""
+    import ray
+
+    for last in (False, False, True):
+        try:
+            ray_engine._connect(ray)
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
+        else:
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [on_ray, on_dask])
+@pytest.mark.usefixtures("local_ray")
+def test_an_error_of_a_worker_comes_back_as_it_was(
+    engine: Callable[..., Engine], served: Served, plan: Plan, tmp_path: Path
+) -> None:
+    """The server has other weights than the plan."""
+    other = replace(plan, model_digest="sha256:" + "0" * 64)
+    with pytest.raises(WeightsChanged, match="the image of seed 0 was made with the weights sha256:abab"):
+        make_all_with(engine(workers=1), other, tmp_path / "out", {"url": served.url})
+
+
+class Killer:
+    """A report that kills a worker and then a server, when some shards are there."""
+
+    def __init__(self, worker: Callable[[], int], server: TritonServer) -> None:
+        self._worker, self._server, self._shards, self.killed = worker, server, 0, False
+
+    def there(self, images: int, shards: int) -> None: ...
+    def image(self, made: object) -> None: ...
+
+    def shard(self, index: int, images: int) -> None:
+        self._shards += 1
+        if self._shards == 2:
+            os.kill(self._worker(), signal.SIGKILL)
+        if self._shards == 4:
+            for pid in [self._server.pid, *self._server.stubs()]:
+                os.kill(pid, signal.SIGKILL)
+            self.killed = True
+
+
+def a_ray_worker() -> int:
+    """A process that makes a shard now."""
+    found: list[int] = []
+    while not found:
+        found = [each.pid for each in psutil.Process().children(recursive=True) if "ray::_Worker" in each.cmdline()[:1]]
+    return found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray", "dask"])
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_and_a_server_are_killed(name: str, small_repository: Path, tmp_path: Path) -> None:
+    import distributed
+
+    with TritonServer(small_repository) as doomed, TritonServer(small_repository) as survivor, ExitStack() as stack:
+        with Client(survivor.grpc_url) as client:
+            plan = plan_for(model_of(client), 60, "webdataset,png", shard_size=5, steps=10)
+            make_all(client, plan, tmp_path / "calm")
+        connection = {"url": [doomed.grpc_url, survivor.grpc_url], "concurrency": 2, "retry_seconds": 120}
+        if name == "ray":
+            engine, worker = on_ray(2), a_ray_worker
+        else:
+            how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+            dask = stack.enter_context(distributed.Client(**how))
+            engine, worker = on_dask(dask, 2), lambda: next(iter(dask.run(os.getpid).values()))
+        killer = Killer(worker, doomed)
+        make_all_with(engine, plan, tmp_path / "out", connection, killer)
+    assert killer.killed
+    assert tree(tmp_path / "out") == tree(tmp_path / "calm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+@pytest.mark.usefixtures("local_ray")
+def test_the_command_with_an_engine(engine: str, small_server: TritonServer, tmp_path: Path) -> None:
+    """In a process of its own, as a user starts it."""
+    size = ("--count", 10, "--shard-size", 4, "--steps", 2)
+    assert main(arguments(tmp_path / "calm", small_server.grpc_url, *size)) == 0
+    command = bulk(tmp_path / "out", small_server.grpc_url, *size, "--engine", engine, "--workers", 2)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("10 synthetic slices (seeds 0 to 9) in "), done.stdout
+    assert re.search(r"10 of 10 images, 3 of 3 shards, [\d.]+ images/s, 0:00:00 left\n", done.stderr), done.stderr
+    assert tree(tmp_path / "out") == tree(tmp_path / "calm")
+
+
+def test_no_ray_is_started_unasked(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would listen on all addresses of the machine."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(arguments(tmp_path / "out", served.url, *SIZE, "--engine", "ray")) == 1
+    assert "brats-ldm: RAY_ADDRESS is not set: set it to the address of a Ray cluster" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
