@@ -15,7 +15,7 @@ from functools import partial
 
 from benchmarks import ROOT
 from benchmarks.harness.markdown import BEGIN, Lines, Reader, Record, filled
-from benchmarks.tables import bulk, cost, micro, quality, runs, serving, speed
+from benchmarks.tables import bulk, cost, micro, quality, runs, scale, serving, speed
 from training.cli import run_command
 from training.files import write_text
 
@@ -30,6 +30,11 @@ BLOCKS: dict[str, Callable[[Reader], Lines]] = {
     "quality": quality.quality,
     "cost": cost.cost,
     "bulk": bulk.bulk,
+    "scale-servers": scale.scale_servers,
+    "scale-sizes": scale.scale_sizes,
+    "scale-limits": scale.scale_limits,
+    "scale-fleet": scale.scale_fleet,
+    "scale-folder": scale.scale_folder,
     "rewrite": micro.rewrite,
     "cpu-path": micro.cpu_path,
     "loop": micro.loop,

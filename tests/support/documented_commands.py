@@ -60,6 +60,7 @@ BY_TESTS: dict[str, str] = {
     "python -m benchmarks.micro.rewrite": "test_rewrite_benchmark.py",
     "python -m benchmarks.quality": "test_quality.py",
     "python -m benchmarks.report": "test_report.py",
+    "python -m benchmarks.scale": "test_scale_benchmark.py",
     "python -m benchmarks.serving": "test_serving_benchmark.py",
     "python -m benchmarks.serving.analyzer": "test_perf_analyzer.py",
     "python -m benchmarks.serving.analyzer.fetch": "conftest.py",

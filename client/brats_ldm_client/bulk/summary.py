@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .._formats import shown
 from ..pictures import SHEET_LIMIT, Pixels, contact_sheet
@@ -22,13 +24,16 @@ def write_summary(plan: Plan, folder: Path) -> None:
     pictures = _pictures(plan, folder)
     put_file(folder / SHEET, contact_sheet(pictures, plan.count))
     sizes = dict.fromkeys(plan.formats, 0)
-    parts = []
-    for index in range(plan.shards):
-        mark = read_shard(plan, folder, index)
-        parts.append(mark["pixels"])
-        for format in plan.formats:
-            sizes[format] += _size(mark["files"], artifact_name(index, format))
-    text = page(plan, sizes, total(parts), SHEET, len(pictures))
+
+    def pixels() -> Iterator[dict[str, Any]]:
+        for index in range(plan.shards):
+            mark = read_shard(plan, folder, index)
+            for format in plan.formats:
+                sizes[format] += _size(mark["files"], artifact_name(index, format))
+            yield mark["pixels"]  # one at a time: there may be a million
+
+    statistics = total(pixels())
+    text = page(plan, sizes, statistics, SHEET, len(pictures))
     put_file(folder / PAGE, text.encode())
 
 
