@@ -15,7 +15,7 @@ from functools import partial
 
 from benchmarks import ROOT
 from benchmarks.harness.markdown import BEGIN, Lines, Reader, Record, filled
-from benchmarks.tables import bulk, cost, micro, quality, runs, scale, serving, speed
+from benchmarks.tables import bulk, cost, micro, quality, runs, scale, scale_runs, serving, speed
 from training.cli import run_command
 from training.files import write_text
 
@@ -35,6 +35,9 @@ BLOCKS: dict[str, Callable[[Reader], Lines]] = {
     "scale-limits": scale.scale_limits,
     "scale-fleet": scale.scale_fleet,
     "scale-folder": scale.scale_folder,
+    "scale-efficiency": scale_runs.scale_efficiency,
+    "scale-unequal": scale_runs.scale_unequal,
+    "scale-engines": scale_runs.scale_engines,
     "rewrite": micro.rewrite,
     "cpu-path": micro.cpu_path,
     "loop": micro.loop,

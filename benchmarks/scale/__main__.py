@@ -36,7 +36,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """By name, in the order in which they run."""
-    from benchmarks.scale import folder, paper, sizes, stragglers
+    from benchmarks.scale import engines, folder, paper, servers, sizes, stragglers, unequal
 
     quick, work = arguments.quick, arguments.work
     where = arguments.repository, arguments.profile, work
@@ -45,6 +45,9 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "folder": partial(folder.measure, work, folder.QUICK if quick else folder.FULL),
         "sizes": partial(sizes.measure, *where, sizes.QUICK if quick else sizes.FULL),
         "paper": paper.inputs,
+        "engines": partial(engines.measure, *where, engines.QUICK if quick else engines.FULL),
+        "servers": partial(servers.measure, *where, servers.QUICK if quick else servers.FULL),
+        "unequal": partial(unequal.measure, arguments.repository, work, unequal.QUICK if quick else unequal.FULL),
     }
 
 
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.harness.machine import describe
     from benchmarks.harness.sections import left, run_sections
     from benchmarks.scale.plot import draw
-    from benchmarks.tables.scale import tables
+    from benchmarks.tables import scale, scale_runs
 
     sections = _sections(arguments)
     to_measure = left(sections, arguments.work, arguments.again)
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     record = {name: read_record(arguments.work / f"{name}.json") for name in sections}
     write_record((arguments.work if arguments.quick else ROOT / "benchmarks") / "scale.json", record)
     draw(record["fleet"]["result"], (arguments.work if arguments.quick else ROOT / "docs") / "fleet.png")
-    print("\n".join(tables(record)))
+    print("\n".join([*scale.tables(record), *scale_runs.tables(record)]))
     return 0
 
 

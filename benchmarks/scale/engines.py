@@ -28,10 +28,11 @@ class Amount:
     images: int
     steps: int
     shard_size: int
+    engines: tuple[str, ...] = ("ray", "dask")
 
 
 FULL = Amount(images=2000, steps=5, shard_size=50)
-QUICK = Amount(images=40, steps=2, shard_size=4)
+QUICK = Amount(images=40, steps=2, shard_size=4, engines=("dask",))
 
 
 def measure(repository: Path, profile: str, work: Path, amount: Amount) -> Iterator[tuple[str, Any]]:
@@ -43,7 +44,7 @@ def measure(repository: Path, profile: str, work: Path, amount: Amount) -> Itera
         end(_start(server.grpc_url, calm, amount))
         yield "calm", {**vars(amount), "sampler": SAMPLER, "seconds": round(time.monotonic() - began, 1)}
     files = _hashes(calm)
-    for engine in PROCESSES:
+    for engine in amount.engines:
         yield engine, _disturbed(repository, profile, _folder(work, engine), engine, amount, files)
 
 

@@ -12,10 +12,32 @@ WAYS = {
 }
 
 
-def servers(read: Reader) -> Lines:
-    """Images a second of one server and of two."""
+def tables(record: Record) -> Lines:
+    """All sections that are recorded."""
+    for name, lines in {"servers": servers, "unequal": unequal, "engines": engines}.items():
+        yield from [*lines(record[name]["result"]), "", f"{where_and_when(record[name])}.", ""]
+
+
+def scale_efficiency(read: Reader) -> Lines:
+    """The block of the page."""
     record = read("scale")["servers"]
-    result = record["result"]
+    yield from [*servers(record["result"]), "", f"{where_and_when(record)}."]
+
+
+def scale_unequal(read: Reader) -> Lines:
+    """The block of the page."""
+    record = read("scale")["unequal"]
+    yield from [*unequal(record["result"]), "", f"{where_and_when(record)}."]
+
+
+def scale_engines(read: Reader) -> Lines:
+    """The block of the page."""
+    record = read("scale")["engines"]
+    yield from [*engines(record["result"]), "", f"{where_and_when(record)}."]
+
+
+def servers(result: Record) -> Lines:
+    """Images a second of one server and of two."""
     rows = []
     for name in filter(result.__contains__, WAYS):
         measured = result[name]
@@ -23,30 +45,10 @@ def servers(read: Reader) -> Lines:
         rates = f"{measured['images'] / one:.1f}", f"{2 * measured['images'] / two:.1f}"
         rows.append([WAYS[name], *rates, ranged(measured["two"]["faster_than_baseline"])])
     yield from table(["what", "images/s, one server", "two servers", "efficiency"], rows)
-    yield from ["", f"{where_and_when(record)}."]
 
 
-def engines(read: Reader) -> Lines:
-    """What happened to the runs that lost a worker and a server."""
-    record = read("scale")["engines"]
-    calm = record["result"]["calm"]
-    rows = [["one process, one server", "", "", calm["seconds"], ""]]
-    for name in ("ray", "dask"):
-        run = record["result"][name]
-        killed, shards = run["shards_when_killed"], run["shards"]
-        whole = [f"{killed[what]} of {shards}" for what in ("worker", "server")]
-        rows.append([name.capitalize(), *whole, run["seconds"], f"{run['files_that_differ']} of {run['files']}"])
-    yield f"{calm['images']} images of {calm['steps']} steps ({calm['sampler']}):"
-    yield ""
-    head = ["run", "shards when a worker was killed", "when a server was", "seconds", "files that differ"]
-    yield from table(head, rows)
-    yield from ["", f"{where_and_when(record)}."]
-
-
-def unequal(read: Reader) -> Lines:
+def unequal(result: Record) -> Lines:
     """Two servers, of which one is slow: measured and simulated."""
-    record = read("scale")["unequal"]
-    result = record["result"]
     alone, simulated = result["contestants"]["fast alone"], result["simulated"]
     best = 1 + 1 / result["slower"]
     rows = [["the fast server alone", f"{result['images'] / alone['median']:.1f}", "1", "1"]]
@@ -56,4 +58,18 @@ def unequal(read: Reader) -> Lines:
         rows.append([way, f"{result['images'] / measured['median']:.1f}", speed, f"{simulated[name]:.2f}"])
     rows.append(["both, if neither ever waited", "", f"{best:.2f}", f"{best:.2f}"])
     yield from table(["requests go to", "images/s", "times the fast one alone", "simulated"], rows)
-    yield from ["", f"{where_and_when(record)}."]
+
+
+def engines(result: Record) -> Lines:
+    """What happened to the runs that lost a worker and a server."""
+    calm = result["calm"]
+    rows = [["one process, one server", "", "", calm["seconds"], ""]]
+    for name in filter(result.__contains__, ("ray", "dask")):
+        run = result[name]
+        killed, shards = run["shards_when_killed"], run["shards"]
+        whole = [f"{killed[what]} of {shards}" for what in ("worker", "server")]
+        rows.append([name.capitalize(), *whole, run["seconds"], f"{run['files_that_differ']} of {run['files']}"])
+    yield f"{calm['images']} images of {calm['steps']} steps ({calm['sampler']}):"
+    yield ""
+    head = ["run", "shards when a worker was killed", "when a server was", "seconds", "files that differ"]
+    yield from table(head, rows)

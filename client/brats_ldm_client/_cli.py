@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 @contextlib.contextmanager
 def _heed_sigterm(heard: list[int]) -> Iterator[None]:
-    """SIGTERM, as from SLURM, Kubernetes or `kill`, ends a command in order, as Ctrl-C does. `heard` gets its number."""
+    """SIGTERM, as of SLURM or Kubernetes, ends a command in order, as Ctrl-C does. `heard` gets its number."""
 
     def terminate(number: int, frame: object) -> None:
         heard.append(number)

@@ -11,7 +11,7 @@ from benchmarks.report import read
 from benchmarks.scale.__main__ import main
 from benchmarks.scale.paper import Folder, Server, device_rate, limits_of_size, limits_of_speed
 from benchmarks.serving.simulation import Device
-from benchmarks.tables import scale
+from benchmarks.tables import scale, scale_runs
 from support.common import ROOT
 
 SIZES = {
@@ -51,7 +51,13 @@ def test_the_whole_of_it_in_small(small_repository: Path, tmp_path: Path, capsys
     }  # fmt: skip
     assert sizes["folder"]["marks"]["image"] > 64  # each has a SHA-256 in hexadecimal digits
     assert (tmp_path / "fleet.png").stat().st_size < 250_000
-    assert "\n".join(scale.tables(record)) in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "\n".join([*scale.tables(record), *scale_runs.tables(record)]) in shown
+    engines, servers, unequal = (record[name]["result"] for name in ("engines", "servers", "unequal"))
+    assert (engines["dask"]["files_that_differ"], engines["dask"]["files"]) == (0, 23)
+    assert {name: servers[name]["two"]["n"] for name in ("waiting", "cores")} == {"waiting": 1, "cores": 1}
+    assert set(unequal["contestants"]) == {"fast alone", "in turn", "least connections"}
+    assert unequal["simulated"]["in turn"] == pytest.approx(2 / 3, rel=0.05)  # half as many as twice the slow one's
 
 
 def test_servers_for_a_deadline() -> None:
