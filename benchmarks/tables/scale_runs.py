@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.markdown import Lines, Reader, ranged, table, where_and_when
+from benchmarks.harness.markdown import Lines, Reader, Record, ranged, table, where_and_when
 
 WAYS = {
     "waiting": "one client, two servers that wait",
