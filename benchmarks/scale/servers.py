@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bulk.command import end, start
-from benchmarks.harness.timing import compare, in_turns
+from benchmarks.harness.timing import in_turns, ratio, spread
+from benchmarks.scale import engines
 from benchmarks.scale.devices import Device, on_core, write_single_threaded, write_waiting
 from server.process import TritonServer
 
@@ -43,10 +45,13 @@ def measure(repository: Path, profile: str, work: Path, amount: Amount) -> Itera
     with TritonServer(waiting, None) as one, TritonServer(waiting, None) as other:
         urls = _ready(one, other)
         for engine in amount.engines:
-            run = partial(_bulk, work, engine, amount)
-            yield f"waiting {engine}".strip(), _efficiency(urls, amount.images, run, amount.rounds)
+            with engines.cluster(engine, 2 * len(urls)) as variables:
+                run = partial(_bulk, work, engine, variables, amount)
+                yield f"waiting {engine}".strip(), _efficiency(urls, amount.images, run, amount.rounds)
+    if len(os.sched_getaffinity(0)) < 2:
+        return
     with on_core(TritonServer(single, profile), 0) as one, on_core(TritonServer(single, profile), 1) as other:
-        run = partial(_bulk, work, "", amount)
+        run = partial(_bulk, work, "", {}, amount)
         yield "cores", _efficiency(_ready(one, other), amount.core_images, run, amount.rounds)
 
 
@@ -59,22 +64,38 @@ def _ready(*servers: TritonServer) -> Sequence[str]:
 def _efficiency(
     urls: Sequence[str], images: int, bulk: Callable[[Sequence[str], int], object], rounds: int
 ) -> Mapping[str, Any]:
-    """Seconds of one server, and of two with twice the images: `faster_than_baseline` is the efficiency."""
-    contestants = {"one": partial(bulk, urls[:1], images), "two": partial(bulk, urls, 2 * images)}
+    """Seconds of one server, and of two with twice the images; and of one image, which is mostly start and end.
+
+    efficiency: both without start and end, one over two, by rounds. Two servers have as much of it, or more.
+    """
+    contestants = {
+        "start": partial(bulk, urls[:1], 1),
+        "one": partial(bulk, urls[:1], images),
+        "two": partial(bulk, urls, 2 * images),
+    }
     for each in (urls[:1], urls[1:]):  # memory is allocated, and each server learns how many rows pay
         bulk(each, images // 2)
     times = in_turns(contestants, rounds, report=lambda line: print(line, flush=True))
-    return {"images": images, **compare(times, "one")}
+    start = min(times["start"])
+    one, two = ([seconds - start for seconds in times[name]] for name in ("one", "two"))
+    spreads = {name: {**spread(seconds), "seconds": seconds} for name, seconds in times.items()}
+    return {"images": images, **spreads, "efficiency": ratio(two, one)}
 
 
-def _bulk(work: Path, engine: str, amount: Amount, urls: Sequence[str], images: int) -> None:
+def _bulk(
+    work: Path, engine: str, variables: Mapping[str, str], amount: Amount, urls: Sequence[str], images: int
+) -> None:
     """The whole command; twice the servers get twice the requests at a time, and twice the workers."""
     folder = work / "servers" / "out"
     shutil.rmtree(folder, ignore_errors=True)
-    # An engine has two workers for each server, which share what one process would have in flight.
-    load = {"--concurrency": 8 * len(urls)} if not engine else {"--concurrency": 4, "--workers": 2 * len(urls)}
-    how = {"--count": images, "--shard-size": amount.shard_size, "--steps": amount.steps, **load}
+    how: dict[str, object] = {
+        "--count": images,
+        "--shard-size": amount.shard_size,
+        "--steps": amount.steps,
+        "--concurrency": 8 * len(urls),
+    }
+    if engine:
+        how |= {"--engine": engine, "--workers": 2 * len(urls)}
     options = [str(word) for option in how.items() for word in option]
-    more = ["--engine", engine] if engine else []
     where = ("--url", ",".join(urls), "--out", folder, "--sampler", SAMPLER)
-    end(start("bulk", *where, *options, *more, RAY_ADDRESS="local"))
+    end(start("bulk", *where, *options, **variables))

@@ -43,8 +43,9 @@ def servers(result: Record) -> Lines:
         measured = result[name]
         one, two = (measured[who]["median"] for who in ("one", "two"))
         rates = f"{measured['images'] / one:.1f}", f"{2 * measured['images'] / two:.1f}"
-        rows.append([WAYS[name], *rates, ranged(measured["two"]["faster_than_baseline"])])
-    yield from table(["what", "images/s, one server", "two servers", "efficiency"], rows)
+        start = f"{measured['start']['median']:.1f} s"
+        rows.append([WAYS[name], *rates, start, ranged(measured["efficiency"])])
+    yield from table(["what", "images/s, one server", "two servers", "of it start and end", "efficiency"], rows)
 
 
 def unequal(result: Record) -> Lines:
@@ -61,15 +62,14 @@ def unequal(result: Record) -> Lines:
 
 
 def engines(result: Record) -> Lines:
-    """What happened to the runs that lost a worker and a server."""
-    calm = result["calm"]
-    rows = [["one process, one server", "", "", calm["seconds"], ""]]
+    """What happened to the runs that lost a worker and a server, beside the folder of a calm one."""
+    calm, rows = result["calm"], []
     for name in filter(result.__contains__, ("ray", "dask")):
         run = result[name]
         killed, shards = run["shards_when_killed"], run["shards"]
         whole = [f"{killed[what]} of {shards}" for what in ("worker", "server")]
-        rows.append([name.capitalize(), *whole, run["seconds"], f"{run['files_that_differ']} of {run['files']}"])
-    yield f"{calm['images']} images of {calm['steps']} steps ({calm['sampler']}):"
+        rows.append([name.capitalize(), run["workers"], *whole, f"{run['files_that_differ']} of {run['files']}"])
+    yield f"{calm['images']} images of {calm['steps']} steps ({calm['sampler']}), two servers:"
     yield ""
-    head = ["run", "shards when a worker was killed", "when a server was", "seconds", "files that differ"]
+    head = ["engine", "workers", "shards when a worker was killed", "when a server was", "files that differ"]
     yield from table(head, rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .bulk import Done, Plan
 
 _QUIET_SECONDS = 60
+_WORKERS = 4
 
 
 def add_parser(commands: Any) -> None:
@@ -60,11 +61,14 @@ def _machines_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine",
         choices=("ray", "dask"),
-        help="let workers of the Ray of $RAY_ADDRESS (or local) or the Dask of $DASK_SCHEDULER_ADDRESS (or else local) "
-        "make the shards",
+        help="let the workers of a cluster make the shards: of the Ray at $RAY_ADDRESS, or of the Dask at "
+        "$DASK_SCHEDULER_ADDRESS",
     )
     group.add_argument(
-        "--workers", type=int, default=4, metavar="N", help="with --engine: shards made at a time (%(default)s)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"with --engine: shards made at a time, which share --concurrency ({_WORKERS})",
     )
 
 
@@ -73,6 +77,9 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     from .bulk.plan import FORMATS
 
     check_formats(parser, args, FORMATS)
+    if args.workers is not None and not args.engine:
+        parser.error("--workers is for --engine: pass both, or none")
+    args.workers = _WORKERS if args.workers is None else args.workers
     for option in ("count", "shard_size", "workers"):
         if getattr(args, option) < 1:
             parser.error(f"--{option.replace('_', '-')} must be at least 1")
@@ -128,7 +135,8 @@ def _make(args: argparse.Namespace, client: Client, plan: Plan, progress: _Progr
     if args.engine is None:
         return make_all(client, plan, folder, progress)
     engine = on_ray(args.workers) if args.engine == "ray" else on_dask(workers=args.workers)
-    return make_all_with(engine, plan, folder, connection(args, **load(args)), progress)
+    each = {**load(args), "concurrency": -(-args.concurrency // args.workers)}
+    return make_all_with(engine, plan, folder, connection(args, **each), progress)
 
 
 def _next(args: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -10,14 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import dask
+import distributed
 import psutil
 import pytest
 
+from benchmarks.bulk.command import kill
 from brats_ldm_client import Client, EngineError, InvalidRequest, MissingPackage, WeightsChanged
 from brats_ldm_client._cli import main
 from brats_ldm_client.bulk import (
@@ -116,10 +119,43 @@ def test_workers_that_write_to_another_folder(
             asked.append(index)
             yield index
 
-    (tmp_path / "out").mkdir()
     with pytest.raises(EngineError, match=r"a worker has made shard 0, but it is not in /.*/out here: choose a folder"):
         make_all_with(elsewhere, plan, tmp_path / "out", {"url": served.url})
     assert asked == [0]
+
+
+def test_one_engine_at_a_time(served: Served, plan: Plan, calm: dict[str, bytes], tmp_path: Path) -> None:
+    """Another run that begins meanwhile is refused, and the first one goes on."""
+    out, connection = tmp_path / "out", {"url": served.url}
+
+    def beside(make: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
+        for index in shards:
+            if index == 1:
+                with pytest.raises(InvalidRequest, match="another run is writing to"):
+                    make_all_with(map, plan, out, connection)
+            yield make(index)
+
+    assert make_all_with(beside, plan, out, connection) == Done(10, 0)
+    assert tree(out) == calm
+
+
+def test_a_damaged_shard_of_a_finished_folder_is_made_again(
+    served: Served, plan: Plan, calm: dict[str, bytes], tmp_path: Path
+) -> None:
+    """By an engine and by shards too: nobody signs what is damaged."""
+    out, connection = tmp_path / "out", {"url": served.url}
+    make_all_with(map, plan, out, connection)
+    mark = out / "shard-000002.json"
+    whole = mark.read_bytes()
+    for repair in (
+        lambda client: make_all_with(map, plan, out, connection),
+        lambda client: make_shards(client, plan, out, range(5)),
+    ):
+        mark.write_bytes(whole.replace(b'"least": 4.0', b'"least": 5.0'))
+        assert mark.read_bytes() != whole
+        with Client(served.url) as client:
+            assert repair(client) == Done(2, 8)
+        assert tree(out) == calm
 
 
 def test_a_fault_of_an_engine_is_one_line(served: Served, plan: Plan, tmp_path: Path) -> None:
@@ -182,7 +218,8 @@ def test_the_command_makes_blocks_of_shards(served: Served, tmp_path: Path, caps
         (("--shards", "3..5"), "--shards 3..5: there are 3 shards, so FROM is at most 2"),
         (("--shards", "0..1", "--engine", "dask"), "--shards is for one process, and --engine for all shards"),
         (("--engine", "spark"), "invalid choice: 'spark'"),
-        (("--workers", "0"), "--workers must be at least 1"),
+        (("--engine", "dask", "--workers", "0"), "--workers must be at least 1"),
+        (("--workers", "2"), "--workers is for --engine: pass both, or none"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -207,6 +244,13 @@ def local_ray() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def local_dask() -> Iterator[distributed.Client]:
+    """A Dask with two workers on this machine."""
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
+        yield client
+
+
 def _start_ray() -> None:
     """On a machine that is busy, a start of Ray sometimes fails: it gives itself 30 s, and no more can be asked for."""
     import ray
@@ -222,16 +266,33 @@ def _start_ray() -> None:
             return
 
 
+@pytest.fixture(params=["ray", "dask"])
+def cluster(
+    request: pytest.FixtureRequest, local_ray: None, local_dask: distributed.Client
+) -> tuple[Engine, Callable[[], int]]:
+    """An engine with two workers, and a function that finds the process of one that works."""
+    if request.param == "ray":
+        return on_ray(2), a_ray_worker
+    return on_dask(local_dask, 2), lambda: next(iter(local_dask.run(os.getpid).values()))
+
+
+def a_ray_worker() -> int:
+    """A process that makes a shard now."""
+    while True:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.cmdline()[:1] == ["ray::_Worker.make"]:
+                    return child.pid
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [on_ray, on_dask])
-@pytest.mark.usefixtures("local_ray")
 def test_an_error_of_a_worker_comes_back_as_it_was(
-    engine: Callable[..., Engine], served: Served, plan: Plan, tmp_path: Path
+    cluster: tuple[Engine, object], served: Served, plan: Plan, tmp_path: Path
 ) -> None:
     """The server has other weights than the plan."""
     other = replace(plan, model_digest="sha256:" + "0" * 64)
-    with pytest.raises(WeightsChanged, match="the image of seed 0 was made with the weights sha256:abab"):
-        make_all_with(engine(workers=1), other, tmp_path / "out", {"url": served.url})
+    with pytest.raises(WeightsChanged, match=r"the image of seed [02] was made with the weights sha256:abab"):
+        make_all_with(cluster[0], other, tmp_path / "out", {"url": served.url})
 
 
 class Killer:
@@ -248,36 +309,20 @@ class Killer:
         if self._shards == 2:
             os.kill(self._worker(), signal.SIGKILL)
         if self._shards == 4:
-            for pid in [self._server.pid, *self._server.stubs()]:
-                os.kill(pid, signal.SIGKILL)
+            kill(self._server)
             self.killed = True
 
 
-def a_ray_worker() -> int:
-    """A process that makes a shard now."""
-    found: list[int] = []
-    while not found:
-        found = [each.pid for each in psutil.Process().children(recursive=True) if "ray::_Worker" in each.cmdline()[:1]]
-    return found[0]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ray", "dask"])
-@pytest.mark.usefixtures("local_ray")
-def test_a_worker_and_a_server_are_killed(name: str, small_repository: Path, tmp_path: Path) -> None:
-    import distributed
-
-    with TritonServer(small_repository) as doomed, TritonServer(small_repository) as survivor, ExitStack() as stack:
+def test_a_worker_and_a_server_are_killed(
+    cluster: tuple[Engine, Callable[[], int]], small_repository: Path, tmp_path: Path
+) -> None:
+    with TritonServer(small_repository) as doomed, TritonServer(small_repository) as survivor:
         with Client(survivor.grpc_url) as client:
             plan = plan_for(model_of(client), 60, "webdataset,png", shard_size=5, steps=10)
             make_all(client, plan, tmp_path / "calm")
         connection = {"url": [doomed.grpc_url, survivor.grpc_url], "concurrency": 2, "retry_seconds": 120}
-        if name == "ray":
-            engine, worker = on_ray(2), a_ray_worker
-        else:
-            how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-            dask = stack.enter_context(distributed.Client(**how))
-            engine, worker = on_dask(dask, 2), lambda: next(iter(dask.run(os.getpid).values()))
+        engine, worker = cluster
         killer = Killer(worker, doomed)
         make_all_with(engine, plan, tmp_path / "out", connection, killer)
     assert killer.killed
@@ -286,24 +331,46 @@ def test_a_worker_and_a_server_are_killed(name: str, small_repository: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "dask"])
-@pytest.mark.usefixtures("local_ray")
-def test_the_command_with_an_engine(engine: str, small_server: TritonServer, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("local_ray")  # $RAY_ADDRESS
+def test_the_command_with_an_engine(
+    engine: str, local_dask: distributed.Client, small_server: TritonServer, tmp_path: Path
+) -> None:
     """In a process of its own, as a user starts it."""
     size = ("--count", 10, "--shard-size", 4, "--steps", 2)
     assert main(arguments(tmp_path / "calm", small_server.grpc_url, *size)) == 0
     command = bulk(tmp_path / "out", small_server.grpc_url, *size, "--engine", engine, "--workers", 2)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    env = os.environ | {"DASK_SCHEDULER_ADDRESS": local_dask.scheduler.address}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("10 synthetic slices (seeds 0 to 9) in "), done.stdout
     assert re.search(r"10 of 10 images, 3 of 3 shards, [\d.]+ images/s, 0:00:00 left\n", done.stderr), done.stderr
     assert tree(tmp_path / "out") == tree(tmp_path / "calm")
 
 
-def test_no_ray_is_started_unasked(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("engine", "address", "words"),
+    [
+        ("ray", None, "RAY_ADDRESS is not set: set it to the address of a Ray cluster"),
+        ("ray", "127.0.0.1:1", "no Ray answers at 127.0.0.1:1: Connection refused; check RAY_ADDRESS"),
+        ("dask", None, "DASK_SCHEDULER_ADDRESS is not set: set it to the address of a Dask scheduler"),
+        ("dask", "tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1; check DASK_SCHEDULER_ADDRESS"),
+    ],
+)
+def test_no_cluster_is_started_unasked(
+    engine: str,
+    address: str | None,
+    words: str,
+    served: Served,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It would listen on all addresses of the machine."""
+    """Others could reach it, and give it programs to run."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert main(arguments(tmp_path / "out", served.url, *SIZE, "--engine", "ray")) == 1
-    assert "brats-ldm: RAY_ADDRESS is not set: set it to the address of a Ray cluster" in capsys.readouterr().err
+    if engine == "ray" and address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    cluster = {"scheduler-address": address if engine == "dask" else None, "distributed.comm.timeouts.connect": "1s"}
+    with dask.config.set(cluster):
+        assert main(arguments(tmp_path / "out", served.url, *SIZE, "--engine", engine)) == 1
+    assert f"brats-ldm: {words}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

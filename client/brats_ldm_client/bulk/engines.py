@@ -5,18 +5,18 @@ An engine is a function. This module knows none of them: `ray_engine` and `dask_
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from .._client import Client
 from .._errors import BratsLDMError, EngineError, InvalidRequest
-from .artifacts import check_packages
 from .plan import Plan
-from .run import Done, Report, Silent, finish, is_finished, make_shard, open_folder
+from .run import Done, Report, Silent, alone, fill, make_shard
 from .shard import is_whole
 
 Engine: TypeAlias = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
@@ -60,35 +60,37 @@ def make_all_with(
         EngineError: the engine failed, left a shard out, or its workers write to another folder.
         BratsLDMError, OSError: as `make_all`. Shards that are whole stay.
     """
-    folder, report = Path(folder).absolute(), report or Silent()
-    check_packages(plan)  # for the contact sheet; the workers need them too
-    missing = open_folder(folder, plan)
-    images = sum(len(plan.shard(index)) for index in missing)
-    report.there(plan.count - images, plan.shards - len(missing))
-    if missing:
+
+    def make(plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
         _make(engine, Job(plan, folder, connection), missing, report)
-    elif is_finished(plan, folder):
-        return Done(0, plan.count)
-    finish(plan, folder)
-    return Done(images, plan.count - images)
+
+    return fill(make, plan, Path(folder).absolute(), report or Silent())
 
 
 def _make(engine: Engine, job: Job, missing: Sequence[int], report: Report) -> None:
     made = set[int]()
-    try:
+    with contextlib.ExitStack() as claim, _one_line():
         for index in engine(job, missing):
-            if not made:
+            if not made:  # as in `make_all`, a server that refuses leaves no folder
                 _wait_until_seen(job, [index])  # that the folder is another one shows now, not in hours
+                claim.enter_context(alone(job.plan, job.folder))
             made.add(index)
             report.shard(index, len(job.plan.shard(index)))
+    if left := sorted({*missing} - made):
+        raise EngineError(f"the engine has left out {len(left)} shards, the first of them {left[0]}")
+    _wait_until_seen(job, missing)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """An error in the block that is not known is one of the engine."""
+    try:
+        yield
     except (BratsLDMError, OSError, MemoryError):
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]  # Ray's have paragraphs
         raise EngineError(f"the engine failed: {type(error).__name__}: {reason}") from error
-    if left := sorted({*missing} - made):
-        raise EngineError(f"the engine has left out {len(left)} shards, the first of them {left[0]}")
-    _wait_until_seen(job, missing)
 
 
 def _wait_until_seen(job: Job, indices: Sequence[int]) -> None:
@@ -101,7 +103,9 @@ def _wait_until_seen(job: Job, indices: Sequence[int]) -> None:
                 "choose a folder that all machines share"
             )
         time.sleep(1)
-        os.listdir(job.folder)  # makes NFS look again
+        for folder in (job.folder.parent, job.folder):  # makes NFS look again
+            with contextlib.suppress(FileNotFoundError):
+                os.listdir(folder)
 
 
 def check_workers(workers: int) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .._errors import InvalidRequest
+from .._errors import EngineError, InvalidRequest
 from .._extras import need
 from .engines import Engine, check_workers
 
 # Images do not pass through Ray's shared memory: 80 MB, about the least that it takes.
 _LOCAL = {"include_dashboard": False, "object_store_memory": 80_000_000}
+_ACTOR = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
+_REACHABLE_S = 10.0
 
 
 class _Worker:
@@ -34,29 +39,39 @@ def on_ray(workers: int = 4, **options: Any) -> Engine:
 
     Args:
         workers: How many actors.
-        options: What an actor needs, for Ray: `num_cpus=1`, `resources={"client": 1}` and so on.
+        options: Of an actor, for Ray: `num_cpus=1`, `resources={"client": 1}` and so on.
 
     Raises:
         MissingPackage: Ray is not installed.
-        InvalidRequest: fewer than one worker. The engine raises it if RAY_ADDRESS is not set.
+        InvalidRequest: fewer than one worker. The engine raises it if RAY_ADDRESS is not set, and EngineError if
+            nothing answers there.
     """
     ray = need("ray")
     check_workers(workers)
 
     def run(job: Callable[[int], int], shards: Sequence[int]) -> Iterator[int]:
-        if not ray.is_initialized():
-            _connect(ray)
-        actor = ray.remote(**{"max_restarts": -1, "max_task_retries": -1, **options})(_Worker)
-        actors = [actor.remote(job) for _ in range(min(workers, len(shards)))]
-        try:
-            yield from (ray.util.ActorPool(actors).map_unordered(lambda one, index: one.make.remote(index), shards))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None  # what the shard's function raised
-        finally:
-            for one in actors:
-                ray.kill(one)
+        with _connected(ray):
+            actor = ray.remote(**{**_ACTOR, **options})(_Worker)
+            actors = [actor.remote(job) for _ in range(min(workers, len(shards)))]
+            try:
+                yield from ray.util.ActorPool(actors).map_unordered(lambda one, index: one.make.remote(index), shards)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # what the shard's function raised
 
     return run
+
+
+@contextlib.contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """Connected to Ray in the block, and afterwards as before. The actors of a connection end with it."""
+    if ray.is_initialized():
+        yield
+        return
+    _connect(ray)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _connect(ray: Any) -> None:
@@ -68,8 +83,20 @@ def _connect(ray: Any) -> None:
             "machine, where it listens on all addresses"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started reports to its makers
+    _check_reachable(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     # Its log files say which workers died. What matters here comes as an error.
     ray.init(logging_level="ERROR", log_to_driver=False, **(_LOCAL if address == "local" else {}))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and then SIGTERM aborts with a dump
+
+
+def _check_reachable(address: str) -> None:
+    """Raises EngineError; Ray itself would try for minutes."""
+    parts = re.fullmatch(r"([^:/]+|\[.+\]):(\d+)", address)
+    if parts is None:  # auto, local, ray://
+        return
+    try:
+        socket.create_connection((parts[1].strip("[]"), int(parts[2])), _REACHABLE_S).close()
+    except OSError as error:
+        raise EngineError(f"no Ray answers at {address}: {error.strerror or error}; check RAY_ADDRESS") from error

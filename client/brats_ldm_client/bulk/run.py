@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +74,22 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
         BratsLDMError: the server failed, and so did the retries. Shards that are whole stay, here as always.
         OSError: a file could not be written.
     """
-    folder, report = Path(folder), report or Silent()
+
+    def make(plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
+        _make(client, plan, folder, missing, report, alone(plan, folder))
+
+    return fill(make, plan, Path(folder), report or Silent())
+
+
+def fill(make: Callable[[Plan, Path, list[int], Report], object], plan: Plan, folder: Path, report: Report) -> Done:
+    """Let `make` make the shards that a folder lacks, and finish it. Raises as `make_all`."""
     check_packages(plan)
-    missing = open_folder(folder, plan)
+    missing = _open_folder(folder, plan)
     images = sum(len(plan.shard(index)) for index in missing)
     report.there(plan.count - images, plan.shards - len(missing))
     if missing:
-        _make(client, plan, folder, missing, report, _alone(plan, folder))
-    elif is_finished(plan, folder):
+        make(plan, folder, missing, report)
+    elif _is_finished(plan, folder):
         return Done(0, plan.count)
     finish(plan, folder)
     return Done(images, plan.count - images)
@@ -102,9 +110,8 @@ def make_shards(
     """
     folder, report = Path(folder), report or Silent()
     check_packages(plan)
-    check_plan(folder, plan)
     sizes = {index: len(plan.shard(index)) for index in indices}
-    missing = [index for index in sizes if not is_whole(plan, folder, index)]
+    missing = _missing(plan, folder, sizes)
     images = sum(map(sizes.__getitem__, missing))
     there = sum(sizes.values()) - images
     report.there(there, len(sizes) - len(missing))
@@ -113,12 +120,18 @@ def make_shards(
     return Done(images, there)
 
 
-def open_folder(folder: Path, plan: Plan) -> list[int]:
+def _open_folder(folder: Path, plan: Plan) -> list[int]:
     """Check a folder and clear away what killed runs have left; returns the shards that it lacks."""
     check_folder(folder)
-    hashes = check_plan(folder, plan).get("shards", {})
+    check_plan(folder, plan)
     _clear(folder)
-    return [index for index in range(plan.shards) if not is_whole(plan, folder, index, hashes.get(mark_name(index)))]
+    return _missing(plan, folder, range(plan.shards))
+
+
+def _missing(plan: Plan, folder: Path, indices: Iterable[int]) -> list[int]:
+    """Those of some shards that are not whole, or not as the manifest of a finished folder says."""
+    hashes = check_plan(folder, plan).get("shards", {})
+    return [index for index in indices if not is_whole(plan, folder, index, hashes.get(mark_name(index)))]
 
 
 def _clear(folder: Path, but: str = "") -> None:
@@ -128,7 +141,7 @@ def _clear(folder: Path, but: str = "") -> None:
 
 
 @contextlib.contextmanager
-def _alone(plan: Plan, folder: Path) -> Iterator[None]:
+def alone(plan: Plan, folder: Path) -> Iterator[None]:
     """In the block no other run can begin. Another may have begun since the folder was checked: hence again."""
     with workplace(folder, "run") as place:
         _clear(folder, but=place.name)
@@ -191,7 +204,7 @@ def _make(
 
 def finish(plan: Plan, folder: Path) -> None:
     """Write the summary page, and the manifest with the hashes of everything beside it."""
-    with _alone(plan, folder):
+    with alone(plan, folder):
         write_summary(plan, folder)
         write_manifest(folder, plan, _hashes(plan, folder))
 
@@ -202,7 +215,7 @@ def _hashes(plan: Plan, folder: Path) -> dict[str, dict[str, str]]:
     return {key: {name: file_hash(folder / name) for name in files} for key, files in names.items()}
 
 
-def is_finished(plan: Plan, folder: Path) -> bool:
+def _is_finished(plan: Plan, folder: Path) -> bool:
     """Whether the last thing of a run has been done, and nothing has changed since."""
     try:
         return _hashes(plan, folder).items() <= read_manifest(folder).items()
