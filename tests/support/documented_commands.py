@@ -100,6 +100,7 @@ NOT_RUN: dict[str, str] = {
     "make demo-weights": "takes hours; IN_SMALL has its commands",
     "make test": "is this run",
     "make test-fast": "is a part of this run",
+    "cp -r": "copies a folder; any other way will do",
     "mkdir -p": "makes a folder; any other way will do",
     "mkdocs serve": "shows the pages; a test builds them",
     "openssl rand": "makes a secret; any other way will do",
