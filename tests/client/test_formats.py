@@ -15,9 +15,9 @@ import pydicom
 import pytest
 from PIL import Image
 
+from benchmarks.harness.command import tool
 from brats_ldm_client import BratsLDMError, MissingPackage, _formats
 from brats_ldm_client.pictures import NOTICE, SOURCE_TYPE, to_display
-from support.common import tool
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 RECORD = {

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from benchmarks.harness.command import tool
 from brats_ldm_client import TLS, AccessDenied, AsyncClient, Client, Generation, Progress, ServerUnavailable
 from server.process import TritonServer
 from server.security import Security
 from support.balancer import COUNT, STEPS, Balancer, Images, calls, slow_down
-from support.common import ROOT, tool
+from support.common import ROOT
 from support.faulty_networks import write_faulty
 from support.serving import PATIENCE, gauge, infer, start, wait_for_rows, wait_until, wait_until_idle
 from support.throwaway_ca import SERVER_NAME, Authority

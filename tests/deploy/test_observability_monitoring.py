@@ -14,8 +14,9 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 
+from benchmarks.harness.command import tool
 from server.process import TritonServer
-from support.common import ROOT, tool
+from support.common import ROOT
 from support.faulty_networks import order, write_faulty
 from support.prometheus import MONITORING, Prometheus
 from support.serving import PATIENCE, metrics_text, start, tensors, wait_for_rows, wait_until_idle

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.command import tool
 from benchmarks.harness.wire import counts
 from server.channel import connect
 from server.health import listening
 from server.ports import free_port
 from server.process import TritonServer
-from support.common import ROOT, tool
+from support.common import ROOT
 from support.faulty_networks import order
 from support.serving import wait_until
 

@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,13 +39,6 @@ def tracked(suffix: str = "") -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT / name for name in names if name.endswith(suffix) and (ROOT / name).exists()]
-
-
-def tool(name: str) -> str:
-    """A program that PyPI does not have: `make .venv/.tools` puts it beside the Python of the environment."""
-    program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    assert program, f"no {name} here: run `make .venv/.tools`, or put it on PATH"
-    return program
 
 
 def with_tools() -> dict[str, str]:

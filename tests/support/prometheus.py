@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
+from benchmarks.harness.command import tool
 from server.ports import free_port
 from server.process import TritonServer
-from support.common import ROOT, tool
+from support.common import ROOT
 
 MONITORING = ROOT / "deploy" / "monitoring"
 
@@ -53,7 +54,7 @@ class Prometheus:
         series: list[Any] = self.get("query", query=text)["result"]
         return series
 
-    def wait_for(self, text: str, seconds: float = 15) -> None:
+    def wait_for(self, text: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:

@@ -15,8 +15,9 @@ from types import TracebackType
 
 import psutil
 
+from benchmarks.harness.command import tool
 from server.ports import free_port
-from support.common import tool, with_tools
+from support.common import with_tools
 
 PATIENCE = 180.0
 """Seconds that a test waits for jobs."""
