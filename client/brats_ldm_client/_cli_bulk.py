@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     args.workers = _WORKERS if args.workers is None else args.workers
     for option in ("count", "shard_size", "workers"):
         if getattr(args, option) < 1:
-            parser.error(f"--{option.replace('_', '-')} must be at least 1")
+            parser.error(f"--{option.replace('_', '-')} must be at least 1, not {getattr(args, option)}")
     if args.shards is not None:
         if args.engine:
             parser.error("--shards is for one process, and --engine for all shards: pass one or the other")
@@ -94,7 +95,7 @@ def _range_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> rang
     parts = re.fullmatch(r"(\d+)\.\.(\d+)", args.shards)
     first, last = map(int, parts.groups()) if parts else (1, 0)
     if first > last:
-        parser.error(f"--shards must be FROM..TO, such as 0..9, not {args.shards!r}")
+        parser.error(f"--shards must be FROM..TO, such as 0..9, or 5..5 for one, not {args.shards!r}")
     there = -(-args.count // args.shard_size)
     if first >= there:
         parser.error(f"--shards {args.shards}: there are {there} shards, so FROM is at most {there - 1}")
@@ -118,7 +119,8 @@ def _bulk(args: argparse.Namespace) -> int:
             done = _make(args, client, plan, progress)
         except BaseException:
             if progress.began and (Path(args.out) / "manifest.json").exists():  # a refused folder may hold another run
-                args.kept = f"; {progress.shards_words()} are whole; the same command makes the rest"
+                least = "at least " if args.engine else ""  # workers may have made more than they have told
+                args.kept = f"; {least}{progress.shards_words()} are whole; the same command makes the rest"
             raise
         finally:
             progress.close()
@@ -157,6 +159,7 @@ class _Progress:
         self._all = self._last - self._first + 1
         self._images = self._before = 0
         self._since = self._told = time.monotonic()
+        self._heard, self._closed = time.monotonic(), threading.Event()
         self._warnings = Warnings()
         self.began = False
         """Whether the folder is one for this run."""
@@ -165,10 +168,13 @@ class _Progress:
     def there(self, images: int, shards: int) -> None:
         self.shards, self._images, self._before = shards, images, images
         self._since, self.began = time.monotonic(), True
+        self._heard = self._since
+        threading.Thread(target=self._watch, daemon=True).start()
         self._bar.initial = self._bar.n = images
         self._bar.refresh()
 
     def image(self, made: Slice) -> None:
+        self._heard = time.monotonic()
         self._images += 1
         self._bar.update()
         self._warnings.show(made.record, self._bar)
@@ -176,6 +182,7 @@ class _Progress:
             self._tell()
 
     def shard(self, index: int, images: int) -> None:
+        self._heard = time.monotonic()
         self.shards += 1
         if self._by_shard:
             self._images += images
@@ -186,6 +193,15 @@ class _Progress:
         self._told = time.monotonic()
         if self._bar.disable:
             print(self._line(), file=sys.stderr)
+
+    def _watch(self) -> None:
+        """Say once a minute that nothing comes: a client that waits for a server is silent."""
+        what = "shard" if self._by_shard else "image"
+        while not self._closed.wait(_QUIET_SECONDS):
+            seconds = time.monotonic() - self._heard
+            if seconds >= _QUIET_SECONDS:
+                words = "servers that are busy or gone are asked again until --retry is over"
+                self._bar.write(f"no {what} for {seconds:.0f} s: {words}", file=sys.stderr)
 
     def _line(self) -> str:
         rate = (self._images - self._before) / max(time.monotonic() - self._since, 1e-9)
@@ -209,4 +225,5 @@ class _Progress:
         return f"{self._all} synthetic slices ({seeds}){before}{took}: {self._all_shards} shard{plural}"
 
     def close(self) -> None:
+        self._closed.set()
         self._bar.close()

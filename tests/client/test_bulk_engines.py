@@ -213,12 +213,12 @@ def test_the_command_makes_blocks_of_shards(served: Served, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--shards", "2"), "--shards must be FROM..TO, such as 0..9, not '2'"),
-        (("--shards", "2..1"), "--shards must be FROM..TO, such as 0..9, not '2..1'"),
+        (("--shards", "2"), "--shards must be FROM..TO, such as 0..9, or 5..5 for one, not '2'"),
+        (("--shards", "2..1"), "--shards must be FROM..TO, such as 0..9, or 5..5 for one, not '2..1'"),
         (("--shards", "3..5"), "--shards 3..5: there are 3 shards, so FROM is at most 2"),
         (("--shards", "0..1", "--engine", "dask"), "--shards is for one process, and --engine for all shards"),
         (("--engine", "spark"), "invalid choice: 'spark'"),
-        (("--engine", "dask", "--workers", "0"), "--workers must be at least 1"),
+        (("--engine", "dask", "--workers", "0"), "--workers must be at least 1, not 0"),
         (("--workers", "2"), "--workers is for --engine: pass both, or none"),
     ],
 )
@@ -352,8 +352,11 @@ def test_the_command_with_an_engine(
     [
         ("ray", None, "RAY_ADDRESS is not set: set it to the address of a Ray cluster"),
         ("ray", "127.0.0.1:1", "no Ray answers at 127.0.0.1:1: Connection refused; check RAY_ADDRESS"),
+        ("ray", "ray://127.0.0.1:1", "no Ray answers at ray://127.0.0.1:1: Connection refused; check RAY_ADDRESS"),
+        ("ray", "foo", "no Ray answers at foo: "),
+        ("dask", "foo", "no Dask scheduler answers at foo: missing port number"),
         ("dask", None, "DASK_SCHEDULER_ADDRESS is not set: set it to the address of a Dask scheduler"),
-        ("dask", "tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1; check DASK_SCHEDULER_ADDRESS"),
+        ("dask", "tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1: "),
     ],
 )
 def test_no_cluster_is_started_unasked(

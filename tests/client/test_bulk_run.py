@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 
-from brats_ldm_client import Client, ServerError, WeightsChanged
+from brats_ldm_client import Client, ServerError, WeightsChanged, _cli_bulk
 from brats_ldm_client._cli import main
 from brats_ldm_client.bulk import (
     FORMATS,
@@ -71,6 +71,15 @@ def test_a_run(run: Run, served: Served, tmp_path: Path) -> None:
     assert (mark["seeds"], mark["pixels"]["least"], mark["pixels"]["largest"]) == ([108, 109], 108.0, 109.0)
     pictures = {f"shard-000002-png/slice_seed000000{n}.png" for n in (108, 109)}
     assert set(mark["files"]) == {"shard-000002.tar"} | pictures
+
+
+def test_a_run_that_waits_says_so(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a minute, which is shorter here: a client that waits for a server is silent."""
+    monkeypatch.setattr(_cli_bulk, "_QUIET_SECONDS", 0.05)
+    served.triton.behave = lambda seeds, context: time.sleep(0.5) if seeds[0] == 4 else None
+    status, _, err = run()
+    assert status == 0
+    assert "no image for 0 s: servers that are busy or gone are asked again until --retry is over\n" in err
 
 
 def test_a_second_run_makes_what_is_missing(run: Run, served: Served, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def documents(request: pytest.FixtureRequest, combined: Combined) -> list[Json]:
     return combined(*request.param)
 
 
+@pytest.mark.parametrize("components", [("kserve", "tls"), ("mutual-tls",), ("mutual-tls", "tls")])
+def test_components_in_an_order_that_would_drop_tls_do_not_render(
+    combined: Combined, components: tuple[str, ...]
+) -> None:
+    with pytest.raises(Invalid, match=r"nothing selected by|is missing for replacement"):
+        combined("cpu", components)
+
+
 def of_kind(documents: list[Json], kind: str) -> Json:
     (found,) = (document for document in documents if document["kind"] == kind)
     return found

@@ -70,6 +70,6 @@ def _connected(distributed: Any) -> DaskClient:
         raise InvalidRequest("DASK_SCHEDULER_ADDRESS is not set: set it to the address of a Dask scheduler")
     try:
         connected: DaskClient = distributed.Client(address, set_as_default=False)
-    except OSError as error:
-        raise EngineError(f"no Dask scheduler answers at {address}; check DASK_SCHEDULER_ADDRESS") from error
+    except (OSError, ValueError) as error:
+        raise EngineError(f"no Dask scheduler answers at {address}: {error}; check DASK_SCHEDULER_ADDRESS") from error
     return connected

@@ -85,16 +85,20 @@ def _connect(ray: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started reports to its makers
     _check_reachable(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    # Its log files say which workers died. What matters here comes as an error.
-    ray.init(logging_level="ERROR", log_to_driver=False, **(_LOCAL if address == "local" else {}))
+    try:
+        # Its log files say which workers died. What matters here comes as an error.
+        ray.init(logging_level="ERROR", log_to_driver=False, **(_LOCAL if address == "local" else {}))
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).split(". ")[0]  # after it comes advice for another program
+        raise EngineError(f"no Ray answers at {address}: {reason}; check RAY_ADDRESS") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and then SIGTERM aborts with a dump
 
 
 def _check_reachable(address: str) -> None:
     """Raises EngineError; Ray itself would try for minutes."""
-    parts = re.fullmatch(r"([^:/]+|\[.+\]):(\d+)", address)
-    if parts is None:  # auto, local, ray://
+    parts = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", address)
+    if parts is None:  # auto or local
         return
     try:
         socket.create_connection((parts[1].strip("[]"), int(parts[2])), _REACHABLE_S).close()
