@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.device import Device
 from benchmarks.harness.toys import copy_front, copy_model
 from benchmarks.micro.loop import MODELS
 from export.configs import parse_config
@@ -17,19 +17,6 @@ from training.files import write_text
 CODE = Path(__file__).with_name("device_models") / "device.py"
 FRONTS = ("mri_ldm", "mri_ldm_stream")
 NETWORKS = ("unet", "vae_decoder")
-
-
-@dataclass(frozen=True)
-class Device:
-    """A step of n rows takes base + row * n seconds, decoding an image `decode`."""
-
-    base: float
-    row: float
-    decode: float
-
-    def times(self, slower: float) -> Device:
-        """A device that is so many times slower."""
-        return Device(self.base * slower, self.row * slower, self.decode * slower)
 
 
 def write_waiting(source: Path, folder: Path, device: Device) -> Path:

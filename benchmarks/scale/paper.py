@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
+from benchmarks.harness.device import Device
 from benchmarks.harness.markdown import Record
-from benchmarks.serving.simulation import Device
 
 DAY_S = 86_400.0
 LINK_BYTES = 10e9 / 8
@@ -52,7 +50,8 @@ class Server:
 
     def needed(self, images: float, deadline_s: float) -> float:
         """Whole servers, if all always work."""
-        return float(np.ceil(np.round(images / self.per_s / deadline_s, 9)))
+        servers = round(images / self.per_s / deadline_s, 9)
+        return math.ceil(servers) if math.isfinite(servers) else servers  # a record without figures has none
 
 
 def device_rate(device: Device, steps: int, rows: int = 64) -> float:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bulk.command import end, start
+from benchmarks.harness.device import Device
 from benchmarks.harness.timing import in_turns, ratio, spread
 from benchmarks.scale import engines
-from benchmarks.scale.devices import Device, on_core, write_single_threaded, write_waiting
+from benchmarks.scale.devices import on_core, write_single_threaded, write_waiting
 from server.process import TritonServer
 
 SAMPLER = "dpmpp_2m"

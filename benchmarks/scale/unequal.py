@@ -16,8 +16,9 @@ from typing import Any
 from benchmarks import ROOT
 from benchmarks.bulk.command import POLL_SECONDS, end, start
 from benchmarks.harness.command import tool
+from benchmarks.harness.device import Device
 from benchmarks.harness.timing import compare, in_turns
-from benchmarks.scale.devices import Device, write_waiting
+from benchmarks.scale.devices import write_waiting
 from benchmarks.scale.fleet import Finding, Fleet, simulate
 from server.health import listening
 from server.ports import free_port
@@ -52,7 +53,7 @@ def measure(repository: Path, work: Path, amount: Amount) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     repositories = [
         write_waiting(repository, folder / name, device)
-        for name, device in {"fast": amount.device, "slow": amount.device.times(SLOWER)}.items()
+        for name, device in {"fast": amount.device, "slow": amount.device.slower(SLOWER)}.items()
     ]
     with contextlib.ExitStack() as stack:
         fast, slow = (stack.enter_context(TritonServer(each, None)) for each in repositories)

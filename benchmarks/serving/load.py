@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.device import Device
 from benchmarks.harness.engine import Array, Engine
 from benchmarks.harness.timing import in_turns, spread
 from benchmarks.serving.bench import Bench
@@ -28,7 +29,6 @@ from benchmarks.serving.simulation import (
     LOAD,
     SIMULATED_GPU,
     Arrival,
-    Device,
     arrivals,
     capacity,
     compare,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.device import Device
 from brats_ldm_client import AsyncClient
 from mri_ldm.batcher import Batcher
 from mri_ldm.job_queue import Job
@@ -51,20 +52,6 @@ def summary(workload: Sequence[Arrival], latencies: Sequence[float]) -> dict[str
     values, steps = np.asarray(latencies), np.array([arrival.steps for arrival in workload])
     by_steps = {f"mean_{count}_steps": float(values[steps == count].mean()) for count in STEPS}
     return {"mean": float(values.mean()), "p99": float(np.quantile(values, 0.99)), **by_steps}
-
-
-@dataclass(frozen=True)
-class Device:
-    """A call of K steps of n rows takes call + K * (base + row * n) seconds, decoding an image `decode`."""
-
-    base: float
-    row: float
-    decode: float
-    call: float = 0.0
-
-    def step(self, rows: int, count: int = 1) -> float:
-        """Seconds of a UNet call of `count` steps."""
-        return self.call + count * (self.base + self.row * rows)
 
 
 @dataclass(frozen=True)

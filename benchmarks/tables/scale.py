@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from benchmarks.harness.device import Device
 from benchmarks.harness.markdown import Lines, Reader, Record, number, ranged, table, where_and_when
 from benchmarks.scale import paper
 from benchmarks.scale.paper import DAY_S, Folder, Limit, Server
 from benchmarks.serving.names import few_steps
-from benchmarks.serving.simulation import Device
 
 STEPS = 20
 COUNTS = (10**6, 10**9)

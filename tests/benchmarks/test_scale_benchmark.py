@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.device import Device
 from benchmarks.report import read
 from benchmarks.scale.__main__ import main
 from benchmarks.scale.paper import Folder, Server, device_rate, limits_of_size, limits_of_speed
-from benchmarks.serving.simulation import Device
 from benchmarks.tables import scale, scale_runs
 from support.common import ROOT
 

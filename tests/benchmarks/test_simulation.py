@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.device import Device
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.simulation import (
     COMPILED,
@@ -13,7 +14,6 @@ from benchmarks.serving.simulation import (
     OWN,
     Arrival,
     Calls,
-    Device,
     arrivals,
     capacity,
     compare,

@@ -32,7 +32,7 @@ from brats_ldm_client.bulk import (
 from brats_ldm_client.bulk.workplace import workplace
 from brats_ldm_client.testing import FakeTransport
 from support.bulk import arguments, bulk, tree
-from support.common import heed_signals, no_file_above
+from support.common import heeding_signals, no_file_above
 from support.fake_triton import Served
 
 SIZE = ("--count", 10, "--shard-size", 4, "--rows-per-request", 2, "--concurrency", 2)
@@ -281,13 +281,13 @@ def test_ctrl_c_and_sigterm(served: Served, tmp_path: Path, number: int, status:
     served.triton.behave = slow
     out = tmp_path / "out"
     command = bulk(out, served.url, *SIZE)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+    process = subprocess.Popen(heeding_signals(command), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (out / "shard-000000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == status
+    assert process.returncode == status, err
     assert err.splitlines()[-1] == f"brats-ldm: {word}; 1 of 3 shards are whole; the same command makes the rest"
     assert set(tree(out)) == {"manifest.json", "shard-000000.json", "shard-000000.tar"}
 

@@ -17,7 +17,7 @@ import pytest
 from brats_ldm_client import PRESETS
 from brats_ldm_client._cli import main
 from brats_ldm_client._formats import file_names, files_per_image, stem
-from support.common import heed_signals, processor_seconds
+from support.common import heeding_signals, processor_seconds
 from support.fake_triton import DIGEST, Served
 
 
@@ -187,7 +187,7 @@ def test_a_warning_of_the_server_is_said_once(here: Here, served: Served, tmp_pa
 def test_ctrl_c(served: Served, tmp_path: Path) -> None:
     served.triton.behave = served.triton.stall
     arguments = command_line("generate", "-n", 16, "--out", tmp_path, "--url", served.url)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+    process = subprocess.Popen(heeding_signals(arguments), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 10
     while len(served.triton.received) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

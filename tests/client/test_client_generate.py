@@ -27,7 +27,7 @@ from brats_ldm_client import (
     ServerUnavailable,
     WeightsChanged,
 )
-from support.common import heed_signals
+from support.common import heeding_signals
 from support.fake_triton import DIGEST, Caller, Served
 
 
@@ -236,7 +236,7 @@ def test_ctrl_c_cancels_the_work(served: Served) -> None:
         "try: Client(sys.argv[1], rows_per_request=1).generate(3)\n"
         "except KeyboardInterrupt: sys.exit(42)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, served.url], preexec_fn=heed_signals)
+    process = subprocess.Popen(heeding_signals([sys.executable, "-c", program, served.url]))
     try:
         deadline = time.monotonic() + 10
         while len(served.triton.received) < 3 and time.monotonic() < deadline:

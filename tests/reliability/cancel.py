@@ -23,7 +23,7 @@ from reliability.memory import anonymous_bytes
 from server.channel import connect
 from server.proc import children
 from server.process import TritonServer
-from support.common import ROOT, heed_signals
+from support.common import ROOT, heeding_signals
 from support.faulty_networks import order
 from support.serving import gauge, infer, scrape, start, tensors, wait_for_rows, wait_until_idle
 
@@ -176,9 +176,8 @@ def killed_clients(server: TritonServer) -> dict[str, int]:
     with _slow(server.repository, "unet", 0.01):
         for number in (signal.SIGINT, signal.SIGKILL):
             with TemporaryDirectory() as folder:
-                client = subprocess.Popen(
-                    [*command, "--out", folder], cwd=ROOT / "client", stderr=subprocess.DEVNULL, preexec_fn=heed_signals
-                )
+                whole = heeding_signals([*command, "--out", folder])
+                client = subprocess.Popen(whole, cwd=ROOT / "client", stderr=subprocess.DEVNULL)
                 wait_for_rows(server, 4)
                 client.send_signal(number)
                 status.append(client.wait(10))

@@ -16,7 +16,7 @@ from server.health import listening
 from server.ports import free_port
 from server.proc import alive, children, model_of
 from server.regions import SHARED_MEMORY
-from support.common import ROOT, heed_signals
+from support.common import ROOT, heeding_signals
 
 PATIENCE = 60.0
 """Seconds for the launcher, which starts whole servers: more than `serving.PATIENCE`."""
@@ -35,7 +35,7 @@ class Launched:
 
     def __enter__(self) -> Launched:
         self.process = subprocess.Popen(
-            self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals
+            heeding_signals(self.command), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

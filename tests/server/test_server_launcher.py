@@ -21,7 +21,7 @@ from server.log import reasons
 from server.ports import free_port
 from server.process import TritonServer, probe
 from server.regions import SHARED_MEMORY
-from support.common import heed_signals, processor_seconds
+from support.common import heeding_signals, processor_seconds
 from support.toy_models import write_front_model
 
 pytestmark = pytest.mark.slow
@@ -206,7 +206,7 @@ def command_line(repository: Path, *options: str) -> subprocess.Popen[str]:
     ports = [f"--{name}-port={free_port('127.0.0.1')}" for name in ("http", "grpc", "metrics")]
     command = [sys.executable, "-m", "server", "--repository", str(repository), *ports, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=CHECKOUT, text=True, preexec_fn=heed_signals, **pipes)
+    return subprocess.Popen(heeding_signals(command), cwd=CHECKOUT, text=True, **pipes)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from server.ports import endpoint, free_port, prefixed, resolve
 from server.process import TritonServer
 from server.security import Security
 from server.terminal import say
-from support.common import ROOT, heed_signals, run_python
+from support.common import ROOT, heeding_signals, run_python
 from support.faulty_networks import order, write_faulty
 from support.serving import start, wait_for_rows
 from support.toy_models import write_front_model
@@ -268,11 +268,10 @@ def test_a_launcher_without_stderr_whose_reader_leaves_goes_on(tmp_path: Path) -
     launched = Launched(repository)
 
     def surroundings() -> None:
-        heed_signals()
         os.close(2)
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
-    command = [sys.executable, "-OO", *launched.command[1:]]
+    command = heeding_signals([sys.executable, "-OO", *launched.command[1:]])
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=surroundings) as launcher:
         try:
             assert launcher.stdout

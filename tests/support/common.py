@@ -3,10 +3,9 @@
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,13 +45,13 @@ def with_tools() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def heed_signals() -> None:
-    """For `preexec_fn`: a child that is to be interrupted must be, also where this process was told to ignore that.
+def heeding_signals(command: Sequence[str | Path]) -> list[str]:
+    """The command so that it can be interrupted, also where this process was told to ignore that.
 
-    A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP; children inherit both.
+    A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP; children inherit both. Not by
+    `preexec_fn`: that makes Python fork, and a fork of a process with gRPC's threads hangs now and then.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    return ["env", "--default-signal=INT,HUP", *map(str, command)]
 
 
 @contextmanager
