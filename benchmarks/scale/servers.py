@@ -33,7 +33,7 @@ class Amount:
     engines: tuple[str, ...]
 
 
-FULL = Amount(Device(0.02, 0.002, 0.005), 640, 100, 20, 40, 3, ("", "ray", "dask"))
+FULL = Amount(Device(0.02, 0.002, 0.005), 480, 60, 20, 40, 2, ("", "ray", "dask"))
 QUICK = Amount(Device(0.001, 0.001, 0.001), 16, 8, 2, 4, 1, ("",))
 
 

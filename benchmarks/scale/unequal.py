@@ -41,7 +41,7 @@ class Amount:
     rounds: int
 
 
-FULL = Amount(Device(0.02, 0.002, 0.005), images=640, steps=20, concurrency=16, rounds=3)
+FULL = Amount(Device(0.02, 0.002, 0.005), images=480, steps=20, concurrency=16, rounds=2)
 QUICK = Amount(Device(0.001, 0.001, 0.001), images=16, steps=2, concurrency=4, rounds=1)
 
 
