@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from .engines import Engine, check_workers
 # Images do not pass through Ray's shared memory: 80 MB, about the least that it takes.
 _LOCAL = {"include_dashboard": False, "object_store_memory": 80_000_000}
 _ACTOR = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
-_REACHABLE_S = 10.0
 
 
 class _Worker:
@@ -34,8 +32,8 @@ class _Worker:
 def on_ray(workers: int = 4, **options: Any) -> Engine:
     """An engine for `make_all_with`: so many actors of Ray, each of which makes one shard at a time.
 
-    An actor that dies is started again, on any machine of the cluster, and its shard is made anew. The cluster is that
-    of $RAY_ADDRESS, unless `ray.init` has been called before.
+    An actor that dies is started again, on any machine of the cluster, and its shard is made anew. Unless `ray.init`
+    has been called, the cluster is that of $RAY_ADDRESS.
 
     Args:
         workers: How many actors.
@@ -43,8 +41,8 @@ def on_ray(workers: int = 4, **options: Any) -> Engine:
 
     Raises:
         MissingPackage: Ray is not installed.
-        InvalidRequest: fewer than one worker. The engine raises it if RAY_ADDRESS is not set, and EngineError if
-            nothing answers there.
+        InvalidRequest: fewer than one worker; also when the engine runs and RAY_ADDRESS is not set.
+        EngineError: when the engine runs and nothing answers there.
     """
     ray = need("ray")
     check_workers(workers)
@@ -78,10 +76,7 @@ def _connect(ray: Any) -> None:
     """To the cluster of $RAY_ADDRESS, which Ray itself reads."""
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # Ray would start one that listens on all addresses of this machine
-        raise InvalidRequest(
-            "RAY_ADDRESS is not set: set it to the address of a Ray cluster, or to `local` to start Ray on this "
-            "machine, where it listens on all addresses"
-        )
+        raise InvalidRequest("RAY_ADDRESS is not set: set it to the address of a Ray cluster, or to `local`")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started reports to its makers
     _check_reachable(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -89,18 +84,15 @@ def _connect(ray: Any) -> None:
         # Its log files say which workers died. What matters here comes as an error.
         ray.init(logging_level="ERROR", log_to_driver=False, **(_LOCAL if address == "local" else {}))
     except (ConnectionError, ValueError) as error:
-        reason = str(error).split(". ")[0]  # after it comes advice for another program
-        raise EngineError(f"no Ray answers at {address}: {reason}; check RAY_ADDRESS") from error
-    if threading.current_thread() is threading.main_thread():
+        raise EngineError(f"no Ray answers at {address}: {str(error).split('. ')[0]}; check RAY_ADDRESS") from error
+    with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and then SIGTERM aborts with a dump
 
 
 def _check_reachable(address: str) -> None:
     """Raises EngineError; Ray itself would try for minutes."""
-    parts = re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", address)
-    if parts is None:  # auto or local
-        return
     try:
-        socket.create_connection((parts[1].strip("[]"), int(parts[2])), _REACHABLE_S).close()
+        if parts := re.fullmatch(r"(?:ray://)?([^:/]+|\[.+\]):(\d+)", address):  # not auto or local
+            socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=10).close()
     except OSError as error:
         raise EngineError(f"no Ray answers at {address}: {error.strerror or error}; check RAY_ADDRESS") from error
