@@ -9,51 +9,30 @@ Nothing else may run meanwhile. Half an hour. The record goes into benchmarks/bu
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from benchmarks import ROOT
-from benchmarks.harness.command import heed_sigterm, parser, read_record, write_record
+from benchmarks.harness import parts
+from benchmarks.harness.command import heed_sigterm
 from training.cli import run_command
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    command = parser("benchmarks.bulk", __doc__, "repository", "profile", "quick")
-    command.add_argument("--again", action="store_true", help="measure again what --work has recorded")
-    command.add_argument("--work", type=Path, help="folder for recorded parts and images (default: build/bulk)")
-    arguments = command.parse_args(argv)
-    arguments.work = arguments.work or ROOT / "build" / ("bulk-quick" if arguments.quick else "bulk")
-    arguments.command = shlex.join(["python", "-m", "benchmarks.bulk", *(sys.argv[1:] if argv is None else argv)])
-    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, print; returns the exit status."""
-    arguments = _parse(argv)
+    arguments = parts.parse("bulk", __doc__, argv)
 
     from benchmarks.bulk import failover, rate
-    from benchmarks.harness.machine import describe
-    from benchmarks.harness.sections import left, run_sections
     from benchmarks.tables.bulk import tables
 
     quick = arguments.quick
     where = arguments.repository, arguments.profile, arguments.work
-    sections = {
+    measured = {
         "rate": partial(rate.measure, *where, rate.QUICK if quick else rate.FULL),
         "failover": partial(failover.measure, *where, failover.QUICK if quick else failover.FULL),
     }
-    to_measure = left(sections, arguments.work, arguments.again)
-    facts = {"command": arguments.command, "profile": arguments.profile}
-    failed = run_sections(to_measure, arguments.work, lambda: {"machine": describe(), **facts}, lambda: None)
-    if failed:
-        print(f"error: these parts failed: {', '.join(failed)}", file=sys.stderr)
+    record = parts.measure("bulk", arguments, measured)
+    if record is None:
         return 1
-    record = {name: read_record(arguments.work / f"{name}.json") for name in sections}
-    write_record((arguments.work if quick else ROOT / "benchmarks") / "bulk.json", record)
     print("\n".join(tables(record)))
     return 0
 
