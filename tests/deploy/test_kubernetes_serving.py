@@ -225,7 +225,7 @@ def test_prometheus_tells_the_autoscaler_the_work_of_each_pod(tmp_path: Path) ->
     values = yaml.safe_load((KUBERNETES / "components" / "autoscaling" / "adapter-values.yaml").read_text())
     (rule,) = values["rules"]["custom"]
     series = rule["seriesQuery"].partition("{")[0]
-    (scaler,) = (each for each in render(KUBERNETES / "example") if each["kind"] == "HorizontalPodAutoscaler")
+    scaler = yaml.safe_load((KUBERNETES / "components" / "autoscaling" / "autoscaler.yaml").read_text())
     (metric,) = scaler["spec"]["metrics"]
     assert metric["pods"]["metric"] == {"name": series}
     assert {name: each["resource"] for name, each in rule["resources"]["overrides"].items()} == {
