@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 
 from benchmarks.bulk.command import POLL_SECONDS, await_shards, end, kill, start
+from benchmarks.scale.folder import content, different
 from server.process import TritonServer
 
 SAMPLER = "dpmpp_2m"
@@ -43,7 +43,7 @@ def measure(repository: Path, profile: str, work: Path, amount: Amount) -> Itera
         calm = _folder(work, "calm")
         end(_start(server.grpc_url, calm, amount))
         yield "calm", {**vars(amount), "sampler": SAMPLER}
-    files = _hashes(calm)
+    files = content(calm)
     for engine in amount.engines:
         yield engine, _disturbed(repository, profile, _folder(work, engine), engine, amount, files)
 
@@ -69,13 +69,13 @@ def _disturbed(
         end(process)
     if max(at.values()) >= shards:
         raise RuntimeError(f"{at} of {shards} shards: something was killed when there was no more to do")
-    made = _hashes(folder)
+    made = content(folder)
     return {
         "workers": WORKERS,
         "shards": shards,
         "shards_when_killed": at,
         "files": len(made),
-        "files_that_differ": sum(made.get(name) != digest for name, digest in calm.items()) + len(made.keys() - calm),
+        "files_that_differ": len(different(made, calm)),
     }
 
 
@@ -112,9 +112,3 @@ def _kill_a_worker(name: str) -> None:
                     child.kill()
                     return
         time.sleep(POLL_SECONDS)
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file, by its path in the folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerProcess
@@ -55,10 +55,9 @@ def measure(work: Path, amount: Amount) -> dict[str, Any]:
         counts = _play(plan, played, _schedule(amount))
         counts["leftovers"] = sum(1 for _ in played.glob(TEMPORARY))
         counts["missing"] = make_all(client, plan, played).images
-    ours, theirs = _content(played), _content(calm)
-    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    theirs = content(calm)
     facts = {**vars(amount), "formats": FORMATS, "files": len(theirs), "faults": check_hashes(played).faults}
-    return {**facts, "counts": counts, "different": names}
+    return {**facts, "counts": counts, "different": different(content(played), theirs)}
 
 
 def tiny_image(seed: int) -> F32:
@@ -149,5 +148,11 @@ def _mortal_client(dies_after: int | None) -> Client:
     return Client(transport=FakeTransport(image), rows_per_request=1, concurrency=1)
 
 
-def _content(folder: Path) -> dict[str, str]:
+def content(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path in the folder."""
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in files_of(folder)}
+
+
+def different(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """The files that are in one folder only, or differ."""
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -111,7 +111,7 @@ def make_shards(
     folder, report = Path(folder), report or Silent()
     check_packages(plan)
     sizes = {index: len(plan.shard(index)) for index in indices}
-    missing = _missing(plan, folder, sizes)
+    missing = _missing(plan, folder, sizes, check_plan(folder, plan))
     images = sum(map(sizes.__getitem__, missing))
     there = sum(sizes.values()) - images
     report.there(there, len(sizes) - len(missing))
@@ -123,14 +123,14 @@ def make_shards(
 def _open_folder(folder: Path, plan: Plan) -> list[int]:
     """Check a folder and clear away what killed runs have left; returns the shards that it lacks."""
     check_folder(folder)
-    check_plan(folder, plan)
+    manifest = check_plan(folder, plan)
     _clear(folder)
-    return _missing(plan, folder, range(plan.shards))
+    return _missing(plan, folder, range(plan.shards), manifest)
 
 
-def _missing(plan: Plan, folder: Path, indices: Iterable[int]) -> list[int]:
+def _missing(plan: Plan, folder: Path, indices: Iterable[int], manifest: Mapping[str, Any]) -> list[int]:
     """Those of some shards that are not whole, or not as the manifest of a finished folder says."""
-    hashes = check_plan(folder, plan).get("shards", {})
+    hashes = manifest.get("shards", {})
     return [index for index in indices if not is_whole(plan, folder, index, hashes.get(mark_name(index)))]
 
 
