@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from brats_ldm_client import Client, InvalidRequest, QueueInfo, ServerUnavailabl
 from export.configs import parse_config
 from mri_ldm.noise import standard_normal
 from server.process import TritonServer
+from support.common import ROOT
 from support.fake_triton import Caller
 from support.faulty_networks import order, write_faulty
 from support.serving import PATIENCE, infer, scrape, start, stream, tensors, wait_for_rows, wait_until, wait_until_idle
@@ -53,6 +56,18 @@ def test_images_from_start_noise_are_those_of_the_seeds(caller: Caller) -> None:
     given = caller("generate", [8, 9], steps=5, return_latents=True, latents=caller("start_noise", [3, 4]))
     np.testing.assert_array_equal(given.images, known.images)
     np.testing.assert_array_equal(given.latents, known.latents)
+
+
+def test_the_example_of_the_page_runs(server: TritonServer, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generate.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "start_noise" in block)
+    names: dict[str, Any] = {"Client": Client}
+    exec(code.replace("127.0.0.1:8001", server.grpc_url), names)
+    with Client(server.grpc_url) as client:
+        np.testing.assert_array_equal(names["result"].images[[0, 4]], client.generate([3, 8]).images)
+    *_, unary, stream = capsys.readouterr().out.splitlines()
+    assert unary.startswith("mri_ldm: 0 rows in flight and 0 waiting, at most 4; 0 steps left")
+    assert stream.startswith("mri_ldm_stream: ")
 
 
 def test_a_given_latent_is_its_own_start(raw: triton.InferenceServerClient) -> None:
