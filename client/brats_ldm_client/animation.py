@@ -17,13 +17,12 @@ from PIL import Image
 
 from ._errors import InvalidRequest
 from ._formats.record import core
-from ._types import F32, Generation, Progress
+from ._types import Generation, Progress
 from .files import whole_file
-from .pictures import NOTICE, SOURCE_TYPE, XMP, Pixels, sheet, to_display
+from .pictures import NOTICE, SOURCE_TYPE, XMP, latent_picture, latent_scale, sheet, to_display
 
 #: The endings that a file may have.
 SUFFIXES = (".gif", ".webp")
-_SCALE = 4  # pixels of an image on one of its latents
 _ALL, _LAST = 4000, 2000  # milliseconds of all previews, and of the image
 _SLOWEST, _FASTEST = 200, 20  # milliseconds of a preview; viewers slow down what is faster
 _IMAGE_DESCRIPTION = 0x010E
@@ -67,7 +66,9 @@ def check_path(path: str | Path) -> Path:
 
 def _animation(progress: Sequence[Progress], made: Generation, suffix: str) -> bytes:
     previews = np.stack([event.previews[0] for event in progress if event.previews is not None])
-    pictures = [*_shown(previews, made.images[0]), to_display(made.images[0])]
+    image = made.images[0]
+    scale = latent_scale(previews[-1])
+    pictures = [*(latent_picture(preview, image.shape, scale) for preview in previews), to_display(image)]
     steps = [int(event.step[0]) for event in progress]
     captions = [f"step {step} of {progress[0].total}, preview" for step in steps] + [f"seed {int(made.seeds[0])}"]
     frames = [
@@ -77,20 +78,6 @@ def _animation(progress: Sequence[Progress], made: Generation, suffix: str) -> b
     each = min(max(_ALL // len(previews) // 10 * 10, _FASTEST), _SLOWEST)
     durations = [each] * len(previews) + [_LAST]
     return _file(frames, durations, json.dumps(_provenance(made), sort_keys=True), suffix)
-
-
-def _shown(previews: F32, image: F32) -> list[Pixels]:
-    """Previews as large as the image, and light where it is light: the sign of a latent has no meaning."""
-    rows, columns = (size // _SCALE for size in image.shape)
-    top, left = (previews.shape[1] - rows) // 2, (previews.shape[2] - columns) // 2
-    cut = previews[:, top : top + rows, left : left + columns]
-    small = image[: rows * _SCALE, : columns * _SCALE].reshape(rows, _SCALE, columns, _SCALE).mean(axis=(1, 3))
-    last = cut[-1] - cut[-1].mean()
-    if float((last * (small - small.mean())).sum()) < 0:
-        cut = -cut
-    low, high = np.percentile(cut[-1], (1, 99))
-    scaled = (cut - low) / max(float(high - low), 1e-6)
-    return [to_display(preview.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)) for preview in scaled]
 
 
 def _provenance(made: Generation) -> dict[str, Any]:

@@ -21,10 +21,12 @@ Value = TypeVar("Value", bound=np.generic)
 
 # Hyphens, not dashes: the font that comes with Pillow has no others.
 NOTICE = "SYNTHETIC - research use only - not for diagnosis"
+MARK = "SYNTHETIC - not for diagnosis"  # fits below 240 pixels
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 SHEET_LIMIT = 64  # pictures on a contact sheet
 LINE, GAP = 20, 4  # pixels, on a sheet
 LEAST_WIDTH = 400  # of a sheet: the notice must fit below a single slice
+_SCALE = 4  # pixels of an image on one of its latents
 
 XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -45,6 +47,55 @@ def to_display(image: npt.NDArray[np.floating[Any]]) -> Pixels:
 def grey_levels(image: npt.NDArray[np.floating[Any]], largest: int = 255) -> npt.NDArray[np.floating[Any]]:
     """Values of [0, 1] as whole numbers from 0 to `largest`. Values outside are clipped; not-a-number becomes 0."""
     return np.asarray(np.rint(np.clip(np.nan_to_num(image, nan=0.0), 0.0, 1.0) * largest))
+
+
+def latent_scale(latent: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """The values of a latent [h, w] that are shown black and white; the first can be the larger one.
+
+    A latent has no scale, and its sign has no meaning. But the border of a slice is background, which is black.
+    """
+    border = np.concatenate([latent[0], latent[-1], latent[:, 0], latent[:, -1]])
+    black = float(np.median(border))
+    low, high = (float(value) for value in np.percentile(latent, (1, 99)))
+    return (black, high) if high - black >= black - low else (black, low)
+
+
+def latent_picture(
+    latent: npt.NDArray[np.floating[Any]], size: tuple[int, int] = (240, 240), scale: tuple[float, float] | None = None
+) -> Pixels:
+    """A latent [h, w] as a picture of its image.
+
+    Args:
+        latent: Such as the previews of a stream, which are estimates of the latent.
+        size: Of the image [x, y], in pixels. What lies outside is the padding of training.
+        scale: The values for black and white; by default those of `latent_scale`.
+    """
+    columns, rows = (side // _SCALE for side in size)
+    left, top = (latent.shape[0] - columns) // 2, (latent.shape[1] - rows) // 2
+    cut = latent[left : left + columns, top : top + rows]
+    black, white = scale or latent_scale(cut)
+    small = to_display((cut - black) / (white - black or 1.0))
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def difference_picture(
+    image: npt.NDArray[np.floating[Any]], other: npt.NDArray[np.floating[Any]], gain: float = 4.0
+) -> Pixels:
+    """Where an image is brighter than another (light) or darker (dark). Mid-grey: equal in the window [0, 1].
+
+    gain: by how much differences are enlarged. With 4, black and white are differences of an eighth of the window.
+    """
+    return to_display(0.5 + gain * (np.clip(image, 0, 1) - np.clip(other, 0, 1)))
+
+
+def marked(pixels: Pixels) -> Pixels:
+    """The picture above a line that says that it is synthetic, so that a copy of it says so, too."""
+    height, width = pixels.shape
+    image = Image.new("L", (width, height + LINE), 24)
+    image.paste(Image.fromarray(pixels), (0, 0))
+    place = (width // 2, height + LINE // 2)
+    ImageDraw.Draw(image).text(place, MARK, fill=255, font=ImageFont.load_default(12), anchor="mm")
+    return np.asarray(image)
 
 
 def as_rows(image: npt.NDArray[Value]) -> npt.NDArray[Value]:
