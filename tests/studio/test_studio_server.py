@@ -8,7 +8,7 @@ import pytest
 
 from server.ports import free_port
 from server.process import TritonServer
-from server.security import INFERENCE_HEADER, Security, new_secret
+from server.security import Security, new_secret
 from support.browser import Visitor
 from support.faulty_networks import write_faulty
 from support.studio import ask, made, open_page, studio, wait_for_words, words
