@@ -1,4 +1,4 @@
-"""The studio with the demo weights, as the documentation shows it: $BRATS_LDM_PICTURES is the folder of its pictures."""
+"""The studio with the demo weights, as the documentation shows it: its pictures go to $BRATS_LDM_PICTURES."""
 
 from __future__ import annotations
 
