@@ -87,9 +87,12 @@ class Figure:
 
 
 def figures(page: Page, where: str, kind: str | None = None) -> list[Figure]:
-    """The pictures in the element `where` (an id), perhaps of one kind ("preview", "image", "difference")."""
+    """The pictures in the element `where` (an id), perhaps of one kind ("preview", "image", "difference").
+
+    Without the places of those that are still to come.
+    """
     found = []
-    for each in page.locator(f"#{where} figure").evaluate_all(READ):
+    for each in page.locator(f"#{where} figure:not(.empty)").evaluate_all(READ):
         content = base64.b64decode(each["source"].removeprefix("data:image/png;base64,"), validate=True)
         found.append(Figure(each["data"], each["caption"], each["alt"], content))
     return [figure for figure in found if kind in (None, figure.kind)]
