@@ -18,7 +18,7 @@ from support.serving import gauge, wait_until, wait_until_idle
 from support.studio import choose, figures, fill, made, picture_of, press, tab, wait_for_words
 
 pytestmark = pytest.mark.slow
-SAMPLERS, STEPS = ("ddim", "dpmpp_2m"), (5, 10)
+SAMPLERS, STEPS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++"}, (5, 10)
 
 
 def ssim(image: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
@@ -30,8 +30,8 @@ def ssim(image: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> floa
 def compare(page: Page, seed: int, steps: str) -> None:
     tab(page, "Compare")
     fill(page, "compare-seed", seed)
-    for sampler in SAMPLERS:
-        choose(page, "compare-samplers", sampler)
+    for label in SAMPLERS.values():
+        choose(page, "compare-samplers", label)
     fill(page, "compare-steps", steps)
     press(page, "compare-run")
 

@@ -45,7 +45,7 @@ def test_compare(visitor: Visitor, demo: str, folder: Path) -> None:
     page = open_page(visitor, demo)
     tab(page, "Compare")
     fill(page, "compare-seed", 42)
-    for sampler in ("ddim", "dpmpp_2m"):
+    for sampler in ("DDIM", "DPM-Solver++"):
         choose(page, "compare-samplers", sampler)
     fill(page, "compare-steps", "5, 10, 20")
     press(page, "compare-run")

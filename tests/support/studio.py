@@ -27,7 +27,7 @@ from support.serving import wait_until
 STARTS_S = 120
 """Seconds within which the command has printed its address: Gradio alone takes several to import."""
 READ = """figures => figures.map(figure => ({
-    data: {...figure.dataset},
+    data: {...figure.closest("article")?.dataset, ...figure.dataset},
     source: figure.querySelector("img").src,
     alt: figure.querySelector("img").alt,
     caption: figure.querySelector("figcaption").innerText,
@@ -61,7 +61,7 @@ def studio(*options: str, **environment: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture on the page: its data-* attributes, its caption, the bytes that a copy of it would have."""
+    """A picture on the page: its data-* attributes and those of its cell, its caption, the bytes that a copy of it would have."""
 
     data: dict[str, str]
     caption: str
@@ -139,12 +139,14 @@ def open_page(visitor: Visitor, address: str) -> Page:
     return page
 
 
-def ask(page: Page, seeds: str, *, steps: int = 4, sampler: str = "ddim", every: int = 1) -> None:
+def ask(page: Page, seeds: str, *, steps: int = 4, sampler: str = "DDIM", every: int = 1) -> None:
     """Fill in the form of the tab Generate with parameters of one's own, and run."""
     fill(page, "generate-seeds", seeds)
-    choose(page, "generate-preset", "custom")
+    choose(page, "generate-preset", "Custom")
     choose(page, "generate-sampler", sampler)
     fill(page, "generate-steps", steps)
+    if not field(page, "generate-previews").is_visible():
+        page.get_by_role("button", name="Previews").click()
     fill(page, "generate-previews", every)
     press(page, "generate-run")
 
