@@ -1,0 +1,99 @@
+"""The tab Compare, without its layout: one seed by several samplers and numbers of steps, beside a reference."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from html import escape
+
+from .._errors import InvalidRequest
+from .._extras import need
+from ..compare import ssim
+from ..pictures import difference_picture
+from .figures import Album, empty, figure
+from .form import SAMPLERS, How
+from .runs import Asked, State
+from .sessions import Session, Studio
+from .views import View, run_views
+
+KIND = "compare"
+MOST = 16  # cells
+GAIN = 4.0
+
+
+def ways(samplers: Iterable[str], steps: Iterable[int], reference: How) -> list[How]:
+    """The reference, then each sampler with each number of steps.
+
+    Raises:
+        InvalidRequest: there is nothing to compare, or too much.
+    """
+    chosen = [How(sampler, count) for sampler in SAMPLERS if sampler in set(samplers) for count in sorted(steps)]
+    if not chosen:
+        raise InvalidRequest("Choose at least one sampler to compare.")
+    every = list(dict.fromkeys([reference, *chosen]))
+    if len(every) > MOST:
+        raise InvalidRequest(f"These are {len(every)} images with the reference. The page compares at most {MOST}.")
+    return every
+
+
+def compare(studio: Studio, session: Session, seed: int, every: Sequence[How]) -> AsyncGenerator[View, None]:
+    """The views of a run that makes the image of one seed in each way; the first is the reference.
+
+    Raises:
+        MissingPackage: scikit-image is not installed.
+    """
+    need("skimage.metrics", "scikit-image")
+    return run_views(studio, session, KIND, [Asked((seed,), how) for how in every], draw)
+
+
+def draw(album: Album, states: Sequence[State]) -> str:
+    cells = [_cell(album, place, state, states[0]) for place, state in enumerate(states)]
+    fresh = any(state.asked.how.sampler == "ddpm" for state in states)
+    return f'<div class="cells">{"".join(cells)}</div>{_legend(fresh)}'
+
+
+def _legend(fresh_noise: bool) -> str:
+    ddpm = " DDPM draws fresh noise in each step, so it ends at another image of the same seed." if fresh_noise else ""
+    return (
+        f'<p class="legend">Right of each image: its difference from the reference, {GAIN:g} times enlarged; grey is '
+        "equal, light is brighter, dark is darker. SSIM is 1 for equal images. Seconds are those of requests that "
+        f"share the server with all others here.{ddpm}</p>"
+    )
+
+
+def _cell(album: Album, place: int, state: State, reference: State) -> str:
+    how = state.asked.how
+    picture = album.row((place, "image"), state, 0, name=how.words)
+    if state.generation is None or reference.generation is None:
+        other = empty("difference", {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
+        return _article(how, picture, other, _waiting(state), first=place == 0)
+    likeness = album.get((place, "ssim"), True, lambda: f"{_ssim(state, reference):.6f}")
+    difference = album.get((place, "difference"), True, lambda: _difference(state, reference, likeness))
+    same = "the reference" if place == 0 else f"SSIM {float(likeness):.3f}"
+    return _article(how, picture, difference, f"{same} · {state.generation.seconds:.1f} s", place == 0, likeness)
+
+
+def _article(how: How, picture: str, difference: str, foot: str, first: bool, likeness: str = "") -> str:
+    data = f'data-sampler="{how.sampler}" data-steps="{how.steps}" data-ssim="{likeness}"'
+    kind = "cell reference" if first else "cell"
+    return f'<article class="{kind}" {data}>{picture}{difference}<footer>{escape(foot)}</footer></article>'
+
+
+def _waiting(state: State) -> str:
+    words = {"failed": "failed", "stopped": "stopped", "busy": "waits for room", "done": "waits for the reference"}
+    return words.get(state.phase, "running")
+
+
+def _ssim(state: State, reference: State) -> float:
+    assert state.generation is not None and reference.generation is not None
+    return ssim(state.generation.images[0], reference.generation.images[0])
+
+
+def _difference(state: State, reference: State, likeness: str) -> str:
+    assert state.generation is not None and reference.generation is not None
+    how, other = state.asked.how, reference.asked.how
+    pixels = difference_picture(state.generation.images[0], reference.generation.images[0], GAIN)
+    seed = state.asked.seeds[0]
+    data = {"seed": seed, "step": how.steps, "kind": "difference", "source": "decoder"}
+    more = {"sampler": how.sampler, "steps": how.steps, "ssim": likeness}
+    record = {"seed": seed, "difference": f"{how.words} minus {other.words}, {GAIN:g} times enlarged"}
+    return figure(pixels, "difference", f"Difference of {how.words} from the reference", {**data, **more}, record)

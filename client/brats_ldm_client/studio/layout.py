@@ -1,0 +1,49 @@
+"""The page: head, server line and tabs, laid out with Gradio. What they do is in the other modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from . import tab_compare, tab_generate, tab_walk
+from .server_line import server_line
+from .sessions import Studio
+
+TITLE = "brats-ldm studio"
+CSS, JS = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
+_FONT, _MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # of the machine: none is fetched
+_HEAD = """
+<header class="studio-head"><h1>Synthetic brain MRI <span>studio</span></h1>
+<p>FLAIR slices from a latent diffusion model. All pictures are synthetic: for research only, not for diagnosis.</p>
+</header>"""
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys and one colour."""
+    return gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=_FONT, font_mono=_MONO
+    )
+
+
+def page(studio: Studio) -> gr.Blocks:
+    """The whole page for one studio."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(_HEAD, elem_id="head")
+        line = gr.HTML(server_line(studio.server.state()), elem_id="server-line")
+        with gr.Tabs(elem_id="tabs"):
+            tab_generate.lay_out(studio)
+            tab_compare.lay_out(studio)
+            tab_walk.lay_out(studio)
+
+        def look() -> str:
+            return server_line(studio.server.state())
+
+        def leave(request: gr.Request) -> None:
+            studio.leave(request.session_hash)
+
+        shown = {"outputs": line, "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        blocks.load(look, **shown)
+        gr.Timer(2.0).tick(look, **shown)
+        blocks.unload(leave)
+    return blocks
