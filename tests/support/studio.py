@@ -1,0 +1,167 @@
+"""The studio as a person has it: the command that starts it, and what stands on the page in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from playwright.sync_api import Locator, Page
+
+from brats_ldm_client.pictures import marked, to_display
+from support.browser import Visitor
+from support.common import ROOT, heeding_signals
+from support.serving import wait_until
+
+STARTS_S = 120
+"""Seconds within which the command has printed its address: Gradio alone takes several to import."""
+READ = """figures => figures.map(figure => ({
+    data: {...figure.closest("article")?.dataset, ...figure.dataset},
+    source: figure.querySelector("img").src,
+    alt: figure.querySelector("img").alt,
+    caption: figure.querySelector("figcaption").innerText,
+}))"""
+
+
+@contextmanager
+def studio(*options: str, **environment: str) -> Iterator[str]:
+    """`brats-ldm studio` with these options on a free port: its address. It must end as asked, and say nothing else."""
+    command = heeding_signals([sys.executable, "-m", "brats_ldm_client", "studio", "--port", "0", *options])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, text=True, **pipes) as process:
+        said: list[str] = []
+        listener = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+        listener.start()
+        impatience = threading.Timer(STARTS_S, process.kill)
+        impatience.start()
+        try:
+            first = (process.stdout or sys.stdin).readline()
+            impatience.cancel()
+            assert first.startswith("The studio is at http://127.0.0.1:"), (first, said)
+            yield first.removeprefix("The studio is at ").split()[0]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        finally:
+            impatience.cancel()
+            process.kill()
+            listener.join()
+    assert said == []
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture on the page: its data-* attributes and those of its cell, its caption, the bytes that a copy of it would have."""
+
+    data: dict[str, str]
+    caption: str
+    alt: str
+    png: bytes
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        with Image.open(io.BytesIO(self.png)) as picture:
+            return np.asarray(picture.convert("L"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.data["seed"])
+
+    @property
+    def step(self) -> int:
+        return int(self.data["step"])
+
+    @property
+    def kind(self) -> str:
+        return self.data["kind"]
+
+
+def figures(page: Page, where: str, kind: str | None = None) -> list[Figure]:
+    """The pictures in the element `where` (an id), perhaps of one kind ("preview", "image", "difference").
+
+    Without the places of those that are still to come.
+    """
+    found = []
+    for each in page.locator(f"#{where} figure:not(.empty)").evaluate_all(READ):
+        content = base64.b64decode(each["source"].removeprefix("data:image/png;base64,"), validate=True)
+        found.append(Figure(each["data"], each["caption"], each["alt"], content))
+    return [figure for figure in found if kind in (None, figure.kind)]
+
+
+def words(page: Page, where: str) -> str:
+    """The text that one sees in the element `where`; empty where it is not there."""
+    place = page.locator(f"#{where}")
+    return place.inner_text().strip() if place.count() else ""
+
+
+def fill(page: Page, where: str, value: object) -> None:
+    """Type into the field `where`, as one does: what stood there is gone, and the page hears of it."""
+    field(page, where).fill(str(value))
+    field(page, where).press("Tab")
+
+
+def field(page: Page, where: str) -> Locator:
+    return page.locator(f"#{where}").locator("textarea, input").first
+
+
+def choose(page: Page, where: str, label: str) -> None:
+    """A radio button or a checkbox by its label."""
+    page.locator(f"#{where}").get_by_label(label, exact=True).check()
+
+
+def press(page: Page, where: str) -> None:
+    """The button `where`: the element itself, or the one in it."""
+    page.locator(f"button#{where}, #{where} button").first.click()
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def picture_of(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """What the page must show for an image that a plain client got."""
+    return marked(to_display(image))
+
+
+def open_page(visitor: Visitor, address: str) -> Page:
+    page = visitor.open(address)
+    wait_until(lambda: words(page, "server-line").startswith("Ready"), "the page does not say that the server is ready")
+    return page
+
+
+def ask(page: Page, seeds: str, *, steps: int = 4, sampler: str = "DDIM", every: int = 1) -> None:
+    """Fill in the form of the tab Generate with parameters of one's own, and run."""
+    fill(page, "generate-seeds", seeds)
+    choose(page, "generate-preset", "Custom")
+    choose(page, "generate-sampler", sampler)
+    fill(page, "generate-steps", steps)
+    if not field(page, "generate-previews").is_visible():
+        page.get_by_role("button", name="Previews").click()
+    fill(page, "generate-previews", every)
+    press(page, "generate-run")
+
+
+def made(page: Page, where: str, count: int) -> list[Figure]:
+    """The finished images in `where`, once there are `count`."""
+    wait_until(
+        lambda: len(figures(page, where, "image")) == count, f"there are no {count} images: {words(page, where)}"
+    )
+    return figures(page, where, "image")
+
+
+def wait_for_words(page: Page, where: str, pattern: str) -> re.Match[str]:
+    """Once the element says something that matches."""
+    wait_until(lambda: re.search(pattern, words(page, where)) is not None, f"{where} does not say {pattern!r}")
+    found = re.search(pattern, words(page, where))
+    assert found, "it said so a moment ago"
+    return found
