@@ -7,7 +7,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .._types import Generation
 from ..pictures import Pixels, latent_picture, marked, png, to_display
+from ..viewer import viewer_page
 from .runs import State
 from .words import detail, sentence
 
@@ -110,3 +112,9 @@ def say_error(error: BaseException) -> str:
 def nothing_yet(bold: str, more: str) -> str:
     """What stands where pictures will be."""
     return f'<div class="nothing"><b>{escape(bold)}</b><span>{escape(more)}</span></div>'
+
+
+def viewer_frame(generation: Generation) -> str:
+    """The images in the viewer of `brats_ldm_client.viewer`, in a frame of its own that can reach nothing else."""
+    page = viewer_page([(f"seed {made.seed}", made.image) for made in generation], "Synthetic slices")
+    return f'<iframe class="viewer" title="Viewer" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'

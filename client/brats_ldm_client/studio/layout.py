@@ -22,8 +22,22 @@ _HEAD = """
 
 def theme() -> gr.themes.Base:
     """Calm greys and one colour."""
-    return gr.themes.Base(
+    base = gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="md", font=_FONT, font_mono=_MONO
+    )
+    return base.set(
+        body_background_fill_dark="*neutral_950",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        checkbox_label_background_fill="transparent",
+        checkbox_label_background_fill_hover="*background_fill_secondary",
+        checkbox_label_background_fill_selected="*background_fill_secondary",
+        checkbox_label_border_color="*border_color_primary",
+        checkbox_label_border_color_selected="*primary_500",
+        checkbox_label_border_width="1px",
+        input_background_fill="*background_fill_secondary",
     )
 
 

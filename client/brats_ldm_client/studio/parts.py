@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +13,10 @@ import gradio as gr
 from .._errors import BratsLDMError
 from .._presets import PRESETS
 from .downloads import FORMATS, pack
-from .figures import nothing_yet, say_error
+from .figures import nothing_yet, say, say_error, viewer_frame
 from .form import CUSTOM, SAMPLERS, How
 from .sessions import Studio
-from .views import View
+from .views import View, failed, refused
 
 SILENT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 64, "api_visibility": "private"}
 """For events: no overlay of Gradio's over the pictures, many tabs at once, no API."""
@@ -24,7 +27,7 @@ def plain_html(value: str, elem_id: str | None = None) -> gr.HTML:
     return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shown:
     """The components that show a run."""
 
@@ -33,34 +36,62 @@ class Shown:
     words: gr.HTML
     progress: gr.HTML
     pictures: gr.HTML
-    download: gr.Row | None = None
+    keep: gr.Row | None
+    """What can be done with finished images: `keep_row`."""
+    viewer: gr.HTML | None
 
     @property
     def outputs(self) -> list[Any]:
-        parts = [self.run, self.stop, self.words, self.progress, self.pictures]
-        return [*parts, self.download] if self.download is not None else parts
+        parts = [self.run, self.stop, self.words, self.progress, self.pictures, self.keep, self.viewer]
+        return [part for part in parts if part is not None]
 
 
-def show_parts(kind: str, run: gr.Button, stop: gr.Button, grid_id: str, nothing: tuple[str, str]) -> Shown:
-    """nothing: two sentences in place of the pictures, before there are some."""
-    words = plain_html("", f"{kind}-words")
-    progress = plain_html("", f"{kind}-progress")
-    pictures = plain_html(nothing_yet(*nothing), grid_id)
-    return Shown(run, stop, words, progress, pictures)
+def show_parts(
+    studio: Studio, kind: str, run: gr.Button, stop: gr.Button, nothing: tuple[str, str], *, grid: str, above: str = ""
+) -> Shown:
+    """The column that shows a run whose images can be kept.
+
+    nothing: two sentences in place of the pictures before there are some. above: HTML over the pictures.
+    """
+    words, progress = plain_html("", f"{kind}-words"), plain_html("", f"{kind}-progress")
+    keep = keep_row(studio, kind)
+    if above:
+        plain_html(above)
+    pictures = plain_html(nothing_yet(*nothing), grid)
+    return Shown(run, stop, words, progress, pictures, keep, close_look(studio, kind))
 
 
-def updates(shown: Shown, view: View, pictures: bool = True) -> dict[Any, Any]:
-    """A view as Gradio's updates. pictures: false to leave the pictures of the run before."""
+async def shown_views(shown: Shown, views: AsyncIterator[View]) -> AsyncGenerator[dict[Any, Any], None]:
+    """The views of a run as Gradio's updates. What ends a run early is said where the run is shown."""
+    try:
+        async for view in views:
+            yield _updates(shown, view)
+    except BratsLDMError as error:
+        yield _updates(shown, refused(error))
+    except Exception:
+        traceback.print_exc()
+        yield _updates(shown, failed())
+
+
+def refusal(shown: Shown, error: BratsLDMError) -> dict[Any, Any]:
+    """The updates for a run that was never sent: the pictures of the run before stay."""
+    view = refused(error)
+    return {shown.run: gr.update(), shown.words: view.words, shown.progress: view.progress}
+
+
+def _updates(shown: Shown, view: View) -> dict[Any, Any]:
     changed: dict[Any, Any] = {
         shown.run: gr.update(visible=not view.running),
         shown.stop: gr.update(visible=view.running),
         shown.words: view.words,
         shown.progress: view.progress,
     }
-    if pictures:
+    if view.pictures is not None:
         changed[shown.pictures] = view.pictures
-        if shown.download is not None:
-            changed[shown.download] = gr.update(visible=view.finished)
+    if shown.keep is not None:
+        changed[shown.keep] = gr.update(visible=view.finished)
+    if shown.viewer is not None:
+        changed[shown.viewer] = ""
     return changed
 
 
@@ -84,27 +115,43 @@ def how_inputs(kind: str) -> tuple[gr.Radio, gr.Radio, gr.Number, gr.Number]:
     return preset, sampler, steps, eta
 
 
-def download_row(studio: Studio, kind: str) -> gr.Row:
-    """A format and a button. The file is made on a click, and the browser gets it from an address of its own."""
+def keep_row(studio: Studio, kind: str) -> gr.Row:
+    """A format and a button to download finished images. The file is made on a click, and has an address of its own."""
     row = gr.Row(visible=False, elem_classes="download")
     with row:
         choices = [(words, name) for name, words in FORMATS.items()]
         format = gr.Radio(choices, value="png", show_label=False, container=False, elem_id=f"{kind}-format", scale=1)
-        button = gr.Button("Download", elem_id=f"{kind}-download", scale=0, min_width=140)
+        button = gr.Button("Download", elem_id=f"{kind}-download", scale=0, min_width=130)
         words = plain_html("", f"{kind}-download-words")
         address = gr.Textbox(visible=False)
 
-    def prepare(name: str, request: gr.Request) -> tuple[str, str]:
+    async def prepare(name: str, request: gr.Request) -> tuple[str, str]:
         session = studio.session(request.session_hash)
         if kind not in session.results:
             return "", ""
         try:
-            token = studio.downloads.add(pack(session.results[kind], name))
+            file = await asyncio.to_thread(pack, session.results[kind], name)
         except BratsLDMError as error:
             return say_error(error), ""
+        token = studio.downloads.add(file)
         session.tokens.append(token)
         return "", f"download/{token}"
 
     done = button.click(prepare, format, [words, address], **SILENT)
     done.then(None, address, None, js="(address) => { studioDownload(address); return []; }", **SILENT)
     return row
+
+
+def close_look(studio: Studio, kind: str) -> gr.HTML:
+    """A folded part with the viewer of the finished images, which is made when it is unfolded."""
+    with gr.Accordion("Look closely: window and level, zoom, values", open=False, elem_id=f"{kind}-look") as part:
+        viewer = plain_html("", f"{kind}-viewer")
+
+    async def show(request: gr.Request) -> str:
+        generation = studio.session(request.session_hash).results.get(kind)
+        if generation is None:
+            return say("There are no finished images yet.")
+        return await asyncio.to_thread(viewer_frame, generation)
+
+    part.expand(show, None, viewer, **SILENT)
+    return viewer

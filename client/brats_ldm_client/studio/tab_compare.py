@@ -10,9 +10,11 @@ import gradio as gr
 from .._errors import BratsLDMError
 from . import form
 from .comparing import KIND, compare, ways
-from .parts import SILENT, preset_choices, show_parts, updates
+from .figures import nothing_yet
+from .parts import SILENT, Shown, plain_html, preset_choices, refusal, shown_views
 from .sessions import Studio
-from .views import refused
+
+_NOTHING = "Press Compare", "One seed, several samplers: what changes, and how much."
 
 
 def lay_out(studio: Studio) -> None:
@@ -34,13 +36,9 @@ def lay_out(studio: Studio) -> None:
                 elem_classes="stacked",
             )
         with gr.Column(scale=1, elem_classes="results"):
-            shown = show_parts(
-                KIND,
-                run,
-                stop,
-                "compare-grid",
-                ("Press Compare", "One seed by several samplers, each beside its difference from the reference."),
-            )
+            words, progress = plain_html("", "compare-words"), plain_html("", "compare-progress")
+            pictures = plain_html(nothing_yet(*_NOTHING), "compare-grid")
+    shown = Shown(run, stop, words, progress, pictures, None, None)
 
     async def start(
         text: str, chosen: list[str], counts: str, against: str, request: gr.Request
@@ -50,10 +48,10 @@ def lay_out(studio: Studio) -> None:
             every = ways(chosen, form.steps_from(counts), form.how(against, "", None, None))
             views = compare(studio, session, form.one_seed(text, "The seed"), every)
         except BratsLDMError as error:
-            yield updates(shown, refused(error), pictures=False)
+            yield refusal(shown, error)
             return
-        async for view in views:
-            yield updates(shown, view)
+        async for update in shown_views(shown, views):
+            yield update
 
     def halt(request: gr.Request) -> None:
         studio.session(request.session_hash).stop(KIND)

@@ -11,9 +11,10 @@ import gradio as gr
 from .._errors import BratsLDMError
 from . import form
 from .generating import KIND, generate
-from .parts import SILENT, download_row, how_inputs, show_parts, updates
+from .parts import SILENT, how_inputs, refusal, show_parts, shown_views
 from .sessions import Studio
-from .views import refused
+
+_NOTHING = "Press Generate", "Each picture begins as noise. Watch a brain come out of it."
 
 
 def lay_out(studio: Studio) -> None:
@@ -30,14 +31,7 @@ def lay_out(studio: Studio) -> None:
                 kinds = [("Latent", "latent"), ("Tiny decoder", "tiny")]
                 decoder = gr.Radio(kinds, value="latent", label="Made from", elem_id="generate-preview-kind")
         with gr.Column(scale=1, elem_classes="results"):
-            shown = show_parts(
-                KIND,
-                run,
-                stop,
-                "generate-grid",
-                ("Press Generate", "The images appear as noise, and their anatomy while the server works on them."),
-            )
-            shown.download = download_row(studio, KIND)
+            shown = show_parts(studio, KIND, run, stop, _NOTHING, grid="generate-grid")
 
     async def start(
         text: str, preset: str, sampler: str, steps: Any, eta: Any, interval: Any, kind: str, request: gr.Request
@@ -46,10 +40,10 @@ def lay_out(studio: Studio) -> None:
         try:
             asked = form.seeds_from(text), form.how(preset, sampler, steps, eta), form.interval_of(interval)
         except BratsLDMError as error:
-            yield updates(shown, refused(error), pictures=False)
+            yield refusal(shown, error)
             return
-        async for view in generate(studio, session, *asked, kind):
-            yield updates(shown, view)
+        async for update in shown_views(shown, generate(studio, session, *asked, kind)):
+            yield update
 
     def halt(request: gr.Request) -> None:
         studio.session(request.session_hash).stop(KIND)

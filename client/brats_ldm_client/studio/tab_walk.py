@@ -9,11 +9,11 @@ import gradio as gr
 
 from .._errors import BratsLDMError
 from . import form
-from .parts import SILENT, download_row, plain_html, preset_choices, show_parts, updates
+from .parts import SILENT, plain_html, preset_choices, refusal, show_parts, shown_views
 from .sessions import Studio
-from .views import refused
 from .walking import KIND, LEAST, MOST, PRESET_NAMES, stations, walk
 
+_NOTHING = "Press Walk", "From the brain of one seed to that of another, picture by picture."
 _BIG = """
 <div class="walk"><div id="walk-big"></div>
 <input id="walk-slider" type="range" min="0" max="0" step="1" aria-label="Which picture of the walk" disabled></div>"""
@@ -34,11 +34,7 @@ def lay_out(studio: Studio) -> None:
             preset = gr.Radio(choices, value="fast", label="Quality", elem_id="walk-preset", elem_classes="stacked")
             plain_html(_ABOUT)
         with gr.Column(scale=1, elem_classes="results"):
-            plain_html(_BIG)
-            shown = show_parts(
-                KIND, run, stop, "walk-strip", ("Press Walk", "From the image of one seed to that of another.")
-            )
-            shown.download = download_row(studio, KIND)
+            shown = show_parts(studio, KIND, run, stop, _NOTHING, grid="walk-strip", above=_BIG)
 
     async def start(
         one: str, other: str, number: Any, chosen: str, request: gr.Request
@@ -47,10 +43,11 @@ def lay_out(studio: Studio) -> None:
         try:
             ends = form.one_seed(one, "The first seed"), form.one_seed(other, "The second seed")
             where = stations(form.whole_number(number, "The number of pictures"))
-            async for view in walk(studio, session, *ends, where, form.how(chosen, "", None, None)):
-                yield updates(shown, view)
         except BratsLDMError as error:
-            yield updates(shown, refused(error), pictures=False)
+            yield refusal(shown, error)
+            return
+        async for update in shown_views(shown, walk(studio, session, *ends, where, form.how(chosen, "", None, None))):
+            yield update
 
     def halt(request: gr.Request) -> None:
         studio.session(request.session_hash).stop(KIND)

@@ -27,7 +27,8 @@ class View:
 
     words: str = ""
     progress: str = ""
-    pictures: str = ""
+    pictures: str | None = None
+    """None: those before stay."""
     running: bool = False
     finished: bool = False
     """All images are there, to be downloaded."""
@@ -106,3 +107,8 @@ def joined(states: Sequence[State], seconds: float, notes: Sequence[Mapping[str,
 def refused(error: BratsLDMError) -> View:
     """The only view of a run that was never sent."""
     return View(say_error(error))
+
+
+def failed() -> View:
+    """The last view of a run in which the page itself had a fault."""
+    return View(say("The page itself has failed. The terminal where it runs says why.", "bad"))
