@@ -27,8 +27,8 @@ _HEADERS = [
 class Guard:
     """Middleware.
 
-    hosts: names in the header Host; a page of somebody else whose name leads to this machine has another one (DNS
-        rebinding). None: any.
+    hosts: names of the page, in the headers Host and Origin. A page of somebody else has another one, also if its name
+        leads to this machine (DNS rebinding). None: any.
     """
 
     def __init__(self, app: Application, hosts: frozenset[str] | None) -> None:
@@ -37,16 +37,22 @@ class Guard:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._hosts is not None and _host(scope) not in self._hosts:
+        elif self._hosts is not None and not _names(scope) <= self._hosts:
             await _refuse(send)
         else:
             await self._app(scope, receive, _with_headers(send))
 
 
-def _host(scope: Message) -> str:
-    value: bytes = dict(scope["headers"]).get(b"host", b"")
-    host, colon, port = value.decode("latin-1").rpartition(":")
-    return (host if colon and port.isdecimal() else f"{host}{colon}{port}").lower()
+def _names(scope: Message) -> set[str]:
+    """The host that is asked, and that of the page which asks, where the browser tells it."""
+    headers = dict(scope["headers"])
+    origin = [headers[b"origin"].rpartition(b"//")[2]] if b"origin" in headers else []
+    return {_without_port(value.decode("latin-1")) for value in (headers.get(b"host", b""), *origin)}
+
+
+def _without_port(name: str) -> str:
+    host, colon, port = name.rpartition(":")
+    return (host if colon and port.isdecimal() else name).lower()
 
 
 def _with_headers(send: Send) -> Send:

@@ -32,12 +32,20 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_500",
         checkbox_label_background_fill="transparent",
+        checkbox_label_background_fill_dark="transparent",
         checkbox_label_background_fill_hover="*background_fill_secondary",
+        checkbox_label_background_fill_hover_dark="*background_fill_secondary",
         checkbox_label_background_fill_selected="*background_fill_secondary",
+        checkbox_label_background_fill_selected_dark="*background_fill_secondary",
         checkbox_label_border_color="*border_color_primary",
+        checkbox_label_border_color_dark="*border_color_primary",
         checkbox_label_border_color_selected="*primary_500",
+        checkbox_label_border_color_selected_dark="*primary_500",
         checkbox_label_border_width="1px",
+        checkbox_label_border_width_dark="1px",
         input_background_fill="*background_fill_secondary",
+        input_background_fill_dark="*neutral_900",
+        block_background_fill_dark="*neutral_950",
     )
 
 

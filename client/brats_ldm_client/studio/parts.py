@@ -38,11 +38,13 @@ class Shown:
     pictures: gr.HTML
     keep: gr.Row | None
     """What can be done with finished images: `keep_row`."""
+    look: gr.Accordion | None
+    """The folded part with `viewer`."""
     viewer: gr.HTML | None
 
     @property
     def outputs(self) -> list[Any]:
-        parts = [self.run, self.stop, self.words, self.progress, self.pictures, self.keep, self.viewer]
+        parts = [self.run, self.stop, self.words, self.progress, self.pictures, self.keep, self.look, self.viewer]
         return [part for part in parts if part is not None]
 
 
@@ -58,7 +60,7 @@ def show_parts(
     if above:
         plain_html(above)
     pictures = plain_html(nothing_yet(*nothing), grid)
-    return Shown(run, stop, words, progress, pictures, keep, close_look(studio, kind))
+    return Shown(run, stop, words, progress, pictures, keep, *close_look(studio, kind))
 
 
 async def shown_views(shown: Shown, views: AsyncIterator[View]) -> AsyncGenerator[dict[Any, Any], None]:
@@ -88,9 +90,9 @@ def _updates(shown: Shown, view: View) -> dict[Any, Any]:
     }
     if view.pictures is not None:
         changed[shown.pictures] = view.pictures
-    if shown.keep is not None:
+    if shown.keep is not None and shown.look is not None:
         changed[shown.keep] = gr.update(visible=view.finished)
-    if shown.viewer is not None:
+        changed[shown.look] = gr.update(visible=view.finished, open=False)
         changed[shown.viewer] = ""
     return changed
 
@@ -128,23 +130,23 @@ def keep_row(studio: Studio, kind: str) -> gr.Row:
     async def prepare(name: str, request: gr.Request) -> tuple[str, str]:
         session = studio.session(request.session_hash)
         if kind not in session.results:
-            return "", ""
+            return say("The page no longer has these images. Make them again.", "bad"), ""
         try:
             file = await asyncio.to_thread(pack, session.results[kind], name)
         except BratsLDMError as error:
             return say_error(error), ""
-        token = studio.downloads.add(file)
-        session.tokens.append(token)
-        return "", f"download/{token}"
+        return "", f"download/{studio.offer(session, kind, file)}"
 
     done = button.click(prepare, format, [words, address], **SILENT)
     done.then(None, address, None, js="(address) => { studioDownload(address); return []; }", **SILENT)
     return row
 
 
-def close_look(studio: Studio, kind: str) -> gr.HTML:
-    """A folded part with the viewer of the finished images, which is made when it is unfolded."""
-    with gr.Accordion("Look closely: window and level, zoom, values", open=False, elem_id=f"{kind}-look") as part:
+def close_look(studio: Studio, kind: str) -> tuple[gr.Accordion, gr.HTML]:
+    """A folded part for finished images, and the viewer in it, which is made when it is unfolded."""
+    label = "Look closely: window and level, zoom, values"
+    part = gr.Accordion(label, open=False, visible=False, elem_id=f"{kind}-look")
+    with part:
         viewer = plain_html("", f"{kind}-viewer")
 
     async def show(request: gr.Request) -> str:
@@ -154,4 +156,4 @@ def close_look(studio: Studio, kind: str) -> gr.HTML:
         return await asyncio.to_thread(viewer_frame, generation)
 
     part.expand(show, None, viewer, **SILENT)
-    return viewer
+    return part, viewer

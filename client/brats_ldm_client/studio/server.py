@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .._aio import AsyncClient
-from .._errors import BratsLDMError, InvalidRequest
+from .._errors import BratsLDMError, InvalidRequest, ServerError, ServerUnavailable
 from .._types import QueueInfo, ServerInfo
 
 INTERVAL = 2.0
@@ -47,6 +47,7 @@ class ServerWatch:
         self._wanted = asyncio.Event()
         self._wanted_at = 0.0
         self._state = ServerState()
+        self._tells = True  # until it says that it does not know the question
 
     def state(self) -> ServerState:
         """The newest state; somebody looks at it, so it is kept new."""
@@ -71,15 +72,16 @@ class ServerWatch:
             if self._client is None:
                 self._client = self._connect()
             return await self._ask(self._client)
-        except BratsLDMError as error:
+        except Exception as error:  # of whatever kind: the watch must go on, as it is never started again
+            if not isinstance(error, BratsLDMError):
+                traceback.print_exc()
+                error = ServerError(f"the studio could not look at the server: {error}")
             await self._close()
             self._asked_info = -_INFO_SECONDS
             return replace(self._state, seen=True, queue=(), error=error)
 
     async def _ask(self, client: AsyncClient) -> ServerState:
-        queue: tuple[QueueInfo, ...] = ()
-        with contextlib.suppress(InvalidRequest):  # an older server, which does not tell
-            queue = await client.queue()
+        queue = await self._queue(client)
         info = self._state.info
         # A full or draining server refuses the step that `info` needs; what was known before is still true.
         if time.monotonic() - self._asked_info > _INFO_SECONDS and _has_room(queue):
@@ -87,10 +89,22 @@ class ServerWatch:
             self._asked_info = time.monotonic()
         return ServerState(True, info, queue)
 
+    async def _queue(self, client: AsyncClient) -> tuple[QueueInfo, ...]:
+        """What the server tells of its queue: nothing, if it is an older one, which is asked once."""
+        if self._tells:
+            try:
+                return await client.queue()
+            except InvalidRequest:
+                self._tells = False
+        if not await client.is_ready():
+            raise ServerUnavailable("the server is not ready")
+        return ()
+
     async def _close(self) -> None:
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()
+            self._tells = True
 
 
 def _has_room(queue: tuple[QueueInfo, ...]) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._aio import AsyncClient
+from .._client import Client
 from .._types import Generation
-from .downloads import Downloads
+from .downloads import Download, Downloads
 from .server import ServerWatch
 
 
@@ -18,8 +19,8 @@ class Session:
     def __init__(self) -> None:
         self._stops: dict[str, asyncio.Event] = {}
         self.results: dict[str, Generation] = {}
-        self.tokens: list[str] = []
-        """Of its downloads."""
+        self.tokens: dict[str, str] = {}
+        """Of its downloads: the newest of each kind of run."""
         self._digest: object = None
 
     def begin(self, kind: str) -> asyncio.Event:
@@ -55,7 +56,7 @@ class Studio:
         self._sessions: dict[str, Session] = {}
         self.downloads = Downloads()
         self.server = ServerWatch(self.client)
-        self.client()  # refuses wrong arguments before the page is there
+        Client(**self._connection).close()  # refuses wrong arguments before the page is there
 
     def client(self) -> AsyncClient:
         return AsyncClient(**self._connection)
@@ -68,7 +69,13 @@ class Studio:
         """A tab was closed: its runs end, and nothing of it is kept."""
         if session := self._sessions.pop(key or "", None):
             session.stop_all()
-            self.downloads.forget(session.tokens)
+            self.downloads.forget(session.tokens.values())
+
+    def offer(self, session: Session, kind: str, file: Download) -> str:
+        """The token of a file to download, in place of the one before."""
+        self.downloads.forget(filter(None, [session.tokens.pop(kind, None)]))
+        session.tokens[kind] = self.downloads.add(file)
+        return session.tokens[kind]
 
     def stop(self) -> None:
         """End all runs of all tabs."""

@@ -23,22 +23,27 @@ def lay_out(studio: Studio) -> None:
             seed = gr.Textbox("42", label="Seed", elem_id="compare-seed")
             run = gr.Button("Compare", variant="primary", elem_id="compare-run", size="lg")
             stop = gr.Button("Stop", variant="stop", elem_id="compare-stop", size="lg", visible=False)
-            names = [(words, name) for name, words in form.SAMPLERS.items()]
-            samplers = gr.CheckboxGroup(
-                names, value=["ddim", "dpmpp_2m"], label="Samplers", elem_id="compare-samplers", elem_classes="stacked"
-            )
-            steps = gr.Textbox("10, 20", label="Steps", info="one or several, with commas", elem_id="compare-steps")
-            reference = gr.Radio(
-                preset_choices(),
-                value="standard",
-                label="Reference",
-                elem_id="compare-reference",
-                elem_classes="stacked",
-            )
+            with gr.Column(elem_classes="settings"):
+                names = [(words, name) for name, words in form.SAMPLERS.items()]
+                samplers = gr.CheckboxGroup(
+                    names,
+                    value=["ddim", "dpmpp_2m"],
+                    label="Samplers",
+                    elem_id="compare-samplers",
+                    elem_classes="stacked",
+                )
+                steps = gr.Textbox("10, 20", label="Steps", info="one or several, with commas", elem_id="compare-steps")
+                reference = gr.Radio(
+                    preset_choices(),
+                    value="standard",
+                    label="Reference",
+                    elem_id="compare-reference",
+                    elem_classes="stacked",
+                )
         with gr.Column(scale=1, elem_classes="results"):
             words, progress = plain_html("", "compare-words"), plain_html("", "compare-progress")
             pictures = plain_html(nothing_yet(*_NOTHING), "compare-grid")
-    shown = Shown(run, stop, words, progress, pictures, None, None)
+    shown = Shown(run, stop, words, progress, pictures, None, None, None)
 
     async def start(
         text: str, chosen: list[str], counts: str, against: str, request: gr.Request

@@ -25,11 +25,12 @@ def lay_out(studio: Studio) -> None:
                 dice = gr.Button("⚄", elem_id="generate-dice", elem_classes="dice", scale=0, min_width=44)
             run = gr.Button("Generate", variant="primary", elem_id="generate-run", size="lg")
             stop = gr.Button("Stop", variant="stop", elem_id="generate-stop", size="lg", visible=False)
-            how = how_inputs(KIND)
-            with gr.Accordion("Previews", open=False):
-                every = gr.Number(5, label="Show one every … steps", precision=0, elem_id="generate-previews")
-                kinds = [("Latent", "latent"), ("Tiny decoder", "tiny")]
-                decoder = gr.Radio(kinds, value="latent", label="Made from", elem_id="generate-preview-kind")
+            with gr.Column(elem_classes="settings"):
+                how = how_inputs(KIND)
+                with gr.Accordion("Previews", open=False):
+                    every = gr.Number(5, label="Show one every … steps", precision=0, elem_id="generate-previews")
+                    kinds = [("Latent", "latent"), ("Tiny decoder", "tiny")]
+                    decoder = gr.Radio(kinds, value="latent", label="Made from", elem_id="generate-preview-kind")
         with gr.Column(scale=1, elem_classes="results"):
             shown = show_parts(studio, KIND, run, stop, _NOTHING, grid="generate-grid")
 

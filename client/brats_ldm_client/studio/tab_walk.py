@@ -29,10 +29,11 @@ def lay_out(studio: Studio) -> None:
                 last = gr.Textbox("2", label="To seed", elem_id="walk-b", min_width=100)
             run = gr.Button("Walk", variant="primary", elem_id="walk-run", size="lg")
             stop = gr.Button("Stop", variant="stop", elem_id="walk-stop", size="lg", visible=False)
-            count = gr.Number(9, label="Pictures", info=f"{LEAST} to {MOST}", precision=0, elem_id="walk-count")
-            choices = [(words, name) for words, name in preset_choices() if name in PRESET_NAMES]
-            preset = gr.Radio(choices, value="fast", label="Quality", elem_id="walk-preset", elem_classes="stacked")
-            plain_html(_ABOUT)
+            with gr.Column(elem_classes="settings"):
+                count = gr.Number(9, label="Pictures", info=f"{LEAST} to {MOST}", precision=0, elem_id="walk-count")
+                choices = [(words, name) for words, name in preset_choices() if name in PRESET_NAMES]
+                preset = gr.Radio(choices, value="fast", label="Quality", elem_id="walk-preset", elem_classes="stacked")
+                plain_html(_ABOUT)
         with gr.Column(scale=1, elem_classes="results"):
             shown = show_parts(studio, KIND, run, stop, _NOTHING, grid="walk-strip", above=_BIG)
 
