@@ -106,8 +106,8 @@ def test_a_wrong_value_is_a_sentence(page: Page, toy: TritonServer, seeds: str, 
 def test_a_busy_server_is_asked_again(page: Page, raw_toy, toy: TritonServer, slow: Slow) -> None:
     slow(0.2)
     raw_toy.start_stream(lambda result, error: None)
-    for _ in range(2):
-        raw_toy.async_stream_infer("mri_ldm_stream", tensors(seed=[*range(8)], steps=[200] * 8))  # 40 s of work; asked again within 5
+    for _ in range(2):  # 40 s of work each, of which an eighth makes room for one row
+        raw_toy.async_stream_infer("mri_ldm_stream", tensors(seed=[*range(8)], steps=[200] * 8))
     wait_for_rows(toy, 8, "waiting")
     ask(page, "5", steps=2)
     wait_for_words(page, "generate-words", r"no room now.*again in \d+ s")
