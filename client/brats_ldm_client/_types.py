@@ -110,9 +110,9 @@ class QueueInfo:
 
     model: str
     rows_in_flight: int
-    """Rows that take steps or are decoded."""
+    """Rows that took the last step or are decoded."""
     rows_waiting: int
-    """Rows that wait for a place."""
+    """All other rows."""
     row_steps_left: int
     """Steps still to do, summed over all rows."""
     max_rows_in_flight: int
@@ -125,8 +125,8 @@ class QueueInfo:
     def __str__(self) -> str:
         seconds = "" if self.seconds_left is None else f", about {self.seconds_left:.1f} s"
         return (
-            f"{self.model}: {self.rows_in_flight} of {self.max_rows_in_flight} rows in flight, "
-            f"{self.rows_waiting} of {self.max_rows_waiting} waiting, {self.row_steps_left} steps left{seconds}"
+            f"{self.model}: {self.rows_in_flight} rows in flight and {self.rows_waiting} waiting, "
+            f"at most {self.max_rows_in_flight + self.max_rows_waiting}; {self.row_steps_left} steps left{seconds}"
             + ("; stopping" if self.draining else "")
         )
 

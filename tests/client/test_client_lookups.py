@@ -23,7 +23,7 @@ def test_the_queue_of_both_models(caller: Caller, served: Served) -> None:
 
 def test_a_queue_as_a_line() -> None:
     queue = QueueInfo("mri_ldm", 3, 2, 90, 64, 256, draining=True, seconds_left=None)
-    assert str(queue) == "mri_ldm: 3 of 64 rows in flight, 2 of 256 waiting, 90 steps left; stopping"
+    assert str(queue) == "mri_ldm: 3 rows in flight and 2 waiting, at most 320; 90 steps left; stopping"
 
 
 @pytest.mark.parametrize("told", [[], {"rows_in_flight": 1}, "full"])

@@ -12,7 +12,7 @@ from .artifacts import artifact_name, read_pixels
 from .page import page
 from .plan import Plan
 from .shard import read_shard
-from .statistics import total
+from .._statistics import total
 from .workplace import put_file
 
 PAGE, SHEET = "summary.html", "contact_sheet.png"

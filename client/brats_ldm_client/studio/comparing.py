@@ -7,6 +7,7 @@ from html import escape
 
 from .._errors import InvalidRequest
 from .._extras import need
+from .._types import Generation
 from ..compare import ssim
 from ..pictures import difference_picture
 from .figures import Album, empty, figure
@@ -61,15 +62,17 @@ def _legend(fresh_noise: bool) -> str:
 
 
 def _cell(album: Album, place: int, state: State, reference: State) -> str:
-    how = state.asked.how
+    how, made, other = state.asked.how, state.generation, reference.generation
     picture = album.row((place, "image"), state, 0, name=how.words)
-    if state.generation is None or reference.generation is None:
-        other = empty("difference", {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
-        return _article(how, picture, other, _waiting(state), first=place == 0)
-    likeness = album.get((place, "ssim"), True, lambda: f"{_ssim(state, reference):.6f}")
-    difference = album.get((place, "difference"), True, lambda: _difference(state, reference, likeness))
+    if made is None or other is None:
+        blank = empty("difference", {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
+        return _article(how, picture, blank, _waiting(state), place == 0)
+    likeness = album.get((place, "ssim"), True, lambda: f"{ssim(made.images[0], other.images[0]):.6f}")
+    difference = album.get(
+        (place, "difference"), True, lambda: _difference(made, other, how, reference.asked.how, likeness)
+    )
     same = "the reference" if place == 0 else f"SSIM {float(likeness):.3f}"
-    return _article(how, picture, difference, f"{same} · {state.generation.seconds:.1f} s", place == 0, likeness)
+    return _article(how, picture, difference, f"{same} · {made.seconds:.1f} s", place == 0, likeness)
 
 
 def _article(how: How, picture: str, difference: str, foot: str, first: bool, likeness: str = "") -> str:
@@ -83,16 +86,9 @@ def _waiting(state: State) -> str:
     return words.get(state.phase, "running")
 
 
-def _ssim(state: State, reference: State) -> float:
-    assert state.generation is not None and reference.generation is not None
-    return ssim(state.generation.images[0], reference.generation.images[0])
-
-
-def _difference(state: State, reference: State, likeness: str) -> str:
-    assert state.generation is not None and reference.generation is not None
-    how, other = state.asked.how, reference.asked.how
-    pixels = difference_picture(state.generation.images[0], reference.generation.images[0], GAIN)
-    seed = state.asked.seeds[0]
+def _difference(made: Generation, reference: Generation, how: How, other: How, likeness: str) -> str:
+    pixels = difference_picture(made.images[0], reference.images[0], GAIN)
+    seed = int(made.seeds[0])
     data = {"seed": seed, "step": how.steps, "kind": "difference", "source": "decoder"}
     more = {"sampler": how.sampler, "steps": how.steps, "ssim": likeness}
     record = {"seed": seed, "difference": f"{how.words} minus {other.words}, {GAIN:g} times enlarged"}

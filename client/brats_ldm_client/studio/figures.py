@@ -18,16 +18,19 @@ def figure(pixels: Pixels, caption: str, alt: str, data: Mapping[str, object], r
     data: attributes data-… of the figure. record: for the text chunks of the PNG.
     """
     inline = base64.b64encode(png(marked(pixels), record)).decode()
-    attributes = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items())
     image = f'<img alt="{escape(alt)}" src="data:image/png;base64,{inline}" draggable="false">'
-    return f"<figure {attributes}>{image}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure {_attributes(data)}>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def empty(caption: str, data: Mapping[str, object]) -> str:
     """The place of a picture that is not there yet."""
-    attributes = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items())
     blank = '<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==">'
-    return f'<figure class="empty" {attributes}>{blank}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure class="empty" {_attributes(data)}>{blank}<figcaption>{caption}</figcaption></figure>'
+
+
+def _attributes(data: Mapping[str, object]) -> str:
+    share = f' style="--share: {data["share"]}"' if "share" in data else ""
+    return " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items()) + share
 
 
 class Album:
@@ -59,7 +62,7 @@ def _row_figure(state: State, row: int, name: str, seed: int, steps: int) -> str
     step = state.step(row)
     ended = " · stopped" if state.phase == "stopped" else ""
     caption = f"{escape(name)} <span>· step {step} of {steps}{ended}</span>"
-    data = {"seed": seed, "step": step, "kind": "preview"}
+    data = {"seed": seed, "step": step, "kind": "preview", "share": f"{step / steps:.3f}"}
     pixels, source = preview(state, row)
     if pixels is None:
         return empty(caption, {**data, "source": "none"})
@@ -102,3 +105,8 @@ def say(text: str, tone: str = "plain", more: str = "") -> str:
 
 def say_error(error: BaseException) -> str:
     return say(sentence(error), "bad", detail(error))
+
+
+def nothing_yet(bold: str, more: str) -> str:
+    """What stands where pictures will be."""
+    return f'<div class="nothing"><b>{escape(bold)}</b><span>{escape(more)}</span></div>'

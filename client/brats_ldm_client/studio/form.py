@@ -13,7 +13,7 @@ from .._protocol import MAX_ROWS
 SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++", "ddpm": "DDPM"}
 CUSTOM = "custom"
 MAX_STEPS = 1000
-_RANGE = re.compile(r"(-?\d+)\s*(?:-|–|\bto\b)\s*(-?\d+)")
+_RANGE = re.compile(r"(-?\d+)\s*(?:-|\u2013|\bto\b)\s*(-?\d+)")
 _NUMBER = re.compile(r"-?\d{1,19}")
 
 
@@ -39,7 +39,7 @@ def seeds_from(text: str) -> tuple[int, ...]:
         InvalidRequest: it is none of these, or names too many.
     """
     seeds: list[int] = []
-    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*(-|–|\bto\b)\s*(?=\d)", r"\1", text.strip()))):
+    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*(-|\u2013|\bto\b)\s*(?=\d)", r"\1", text.strip()))):
         seeds.extend(_some_seeds(part, MAX_ROWS - len(seeds)))
     if not seeds:
         raise InvalidRequest(

@@ -14,7 +14,8 @@ LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # The page fetches nothing from elsewhere, and the browser holds it to that. Gradio's templates need eval.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'; base-uri 'self'"
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "frame-ancestors 'self'; base-uri 'self'"
 )
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from . import tab_compare, tab_generate, tab_walk
+from .parts import SILENT, plain_html
 from .server_line import server_line
 from .sessions import Studio
 
@@ -28,9 +29,10 @@ def theme() -> gr.themes.Base:
 
 def page(studio: Studio) -> gr.Blocks:
     """The whole page for one studio."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML(_HEAD, elem_id="head")
-        line = gr.HTML(server_line(studio.server.state()), elem_id="server-line")
+    blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
+    with blocks:
+        plain_html(_HEAD, "head")
+        line = plain_html(server_line(studio.server.state()), "server-line")
         with gr.Tabs(elem_id="tabs"):
             tab_generate.lay_out(studio)
             tab_compare.lay_out(studio)
@@ -42,8 +44,7 @@ def page(studio: Studio) -> gr.Blocks:
         def leave(request: gr.Request) -> None:
             studio.leave(request.session_hash)
 
-        shown = {"outputs": line, "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        blocks.load(look, **shown)
-        gr.Timer(2.0).tick(look, **shown)
+        blocks.load(look, None, line, **SILENT)
+        gr.Timer(2.0).tick(look, None, line, **SILENT)
         blocks.unload(leave)
     return blocks

@@ -10,13 +10,18 @@ import gradio as gr
 from .._errors import BratsLDMError
 from .._presets import PRESETS
 from .downloads import FORMATS, pack
-from .figures import say_error
+from .figures import nothing_yet, say_error
 from .form import CUSTOM, SAMPLERS, How
 from .sessions import Studio
 from .views import View
 
 SILENT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 64, "api_visibility": "private"}
 """For events: no overlay of Gradio's over the pictures, many tabs at once, no API."""
+
+
+def plain_html(value: str, elem_id: str | None = None) -> gr.HTML:
+    """HTML in the page's own style, not in that of Gradio's prose."""
+    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=None)
 
 
 @dataclass
@@ -36,10 +41,11 @@ class Shown:
         return [*parts, self.download] if self.download is not None else parts
 
 
-def show_parts(kind: str, run: gr.Button, stop: gr.Button, grid_id: str) -> Shown:
-    words = gr.HTML("", elem_id=f"{kind}-words")
-    progress = gr.HTML("", elem_id=f"{kind}-progress")
-    pictures = gr.HTML("", elem_id=grid_id)
+def show_parts(kind: str, run: gr.Button, stop: gr.Button, grid_id: str, nothing: tuple[str, str]) -> Shown:
+    """nothing: two sentences in place of the pictures, before there are some."""
+    words = plain_html("", f"{kind}-words")
+    progress = plain_html("", f"{kind}-progress")
+    pictures = plain_html(nothing_yet(*nothing), grid_id)
     return Shown(run, stop, words, progress, pictures)
 
 
@@ -80,11 +86,12 @@ def how_inputs(kind: str) -> tuple[gr.Radio, gr.Radio, gr.Number, gr.Number]:
 
 def download_row(studio: Studio, kind: str) -> gr.Row:
     """A format and a button. The file is made on a click, and the browser gets it from an address of its own."""
-    with gr.Row(visible=False, elem_classes="download") as row:
+    row = gr.Row(visible=False, elem_classes="download")
+    with row:
         choices = [(words, name) for name, words in FORMATS.items()]
         format = gr.Radio(choices, value="png", show_label=False, container=False, elem_id=f"{kind}-format", scale=1)
         button = gr.Button("Download", elem_id=f"{kind}-download", scale=0, min_width=140)
-        words = gr.HTML("", elem_id=f"{kind}-download-words")
+        words = plain_html("", f"{kind}-download-words")
         address = gr.Textbox(visible=False)
 
     def prepare(name: str, request: gr.Request) -> tuple[str, str]:

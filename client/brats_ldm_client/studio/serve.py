@@ -51,7 +51,7 @@ def application(studio: Studio, hosts: frozenset[str] | None, password: str | No
 
     blocks = page(studio)
     blocks.queue(default_concurrency_limit=_TABS, api_open=False)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         blocks,
         "/",
@@ -70,6 +70,7 @@ def application(studio: Studio, hosts: frozenset[str] | None, password: str | No
         css=CSS.read_text(),
         head=f"<script>{JS.read_text()}</script>",
     )
+    return app
 
 
 class Server(uvicorn.Server):

@@ -34,7 +34,13 @@ def lay_out(studio: Studio) -> None:
                 elem_classes="stacked",
             )
         with gr.Column(scale=1, elem_classes="results"):
-            shown = show_parts(KIND, run, stop, "compare-grid")
+            shown = show_parts(
+                KIND,
+                run,
+                stop,
+                "compare-grid",
+                ("Press Compare", "One seed by several samplers, each beside its difference from the reference."),
+            )
 
     async def start(
         text: str, chosen: list[str], counts: str, against: str, request: gr.Request

@@ -30,7 +30,13 @@ def lay_out(studio: Studio) -> None:
                 kinds = [("Latent", "latent"), ("Tiny decoder", "tiny")]
                 decoder = gr.Radio(kinds, value="latent", label="Made from", elem_id="generate-preview-kind")
         with gr.Column(scale=1, elem_classes="results"):
-            shown = show_parts(KIND, run, stop, "generate-grid")
+            shown = show_parts(
+                KIND,
+                run,
+                stop,
+                "generate-grid",
+                ("Press Generate", "The images appear as noise, and their anatomy while the server works on them."),
+            )
             shown.download = download_row(studio, KIND)
 
     async def start(

@@ -9,7 +9,7 @@ import gradio as gr
 
 from .._errors import BratsLDMError
 from . import form
-from .parts import SILENT, download_row, preset_choices, show_parts, updates
+from .parts import SILENT, download_row, plain_html, preset_choices, show_parts, updates
 from .sessions import Studio
 from .views import refused
 from .walking import KIND, LEAST, MOST, PRESET_NAMES, stations, walk
@@ -17,8 +17,8 @@ from .walking import KIND, LEAST, MOST, PRESET_NAMES, stations, walk
 _BIG = """
 <div class="walk"><div id="walk-big"></div>
 <input id="walk-slider" type="range" min="0" max="0" step="1" aria-label="Which picture of the walk" disabled></div>"""
-_ABOUT = """<p class="legend">The start noise turns from that of one seed to that of the other, on an arc. The ends are the
-images of the two seeds. Samplers with fresh noise are left out, since with them they would not be.</p>"""
+_ABOUT = """<p class="legend">The start noise turns from that of one seed to that of the other, on an arc. The ends are
+the images of the two seeds: all samplers here work without fresh noise.</p>"""
 
 
 def lay_out(studio: Studio) -> None:
@@ -32,10 +32,12 @@ def lay_out(studio: Studio) -> None:
             count = gr.Number(9, label="Pictures", info=f"{LEAST} to {MOST}", precision=0, elem_id="walk-count")
             choices = [(words, name) for words, name in preset_choices() if name in PRESET_NAMES]
             preset = gr.Radio(choices, value="fast", label="Quality", elem_id="walk-preset", elem_classes="stacked")
-            gr.HTML(_ABOUT)
+            plain_html(_ABOUT)
         with gr.Column(scale=1, elem_classes="results"):
-            big = gr.HTML(_BIG, visible="hidden")
-            shown = show_parts(KIND, run, stop, "walk-strip")
+            plain_html(_BIG)
+            shown = show_parts(
+                KIND, run, stop, "walk-strip", ("Press Walk", "From the image of one seed to that of another.")
+            )
             shown.download = download_row(studio, KIND)
 
     async def start(
@@ -46,7 +48,7 @@ def lay_out(studio: Studio) -> None:
             ends = form.one_seed(one, "The first seed"), form.one_seed(other, "The second seed")
             where = stations(form.whole_number(number, "The number of pictures"))
             async for view in walk(studio, session, *ends, where, form.how(chosen, "", None, None)):
-                yield {**updates(shown, view), big: gr.update(visible=True)}
+                yield updates(shown, view)
         except BratsLDMError as error:
             yield updates(shown, refused(error), pictures=False)
 
@@ -54,5 +56,5 @@ def lay_out(studio: Studio) -> None:
         studio.session(request.session_hash).stop(KIND)
 
     inputs = [first, last, count, preset]
-    gr.on([run.click, last.submit], start, inputs, [*shown.outputs, big], trigger_mode="once", **SILENT)
+    gr.on([run.click, last.submit], start, inputs, shown.outputs, trigger_mode="once", **SILENT)
     stop.click(halt, None, None, **SILENT)
