@@ -91,7 +91,7 @@ def test_one_image_comes_as_one_file(page: Page, plain: Client, downloads: Path)
     made(page, "generate-grid", 1)
     wait_for_words(page, "generate-words", "1 synthetic slice")
     path = download(page, downloads, "16-bit PNG")
-    assert path.name == "slice_seed000000012.png"
+    assert path.name == "slice_seed000000012_16bit.png"
     with Image.open(path) as picture:
         np.testing.assert_array_equal(
             upright(np.asarray(picture)), levels(plain.generate(seeds=[12], steps=3).images[0], 65535)

@@ -36,7 +36,7 @@ READ = """figures => figures.map(figure => ({
 
 @contextmanager
 def studio(*options: str, **environment: str) -> Iterator[str]:
-    """`brats-ldm studio` with these options on a free port: its address. It must end as asked, and say nothing else."""
+    """`brats-ldm studio` with these options on a free port: its address. It must end as asked, with one line."""
     command = heeding_signals([sys.executable, "-m", "brats_ldm_client", "studio", "--port", "0", *options])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, text=True, **pipes) as process:
@@ -56,12 +56,12 @@ def studio(*options: str, **environment: str) -> Iterator[str]:
             impatience.cancel()
             process.kill()
             listener.join()
-    assert said == []
+    assert said == ["brats-ldm: terminated\n"], "".join(said)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture on the page: its data-* attributes and those of its cell, its caption, the bytes that a copy of it would have."""
+    """A picture on the page: its data-* attributes with those of its cell, and the bytes that a copy of it has."""
 
     data: dict[str, str]
     caption: str
@@ -161,7 +161,16 @@ def made(page: Page, where: str, count: int) -> list[Figure]:
 
 def wait_for_words(page: Page, where: str, pattern: str) -> re.Match[str]:
     """Once the element says something that matches."""
-    wait_until(lambda: re.search(pattern, words(page, where)) is not None, f"{where} does not say {pattern!r}")
-    found = re.search(pattern, words(page, where))
-    assert found, "it said so a moment ago"
+    said: list[str] = [""]
+
+    def look() -> bool:
+        said[0] = words(page, where)
+        return re.search(pattern, said[0]) is not None
+
+    try:
+        wait_until(look, f"{where} does not say {pattern!r}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}, but {said[0]!r}") from None
+    found = re.search(pattern, said[0])
+    assert found
     return found
