@@ -13,7 +13,8 @@ from .._protocol import MAX_ROWS
 SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++", "ddpm": "DDPM"}
 CUSTOM = "custom"
 MAX_STEPS = 1000
-_RANGE = re.compile(r"(-?\d+)\s*(?:-|\u2013|\bto\b)\s*(-?\d+)")
+_BETWEEN = re.compile(r"(?<=\d)\s*(?:-|\u2013|to\b)\s*(?=-?\d)")
+_RANGE = re.compile(r"(-?\d+)-(-?\d+)")
 _NUMBER = re.compile(r"-?\d{1,19}")
 
 
@@ -39,7 +40,7 @@ def seeds_from(text: str) -> tuple[int, ...]:
         InvalidRequest: it is none of these, or names too many.
     """
     seeds: list[int] = []
-    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*(-|\u2013|\bto\b)\s*(?=\d)", r"\1", text.strip()))):
+    for part in filter(None, re.split(r"[,;\s]+", _BETWEEN.sub("-", text))):
         seeds.extend(_some_seeds(part, MAX_ROWS - len(seeds)))
     if not seeds:
         raise InvalidRequest(
@@ -50,12 +51,12 @@ def seeds_from(text: str) -> tuple[int, ...]:
 
 def _some_seeds(part: str, room: int) -> Sequence[int]:
     if between := _RANGE.fullmatch(part):
-        first, last = int(between[1]), int(between[2])
+        first, last = (one_seed(end, "Seed") for end in between.groups())
         if last < first:
             raise InvalidRequest(f"The range {part} ends before it begins. Type {last}-{first}.")
         found: Sequence[int] = range(first, last + 1)
     else:
-        found = [whole_number(part, "A seed")]
+        found = [one_seed(part, "A seed")]
     if len(found) > room:
         raise InvalidRequest(f"These are more than {MAX_ROWS} seeds. The page makes at most {MAX_ROWS} images at once.")
     return found
@@ -72,7 +73,7 @@ def whole_number(text: object, name: str) -> int:
 def one_seed(text: object, name: str) -> int:
     seed = whole_number(text, name)
     if not -(2**63) <= seed < 2**63:
-        raise InvalidRequest(f"{name} {seed} is too large: seeds have at most 64 bits.")
+        raise InvalidRequest(f"The seed {seed} is too large: seeds have at most 64 bits.")
     return seed
 
 
