@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 import tritonclient.grpc as triton
@@ -56,15 +55,9 @@ def plain(toy: TritonServer) -> Iterator[Client]:
 
 
 @pytest.fixture
-def slow(toy: TritonServer):
-    """Make every step take these seconds."""
+def slow(toy: TritonServer) -> Callable[[float], None]:
+    """Makes every step take these seconds longer."""
     return lambda seconds: order(toy.repository, "unet", seconds=seconds)
-
-
-@pytest.fixture
-def downloads(tmp_path: Path) -> Path:
-    (folder := tmp_path / "downloads").mkdir()
-    return folder
 
 
 @pytest.fixture

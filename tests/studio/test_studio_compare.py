@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,20 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from brats_ldm_client import Client
 from brats_ldm_client.pictures import difference_picture, marked
 from server.process import TritonServer
-from support.serving import gauge, wait_until, wait_until_idle
-from support.studio import choose, figures, fill, made, picture_of, press, tab, wait_for_words
+from support.serving import gauge, wait_for_rows, wait_until, wait_until_idle
+from support.studio import (
+    PATIENCE,
+    choose,
+    download,
+    fill,
+    made,
+    picture_of,
+    press,
+    tab,
+    unpacked,
+    wait_for_figures,
+    wait_for_words,
+)
 
 pytestmark = pytest.mark.slow
 SAMPLERS, STEPS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++"}, (5, 10)
@@ -39,34 +53,27 @@ def compare(page: Page, seed: int, steps: str) -> None:
 
 def test_samplers_and_steps_side_by_side(page: Page, plain: Client) -> None:
     compare(page, 7, "5, 10")
-    made(page, "compare-grid", 5)
-    wait_until(lambda: len(figures(page, "compare-grid", "difference")) >= 4, "differences are missing")
+    shown = wait_for_figures(page, "compare-grid", 5, "difference")
+    differences = {(each.data["sampler"], each.data["steps"]): each for each in shown}
     reference = plain.generate(seeds=[7]).images[0]
-    seen = set()
-    differences = {
-        (each.data["sampler"], each.data["steps"]): each for each in figures(page, "compare-grid", "difference")
-    }
-    for figure in figures(page, "compare-grid", "image"):
+    for figure in made(page, "compare-grid", 5):
         key = figure.data["sampler"], figure.data["steps"]
         image = plain.generate(seeds=[7], sampler=key[0], steps=int(key[1])).images[0]
         np.testing.assert_array_equal(figure.pixels, picture_of(image))
         assert float(figure.data["ssim"]) == pytest.approx(ssim(image, reference), abs=1e-6)
-        if key in differences:
-            np.testing.assert_array_equal(differences[key].pixels, marked(difference_picture(image, reference)))
-        seen.add(key)
-    assert seen == {(sampler, str(steps)) for sampler in SAMPLERS for steps in STEPS} | {("ddim", "50")}
-    [itself] = [each for each in figures(page, "compare-grid", "image") if each.data["steps"] == "50"]
-    assert float(itself.data["ssim"]) == 1
+        np.testing.assert_array_equal(differences[key].pixels, marked(difference_picture(image, reference)))
+    assert set(differences) == {(sampler, str(steps)) for sampler in SAMPLERS for steps in STEPS} | {("ddim", "50")}
+    assert float(differences["ddim", "50"].data["ssim"]) == 1, "the reference"
 
 
-def test_a_comparison_can_be_stopped(page: Page, toy: TritonServer, slow) -> None:
+def test_a_comparison_can_be_stopped(page: Page, toy: TritonServer, slow: Callable[[float], None]) -> None:
     before = gauge(toy, "mri_ldm_cancelled_rows_total")
     slow(0.5)
     compare(page, 7, "500, 1000")
-    wait_until(lambda: gauge(toy, "mri_ldm_rows_in_flight") == 5, "the runs are not together in the server")
+    wait_for_rows(toy, 5)
     press(page, "compare-stop")
     wait_for_words(page, "compare-words", "Stopped")
-    wait_until(lambda: gauge(toy, "mri_ldm_cancelled_rows_total") - before == 5, "the work goes on")
+    wait_until(lambda: gauge(toy, "mri_ldm_cancelled_rows_total") - before == 5, "the work goes on", PATIENCE)
     wait_until_idle(toy)
 
 
@@ -78,7 +85,7 @@ def walk(page: Page, start: int, end: int, count: int) -> None:
     press(page, "walk-run")
 
 
-def test_a_walk_has_the_images_of_both_seeds_at_its_ends(page: Page, plain: Client, downloads: Path) -> None:
+def test_a_walk_has_the_images_of_both_seeds_at_its_ends(page: Page, plain: Client, tmp_path: Path) -> None:
     walk(page, 3, 8, 5)
     strip = made(page, "walk-strip", 5)
     wait_for_words(page, "walk-words", "5 synthetic slices")
@@ -86,9 +93,11 @@ def test_a_walk_has_the_images_of_both_seeds_at_its_ends(page: Page, plain: Clie
     np.testing.assert_array_equal(strip[0].pixels, ends[0])
     np.testing.assert_array_equal(strip[-1].pixels, ends[1])
     assert len({each.png for each in strip}) == 5
-    slider = page.locator("#walk-slider input[type=range]").first
-    for position in (0, 2, 4):
-        slider.fill(str(position + int(slider.get_attribute("min") or 0)))
-        wait_until(
-            lambda p=position: figures(page, "walk-big")[0].pixels.tolist() == strip[p].pixels.tolist(), "no change"
-        )
+    slider = page.locator("#walk-slider")
+    for place in (0, 2, 4):
+        slider.fill(str(place))
+        [big] = wait_for_figures(page, "walk-big", 1, "image")
+        assert big.png == strip[place].png, "the picture changes at once"
+    folder = unpacked(download(page, "walk", "NIfTI", tmp_path))
+    record = json.loads((folder / "provenance.json").read_text())
+    assert [each["walk"]["fraction"] for each in record["images"]] == [0, 0.25, 0.5, 0.75, 1]

@@ -63,6 +63,15 @@ class Visitor:
         page.goto(url)
         return page
 
+    @contextmanager
+    def looking_at(self, url: str) -> Iterator[Page]:
+        """The same, and the tab is closed at the end: before what it shows goes away."""
+        page = self.open(url)
+        try:
+            yield page
+        finally:
+            page.close()
+
     def leave(self) -> None:
         """Close all tabs. Raises AssertionError for what went wrong in them."""
         self._leaving = True

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +26,8 @@ from support.browser import Visitor
 from support.common import ROOT, heeding_signals
 from support.serving import wait_until
 
-STARTS_S = 120
-"""Seconds within which the command has printed its address: Gradio alone takes several to import."""
+PATIENCE = 180.0
+"""Seconds that the command and the page may take for anything: on a busy machine Gradio alone takes long to import."""
 READ = """figures => figures.map(figure => ({
     data: {...figure.closest("article")?.dataset, ...figure.dataset},
     source: figure.querySelector("img").src,
@@ -43,7 +45,7 @@ def studio(*options: str, **environment: str) -> Iterator[str]:
         said: list[str] = []
         listener = threading.Thread(target=lambda: said.extend(process.stderr or ()))
         listener.start()
-        impatience = threading.Timer(STARTS_S, process.kill)
+        impatience = threading.Timer(PATIENCE, process.kill)
         impatience.start()
         try:
             first = (process.stdout or sys.stdin).readline()
@@ -72,6 +74,12 @@ class Figure:
     def pixels(self) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(self.png)) as picture:
             return np.asarray(picture.convert("L"))
+
+    @property
+    def bears_the_mark(self) -> bool:
+        """Whether the line at its foot is that of all marked pictures."""
+        blank = marked(np.zeros((240, 240), np.uint8))
+        return np.array_equal(self.pixels[240:], blank[240:])
 
     @property
     def seed(self) -> int:
@@ -124,6 +132,24 @@ def press(page: Page, where: str) -> None:
     page.locator(f"button#{where}, #{where} button").first.click()
 
 
+def download(page: Page, kind: str, format: str, folder: Path) -> Path:
+    """The file that the browser gets for a format in the tab `kind`, in `folder`/`format`."""
+    choose(page, f"{kind}-format", format)
+    with page.expect_download() as waiting:
+        press(page, f"{kind}-download")
+    path = folder / format / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path
+
+
+def unpacked(path: Path) -> Path:
+    """The folder with what is in a zip file."""
+    folder = path.with_suffix("")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    return folder
+
+
 def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
@@ -134,12 +160,13 @@ def picture_of(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def open_page(visitor: Visitor, address: str) -> Page:
+    """The studio's page, once it says that the server is ready."""
     page = visitor.open(address)
-    wait_until(lambda: words(page, "server-line").startswith("Ready"), "the page does not say that the server is ready")
+    wait_for_words(page, "server-line", "^Ready")
     return page
 
 
-def ask(page: Page, seeds: str, *, steps: int = 4, sampler: str = "DDIM", every: int = 1) -> None:
+def ask(page: Page, seeds: str, *, steps: int | str = 4, sampler: str = "DDIM", every: int = 1) -> None:
     """Fill in the form of the tab Generate with parameters of one's own, and run."""
     fill(page, "generate-seeds", seeds)
     choose(page, "generate-preset", "Custom")
@@ -153,22 +180,31 @@ def ask(page: Page, seeds: str, *, steps: int = 4, sampler: str = "DDIM", every:
 
 def made(page: Page, where: str, count: int) -> list[Figure]:
     """The finished images in `where`, once there are `count`."""
-    wait_until(
-        lambda: len(figures(page, where, "image")) == count, f"there are no {count} images: {words(page, where)}"
-    )
-    return figures(page, where, "image")
+    return wait_for_figures(page, where, count, "image")
+
+
+def wait_for_figures(page: Page, where: str, count: int, kind: str) -> list[Figure]:
+    """The pictures of one kind in `where`, once there are `count`."""
+    found: list[Figure] = []
+
+    def look() -> bool:
+        found[:] = figures(page, where, kind)
+        return len(found) == count
+
+    wait_until(look, f"there are no {count} pictures of the kind {kind}", PATIENCE)
+    return found
 
 
 def wait_for_words(page: Page, where: str, pattern: str) -> re.Match[str]:
     """Once the element says something that matches."""
-    said: list[str] = [""]
+    said = [""]
 
     def look() -> bool:
         said[0] = words(page, where)
         return re.search(pattern, said[0]) is not None
 
     try:
-        wait_until(look, f"{where} does not say {pattern!r}")
+        wait_until(look, f"{where} does not say {pattern!r}", PATIENCE)
     except AssertionError as error:
         raise AssertionError(f"{error}, but {said[0]!r}") from None
     found = re.search(pattern, said[0])
