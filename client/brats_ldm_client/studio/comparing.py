@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from html import escape
 
 from .._errors import InvalidRequest
 from .._extras import need
@@ -65,20 +64,20 @@ def _cell(album: Album, place: int, state: State, reference: State) -> str:
     how, made, other = state.asked.how, state.generation, reference.generation
     picture = album.row((place, "image"), state, 0, name=how.words)
     if made is None or other is None:
-        blank = empty("difference", {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
-        return _article(how, picture, blank, _waiting(state), place == 0)
+        blank = empty(_waiting(state), {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
+        return _article(how, picture, blank, place == 0)
     likeness = album.get((place, "ssim"), True, lambda: f"{ssim(made.images[0], other.images[0]):.6f}")
-    difference = album.get(
-        (place, "difference"), True, lambda: _difference(made, other, how, reference.asked.how, likeness)
-    )
     same = "the reference" if place == 0 else f"SSIM {float(likeness):.3f}"
-    return _article(how, picture, difference, f"{same} · {made.seconds:.1f} s", place == 0, likeness)
+    caption = f"{same} <span>· {made.seconds:.1f} s</span>"
+    difference = album.get(
+        (place, "difference"), True, lambda: _difference(made, other, how, reference.asked.how, likeness, caption)
+    )
+    return _article(how, picture, difference, place == 0, likeness)
 
 
-def _article(how: How, picture: str, difference: str, foot: str, first: bool, likeness: str = "") -> str:
+def _article(how: How, picture: str, difference: str, first: bool, likeness: str = "") -> str:
     data = f'data-sampler="{how.sampler}" data-steps="{how.steps}" data-ssim="{likeness}"'
-    kind = "cell reference" if first else "cell"
-    return f'<article class="{kind}" {data}>{picture}{difference}<footer>{escape(foot)}</footer></article>'
+    return f'<article class="{"cell reference" if first else "cell"}" {data}>{picture}{difference}</article>'
 
 
 def _waiting(state: State) -> str:
@@ -86,10 +85,10 @@ def _waiting(state: State) -> str:
     return words.get(state.phase, "running")
 
 
-def _difference(made: Generation, reference: Generation, how: How, other: How, likeness: str) -> str:
+def _difference(made: Generation, reference: Generation, how: How, other: How, likeness: str, caption: str) -> str:
     pixels = difference_picture(made.images[0], reference.images[0], GAIN)
     seed = int(made.seeds[0])
     data = {"seed": seed, "step": how.steps, "kind": "difference", "source": "decoder"}
     more = {"sampler": how.sampler, "steps": how.steps, "ssim": likeness}
     record = {"seed": seed, "difference": f"{how.words} minus {other.words}, {GAIN:g} times enlarged"}
-    return figure(pixels, "difference", f"Difference of {how.words} from the reference", {**data, **more}, record)
+    return figure(pixels, caption, f"Difference of {how.words} from the reference", {**data, **more}, record)
