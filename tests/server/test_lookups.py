@@ -24,7 +24,7 @@ from support.serving import PATIENCE, infer, scrape, start, stream, tensors, wai
 
 pytestmark = pytest.mark.slow
 
-LIMITS = {"max_rows_in_flight": 2, "max_rows_waiting": 2, "decode_batch": 1}
+LIMITS = {"max_rows_in_flight": 2, "max_rows_waiting": 4, "decode_batch": 1}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_example_of_the_page_runs(server: TritonServer, capsys: pytest.Captu
     with Client(server.grpc_url) as client:
         np.testing.assert_array_equal(names["result"].images[[0, 4]], client.generate([3, 8]).images)
     *_, unary, stream = capsys.readouterr().out.splitlines()
-    assert unary.startswith("mri_ldm: 0 rows in flight and 0 waiting, at most 4; 0 steps left")
+    assert unary.startswith("mri_ldm: 0 rows in flight and 0 waiting, at most 6; 0 steps left")
     assert stream.startswith("mri_ldm_stream: ")
 
 
@@ -105,7 +105,7 @@ def test_over_http(server: TritonServer) -> None:
     url = f"http://{server.http_url}/v2/models/mri_ldm/infer"
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(ask).encode()), timeout=PATIENCE) as answer:
         (output,) = json.load(answer)["outputs"]
-    assert json.loads(output["data"][0])["max_rows_waiting"] == 2
+    assert json.loads(output["data"][0])["max_rows_waiting"] == 4
 
 
 def test_a_look_up_is_a_request_that_takes_no_step(caller: Caller, server: TritonServer) -> None:
@@ -127,13 +127,13 @@ def test_the_queue_is_told_while_it_is_full_and_empty_afterwards(
     caller: Caller, server: TritonServer, raw: triton.InferenceServerClient
 ) -> None:
     order(server.repository, "unet", seconds=0.02)
-    call, done, _ = start(raw, seed=[1, 2, 3, 4], steps=[1000] * 4)
+    call, done, _ = start(raw, seed=[1, 2, 3, 4, 5, 6], steps=[1000] * 6)
     wait_for_rows(server, 1)
     with pytest.raises(ServerUnavailable, match="room for 0 rows"):
         caller("generate", 1, client={"retry_seconds": 0})
     unary, other = caller("queue")
-    assert unary.rows_in_flight + unary.rows_waiting == 4
-    assert 0 < unary.row_steps_left < 4000
+    assert unary.rows_in_flight + unary.rows_waiting == 6
+    assert 0 < unary.row_steps_left < 6000
     assert unary.seconds_left is not None
     assert unary.seconds_left > 1
     assert (other.rows_in_flight, other.rows_waiting, other.row_steps_left) == (0, 0, 0)
@@ -143,7 +143,7 @@ def test_the_queue_is_told_while_it_is_full_and_empty_afterwards(
     wait_until_idle(server)
     order(server.repository, "unet")
     unary, other = caller("queue")
-    assert unary == QueueInfo("mri_ldm", 0, 0, 0, 2, 2, draining=False, seconds_left=0.0)
+    assert unary == QueueInfo("mri_ldm", 0, 0, 0, 2, 4, draining=False, seconds_left=0.0)
     assert other.model == "mri_ldm_stream"
 
 
