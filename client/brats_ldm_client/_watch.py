@@ -5,6 +5,7 @@ What is slow, a terminal or drawing, does not hold up the run: only the newest p
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _SIDE = 240  # pixels of a picture
 _LEAST_COLUMNS = 20  # characters for a picture
+_BAR = 79  # characters
 _PREVIEWS = 25  # at most, of an image: each costs the server time, with a decoder for them
 _PAUSE = 0.2  # seconds from one drawing to the next
 
@@ -74,7 +76,8 @@ class Watch:
 
     def __init__(self, client: Client, how: Request, screen: Screen, at_once: int) -> None:
         self._client, self._how, self._screen = client, how, screen
-        self._at_once = max(1, min(at_once, len(how.seeds), screen.columns // _LEAST_COLUMNS))
+        most = max(1, min(at_once, (screen.columns + 1) // _LEAST_COLUMNS))
+        self._at_once = math.ceil(len(how.seeds) / math.ceil(len(how.seeds) / most))  # 6 as 3 and 3, not as 4 and 2
         self._previews = Previews(max(1, how.steps // _PREVIEWS), "tiny")
         self._meter = Meter(len(how.seeds), time.monotonic())
         self._last: Callable[[Meter], Frame] | None = None
@@ -116,7 +119,7 @@ class Watch:
         else:
             pictures, source = _previews(event), f"previews: {_SOURCES[event.source]}; "
             doing, partly = f"step {event.step.min()} of {event.total}, ", float(event.step.sum() / event.total)
-        bar = meter.line(doing, partly, self._screen.columns)
+        bar = meter.line(doing, partly, min(_BAR, self._screen.columns))
         return _row(pictures, self._at_once), [f"{MARK}; {source}seeds {seeds}", bar]
 
     def update(self) -> None:
@@ -133,9 +136,10 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._last is not None:
+        drawing = kind is None or issubclass(kind, Exception)  # not after Ctrl-C, in a terminal that is slow
+        if drawing and self._last is not None:
             self._painter.show(partial(self._last, self._meter))  # with the number of all images
-        self._painter.stop(drawing=kind is None)
+        self._painter.stop(drawing)
 
 
 class _Painter:
@@ -198,7 +202,7 @@ def _size(latent: F32) -> tuple[int, int]:
 
 def _row(pictures: Sequence[Pixels], places: int) -> Pixels:
     """The pictures side by side. Places without one are at the end."""
-    row = np.full((_SIDE, places * (_SIDE + GAP) - GAP), 24, np.uint8)
+    row = np.zeros((_SIDE, places * (_SIDE + GAP) - GAP), np.uint8)
     for i, picture in enumerate(pictures):
         whole = Image.fromarray(picture).resize((_SIDE, _SIDE))
         row[:, i * (_SIDE + GAP) : i * (_SIDE + GAP) + _SIDE] = np.asarray(whole)

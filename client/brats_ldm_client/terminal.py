@@ -135,9 +135,9 @@ class Screen:
         """Draw a picture, as large as it fits, with lines of text below; they are cut where they are too long."""
         lines = lines or [""]
         columns, rows = self._cells(pixels, len(lines))
+        place = self._place(rows + len(lines))
         code = self._code(_padded(pixels, rows / columns * self._cell[0] / self._cell[1]), columns, rows)
         text = "\r\n".join(f"{line[: self.columns]}\x1b[K" for line in lines)
-        place = self._place(rows + len(lines))
         self._write(f"{_ESCAPES['begin']}{place}\x1b7{code}\x1b8\x1b[{rows}B{text}{_ESCAPES['end']}")
 
     def _cells(self, pixels: Pixels, lines: int) -> tuple[int, int]:
@@ -160,7 +160,7 @@ class Screen:
 
     def _code(self, pixels: Pixels, columns: int, rows: int) -> str:
         if self.kind == "kitty":
-            return codes.kitty(pixels, columns, rows, self._number or 1)
+            return codes.kitty(pixels, columns, rows, self._number)
         if self.kind == "iterm":
             return codes.iterm(pixels, columns, rows)
         if self.kind == "sixel":
