@@ -54,8 +54,8 @@ def add_parser(commands: Any) -> None:
         nargs="?",
         const="auto",
         choices=("auto", "kitty", "iterm", "sixel", "blocks"),
-        help="show previews in the terminal while a few images at a time are made, in the best way that the terminal "
-        "says it can, or in this way; needs blessed; the files are the same",
+        help="show previews in the terminal while a few images at a time are made: in the best way that it says it can "
+        "(to ask it needs blessed), or in this way; the files are the same",
     )
     connection_options(parser, timeout=600.0)
     load_options(parser, concurrency=4, retry=60.0)

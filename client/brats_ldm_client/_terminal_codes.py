@@ -57,17 +57,31 @@ def _band(levels: Pixels) -> str:
     return "$".join(lines)
 
 
-def blocks(pixels: Pixels, fore: Sequence[str], back: Sequence[str], normal: str) -> list[str]:
+def shades(true_colour: bool) -> tuple[list[str], list[str]]:
+    """The codes for characters of each level of grey, and those for what is behind them.
+
+    true_colour: whether the terminal can show all levels. Otherwise 26 greys of the palette of 256 colours are used,
+        which every terminal has, whatever TERM says: black, white, and 8, 18, ... 238.
+    """
+    if true_colour:
+        colours = [f"2;{grey};{grey};{grey}" for grey in range(256)]
+    else:
+        palette = {0: 16, 255: 231} | {8 + 10 * i: 232 + i for i in range(24)}
+        colours = [f"5;{palette[min(palette, key=lambda one: abs(one - grey))]}" for grey in range(256)]
+    return [f"\x1b[38;{colour}m" for colour in colours], [f"\x1b[48;{colour}m" for colour in colours]
+
+
+def blocks(pixels: Pixels, fore: Sequence[str], back: Sequence[str]) -> list[str]:
     """Lines of characters that each show two pixels, one above the other.
 
     Args:
         pixels: An even number of rows.
-        fore: The code that makes characters of that grey, for each level from 0 to 255.
-        back: The same for what is behind them.
-        normal: The code that ends both.
+        fore: The code for characters of each level of grey.
+        back: The code for what is behind them.
     """
     lines = []
     for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
         runs = ((pair, len(list(run))) for pair, run in groupby(zip(upper, lower, strict=True)))
-        lines.append("".join(f"{fore[high]}{back[low]}{HALF_BLOCK * length}" for (high, low), length in runs) + normal)
+        text = "".join(f"{fore[high]}{back[low]}{HALF_BLOCK * length}" for (high, low), length in runs)
+        lines.append(f"{text}\x1b[0m")
     return lines

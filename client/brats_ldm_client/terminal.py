@@ -1,6 +1,7 @@
 """Pictures in a terminal, drawn again and again in the same place: `open_screen`, `Screen`.
 
-The package blessed (extra `watch`) asks the terminal what it can show. Everything goes to stderr, as progress bars do.
+The package blessed (extra `watch`) asks the terminal what it can show; without it there are half blocks. Everything
+goes to stderr, as progress bars do.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from . import _terminal_codes as codes
-from ._errors import InvalidRequest
+from ._errors import InvalidRequest, MissingPackage
 from ._extras import need
 from .pictures import Pixels
 
@@ -31,31 +32,37 @@ _TIMEOUT = 2.0  # seconds until a terminal that has not answered is taken for on
 _USUAL_CELL = (20.0, 10.0)  # height and width of a character in pixels, where the terminal does not tell
 _GREYS = 64  # in sixel: more cannot be told apart, and take longer
 _MOST_ROWS = 24  # of characters: a picture is no larger in a large window
-_ESCAPES = {"begin": "\x1b[?2026h\x1b[?25l", "end": "\x1b[?25h\x1b[?2026l"}  # all of a frame at once, without cursor
-_SANE = f"\x1b\\\x1b[0m{_ESCAPES['end']}\r\n"  # also ends a code that was cut short
+_BEGIN, _END = "\x1b[?2026h\x1b[?25l", "\x1b[?25h\x1b[?2026l"  # all of a frame at once, without the cursor
+_SANE = f"\x1b\\\x1b[0m{_END}\r\n"  # also ends a code that was cut short
 
 
 def open_screen(kind: str = "auto") -> Screen | None:
     """A screen on stderr; None where no picture can be shown.
 
-    That is where stderr is a file or a pipe, with TERM=dumb, with NO_COLOR, or without the characters for it (UTF-8).
+    That is where stderr is a file or a pipe, with TERM=dumb, with NO_COLOR, without the characters for it (UTF-8), and
+    on Windows without blessed.
 
     Args:
         kind: "kitty", "iterm", "sixel" or "blocks", for a terminal that gives no answer or a wrong one; by default
             the best that it says it can, which takes milliseconds, or 6 s where nothing answers.
 
     Raises:
-        MissingPackage: blessed is not installed.
-        InvalidRequest: there is no such kind.
+        InvalidRequest: There is no such kind.
     """
     if kind not in ("auto", *KINDS):
         raise InvalidRequest(f"{kind!r} is no way to show a picture: choose auto, {', '.join(KINDS)}")
     if not _shows_pictures():
         return None
-    terminal = _terminal()
-    if kind == "blocks" or _in_gnu_screen() or terminal.get_location(timeout=_TIMEOUT) == (-1, -1):
-        return Screen(terminal, "blocks" if kind == "auto" else kind, _USUAL_CELL, sys.stderr)
-    return Screen(terminal, _best(terminal) if kind == "auto" else kind, _cell(terminal), sys.stderr)
+    # On Windows blessed also makes the console take codes.
+    asks = os.name == "nt" or (kind != "blocks" and _multiplexer() != "screen")
+    terminal = _terminal() if asks else None
+    if terminal is None and os.name == "nt":
+        return None
+    if terminal is None or terminal.get_location(timeout=_TIMEOUT) == (-1, -1):
+        return Screen("blocks" if kind == "auto" else kind)
+    kind = _best(terminal) if kind == "auto" else kind
+    greys = terminal.get_sixel_colors(timeout=_TIMEOUT) if kind == "sixel" else _GREYS
+    return Screen(kind, _cell(terminal), min(_GREYS, max(2, greys)))
 
 
 def _shows_pictures() -> bool:
@@ -70,10 +77,24 @@ def _shows_pictures() -> bool:
     return False
 
 
-def _terminal() -> Terminal:
-    """blessed's view of the terminal. It asks a few questions at once."""
-    with _variable("BLESSED_QUERY_TIMEOUT_SECONDS", str(_TIMEOUT)):  # read when it is imported; 5 s otherwise
-        blessed = need("blessed")
+def _multiplexer() -> str:
+    """What stands between us and the terminal: "screen", "tmux" or "".
+
+    GNU screen shows what it does not understand. tmux makes kitty's question the title of its window.
+    """
+    term = os.environ.get("TERM", "")
+    if "TMUX" in os.environ or term.startswith("tmux"):
+        return "tmux"
+    return "screen" if "STY" in os.environ or term.startswith("screen") else ""
+
+
+def _terminal() -> Terminal | None:
+    """blessed's view of the terminal, to which it sends a few questions at once. None without blessed."""
+    try:
+        with _variable("BLESSED_QUERY_TIMEOUT_SECONDS", str(_TIMEOUT)):  # read when it is imported; 5 s otherwise
+            blessed = need("blessed")
+    except MissingPackage:
+        return None
     terminal: Terminal = blessed.Terminal(stream=sys.__stderr__)
     return terminal
 
@@ -91,14 +112,13 @@ def _variable(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
-def _in_gnu_screen() -> bool:
-    """It takes kitty's question for a message to its user."""
-    return "STY" in os.environ and "TMUX" not in os.environ
-
-
 def _best(terminal: Terminal) -> str:
-    can = {"kitty": terminal.does_kitty_graphics, "iterm": terminal.does_iterm2_graphics, "sixel": terminal.does_sixel}
-    return next((kind for kind, does in can.items() if does(timeout=_TIMEOUT)), "blocks")
+    if _multiplexer() != "tmux":
+        if terminal.does_kitty_graphics(timeout=_TIMEOUT):
+            return "kitty"
+        if terminal.does_iterm2_graphics(timeout=_TIMEOUT):
+            return "iterm"
+    return "sixel" if terminal.does_sixel(timeout=_TIMEOUT) else "blocks"
 
 
 def _cell(terminal: Terminal) -> tuple[float, float]:
@@ -112,24 +132,40 @@ def _cell(terminal: Terminal) -> tuple[float, float]:
 class Screen:
     """A place in a terminal for pictures with lines of text below. Each takes the place of the one before.
 
-    Use it in a `with` block, or close it. Made by `open_screen`. For one thread at a time.
+    Use it in a `with` block, or close it. `open_screen` makes one that fits the terminal. For one thread at a time.
+
+    Args:
+        kind: One of `KINDS`.
+        cell: Height and width of a character in pixels.
+        greys: Levels of grey in sixel, from 2 to 101.
+        stream: A terminal; by default stderr.
     """
 
-    def __init__(self, terminal: Terminal, kind: str, cell: tuple[float, float], stream: TextIO) -> None:
+    def __init__(
+        self,
+        kind: str,
+        cell: tuple[float, float] = _USUAL_CELL,
+        greys: int = _GREYS,
+        stream: TextIO | None = None,
+    ) -> None:
         self.kind = kind
         """How pictures are shown: one of `KINDS`."""
-        self._terminal, self._cell, self._stream = terminal, cell, stream
+        self._cell, self._greys, self._stream = cell, greys, stream or sys.stderr
         self._number = 0  # of the picture, for kitty
         self._drawn: tuple[int, ...] = ()  # lines of what is there, and the size of the terminal then
-        self._greys = min(_GREYS, terminal.get_sixel_colors(timeout=_TIMEOUT)) if kind == "sixel" else 0
-        shades = range(256) if kind == "blocks" else ()
-        self._fore = [str(terminal.color_rgb(grey, grey, grey)) for grey in shades]
-        self._back = [str(terminal.on_color_rgb(grey, grey, grey)) for grey in shades]
+        self._shades = codes.shades(os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
+
+    def _size(self) -> tuple[int, int]:
+        """Columns and rows of characters."""
+        columns, rows = 0, 0
+        with contextlib.suppress(OSError, ValueError):
+            columns, rows = os.get_terminal_size(self._stream.fileno())
+        return columns or 80, rows or 24  # a pseudo-terminal may have no size
 
     @property
     def columns(self) -> int:
         """Characters in a line."""
-        return max(1, (self._terminal.width or 80) - 1)  # without the last: terminals wrap there in different ways
+        return max(1, self._size()[0] - 1)  # without the last: terminals wrap there in different ways
 
     def show(self, pixels: Pixels, lines: Sequence[str] = ()) -> None:
         """Draw a picture, as large as it fits, with lines of text below; they are cut where they are too long."""
@@ -138,19 +174,19 @@ class Screen:
         place = self._place(rows + len(lines))
         code = self._code(_padded(pixels, rows / columns * self._cell[0] / self._cell[1]), columns, rows)
         text = "\r\n".join(f"{line[: self.columns]}\x1b[K" for line in lines)
-        self._write(f"{_ESCAPES['begin']}{place}\x1b7{code}\x1b8\x1b[{rows}B{text}{_ESCAPES['end']}")
+        self._write(f"{_BEGIN}{place}\x1b7{code}\x1b8\x1b[{rows}B{text}{_END}")
 
     def _cells(self, pixels: Pixels, lines: int) -> tuple[int, int]:
         """Columns and rows of characters that the picture covers."""
         height, width = pixels.shape
         shape = height / width * self._cell[1] / self._cell[0]  # rows for a column
-        most = max(1, min(_MOST_ROWS, (self._terminal.height or 24) - lines - 1))
+        most = max(1, min(_MOST_ROWS, self._size()[1] - lines - 1))
         columns = max(1, min(self.columns, int(most / shape)))
         return columns, min(most, math.ceil(columns * shape))
 
     def _place(self, height: int) -> str:
         """The codes that move the cursor to the top left of the place, and make one where there is none."""
-        now = (height, self._terminal.width, self._terminal.height)
+        now = (height, *self._size())
         # In another size of the window nobody knows where the lines are.
         before = "" if self._drawn == now else ("\r\n" if self._drawn else "\r") + "\n" * (height - 1)
         if before:
@@ -166,7 +202,7 @@ class Screen:
         if self.kind == "sixel":
             height, width = (int(n * side) for n, side in zip((rows, columns), self._cell, strict=True))
             return codes.sixel(_resized(pixels, width, height), self._greys)
-        return "\r\n".join(codes.blocks(_resized(pixels, columns, 2 * rows), self._fore, self._back, "\x1b[0m"))
+        return "\r\n".join(codes.blocks(_resized(pixels, columns, 2 * rows), *self._shades))
 
     def leave(self) -> None:
         """Leave what is there; the next picture comes below."""
