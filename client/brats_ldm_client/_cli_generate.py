@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._cli_connection import connect, connection_options
 from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
+from ._terminal_kinds import KINDS
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -53,7 +54,7 @@ def add_parser(commands: Any) -> None:
         "--watch",
         nargs="?",
         const="auto",
-        choices=("auto", "kitty", "iterm", "sixel", "blocks"),
+        choices=("auto", *KINDS),
         help="show previews in the terminal while a few images at a time are made: in the best way that it says it can "
         "(to ask it needs blessed), or in this way; the files are the same",
     )

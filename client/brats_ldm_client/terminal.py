@@ -21,13 +21,12 @@ from PIL import Image
 from . import _terminal_codes as codes
 from ._errors import InvalidRequest, MissingPackage
 from ._extras import need
+from ._terminal_kinds import KINDS
 from .pictures import Pixels
 
 if TYPE_CHECKING:
     from blessed import Terminal
 
-#: Ways to show a picture, the best first.
-KINDS = ("kitty", "iterm", "sixel", "blocks")
 _TIMEOUT = 2.0  # seconds until a terminal that has not answered is taken for one that never does
 _USUAL_CELL = (20.0, 10.0)  # height and width of a character in pixels, where the terminal does not tell
 _GREYS = 64  # in sixel: more cannot be told apart, and take longer
@@ -135,7 +134,7 @@ class Screen:
     Use it in a `with` block, or close it. `open_screen` makes one that fits the terminal. For one thread at a time.
 
     Args:
-        kind: One of `KINDS`.
+        kind: "kitty", "iterm", "sixel" or "blocks".
         cell: Height and width of a character in pixels.
         greys: Levels of grey in sixel, from 2 to 101.
         stream: A terminal; by default stderr.
@@ -149,7 +148,7 @@ class Screen:
         stream: TextIO | None = None,
     ) -> None:
         self.kind = kind
-        """How pictures are shown: one of `KINDS`."""
+        """How pictures are shown: "kitty", "iterm", "sixel" or "blocks"."""
         self._cell, self._greys, self._stream = cell, greys, stream or sys.stderr
         self._number = 0  # of the picture, for kitty
         self._drawn: tuple[int, ...] = ()  # lines of what is there, and the size of the terminal then

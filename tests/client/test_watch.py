@@ -18,6 +18,7 @@ import pytest
 from brats_ldm_client._cli import main
 from brats_ldm_client.pictures import MARK
 from server.process import TritonServer
+from support.common import ROOT
 from support.fake_triton import Served
 from support.terminals import Terminal
 
@@ -262,6 +263,18 @@ def test_stdout_can_be_a_file(terminal: Make, served: Served, tmp_path: Path) ->
         assert Run(at_work, served.url, tmp_path / "out")("-n", 1, "--seed", 0, "--steps", 2, stdout=said) == 0
     assert (tmp_path / "said").read_text().startswith("1 synthetic slices")
     assert "1 of 1 images" in at_work.text
+
+
+def test_the_script_of_the_page(terminal: Make, served: Served) -> None:
+    page = (ROOT / "docs" / "generate.md").read_text()
+    (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "open_screen" in code)
+    # The fake server's latents are small.
+    script = script.replace("127.0.0.1:8001", served.url).replace("previews[0]", "previews[0], (32, 32)")
+    at_work = terminal("blocks")
+    at_work.python("-c", script)
+    assert at_work.wait() == 0, at_work.lines
+    line = at_work.lines[at_work.screen.cursor.y - 1]
+    assert line == MARK, "the last step's is gone"
 
 
 @pytest.mark.slow
