@@ -7,7 +7,6 @@ import io
 import re
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +134,7 @@ def test_a_picture_at_the_bottom_scrolls_once(terminal: Callable[..., Terminal])
     assert np.abs(at_work.grey(16, 20, 79) - at(40, 79, used=39.5))[:36].max() < 4
 
 
+@pytest.mark.slow
 def test_a_terminal_that_never_answers_gets_half_blocks(terminal: Callable[..., Terminal]) -> None:
     """As that of `ssh -t` in a script. The questions end after some seconds."""
     at_work = terminal("silent")
@@ -143,6 +143,7 @@ def test_a_terminal_that_never_answers_gets_half_blocks(terminal: Callable[..., 
     assert at_work.lines[21:24] == ["SYNTHETIC", "below", "blocks"]
 
 
+@pytest.mark.slow
 def test_answers_are_not_left_for_the_shell(terminal: Callable[..., Terminal]) -> None:
     ends = "\nimport select\nprint('typed' if select.select([sys.stdin], [], [], 0.5)[0] else 'nothing typed')"
     for kind in KINDS:
@@ -241,7 +242,7 @@ def test_the_modes_of_the_terminal_are_as_before(terminal: Callable[..., Termina
     at_work = terminal("sixel")
     at_work.python("-c", PROGRAM)
     assert at_work.wait() == 0, at_work.lines
-    assert termios.tcgetattr(at_work._slave) == at_work.modes
+    assert at_work.modes_are_as_before
 
 
 @pytest.mark.parametrize("kind", ["auto", "kitty"])

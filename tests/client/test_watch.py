@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from support.common import ROOT
 from support.fake_triton import Served
 from support.terminals import Terminal
 
+pytestmark = pytest.mark.slow  # each runs a command of seconds
 Make = Callable[..., Terminal]
 
 
@@ -138,7 +138,7 @@ def test_ctrl_c(terminal: Make, served: Served, tmp_path: Path) -> None:
     served.triton.wait_cancelled(1)
     assert at_work.lines[at_work.screen.cursor.y - 1] == "brats-ldm: interrupted"
     assert not at_work.screen.cursor.hidden
-    assert termios.tcgetattr(at_work._slave) == at_work.modes
+    assert at_work.modes_are_as_before
 
 
 def test_an_error_is_one_line_below_the_pictures(terminal: Make, served: Served, tmp_path: Path) -> None:
@@ -277,7 +277,6 @@ def test_the_script_of_the_page(terminal: Make, served: Served) -> None:
     assert line == MARK, "the last step's is gone"
 
 
-@pytest.mark.slow
 def test_the_images_of_a_real_server_are_the_same(terminal: Make, small_server: TritonServer, tmp_path: Path) -> None:
     arguments = ("-n", 6, "--seed", 40, "--steps", 6, "--format", "png,nifti")
     at_work = terminal("blocks")

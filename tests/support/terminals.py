@@ -56,7 +56,8 @@ class Terminal:
         self._reading.set()
         self._master, self._slave = pty.openpty()
         self.resize(columns, rows)
-        self.modes = termios.tcgetattr(self._slave)
+        self._modes = termios.tcgetattr(self._master)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, *command: object, env: dict[str, str] | None = None, **streams: Any) -> None:
@@ -71,7 +72,8 @@ class Terminal:
         both = {key: value for key, value in ({"PATH": os.environ["PATH"]} | usual | (env or {})).items() if value}
         words = ["setsid", "--ctty", *map(str, command)] if "stdin" not in streams else [str(word) for word in command]
         self._process = subprocess.Popen(heeding_signals(words), env=both, **ends)
-        threading.Thread(target=self._read, daemon=True).start()
+        os.close(self._slave)  # so that reading ends when the command does
+        self._reader.start()
 
     def python(self, *arguments: object, **options: Any) -> None:
         self.run(sys.executable, *arguments, **options)
@@ -80,7 +82,7 @@ class Terminal:
         while self._reading.wait():
             try:
                 data = os.read(self._master, 65536)
-            except OSError:
+            except OSError:  # the command has ended
                 return
             self.written += data
             self._take(self._left + data)
@@ -112,11 +114,12 @@ class Terminal:
             self.type(data)
 
     def type(self, data: bytes) -> None:
+        """As if keys were pressed."""
         os.write(self._master, data)
 
     def resize(self, columns: int, rows: int) -> None:
         size = struct.pack("HHHH", rows, columns, 0, 0)
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, size)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
         self.screen.resize(rows, columns)
 
     def hold(self) -> None:
@@ -139,12 +142,13 @@ class Terminal:
         """The exit status, after all that was written has been read."""
         assert self._process is not None
         status = self._process.wait(60)
-        self.type(b"\x04")  # nothing more can come before this is echoed or dropped
-        quiet = len(self.written) - 1
-        while quiet != len(self.written):
-            quiet = len(self.written)
-            time.sleep(0.2)
+        self._reader.join(60)
         return status
+
+    @property
+    def modes_are_as_before(self) -> bool:
+        """Whether keys are echoed, lines can be edited, and so on."""
+        return termios.tcgetattr(self._master) == self._modes
 
     @property
     def lines(self) -> list[str]:
@@ -182,8 +186,8 @@ class Terminal:
         if self._process is not None:
             self._process.kill()
             self._process.wait(60)
-        self._reading.set()
-        os.close(self._slave)
+            self._reading.set()
+            self._reader.join(60)
         os.close(self._master)
 
 
