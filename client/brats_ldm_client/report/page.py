@@ -169,7 +169,7 @@ def _groups(contents: Contents) -> str:
     groups = contents.groups
     if len(groups) == 1:
         return table(_group_rows(groups[0], contents.facts))
-    names = [name for name in dict.fromkeys(name for group in groups for name in group.parameters)]
+    names = [*dict.fromkeys(name for group in groups for name in group.parameters)]
     differ = [name for name in names if len({group.parameters.get(name) for group in groups}) > 1]
     same = [(_label(name), groups[0].parameters[name]) for name in names if name not in differ]
     rows = [

@@ -94,7 +94,7 @@ class Files:
             images = self._count(path)
             self._places += [(path, index, images) for index in range(images)]
             if images:
-                sizes[readers.ending(path).lstrip("_.")] += path.stat().st_size
+                sizes[readers.FORMATS[readers.ending(path)]] += path.stat().st_size
         self.facts.count, self.facts.formats = len(self._places), dict(sizes)
         made_by = {str(record.get("made_by", "brats-ldm")) for records in self._records.values() for record in records}
         self.facts.made_by = ", ".join(sorted(made_by))
@@ -150,19 +150,25 @@ def _chosen(paths: Iterable[Path], records: Mapping[str, Sequence[Mapping[str, A
         base = path.name[: -len(end)] if end != ".npz" else path.name
         if base not in best or readers.ENDINGS.index(end) < readers.ENDINGS.index(readers.ending(best[base])):
             best[base] = path
-    archived = {
-        (stem(record["seed"]), _recipe([record]))
-        for path in best.values()
-        for record in records.get(path.name, ())
-        if readers.ending(path) == ".npz" and isinstance(record.get("seed"), int)
-    }
-    return [path for base, path in best.items() if (base, _recipe(records.get(path.name, ()))) not in archived]
+    archived: dict[str, set[tuple[str, ...]]] = {}
+    for record in (record for path in best.values() for record in _in_archive(path, records)):
+        archived.setdefault(stem(record["seed"]), set()).update((_UNKNOWN, _recipe([record])))
+    return [path for base, path in best.items() if _recipe(records.get(path.name, ())) not in archived.get(base, ())]
 
 
-def _recipe(records: Sequence[Mapping[str, Any]]) -> object:
-    """What decides, with its seed, how an image looks."""
+def _in_archive(path: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The records of the images of an archive, as far as they have a seed; none of other files."""
+    own = records.get(path.name, ()) if readers.ending(path) == ".npz" else ()
+    return [record for record in own if isinstance(record.get("seed"), int)]
+
+
+def _recipe(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What decides, with its seed, how an image looks; `_UNKNOWN` where that is not recorded."""
     names = ("sampler", "steps", "eta", "model_digest", "weights_sha256", "start_noise")
-    return tuple(str(records[0].get(name)) for name in names) if records else ()
+    return tuple(str(records[0].get(name)) for name in names) if records else _UNKNOWN
+
+
+_UNKNOWN: tuple[str, ...] = ()
 
 
 class Shards:
@@ -236,5 +242,6 @@ def _readable(plan: Plan) -> str:
 
 
 def _problem(path: Path, error: Exception) -> str:
-    """In one line."""
-    return f"{path.name} cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+    """In one line, which goes into the page: without the place of the folder on this machine."""
+    words = " ".join(str(error).replace(str(path), path.name).split())
+    return f"{path.name} cannot be read ({words or type(error).__name__})"

@@ -8,14 +8,12 @@ from typing import Any
 
 from .._errors import InvalidRequest
 from .._page import counted
-from ..files import whole_file
+from ..files import REPORT, whole_file
 from .gather import Gathered, gather
 from .nearest import Evaluation, find_evaluation, read_evaluation
 from .page import TABLE_LIMIT, Contents, page
 from .parameters import groups
 from .sources import Entry, Source, open_source
-
-PAGE = "report.html"
 
 
 def write_report(
@@ -43,7 +41,7 @@ def write_report(
         OSError: a file cannot be read or written; the error names it.
     """
     folder = Path(folder)
-    path = folder / PAGE if out is None else Path(out)
+    path = folder / REPORT if out is None else Path(out)
     named = None if evaluation is None else Path(evaluation)
     place = find_evaluation(folder, named)
     source = open_source(folder)
@@ -54,8 +52,9 @@ def write_report(
     text = page(_contents(source, found, title, folder, result))
     with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8", "xmlcharrefreplace")
-    for problem in source.facts.problems if on_problem is not None else ():
-        on_problem(problem)
+    if on_problem is not None:
+        for problem in source.facts.problems:
+            on_problem(problem)
     return path
 
 
