@@ -117,7 +117,7 @@ def figure(pixels: Pixels, caption: str, *, synthetic: bool) -> str:
     data = png(marked(pixels), {}) if synthetic else _plain(pixels)
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     text = escape(caption)
-    return f'<figure><img src="{source}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def _plain(pixels: Pixels) -> bytes:
