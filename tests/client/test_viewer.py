@@ -225,6 +225,15 @@ def test_a_value_that_is_no_number(open_viewer: Callable[..., Page]) -> None:
 def test_everything_works_with_keys(open_viewer: Callable[..., Page]) -> None:
     page, images = open_viewer(), shown_images()
     canvas(page).focus()
+    left, top, scale = place(page, images[0])
+    spot = {"x": left + 20.5 * scale, "y": top + 20.5 * scale}
+    canvas(page).hover(position=spot)
+    before = page.locator("[data-part=pixel]").inner_text()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowUp")
+    canvas(page).hover(position={"x": spot["x"] + 20, "y": spot["y"] - 20})
+    assert page.locator("[data-part=pixel]").inner_text() == before  # the slice has moved there
+    page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     assert state(page)["index"] == 2
