@@ -164,6 +164,7 @@ def test_a_run_in_bulk_that_goes_on(tmp_path: Path) -> None:
     problems: list[str] = []
     page = report(tmp_path, on_problem=problems.append)
     assert list(page.pictures) == ["seed 10", "seed 11", "seed 12"]
+    assert page.value("seeds") == "10\N{EN DASH}12, 16"
     assert problems[0] == "3 of 7 images are in shards that are not whole"
     assert problems[1].startswith("shard-000002.h5 cannot be read (")
     assert all(problem in page.words for problem in problems)
@@ -254,6 +255,7 @@ def test_a_mixed_folder_says_how_many_are_synthetic(tmp_path: Path) -> None:
     rows = foreign_png(tmp_path)
     page = report(tmp_path)
     assert "2 of 3 slices are recorded as synthetic" in page.words
+    assert "made by" not in page.words
     np.testing.assert_array_equal(page.pictures["a.png"], rows)
     assert page.pictures["seed 1"].shape == marked(to_display(image_of(1))).shape
 
@@ -280,6 +282,7 @@ def test_damaged_files_are_listed_and_the_others_shown(tmp_path: Path) -> None:
     assert list(page.pictures) == ["seed 1"]
     names = {"colour.png", "text.png", "objects.npz", "pickle.npz", "other.npz", "film.nii.gz", "cut.nii.gz", "no.dcm"}
     assert {problem.split()[0] for problem in problems} == names
+    assert len(problems) == len(names)
     assert all(problem in page.words for problem in problems)
 
 

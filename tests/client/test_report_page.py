@@ -80,6 +80,15 @@ def test_a_run_in_bulk_of_many_shards_keeps_its_memory(tmp_path: Path) -> None:
     assert (peaks[2] - peaks[1]) / 300 < 5000  # bytes a shard: a row of the table, and no histogram
 
 
+def test_very_many_faults_are_counted(tmp_path: Path) -> None:
+    generate(1).save(tmp_path)
+    for number in range(300):
+        (tmp_path / f"{number}.nii").write_text("no volume")
+    page = ReportPage(write_report(tmp_path))
+    assert page.words.count("cannot be read") == 200
+    assert "and 100 more" in page.words
+
+
 # --- texts of anyone
 
 

@@ -19,6 +19,7 @@ from ..bulk.artifacts import artifact_name, check_package, read_pixels
 from ..bulk.plan import MANIFEST, Plan, read_manifest
 from ..bulk.shard import read_shard
 from . import readers
+from .parameters import Group, joined, parameters_of
 from .readers import Picture
 
 _NOT_SLICES = {"contact_sheet.png", "evaluation.png"}
@@ -48,6 +49,8 @@ class Facts:
     """What could not be read, a line each."""
     statistics: dict[str, Any] | None = None
     """Of the pixels of all images, if the folder has them already."""
+    groups: list[Group] = field(default_factory=list)
+    """How all images were made, if the folder says it in one place; then all are synthetic."""
 
 
 class Source(Protocol):
@@ -97,7 +100,7 @@ class Files:
                 sizes[readers.FORMATS[readers.ending(path)]] += path.stat().st_size
         self.facts.count, self.facts.formats = len(self._places), dict(sizes)
         made_by = {str(record.get("made_by", "brats-ldm")) for records in self._records.values() for record in records}
-        self.facts.made_by = ", ".join(sorted(made_by))
+        self.facts.made_by = ", ".join(sorted(made_by)) if len(made_by) < 3 else f"{len(made_by)} programs"
 
     def _provenance(self, folder: Path) -> dict[str, list[dict[str, Any]]]:
         try:
@@ -183,6 +186,9 @@ class Shards:
         self._starts = [0]  # of each shard's images, and the end
         self.facts.statistics = total(self._marks())
         self.facts.count = self._starts[-1]
+        parts = (self._plan.shard(index) for index in self._shards)
+        seeds = joined((part[0], part[-1]) for part in parts)
+        self.facts.groups = [Group(parameters_of(self._plan.origin()), self.facts.count, seeds)]
         if missing := self._plan.count - self.facts.count:
             self.facts.problems.append(f"{missing:,} of {self._plan.count:,} images are in shards that are not whole")
 

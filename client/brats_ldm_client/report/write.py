@@ -49,6 +49,7 @@ def write_report(
     found = gather(source, on_image)
     if not found.pictures:
         raise InvalidRequest(f"{folder} has no slices to read: {'; '.join(source.facts.problems[:3])}")
+    source.facts.problems = [*dict.fromkeys(source.facts.problems)]  # a file can be opened twice
     text = page(_contents(source, found, title, folder, result))
     with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8", "xmlcharrefreplace")
@@ -82,7 +83,7 @@ def _contents(
         facts=source.facts,
         found=found,
         entries={index: _told(source.entry(index), found.said.get(index, {})) for index in numbers},
-        groups=groups(record for record in _records(source, found) if record is not None),
+        groups=source.facts.groups or groups(record for record in _records(source, found) if record is not None),
         synthetic=synthetic,
         known=known,
         evaluation=evaluation,
@@ -102,6 +103,8 @@ def _records(source: Source, found: Gathered) -> Iterator[Mapping[str, Any] | No
 
 def _synthetic(source: Source, found: Gathered) -> tuple[int, int]:
     """How many images are recorded as synthetic, and of how many anything is known."""
+    if source.facts.groups:
+        return source.facts.count, source.facts.count
     synthetic = known = 0
     for index, record in enumerate(_records(source, found)):
         said = found.said.get(index, {})
