@@ -98,9 +98,10 @@ def test_noise_is_drawn_by_one_code() -> None:
 def test_front_models_take_the_same_tensors() -> None:
     unary, stream = (parse_config(SERVING.parents[1] / name / "config.pbtxt") for name in ("mri_ldm", "mri_ldm_stream"))
     assert list(stream.input)[: len(unary.input)] == list(unary.input)
-    assert [tensor.name for tensor in list(stream.input)[len(unary.input) :]] == ["preview_every"]
+    assert [tensor.name for tensor in list(stream.input)[len(unary.input) :]] == ["preview_every", "preview_decoder"]
     assert list(stream.output)[: len(unary.output)] == list(unary.output)
-    assert [tensor.name for tensor in list(stream.output)[len(unary.output) :]] == ["step", "preview"]
+    previews = ["step", "preview", "preview_image", "preview_source"]
+    assert [tensor.name for tensor in list(stream.output)[len(unary.output) :]] == previews
     assert stream.model_transaction_policy.decoupled
     assert not unary.model_transaction_policy.decoupled
     assert stream.parameters == unary.parameters

@@ -22,6 +22,7 @@ __all__ = [
     "Preset",
     "Progress",
     "ProtocolError",
+    "QueueInfo",
     "Request",
     "Rows",
     "ServerError",
@@ -53,11 +54,12 @@ if TYPE_CHECKING:
     from ._presets import PRESETS, Preset
     from ._protocol import Request, Rows
     from ._transport import Transport
-    from ._types import Generation, ModelInfo, Progress, ServerInfo, Slice, TensorInfo
+    from ._types import Generation, ModelInfo, Progress, QueueInfo, ServerInfo, Slice, TensorInfo
 else:
     _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client", "PRESETS": "_presets", "Preset": "_presets"}
     _HOMES |= {"Request": "_protocol", "Rows": "_protocol", "Transport": "_transport"}
-    _HOMES |= dict.fromkeys(("Generation", "ModelInfo", "Progress", "ServerInfo", "Slice", "TensorInfo"), "_types")
+    _TYPES = ("Generation", "ModelInfo", "Progress", "QueueInfo", "ServerInfo", "Slice", "TensorInfo")
+    _HOMES |= dict.fromkeys(_TYPES, "_types")
 
     def __getattr__(name):
         if name not in __all__:

@@ -15,10 +15,10 @@ from ._aio_connection import AsyncGrpcConnection
 from ._base import BaseClient
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import Request, Rows, make_request, requests_for
+from ._protocol import Previews, Request, Rows, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import AsyncTransportConnection
-from ._types import Generation, Progress, ServerInfo, Slice
+from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
 
 
 class AsyncClient(BaseClient):
@@ -148,6 +148,7 @@ class AsyncClient(BaseClient):
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         preview_every: int = 1,
+        preview_decoder: str = "latent",
     ) -> AsyncGenerator[Progress | Generation, None]:
         """See `Client.stream`.
 
@@ -165,16 +166,16 @@ class AsyncClient(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        preview_every = check_stream(request, preview_every)
+        previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
-        return self._stream(request, preview_every)
+        return self._stream(request, previews)
 
-    async def _stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
+    async def _stream(self, request: Request, previews: Previews) -> AsyncGenerator[Progress | Generation, None]:
         await self._connect()
         budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
-            events = self._connection.stream(request, preview_every)
+            events = self._connection.stream(request, previews)
             began = False
             try:
                 async for event in events:
@@ -194,6 +195,16 @@ class AsyncClient(BaseClient):
         """See `Client.info`."""
         self._check_open()
         return await self._connection.info()
+
+    async def queue(self) -> tuple[QueueInfo, ...]:
+        """See `Client.queue`."""
+        self._check_open()
+        return await self._connection.queue()
+
+    async def start_noise(self, seeds: Sequence[int] | npt.NDArray[Any]) -> F32:
+        """See `Client.start_noise`."""
+        self._check_open()
+        return await self._connection.start_noise(make_request(None, seeds=seeds, steps=1))
 
     async def is_ready(self) -> bool:
         """See `Client.is_ready`."""

@@ -11,9 +11,9 @@ from . import _flows
 from ._connection import GRPC_ERRORS
 from ._errors import BratsLDMError, ProtocolError
 from ._options import Options
-from ._protocol import STREAM, Request, Rows, outputs_of, parse_rows
+from ._protocol import STREAM, Previews, Request, Rows, outputs_of, parse_rows
 from ._stream import stream_event
-from ._types import Generation, Progress, ServerInfo
+from ._types import F32, Generation, Progress, QueueInfo, ServerInfo
 
 
 class AsyncGrpcConnection:
@@ -40,13 +40,13 @@ class AsyncGrpcConnection:
             raise self._options.error(error) from error
         return parse_rows(result, request)
 
-    async def stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
+    async def stream(self, request: Request, previews: Previews) -> AsyncGenerator[Progress | Generation, None]:
         """The events of one stream, tried once."""
         began = time.monotonic()
-        call = self._options.stream(request, preview_every)
+        call = self._options.stream(request, previews)
         responses: Any = None
         try:
-            responses = self._grpc.stream_infer(_one(call), **self._options.stream_call())
+            responses = self._grpc.stream_infer(_one(call, asyncio.Event()), **self._options.stream_call())
             async for result, error in responses:
                 if error is not None:
                     raise error
@@ -71,6 +71,31 @@ class AsyncGrpcConnection:
     async def wait_until_ready(self, timeout: float, deep: bool, checksum: str | None) -> str | None:
         return await self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
 
+    async def queue(self) -> tuple[QueueInfo, ...]:
+        await self.connect()
+        return await self._drive(_flows.queue(self._options))
+
+    async def start_noise(self, request: Request) -> F32:
+        await self.connect()
+        return await self._drive(_flows.start_noise(self._options, request))
+
+    async def _ask(self, step: _flows.Ask) -> Any:
+        """The only answer of a stream, which then ends by itself: it is asked often, and a cancelled one can do harm.
+
+        See `ResponseStream.close`.
+        """
+        answers: list[tuple[Any, BaseException | None]] = []
+        answered = asyncio.Event()
+        async for answer in self._grpc.stream_infer(_one(step.call, answered), **step.options.stream_call()):
+            answers.append(answer)
+            answered.set()
+        if not answers:
+            raise ProtocolError(f"{STREAM} ended the stream without an answer")
+        result, error = answers[0]
+        if error is not None:
+            raise error
+        return result
+
     async def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
         try:
             step = next(flow)
@@ -85,9 +110,14 @@ class AsyncGrpcConnection:
             result: _flows.T = stop.value
             return result
 
-    async def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
+    async def _perform(self, step: _flows.Call | _flows.Ask | _flows.Sleep) -> Any:
         if isinstance(step, _flows.Sleep):
             return await asyncio.sleep(step.seconds)
+        if isinstance(step, _flows.Ask):
+            try:
+                return await self._ask(step)
+            except GRPC_ERRORS as error:
+                raise step.options.error(error, STREAM) from error
         try:
             return await getattr(self._grpc, step.method)(**step.kwargs)
         except GRPC_ERRORS as error:
@@ -97,7 +127,7 @@ class AsyncGrpcConnection:
         await self._grpc.close()
 
 
-async def _one(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The one request of a stream; then the sending side stays open, for its end would look like a hang-up."""
+async def _one(call: dict[str, Any], answered: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    """The one request of a stream; until it is answered the sending side stays open: its end looks like a hang-up."""
     yield call
-    await asyncio.Event().wait()
+    await answered.wait()

@@ -183,8 +183,12 @@ def _positive(text: str) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from ._errors import BratsLDMError
+
     with connect(args, timeout=args.timeout) as client:
         print(client.info())
+        with contextlib.suppress(BratsLDMError):  # an older server does not tell
+            print("\nqueue", *client.queue(), sep="\n  ")
     return 0
 
 

@@ -16,10 +16,10 @@ from ._base import BaseClient
 from ._connection import Cancellable, GrpcConnection, Outcome
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import Request, make_request, requests_for
+from ._protocol import Previews, Request, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import TransportConnection
-from ._types import Generation, Progress, ServerInfo, Slice
+from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
 
 
 class Client(BaseClient):
@@ -189,12 +189,14 @@ class Client(BaseClient):
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         preview_every: int = 1,
+        preview_decoder: str = "latent",
     ) -> Generator[Progress | Generation, None, None]:
         """Like `generate` for at most 64 images, with progress on the way.
 
         Yields `Progress` when an image has done another `preview_every` steps (0: never), then the `Generation`. The
-        images need not be at the same step. Leaving the loop, or `close()` of the iterator, cancels the work on the
-        server.
+        images need not be at the same step. With `preview_decoder="tiny"` they are shown as images, decoded by the
+        server's small decoder if it has one; `Progress.source` says so. Leaving the loop, or `close()` of the iterator,
+        cancels the work on the server.
         """
         request = make_request(
             n,
@@ -207,16 +209,16 @@ class Client(BaseClient):
             latents=latents,
             return_latents=return_latents,
         )
-        preview_every = check_stream(request, preview_every)
+        previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
-        return self._stream(request, preview_every)
+        return self._stream(request, previews)
 
-    def _stream(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
+    def _stream(self, request: Request, previews: Previews) -> Generator[Progress | Generation, None, None]:
         self._connect()
         budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
         while True:
-            events = self._connection.stream(request, preview_every)
+            events = self._connection.stream(request, previews)
             began = False
             try:
                 for event in events:
@@ -236,6 +238,27 @@ class Client(BaseClient):
         """Describe the server, its models and limits, and the digest of its weights. Generates one step."""
         self._check_open()
         return self._connection.info()
+
+    def queue(self) -> tuple[QueueInfo, ...]:
+        """What the server has to do now, for each of its two models. Generates nothing, and is answered at once.
+
+        Raises:
+            InvalidRequest: The server is older than this client.
+        """
+        self._check_open()
+        return self._connection.queue()
+
+    def start_noise(self, seeds: Sequence[int] | npt.NDArray[Any]) -> F32:
+        """The noise [n, 64, 64] from which the images of these seeds start: any number of seeds. Takes no step.
+
+        `generate(seeds=seeds, latents=noise)` makes the images of `generate(seeds=seeds)`, bit for bit on a CPU.
+        From noise between that of two seeds come images between theirs.
+
+        Raises:
+            InvalidRequest: The server is older than this client.
+        """
+        self._check_open()
+        return self._connection.start_noise(make_request(None, seeds=seeds, steps=1))
 
     def is_ready(self) -> bool:
         """Whether the server and both models report that they are ready; False also if nothing answers."""

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -16,9 +17,9 @@ from tritonclient.utils import InferenceServerException
 from . import _flows
 from ._errors import BratsLDMError
 from ._options import Options
-from ._protocol import STREAM, Request, Rows, outputs_of, parse_rows
+from ._protocol import STREAM, Previews, Request, Rows, outputs_of, parse_rows
 from ._stream import ResponseStream, stream_event
-from ._types import Generation, Progress, ServerInfo
+from ._types import F32, Generation, Progress, QueueInfo, ServerInfo
 
 GRPC_ERRORS = (InferenceServerException, grpc.RpcError)
 Outcome: TypeAlias = Callable[[], Rows]
@@ -69,24 +70,26 @@ class GrpcConnection:
             raise self._options.error(error)
         return parse_rows(result, request)
 
-    def stream(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
+    def stream(self, request: Request, previews: Previews) -> Generator[Progress | Generation, None, None]:
         """The events of one stream, tried once."""
         began = time.monotonic()
+        with self._responses(self._options, self._options.stream(request, previews)) as responses:
+            for result in responses:
+                event = stream_event(result, request, time.monotonic() - began)
+                responses.answered = isinstance(event, Generation)
+                yield event
+                if responses.answered:
+                    return
+
+    @contextmanager
+    def _responses(self, options: Options, call: dict[str, Any]) -> Iterator[ResponseStream]:
         # tritonclient allows one stream a client, and none shared by threads: each stream gets its own.
         grpc_client = self._new_grpc()
         try:
-            responses = ResponseStream(grpc_client, self._options, self._options.stream(request, preview_every))
-            try:
-                for result in responses:
-                    event = stream_event(result, request, time.monotonic() - began)
-                    responses.answered = isinstance(event, Generation)
-                    yield event
-                    if responses.answered:
-                        return
-            finally:
-                responses.close()
+            with closing(ResponseStream(grpc_client, options, call)) as responses:
+                yield responses
         except GRPC_ERRORS as error:
-            raise self._options.error(error, STREAM) from error
+            raise options.error(error, STREAM) from error
         finally:
             grpc_client.close()
 
@@ -99,6 +102,14 @@ class GrpcConnection:
 
     def wait_until_ready(self, timeout: float, deep: bool, checksum: str | None) -> str | None:
         return self._drive(_flows.wait_until_ready(self._options, timeout, deep, checksum))
+
+    def queue(self) -> tuple[QueueInfo, ...]:
+        self.connect()
+        return self._drive(_flows.queue(self._options))
+
+    def start_noise(self, request: Request) -> F32:
+        self.connect()
+        return self._drive(_flows.start_noise(self._options, request))
 
     def _drive(self, flow: _flows.Flow[_flows.T]) -> _flows.T:
         try:
@@ -114,9 +125,14 @@ class GrpcConnection:
             result: _flows.T = stop.value
             return result
 
-    def _perform(self, step: _flows.Call | _flows.Sleep) -> Any:
+    def _perform(self, step: _flows.Call | _flows.Ask | _flows.Sleep) -> Any:
         if isinstance(step, _flows.Sleep):
             return time.sleep(step.seconds)
+        if isinstance(step, _flows.Ask):
+            with self._responses(step.options, step.call) as responses:
+                answer = next(iter(responses))
+                responses.answered = True
+                return answer
         try:
             return getattr(self._grpc, step.method)(**step.kwargs)
         except GRPC_ERRORS as error:

@@ -71,6 +71,7 @@ _TLS_HINT = "pass tls= with the server's authority (and a certificate) if it wan
 _DIED = re.compile(r"stub process .* is not healthy", re.I)
 # Another kind of server answers, or a proxy with no server behind it: gRPC calls that UNIMPLEMENTED.
 _NO_TRITON = re.compile(r"http2 header with status: 404", re.I)
+_UNKNOWN_TENSOR = re.compile(r"unexpected inference (?:input|output) '(\w+)'")
 _TOO_LARGE = re.compile(r"message larger than max", re.I)
 
 
@@ -149,6 +150,8 @@ def _message(
         return f"the request to {model} at {url} was cancelled ({words}): the server may be stopping; try again"
     if kind is AccessDenied:
         return f"{model} at {url} wants a secret ({words}): pass secret=, or $BRATS_LDM_SECRET to brats-ldm"
+    if unknown := _UNKNOWN_TENSOR.search(words):
+        return f"{model} at {url} does not know {unknown[1]}: that server is older than this client, update it"
     if kind is InvalidRequest:
         return f"{model} at {url} refused the request: {words}"
     return f"{model} at {url} failed ({answer.code or answer.token or 'no code'}): {words}; see the server's log"

@@ -25,9 +25,21 @@ from ._errors import (
     ServerUnavailable,
 )
 from ._options import Options
-from ._protocol import STREAM, UNARY, Rows, make_request, outputs_of, parse_provenance, parse_rows
+from ._protocol import (
+    MAX_ROWS,
+    STREAM,
+    UNARY,
+    Request,
+    Rows,
+    make_request,
+    outputs_of,
+    parse_provenance,
+    parse_queue,
+    parse_rows,
+    parse_start_latents,
+)
 from ._proxy import proxy_to
-from ._types import ModelInfo, ServerInfo, TensorInfo
+from ._types import F32, ModelInfo, QueueInfo, ServerInfo, TensorInfo
 
 T = TypeVar("T")
 
@@ -46,13 +58,21 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """Ask on a stream of its own, for one answer."""
+
+    options: Options
+    call: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Sleep:
     """Wait."""
 
     seconds: float
 
 
-Flow: TypeAlias = Generator[Call | Sleep, Any, T]
+Flow: TypeAlias = Generator[Call | Ask | Sleep, Any, T]
 
 
 def connect(options: Options) -> Flow[None]:
@@ -181,6 +201,23 @@ def _model(options: Options, name: str) -> Flow[ModelInfo]:
         tuple(_tensor(entry) for entry in config.output),
         {key: config.parameters[key].string_value for key in sorted(config.parameters)},
     )
+
+
+def queue(options: Options) -> Flow[tuple[QueueInfo, ...]]:
+    """The queue of each model. It is told whatever the seed."""
+    hasty, request = options.hasty(), make_request([0], steps=1)
+    unary = yield Call("infer", hasty.infer(request, ["queue"]))
+    stream = yield Ask(hasty, hasty.look_up(request, "queue"))
+    return parse_queue(unary, UNARY), parse_queue(stream, STREAM)
+
+
+def start_noise(options: Options, request: Request) -> Flow[F32]:
+    """The start noise of the request's rows, in their order."""
+    parts = []
+    for part in request.split(MAX_ROWS):
+        answer = yield Call("infer", options.infer(part, ["start_latent"]))
+        parts.append(parse_start_latents(answer, len(part.seeds)))
+    return np.concatenate(parts)
 
 
 def _tensor(entry: Any, optional: bool = False) -> TensorInfo:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._endpoints import ChannelArgs, several
 from ._error_map import map_error
 from ._errors import BratsLDMError, InvalidRequest, ServerUnavailable
-from ._protocol import MAX_ROWS, STREAM, UNARY, Request, infer_inputs, outputs_of, requested, stream_interval
+from ._protocol import (
+    MAX_ROWS,
+    STREAM,
+    UNARY,
+    Previews,
+    Request,
+    infer_inputs,
+    outputs_of,
+    previews_of,
+    progress_outputs,
+    requested,
+)
 from ._proxy import proxy_to
 
 _INT32_MAX = 2**31 - 1
@@ -46,11 +57,14 @@ class Options:
         call = self._call(UNARY, infer_inputs(request), outputs, timeout)
         return {**call, "client_timeout": timeout, "headers": dict(self.headers)}
 
-    def stream(self, request: Request, preview_every: int) -> dict[str, Any]:
+    def stream(self, request: Request, previews: Previews) -> dict[str, Any]:
         """For the one request of a stream."""
-        previews = ["preview"] if preview_every else []
-        outputs = [*outputs_of(request), "step", *previews]
-        return self._call(STREAM, infer_inputs(request, preview_every), outputs, self.timeout)
+        outputs = [*outputs_of(request), *progress_outputs(previews)]
+        return self._call(STREAM, infer_inputs(request, previews), outputs, self.timeout)
+
+    def look_up(self, request: Request, output: str) -> dict[str, Any]:
+        """For a request on a stream that takes no step."""
+        return self._call(STREAM, infer_inputs(request), [output], self.timeout)
 
     def stream_call(self) -> dict[str, Any]:
         """For the stream itself.
@@ -69,6 +83,10 @@ class Options:
             "timeout": round(timeout * 1e6),  # microseconds: the server's queue need not keep it longer
         }
 
+    def hasty(self) -> Options:
+        """For requests that are answered at once."""
+        return replace(self, timeout=self.connect_timeout)
+
     def error(self, error: BaseException, model: str = UNARY, timeout: float | None = None) -> BratsLDMError:
         proxy = proxy_to(self.url)
         mapped = map_error(error, url=self.url, model=model, timeout=timeout or self.timeout, proxy=proxy)
@@ -78,10 +96,10 @@ class Options:
         return mapped
 
 
-def check_stream(request: Request, preview_every: int) -> int:
+def check_stream(request: Request, preview_every: int, preview_decoder: str) -> Previews:
     if len(request.seeds) > MAX_ROWS:
         raise InvalidRequest(f"a stream takes at most {MAX_ROWS} images, not {len(request.seeds)}: use generate()")
-    return stream_interval(preview_every)
+    return previews_of(preview_every, preview_decoder)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

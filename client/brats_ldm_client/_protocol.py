@@ -10,7 +10,7 @@ import json
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ._errors import InvalidRequest, ProtocolError
 from ._presets import resolve
-from ._types import F32, I32, I64
+from ._types import F32, I64, Progress, QueueInfo
 
 UNARY, STREAM = "mri_ldm", "mri_ldm_stream"
 MAX_ROWS = 64  # the models' max_batch_size
@@ -48,6 +48,14 @@ class Request:
             part = slice(start, start + rows)
             latents = None if self.latents is None else self.latents[part]
             yield replace(self, seeds=self.seeds[part], latents=latents)
+
+
+@dataclass(frozen=True)
+class Previews:
+    """What a stream should show on the way: after every so many steps (0: nothing), decoded by what."""
+
+    every: int = 1
+    decoder: str = "latent"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +183,14 @@ def _latents(latents: Any) -> F32:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def stream_interval(preview_every: Any) -> int:
-    return _int32("preview_every", preview_every)
+def previews_of(preview_every: Any, preview_decoder: Any) -> Previews:
+    """The arguments of `stream` that concern previews, checked."""
+    if not isinstance(preview_decoder, str) or not preview_decoder:
+        raise InvalidRequest(f"preview_decoder must be 'latent' or 'tiny', not {preview_decoder!r}")
+    return Previews(_int32("preview_every", preview_every), preview_decoder)
 
 
-def infer_inputs(request: Request, preview_every: int | None = None) -> list[Any]:
+def infer_inputs(request: Request, previews: Previews | None = None) -> list[Any]:
     """tritonclient's input tensors for the rows of `request`."""
     n = len(request.seeds)
     tensors: dict[str, npt.NDArray[Any]] = {
@@ -191,8 +202,10 @@ def infer_inputs(request: Request, preview_every: int | None = None) -> list[Any
         tensors["eta"] = np.full((n, 1), request.eta, np.float32)
     if request.latents is not None:
         tensors["latent"] = request.latents[:, None]
-    if preview_every is not None:
-        tensors["preview_every"] = np.full((n, 1), preview_every, np.int32)
+    if previews is not None:
+        tensors["preview_every"] = np.full((n, 1), previews.every, np.int32)
+        if previews.decoder != "latent":  # an older server does not know the tensor
+            tensors["preview_decoder"] = np.full((n, 1), previews.decoder.encode(), np.object_)
     return [_input(name, tensor) for name, tensor in tensors.items()]
 
 
@@ -217,13 +230,17 @@ def outputs_of(request: Request) -> list[str]:
     return ["image", "provenance", *(["final_latent"] if request.return_latents else [])]
 
 
+def progress_outputs(previews: Previews) -> list[str]:
+    """The outputs of a stream beside those of the images."""
+    decoded = ["preview_image", "preview_source"] if previews.decoder != "latent" else []
+    return ["step", *(["preview", *decoded] if previews.every else [])]
+
+
 def parse_rows(result: Any, request: Request) -> Rows:
     """The images, latents and records of an answer, in the order of the request's rows."""
     n = len(request.seeds)
-    images = _tensor(result, "image", (n, 1, None, None), np.float32)[:, 0]
-    latents = None
-    if request.return_latents:
-        latents = _tensor(result, "final_latent", (n, 1, None, None), np.float32)[:, 0]
+    images = _planes(result, "image", n)
+    latents = _planes(result, "final_latent", n) if request.return_latents else None
     records = parse_provenance(result, n)
     for seed, record in zip(request.seeds.tolist(), records, strict=True):
         if record.get("seed", seed) != seed:
@@ -242,13 +259,36 @@ def parse_provenance(result: Any, n: int) -> list[dict[str, Any]]:
     return records
 
 
-def parse_progress(result: Any, n: int) -> tuple[I32, F32 | None]:
-    """The step and, where the answer has one, the preview of each row."""
+def parse_progress(result: Any, request: Request) -> Progress:
+    """The step of each row and, where the answer has them, its previews."""
+    n = len(request.seeds)
     step = _tensor(result, "step", (n, 1), np.int32)[:, 0]
-    preview = None
-    if has_output(result, "preview"):
-        preview = _tensor(result, "preview", (n, 1, None, None), np.float32)[:, 0]
-    return step, preview
+    previews, images = (
+        _planes(result, name, n) if has_output(result, name) else None for name in ("preview", "preview_image")
+    )
+    return Progress(step, request.steps, previews, images, "latent" if images is None else "tiny")
+
+
+def parse_start_latents(result: Any, n: int) -> F32:
+    """The start noise [n, 64, 64] of an answer."""
+    return _planes(result, "start_latent", n)
+
+
+def parse_queue(result: Any, model: str) -> QueueInfo:
+    """The queue in an answer for one row."""
+    cell = _tensor(result, "queue", (1, 1), np.object_)[0, 0]
+    names = [field.name for field in fields(QueueInfo) if field.name != "model"]
+    try:
+        told = json.loads(cell)
+        return QueueInfo(model, **{name: told[name] for name in names})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProtocolError(f"output queue of {model} is not the JSON object expected: {error!r}") from error
+
+
+def _planes(result: Any, name: str, n: int) -> F32:
+    """An output of one plane a row, [n, 1, y, x], as [n, y, x]."""
+    planes: F32 = _tensor(result, name, (n, 1, None, None), np.float32)[:, 0]
+    return planes
 
 
 def has_output(result: Any, name: str) -> bool:

@@ -95,5 +95,4 @@ def stream_event(result: Any, request: Request, seconds: float) -> Progress | Ge
     """One answer of a stream: the last one holds the images."""
     if has_output(result, "image"):
         return generation_of(request, parse_rows(result, request), seconds)
-    step, previews = parse_progress(result, len(request.seeds))
-    return Progress(step, request.steps, previews)
+    return parse_progress(result, request)

@@ -14,9 +14,9 @@ import numpy as np
 from ._connection import Cancellable, Outcome
 from ._errors import BratsLDMError, ServerUnavailable
 from ._flows import image_checksum
-from ._protocol import Request, Rows, make_request
+from ._protocol import Previews, Request, Rows, make_request
 from ._schedule import generation_of
-from ._types import Generation, Progress, ServerInfo
+from ._types import F32, I64, Generation, Progress, QueueInfo, ServerInfo
 
 
 class Transport(Protocol):
@@ -32,6 +32,14 @@ class Transport(Protocol):
 
     def info(self) -> ServerInfo:
         """What `Client.info` returns."""
+        ...
+
+    def queue(self) -> tuple[QueueInfo, ...]:
+        """What `Client.queue` returns."""
+        ...
+
+    def start_noise(self, seeds: I64) -> F32:
+        """What `Client.start_noise` returns: the noise [n, 64, 64] of seeds [n]."""
         ...
 
 
@@ -50,11 +58,17 @@ class TransportConnection:
         call.add_done_callback(lambda done: answered(done.result))
         return call
 
-    def stream(self, request: Request, preview_every: int) -> Generator[Progress | Generation, None, None]:
-        yield from _events(self._transport, request, preview_every)
+    def stream(self, request: Request, previews: Previews) -> Generator[Progress | Generation, None, None]:
+        yield from _events(self._transport, request, previews)
 
     def info(self) -> ServerInfo:
         return self._transport.info()
+
+    def queue(self) -> tuple[QueueInfo, ...]:
+        return self._transport.queue()
+
+    def start_noise(self, request: Request) -> F32:
+        return self._transport.start_noise(request.seeds)
 
     def is_ready(self) -> bool:
         return _is_ready(self._transport)
@@ -78,12 +92,18 @@ class AsyncTransportConnection:
     async def send(self, request: Request) -> Rows:
         return await asyncio.to_thread(self._transport.generate, request)
 
-    async def stream(self, request: Request, preview_every: int) -> AsyncGenerator[Progress | Generation, None]:
-        for event in await asyncio.to_thread(lambda: [*_events(self._transport, request, preview_every)]):
+    async def stream(self, request: Request, previews: Previews) -> AsyncGenerator[Progress | Generation, None]:
+        for event in await asyncio.to_thread(lambda: [*_events(self._transport, request, previews)]):
             yield event
 
     async def info(self) -> ServerInfo:
         return await asyncio.to_thread(self._transport.info)
+
+    async def queue(self) -> tuple[QueueInfo, ...]:
+        return await asyncio.to_thread(self._transport.queue)
+
+    async def start_noise(self, request: Request) -> F32:
+        return await asyncio.to_thread(self._transport.start_noise, request.seeds)
 
     async def is_ready(self) -> bool:
         return await asyncio.to_thread(_is_ready, self._transport)
@@ -113,11 +133,17 @@ def _checked(transport: Transport, deep: bool, checksum: str | None) -> str | No
     return found
 
 
-def _events(transport: Transport, request: Request, preview_every: int) -> Iterator[Progress | Generation]:
-    """A stream of a transport: the previews are the final latents, if the transport has any."""
+def _events(transport: Transport, request: Request, previews: Previews) -> Iterator[Progress | Generation]:
+    """A stream of a transport: the previews grow into the final latents, if the transport has any, and the images."""
     began = time.monotonic()
-    rows = transport.generate(replace(request, return_latents=request.return_latents or preview_every > 0))
-    for step in range(preview_every, request.steps + 1, preview_every) if preview_every else ():
-        yield Progress(np.full(len(request.seeds), step, np.int32), request.steps, rows.latents)
+    rows = transport.generate(replace(request, return_latents=request.return_latents or previews.every > 0))
+    images, source = (None, "latent") if previews.decoder == "latent" else (rows.images, "tiny")
+    for step in range(previews.every, request.steps + 1, previews.every) if previews.every else ():
+        share, steps = step / request.steps, np.full(len(request.seeds), step, np.int32)
+        yield Progress(steps, request.steps, _part(rows.latents, share), _part(images, share), source)
     kept = rows.latents if request.return_latents else None
     yield generation_of(request, replace(rows, latents=kept), time.monotonic() - began)
+
+
+def _part(planes: F32 | None, share: float) -> F32 | None:
+    return None if planes is None else (planes * share).astype(np.float32)

@@ -98,6 +98,37 @@ class Progress:
     """Steps of each image."""
     previews: F32 | None = field(repr=False)
     """[n, 64, 64]: estimates of the final latents, which look like small images."""
+    images: F32 | None = field(default=None, repr=False)
+    """[n, 240, 240]: the same estimates as images, where the server decoded them: with `preview_decoder="tiny"`."""
+    source: str = "latent"
+    """"tiny" if there are `images`, made by the server's small decoder; otherwise "latent"."""
+
+
+@dataclass(frozen=True)
+class QueueInfo:
+    """What one model of the server has to do now, as `Client.queue` returns it. A row is an image in progress."""
+
+    model: str
+    rows_in_flight: int
+    """Rows that took the last step or are decoded."""
+    rows_waiting: int
+    """All other rows."""
+    row_steps_left: int
+    """Steps still to do, summed over all rows."""
+    max_rows_in_flight: int
+    max_rows_waiting: int
+    draining: bool
+    """The server is stopping, and takes no new requests."""
+    seconds_left: float | None
+    """Estimate for the steps that are left, without decoding; None before the server has measured a step."""
+
+    def __str__(self) -> str:
+        seconds = "" if self.seconds_left is None else f", about {self.seconds_left:.1f} s"
+        return (
+            f"{self.model}: {self.rows_in_flight} rows in flight and {self.rows_waiting} waiting, "
+            f"at most {self.max_rows_in_flight + self.max_rows_waiting}; {self.row_steps_left} steps left{seconds}"
+            + ("; stopping" if self.draining else "")
+        )
 
 
 @dataclass(frozen=True)

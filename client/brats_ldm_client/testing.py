@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ._protocol import STREAM, UNARY, Request, Rows
-from ._types import F32, ModelInfo, ServerInfo
+from ._types import F32, I64, ModelInfo, QueueInfo, ServerInfo
 
 DIGEST = "sha256:" + "0" * 64
 IMAGE, LATENT = (240, 240), (64, 64)
@@ -63,6 +63,15 @@ class FakeTransport:
         """See `Transport.info`."""
         models = tuple(ModelInfo(name, ready=True, max_batch_size=64) for name in (UNARY, STREAM))
         return ServerInfo("transport", "fake", "0", models, self.model_digest, {"model_digest": self.model_digest})
+
+    def queue(self) -> tuple[QueueInfo, ...]:
+        """See `Transport.queue`: nothing to do."""
+        return tuple(QueueInfo(name, 0, 0, 0, 64, 256, draining=False, seconds_left=0.0) for name in (UNARY, STREAM))
+
+    def start_noise(self, seeds: I64) -> F32:
+        """See `Transport.start_noise`: other noise than a server's."""
+        generators = [np.random.default_rng(seed % 2**64) for seed in seeds.tolist()]
+        return np.stack([generator.standard_normal(LATENT, np.float32) for generator in generators])
 
 
 def _noise(seed: int, shape: tuple[int, int] = IMAGE) -> F32:

@@ -234,6 +234,11 @@ def test_info_and_ready(here: Here, served: Served) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("triton 2.51.0", DIGEST, "mri_ldm_stream: ready", "seed", "[1, 240, 240]", "optional"):
         assert words in done.stdout
+    assert "queue\n  mri_ldm: 3 rows in flight and 2 waiting, at most 320; 90 steps left, about 1.2 s\n" in done.stdout
+    served.triton.omit = {"queue"}  # as an older server
+    done = here("info", "--url", served.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "queue" not in done.stdout
     done = here("ready", "--deep", "--url", served.url)
     assert done.returncode == 0
     checksum = re.fullmatch(rf"ready: {served.url}, image (sha256:[0-9a-f]{{64}})\n", done.stdout)

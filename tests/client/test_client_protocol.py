@@ -4,7 +4,7 @@ import pytest
 from brats_ldm_client import PRESETS, InvalidRequest, ProtocolError
 from brats_ldm_client._endpoints import endpoint
 from brats_ldm_client._options import Options
-from brats_ldm_client._protocol import infer_inputs, make_request, parse_rows, seeds_for
+from brats_ldm_client._protocol import Previews, infer_inputs, make_request, parse_rows, seeds_for
 
 LARGEST = 2**63 - 1
 
@@ -97,7 +97,7 @@ def test_ways_to_name_rows() -> None:
 def test_tensors_on_the_wire() -> None:
     latents = np.arange(2 * 64 * 64, dtype=np.float64).reshape(2, 64, 64)
     request = make_request(2, seed=1, steps=20, latents=latents)
-    inputs = {tensor.name(): tensor for tensor in infer_inputs(request, preview_every=5)}
+    inputs = {tensor.name(): tensor for tensor in infer_inputs(request, Previews(5))}
     described = {name: (tensor.datatype(), list(tensor.shape())) for name, tensor in inputs.items()}
     assert described == {
         "seed": ("INT64", [2, 1]),

@@ -41,6 +41,18 @@ def test_without_previews(caller: Caller) -> None:
     assert np.all(only.images == 4)
 
 
+def test_previews_as_images_where_the_server_decodes_them(caller: Caller, served: Served) -> None:
+    *progress, _ = caller.stream([3, 4], steps=4, preview_every=2, preview_decoder="tiny")
+    assert [event.source for event in progress] == ["tiny", "tiny"]
+    assert progress[1].previews[:, 0, 0].tolist() == [7, 8]
+    assert progress[1].images[:, 0, 0].tolist() == [14, 16]
+    assert served.triton.received[0]["preview_decoder"].tolist() == [["tiny"], ["tiny"]]
+    assert served.triton.asked[0][2:] == ["step", "preview", "preview_image", "preview_source"]
+    first, _ = caller.stream([3], steps=1)
+    assert (first.images, first.source) == (None, "latent")
+    assert "preview_decoder" not in served.triton.received[1], "an older server does not know it"
+
+
 def slow(step: int, context: grpc.ServicerContext) -> None:
     time.sleep(0.02)
 
@@ -111,7 +123,7 @@ def test_a_stream_that_ends_without_an_image(caller: Caller, served: Served) -> 
 
 def test_arguments_are_checked_when_called_not_when_iterated(served: Served) -> None:
     with Client(served.url) as client:
-        for arguments in ({"n": 65}, {"n": 0}, {"n": 1, "preview_every": 0.5}):
+        for arguments in ({"n": 65}, {"n": 0}, {"n": 1, "preview_every": 0.5}, {"n": 1, "preview_decoder": 3}):
             with pytest.raises(InvalidRequest):
                 client.stream(**arguments)
     assert served.triton.received == []

@@ -19,6 +19,7 @@ def test_public_names() -> None:
         "Preset",
         "Progress",
         "ProtocolError",
+        "QueueInfo",
         "Request",
         "Rows",
         "ServerError",

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from PIL.PngImagePlugin import PngImageFile
 
 from brats_ldm_client import Client
 from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, parse_config
-from mri_ldm.request import DEFAULT_ETA, DEFAULT_SAMPLER, DEFAULT_STEPS, LARGEST_LATENT
+from mri_ldm.request import (
+    DEFAULT_ETA,
+    DEFAULT_PREVIEW_DECODER,
+    DEFAULT_SAMPLER,
+    DEFAULT_STEPS,
+    LARGEST_LATENT,
+    PREVIEW_DECODERS,
+)
 from mri_ldm.samplers import SAMPLERS
 from mri_ldm.settings import PARAMETERS
 from server.process import TritonServer
@@ -26,6 +34,8 @@ MODELS = ("mri_ldm", "mri_ldm_stream", "unet", "vae_decoder", "unet_steps")
 CONFIGS = {name: ROOT / "model_repository" / name / "config.pbtxt" for name in MODELS[:-1]}
 CONFIGS["unet_steps"] = STEPS_TEMPLATES / "config.pbtxt"
 TYPES = {"TYPE_INT64": "INT64", "TYPE_INT32": "INT32", "TYPE_FP32": "FP32", "TYPE_STRING": "BYTES"}
+FIELDS = re.findall(r"^\| [a-z_, ]+ \| .* \|$", PAGE.split("| field | content |")[1].split("\n\n")[0], re.M)
+"""Rows about the fields of `queue`."""
 EXAMPLES = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -63,16 +73,20 @@ def test_the_tables_are_the_tensors_of_the_model(model: str) -> None:
     shown = tensors(text)
     if model == "mri_ldm_stream":
         inputs, outputs = (tensors(part) for part in section("mri_ldm").split("Outputs:"))
-        shown = [*inputs, shown[0], *outputs, *shown[1:]]
+        more_inputs, more_outputs = map(tensors, text.split("Outputs:"))
+        shown = [*inputs, *more_inputs, *outputs, *more_outputs]
     assert shown == declared([*config.input, *config.output])
 
 
 def test_ranges_and_defaults_are_those_of_the_code() -> None:
-    inputs = {cells[0].strip("`"): cells[3:] for cells in rows(section("mri_ldm").split("Outputs:")[0])}
-    optional = {field.name for field in parse_config(CONFIGS["mri_ldm"]).input if field.optional}
+    text = section("mri_ldm").split("Outputs:")[0] + section("mri_ldm_stream").split("Outputs:")[0]
+    inputs = {cells[0].strip("`"): cells[3:] for cells in rows(text)}
+    optional = {field.name for field in parse_config(CONFIGS["mri_ldm_stream"]).input if field.optional}
     assert {name for name, (_, default) in inputs.items() if default != "required"} == optional
     assert inputs["steps"] == [f"1 to {PARAMETERS['max_steps'].largest}", str(DEFAULT_STEPS)]
     assert re.findall(r"`(\w+)`", inputs["sampler"][0]) == list(SAMPLERS)
+    assert re.findall(r"`(\w+)`", inputs["preview_decoder"][0]) == list(PREVIEW_DECODERS)
+    assert inputs["preview_decoder"][1] == f"`{DEFAULT_PREVIEW_DECODER}`"
     assert inputs["sampler"][1] == f"`{DEFAULT_SAMPLER}`"
     assert inputs["eta"][1] == f"{DEFAULT_ETA:g}"
     assert inputs["latent"][0].startswith(f"-{LARGEST_LATENT:g} to {LARGEST_LATENT:g}")
@@ -101,6 +115,10 @@ def test_the_examples_run(small_server: TritonServer, client: Client, tmp_path: 
     )
     steps = [line.split()[0] for text in printed for line in text.splitlines() if "preview" in line or "done" in line]
     assert steps == ["5", "10", "15", "20", "done"]
+    sources = [text.splitlines() for text in printed if text.startswith("source:")]
+    assert sources == [["source: latent", "source: latent", "source: the image itself"]], "it has no small decoder"
+    (queue,) = (literal_eval(text.removeprefix("queue: ")) for text in printed if text.startswith("queue:"))
+    assert [*queue] == re.findall(r"\w+", " ".join(row.split("|")[1] for row in FIELDS))
     assert any("steps is 0" in text and "HTTP 400" in text for text in printed)
     assert printed[-1] == "(2, 1, 240, 240)\n"
 

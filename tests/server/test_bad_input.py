@@ -57,9 +57,14 @@ VALUES = {
     "eta": ("FP32", bad_requests.BAD_ETAS, "row 1: eta is {}; it must lie in 0..1"),
     "sampler": ("BYTES", bad_requests.BAD_SAMPLERS, "row 1: sampler is {}; it must be one of ddim, ddpm, dpmpp_2m"),
     "preview_every": ("INT32", bad_requests.BAD_INTERVALS, "row 1: preview_every is {}; it must be 0 (none) or more"),
+    "preview_decoder": (
+        "BYTES",
+        bad_requests.BAD_SAMPLERS,
+        "row 1: preview_decoder is {}; it must be one of latent, tiny",
+    ),
     "latent": ("FP32", bad_requests.BAD_LATENTS, "row 1: latent holds {}"),
 }
-GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "preview_every": 1, "latent": 0.5}
+GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "preview_every": 1, "preview_decoder": b"tiny", "latent": 0.5}
 
 
 def said(value: object) -> str:
@@ -83,8 +88,8 @@ def test_a_value_out_of_range_is_named_with_its_row_and_what_is_allowed(wire: Wi
             if model == STREAM and protocol in ("json", "binary"):
                 continue
             reply = wire.send(Ask(model, tensors), protocol)
-            if name == "preview_every" and model == UNARY:
-                assert (reply.kind, "unexpected inference input 'preview_every'" in reply.text) == ("refusal", True)
+            if name.startswith("preview") and model == UNARY:
+                assert (reply.kind, f"unexpected inference input '{name}'" in reply.text) == ("refusal", True)
                 continue
             assert reply.kind == "refusal", (value, reply)
             words = "NaN or infinity" if name == "latent" and not abs(value) < np.inf else said(value).lstrip("-")

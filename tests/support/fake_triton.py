@@ -21,6 +21,15 @@ from brats_ldm_client import AsyncClient, Client
 
 DIGEST = "sha256:" + "ab" * 32
 DATATYPES = {"int32": "INT32", "int64": "INT64", "float32": "FP32", "object": "BYTES"}
+QUEUE: dict[str, Any] = {
+    "rows_in_flight": 3,
+    "rows_waiting": 2,
+    "row_steps_left": 90,
+    "max_rows_in_flight": 64,
+    "max_rows_waiting": 256,
+    "draining": False,
+    "seconds_left": 1.25,
+}
 Behave = Callable[[list[int], grpc.ServicerContext], None]
 
 
@@ -120,6 +129,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "image": value * plane,
             "final_latent": tensors.get("latent", value * np.ones((1, 1, 8, 8), np.float32)),
             "provenance": np.array(records, object)[:, None],
+            "queue": np.array([json.dumps(QUEUE).encode()] * len(seeds), object)[:, None],
+            "start_latent": value * np.ones((1, 1, 8, 8), np.float32),
         }
         return {name: every[name] for name in asked if name in every and name not in self.omit}
 
@@ -156,11 +167,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             ended = threading.Event()
             context.add_callback(lambda seeds=seeds, ended=ended: ended.is_set() or self.cancelled.append(seeds))
             self.behave(seeds, context)
-            every = int(tensors["preview_every"][0, 0])
+            every = int(tensors["preview_every"][0, 0]) if "preview_every" in tensors else 0
+            tiny = "preview_decoder" in tensors
             for step in range(1, int(tensors["steps"][0, 0]) + 1):
                 self.stream_behave(step, context)
                 if every and step % every == 0:
-                    yield service_pb2.ModelStreamInferResponse(infer_response=response(progress(seeds, step)))
+                    yield service_pb2.ModelStreamInferResponse(infer_response=response(progress(seeds, step, tiny)))
             ended.set()
             if self.stream_ends_early:
                 return
@@ -168,12 +180,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             yield service_pb2.ModelStreamInferResponse(infer_response=final)
 
 
-def progress(seeds: list[int], step: int) -> dict[str, np.ndarray]:
+def progress(seeds: list[int], step: int, tiny: bool) -> dict[str, np.ndarray]:
     n = len(seeds)
-    return {
+    tensors = {
         "step": np.full((n, 1), step, np.int32),
         "preview": np.full((n, 1, 8, 8), step, np.float32) + np.array(seeds, np.float32)[:, None, None, None],
     }
+    if tiny:
+        tensors["preview_image"] = 2 * tensors["preview"]
+        tensors["preview_source"] = np.full((n, 1), b"tiny", object)
+    return tensors
 
 
 class Served:

@@ -45,8 +45,11 @@ class TritonPythonModel:
 """
 
 
-def write_faulty(repository: Path, *, missing: str = "", **limits: int) -> Path:
-    """A repository for profile "cpu", perhaps without a network; limits: parameters of both front models."""
+def write_faulty(repository: Path, *, missing: str = "", tiny: bool = False, **limits: int) -> Path:
+    """A repository for profile "cpu", perhaps without a network; limits: parameters of both front models.
+
+    tiny: with `vae_decoder_tiny`, which computes what `vae_decoder` does.
+    """
     for model in ("mri_ldm", "mri_ldm_stream"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "model_repository" / model, repository / model, ignore=ignore)
@@ -63,6 +66,10 @@ def write_faulty(repository: Path, *, missing: str = "", **limits: int) -> Path:
             shutil.copy(ROOT / "model_repository" / model / "config.pbtxt", repository / model)
             (repository / model / "configs" / "cpu.pbtxt").write_text(str(config))
             (repository / model / "1" / "model.py").write_text(MODEL.replace("{output}", output))
+    if tiny:
+        folder = shutil.copytree(repository / "vae_decoder", repository / "vae_decoder_tiny")
+        for path in folder.rglob("*.pbtxt"):
+            path.write_text(path.read_text().replace('"vae_decoder"', '"vae_decoder_tiny"'))
     return repository
 
 

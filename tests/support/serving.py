@@ -1,10 +1,12 @@
 """Talking to a served repository from tests, below the client library."""
 
+import queue
 import re
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +25,7 @@ def tensors(**values) -> list[triton.InferInput]:
     """Input tensors from lists with one value a row; arrays are taken as they are."""
     inputs = []
     for name, value in values.items():
-        if name == "sampler":
+        if name in ("sampler", "preview_decoder"):
             array = np.array([[text] for text in value], dtype=np.object_)
         elif isinstance(value, np.ndarray):
             array = value
@@ -37,6 +39,22 @@ def tensors(**values) -> list[triton.InferInput]:
 def infer(raw, *outputs: str, timeout: float = 60, **values) -> triton.InferResult:
     wanted = [triton.InferRequestedOutput(name) for name in outputs or ("image", "final_latent")]
     return raw.infer("mri_ldm", tensors(**values), outputs=wanted, client_timeout=timeout)
+
+
+def stream(url: str, *outputs: str, **values) -> list[triton.InferResult | Exception]:
+    """The answers of `mri_ldm_stream` to one request, up to the last."""
+    answers: queue.Queue[triton.InferResult | Exception | None] = queue.Queue()
+
+    def answered(result, error) -> None:
+        answers.put(error or result)
+        if error or result.get_response().parameters["triton_final_response"].bool_param:
+            answers.put(None)
+
+    with triton.InferenceServerClient(url) as raw:
+        raw.start_stream(answered)
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        raw.async_stream_infer("mri_ldm_stream", tensors(**values), outputs=wanted, enable_empty_final_response=True)
+        return list(iter(partial(answers.get, timeout=PATIENCE), None))
 
 
 def metrics_text(server) -> str:

@@ -20,14 +20,15 @@ from mri_ldm.job_queue import Job
 from mri_ldm.metrics import Metrics
 from mri_ldm.networks import Networks
 from mri_ldm.outbox import Outboxes
+from mri_ldm.preview_decoder import PreviewDecoder
 from mri_ldm.reply import Reply
 from mri_ldm.request import parse_rows
-from mri_ldm.responder import DECODED, Responder
+from mri_ldm.responder import DECODED, LOOKED_UP, Responder, looked_up
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
 
-INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every")
+INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every", "preview_decoder")
 FLUSH_SECONDS = 1.0
 """Time for the last answers of streams when the server stops; a client that does not read gets no more."""
 
@@ -61,6 +62,12 @@ class TritonPythonModel:
             calling=self._tracer.calling,
         )
         self._name = args["model_name"]
+        self._preview_decoder = PreviewDecoder(
+            self._networks.decode_preview,
+            image_size=self._settings.image_size,
+            batch=self._settings.decode_batch,
+            warn=lambda words: pb_utils.Logger.log_warn(f"{self._name}: {words}"),
+        )
         self._metrics = Metrics(self._name, self._batcher, self._settings)
         self._drain = Drain(args["model_instance_name"])
         self._next_look = 0.0
@@ -102,8 +109,11 @@ class TritonPythonModel:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
             rows = parse_rows(arrays, self._settings)
+            if reply.wanted <= LOOKED_UP:
+                reply.looked_up(looked_up(rows, self._batcher.state()))
+                return
             job = Job(
-                Responder(reply, rows, self._settings),
+                Responder(reply, rows, self._settings, self._preview_decoder),
                 seeds=[row.seed for row in rows],
                 tables=[row.table(self._settings) for row in rows],
                 latents=np.stack([row.start() for row in rows]),

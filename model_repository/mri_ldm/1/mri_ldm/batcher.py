@@ -1,12 +1,12 @@
 """Step-level continuous batching: one network call a tick for rows of all requests, each at its own step.
 
 Knows nothing of Triton: a request is a `Job`, its answers go to the job's `Listener`, and the networks are functions.
-Only `submit` may be called from another thread than the one that calls `tick`.
+Only `submit`, `state` and the properties may be used by another thread than the one that calls `tick`.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -45,6 +45,7 @@ class Counters:
     call_steps: int = 0
     last_unet_batch: int = 0
     step_seconds: float = 0.0
+    preview_seconds: float = 0.0
     decoder_calls: int = 0
     decode_seconds: float = 0.0
 
@@ -76,6 +77,7 @@ class Batcher:
         """
         self._steppers, self._decode, self._calling, self._clock = steppers, decode, calling, clock
         self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
+        self._max_rows_waiting = max_rows_waiting
         self._queue = JobQueue(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
         self._sizer = CallSizer(max_rows_in_flight, LONGEST_CALL_SECONDS)
         self._slots = Slots(max_rows_in_flight)
@@ -102,6 +104,20 @@ class Batcher:
     def row_steps(self) -> int:
         """Steps still to do, summed over all rows."""
         return self._queue.row_steps
+
+    def state(self) -> dict[str, int | float | bool | None]:
+        """What there is to do, as the output `queue` tells it."""
+        in_flight, waiting = self.rows
+        seconds = self._queue.seconds_left
+        return {
+            "rows_in_flight": in_flight,
+            "rows_waiting": waiting,
+            "row_steps_left": self.row_steps,
+            "max_rows_in_flight": self._max_rows_in_flight,
+            "max_rows_waiting": self._max_rows_waiting,
+            "draining": self._queue.closed,
+            "seconds_left": None if seconds is None else round(seconds, 3),
+        }
 
     def tick(self) -> bool:
         """One call for as many rows as there are places, and a chunk of decoding for each of its steps.
@@ -180,14 +196,24 @@ class Batcher:
         self._queue.measured(sum(counts), took)
         self._count_call(counts)
         self._slots.put(rows, state)
-        if estimates is not None:
-            send_previews(due, rows, counts, estimates, self._slots)
+        shown = self._show(due, rows, counts, estimates)
         for row, count in zip(rows, counts, strict=True):
             row.step += count
             row.job.steps_left -= count
         self._retire()
-        self.counters.step_seconds += self._clock() - began
+        self.counters.step_seconds += self._clock() - began - shown
         return max(counts)
+
+    def _show(
+        self, due: Mapping[Job, Sequence[int]], rows: Sequence[Row], counts: Sequence[int], estimates: Array | None
+    ) -> float:
+        """Tell listeners of the previews that are due; returns the seconds that this took: one may decode them."""
+        began = self._clock()
+        if estimates is not None:
+            send_previews(due, rows, counts, estimates, self._slots)
+        seconds = self._clock() - began
+        self.counters.preview_seconds += seconds
+        return seconds
 
     def _start(self, rows: Sequence[Row], now: float) -> None:
         """Places for the rows that take their first steps."""

@@ -98,7 +98,7 @@ class JobQueue:
     A job is due after SLOWDOWN times what it would take alone: so a short one passes a long one that came shortly
     before it, and no job is passed by later ones for ever. Any row may pause between two steps at no cost.
 
-    `submit` may be called from any thread; everything else from one.
+    `submit` and the properties may be used by any thread; everything else by one.
     """
 
     def __init__(self, max_rows: int, max_row_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -146,6 +146,17 @@ class JobQueue:
     def _seconds_until(self, share: float) -> int:
         """Seconds until this share of the work will have been done, at least 1."""
         return max(1, math.ceil(min(1.0, share) * self._row_steps() * self._seconds_per_row_step))
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more jobs are admitted."""
+        return bool(self._closed)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate for the steps still to do; None before the first call."""
+        seconds = self._seconds_per_row_step
+        return self.row_steps * seconds if seconds else None
 
     @property
     def jobs(self) -> list[Job]:

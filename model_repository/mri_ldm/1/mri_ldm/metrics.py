@@ -42,11 +42,17 @@ FAMILIES = {
         COUNTER, "Steps of those calls, counted once for all rows; divided by calls: steps per call"
     ),
     "mri_ldm_step_seconds_total": Family(
-        COUNTER, "Seconds in steps: calls of unet or unet_steps and the work around them"
+        COUNTER, "Seconds in steps: calls of unet or unet_steps and the work around them, without previews"
+    ),
+    "mri_ldm_preview_seconds_total": Family(
+        COUNTER, "Seconds in which previews were made: calls of vae_decoder_tiny, and handing them over"
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
     "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
+    "mri_ldm_lookups_total": Family(
+        COUNTER, "Requests that asked for the queue or the start noise only, and so took no step"
+    ),
     "mri_ldm_request_seconds_total": Family(
         COUNTER, "Seconds from arrival to last answer, summed over finished requests"
     ),
@@ -103,6 +109,10 @@ class Metrics:
     def arrived(self) -> None:
         """A request has come in."""
         self._count("mri_ldm_requests_total")
+
+    def looked_up(self) -> None:
+        """A request takes no step."""
+        self._count("mri_ldm_lookups_total")
 
     def finished(self, seconds: float) -> None:
         """A request has had its answer, `seconds` after it came."""
@@ -170,6 +180,7 @@ class Metrics:
             "mri_ldm_steps_total": counters.steps,
             "mri_ldm_call_steps_total": counters.call_steps,
             "mri_ldm_step_seconds_total": counters.step_seconds,
+            "mri_ldm_preview_seconds_total": counters.preview_seconds,
             "mri_ldm_decoder_calls_total": counters.decoder_calls,
             "mri_ldm_decode_seconds_total": counters.decode_seconds,
             "mri_ldm_rows_in_flight": in_flight,

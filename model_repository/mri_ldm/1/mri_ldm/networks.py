@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from .errors import NetworkGone
 from .failures import failure
 from .job_queue import Array
+from .preview_decoder import LONGEST_SECONDS
 from .tracing import Tracer
+
+TINY_DECODER = "vae_decoder_tiny"
 
 
 class _Refused(Exception):
@@ -26,7 +29,7 @@ class _Refused(Exception):
 
 
 class Networks:
-    """Calls of `unet`, `unet_steps` and `vae_decoder`; a call that takes longer than `timeout` seconds fails.
+    """Calls of `unet`, `unet_steps` and the decoders; a call that takes longer than `timeout` seconds fails.
 
     crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to. repository: where the
     models lie, the networks beside this one. draws: whether `unet_steps` draws noise, so that it takes seeds.
@@ -34,9 +37,14 @@ class Networks:
 
     def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path, draws: bool = False) -> None:
         self._crop, self._tracer, self._draws = crop, tracer, draws
-        self._unet, self._unet_steps, self._decoder = (
-            Caller(model, timeout, there=(repository / model).is_dir())
-            for model in ("unet", "unet_steps", "vae_decoder")
+        self._unet, self._unet_steps, self._decoder, self._tiny_decoder = (
+            Caller(model, seconds, there=(repository / model).is_dir())
+            for model, seconds in (
+                ("unet", timeout),
+                ("unet_steps", timeout),
+                ("vae_decoder", timeout),
+                (TINY_DECODER, LONGEST_SECONDS),
+            )
         )
 
     def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
@@ -71,14 +79,21 @@ class Networks:
 
     def decode(self, latents: Array) -> Array:
         """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
+        return self._decode("vae_decoder", self._decoder, latents)
+
+    def decode_preview(self, latents: Array) -> Array:
+        """The same by the small decoder, which a repository may lack; it has LONGEST_SECONDS."""
+        return self._decode(TINY_DECODER, self._tiny_decoder, latents)
+
+    def _decode(self, model: str, caller: "Caller", latents: Array) -> Array:
         with self._tracer.current() as trace:
-            images = self._decoder.run(lambda: _call("vae_decoder", {"latent": latents}, ["image"], trace))[0]
+            images = caller.run(lambda: _call(model, {"latent": latents}, ["image"], trace))[0]
         crop = self._crop
         return images[:, :, crop:-crop, crop:-crop] if crop else images
 
     def close(self) -> None:
         """No more calls."""
-        for caller in (self._unet, self._unet_steps, self._decoder):
+        for caller in (self._unet, self._unet_steps, self._decoder, self._tiny_decoder):
             caller.close()
 
 

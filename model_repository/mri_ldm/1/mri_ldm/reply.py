@@ -58,7 +58,12 @@ class Reply:
 
     def finished(self, tensors: Tensors, rows: int) -> None:
         """The last answer: the requested tensors."""
-        self._send_last(lambda: self._finish(tensors, rows))
+        self._send_last(lambda: self._finish(tensors, f"{rows} rows finished"))
+
+    def looked_up(self, tensors: Tensors) -> None:
+        """The only answer, of a request that takes no step."""
+        self._metrics.looked_up()
+        self._send_last(lambda: self._finish(tensors, "answered without a step"))
 
     def failed(self, error: Exception) -> None:
         """The last answer: an error. Its token and code say whether trying again makes sense."""
@@ -95,12 +100,12 @@ class Reply:
         else:
             send_and_end()
 
-    def _finish(self, tensors: Tensors, rows: int) -> None:
+    def _finish(self, tensors: Tensors, what: str) -> None:
         if self._send(tensors, flags=FINAL):
             seconds = time.monotonic() - self._arrived
             self._metrics.finished(seconds)
             self._metrics.changed()  # the loop publishes the metrics otherwise, but may be idle already
-            pb_utils.Logger.log_verbose(f"{self._name}: {rows} rows finished in {seconds:.3f} s")
+            pb_utils.Logger.log_verbose(f"{self._name}: {what} in {seconds:.3f} s")
 
     def _send(self, tensors: Tensors, flags: int) -> bool:
         """Send the requested tensors; returns whether that worked. A last answer that fails becomes an error."""

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
 from .settings import Settings
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
+PREVIEW_DECODERS = ("latent", "tiny")
+DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
 DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
-        "preview_every": SCALAR}  # fmt: skip
+        "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -33,6 +35,7 @@ class RowParameters:
     eta: float
     latent: NDArray[np.float32] | None = None
     preview_every: int = 0
+    preview_decoder: str = DEFAULT_PREVIEW_DECODER
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
@@ -99,7 +102,7 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     def value(name: str, default: Any) -> Any:
         return tensors[name][index].reshape(-1)[0] if name in tensors else default
 
-    sampler = _sampler(value("sampler", DEFAULT_SAMPLER), index)
+    sampler = _choice("sampler", value("sampler", DEFAULT_SAMPLER), SAMPLERS, index)
     steps = int(value("steps", DEFAULT_STEPS))
     if not 1 <= steps <= max_steps:
         raise InvalidRequest(f"steps is {steps}; it must lie in 1..{max_steps}", index)
@@ -112,15 +115,16 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
         raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
+    decoder = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
-    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every)
+    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every, decoder)
 
 
-def _sampler(value: str | bytes, index: int) -> str:
-    sampler = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
-    if sampler not in SAMPLERS:
-        raise InvalidRequest(f"sampler is {sampler[:40]!r}; it must be one of {', '.join(SAMPLERS)}", index)
-    return sampler
+def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:
+    word = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+    if word not in allowed:
+        raise InvalidRequest(f"{name} is {word[:40]!r}; it must be one of {', '.join(allowed)}", index)
+    return word
 
 
 def _latent(latent: NDArray[np.float32], index: int) -> NDArray[np.float32]:

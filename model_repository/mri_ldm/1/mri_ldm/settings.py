@@ -19,7 +19,8 @@ class SettingsError(ValueError):
 class Settings:
     """Limits (`PARAMETERS`), and facts about the weights.
 
-    crop: pixels cut from each side of a decoded image; digest: identifies the weights of the networks.
+    crop: pixels cut from each side of a decoded image; image_size: pixels of a side that are left.
+    digest: identifies the weights of the networks.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     unrolled: int
     noise_schedule: NoiseSchedule
     crop: int
+    image_size: int
     model_name: str
     digest: str
 
@@ -106,6 +108,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
             unrolled=0 if any_steps else exported,
             noise_schedule=NoiseSchedule(**record["noise_schedule"]),
             crop=(record["decoded_size"] - record["image_size"]) // 2,
+            image_size=record["image_size"],
             model_name=record["name"],
             digest=record["digest"],
         )
