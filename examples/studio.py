@@ -18,7 +18,7 @@ def main() -> int:
     """Start the server, serve the page, stop the server; returns the exit status."""
     parser = argparse.ArgumentParser(
         "python -m examples.studio",
-        description="Start a server with the demo weights, and the page of `brats-ldm studio` over it. Ctrl-C ends both.",
+        description="Start a server with the demo weights, and the page of `brats-ldm studio` over it, until Ctrl-C.",
         epilog="Other options go to `brats-ldm studio`, such as --port and --open.",
     )
     _, options = parser.parse_known_args()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from brats_ldm_client import Client, InvalidRequest, QueueInfo, ServerUnavailable
 from export.configs import parse_config
@@ -108,7 +109,7 @@ def test_over_http(server: TritonServer) -> None:
     assert json.loads(output["data"][0])["max_rows_waiting"] == 4
 
 
-def test_a_look_up_is_a_request_that_takes_no_step(caller: Caller, server: TritonServer) -> None:
+def test_a_look_up_counts_as_such_and_as_nothing_else(caller: Caller, server: TritonServer) -> None:
     wait_until_idle(server)
     before = scrape(server)
     caller("queue")
@@ -116,11 +117,22 @@ def test_a_look_up_is_a_request_that_takes_no_step(caller: Caller, server: Trito
     wait_until_idle(server)
     now = scrape(server)
     changed = {name for name in now if now[name] != before[name]}
-    assert changed <= {
-        f"mri_ldm_{name}_total" for name in ("requests", "finished_requests", "lookups", "request_seconds")
-    } | {"mri_ldm_alive_timestamp_seconds"}
-    for name in ("requests", "finished_requests", "lookups"):
-        assert now[f"mri_ldm_{name}_total"] - before[f"mri_ldm_{name}_total"] == 3
+    assert changed <= {"mri_ldm_lookups_total", "mri_ldm_alive_timestamp_seconds"}
+    assert now["mri_ldm_lookups_total"] - before["mri_ldm_lookups_total"] == 3
+
+
+def test_a_look_up_that_fails_hides_no_request_that_is_lost(
+    raw: triton.InferenceServerClient, server: TritonServer
+) -> None:
+    """The alert on lost requests subtracts errors from requests."""
+    wait_until_idle(server)
+    before = scrape(server)
+    with pytest.raises(InferenceServerException, match=r"steps is 0; it must lie in 1\.\.1000"):
+        raw.infer("mri_ldm", tensors(seed=[1], steps=[0]), outputs=[triton.InferRequestedOutput("queue")])
+    wait_until_idle(server)
+    now = scrape(server)
+    changed = {name for name in now if now[name] != before[name]}
+    assert changed <= {"mri_ldm_lookups_total", "mri_ldm_alive_timestamp_seconds"}
 
 
 def test_the_queue_is_told_while_it_is_full_and_empty_afterwards(
