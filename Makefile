@@ -77,8 +77,8 @@ $(BIN)/python:
 	@# A half-made environment would be taken for a whole one next time.
 	@python="$(or $(PYTHON),$$(server/find_python.sh $(VENV)/cpython))" && "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# PyPI has no promtool, dciodvfy, HAProxy, jq or SLURM. KServe's wheel is read, not installed: it needs much that clashes with the rest.
-$(VENV)/.tools: tests/support/fetch_debian.sh Makefile | $(BIN)/python
+# PyPI has no Chromium, promtool, dciodvfy, HAProxy, jq or SLURM. KServe's wheel is read, not installed: it needs much that clashes with the rest.
+$(VENV)/.tools: tests/support/fetch_debian.sh tests/support/fonts.conf Makefile | $(BIN)/python
 	@tests/support/fetch_debian.sh $(BIN)
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels kserve==0.21.0
 	@touch $@

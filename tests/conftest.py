@@ -13,10 +13,12 @@ from types import SimpleNamespace
 import pytest
 import tritonclient.grpc as triton
 from filelock import FileLock
+from playwright.sync_api import Browser
 
 from benchmarks.serving.analyzer import fetch
 from brats_ldm_client import Client
 from server.process import TritonServer
+from support.browser import Visitor, chromium
 from support.common import PHANTOM_SEED, ROOT, SMALL, dataset, run_python
 
 # Triton's own client, which many tests use, takes a proxy to this machine, too.
@@ -175,6 +177,21 @@ def raw(small_server) -> Iterator[triton.InferenceServerClient]:
     """Triton's own client, connected to `small_server`."""
     with triton.InferenceServerClient(small_server.grpc_url) as raw:
         yield raw
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of one module, in which nothing else may run an event loop in the main thread."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(browser) -> Iterator[Visitor]:
+    """Somebody who opens pages; when the test is over nothing may have gone wrong in them, or asked another machine."""
+    visitor = Visitor(browser)
+    yield visitor
+    visitor.leave()
 
 
 COSTLY = {"phantom", "small_repository", "steps_repository", "torch_repository", "compiled_repository"}

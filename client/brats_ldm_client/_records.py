@@ -73,6 +73,15 @@ class Records:
         return self._folder / NAME
 
 
+def read_records(folder: Path) -> dict[str, list[Record]]:
+    """The records that a folder has, by file, also those of a run that goes on or was cut short.
+
+    Raises:
+        InvalidRequest: provenance.json is of another program.
+    """
+    return _read(folder, {})
+
+
 def _read(folder: Path, digests: dict[str, str], but: Path | None = None) -> dict[str, list[Record]]:
     """The records that a folder has, by file. Records in journals count only if the file fits them.
 

@@ -1,4 +1,4 @@
-"""The summary page of a run with very many shards."""
+"""The summary page: in a browser, and of a run with very many shards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from brats_ldm_client import Client
 from brats_ldm_client.bulk import make_all, model_of, plan_for
 from brats_ldm_client.bulk.summary import write_summary
 from brats_ldm_client.testing import FakeTransport
+from support.browser import Visitor
+
+
+def test_a_browser_shows_it(visitor: Visitor, tmp_path: Path) -> None:
+    """With its pictures and without another machine."""
+    with Client(transport=FakeTransport(lambda seed: np.full((4, 4), seed / 10, np.float32))) as client:
+        plan = plan_for(model_of(client), 3, "png", shard_size=2)
+        make_all(client, plan, tmp_path)
+    write_summary(plan, tmp_path)
+    page = visitor.open((tmp_path / "summary.html").as_uri())
+    assert page.get_by_role("heading", name="3 synthetic slices").is_visible()
+    widths = page.locator("img").evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")
+    assert len(widths) > 0
+    assert min(widths) > 0
 
 
 def test_its_memory_does_not_grow_with_the_number_of_shards(tmp_path: Path) -> None:

@@ -33,24 +33,31 @@ link() {
 }
 
 # Lists of its own: the system's may be missing or old, and only root may renew them.
-apt() { apt-get -qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root "$@"; }
+apt() {
+    tool="apt-$1"
+    shift
+    "$tool" -qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root "$@"
+}
 
-fetch() {
-    folder="$work/${1%% *}"
-    [ ! -d "$folder" ] || return 0
+lists() {
+    [ ! -d "$work/lists" ] || return 0
     command -v apt-get dpkg-deb > /dev/null || {
         echo "error: no $program here, and no apt-get to fetch it: put it on PATH" >&2
         exit 1
     }
+    chmod 755 "$work"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    apt get update
+}
+
+fetch() {
+    folder="$work/${1%% *}"
+    [ ! -d "$folder" ] || return 0
+    lists
     echo "fetching Debian's ${1%% *} for its $program ..."
-    if [ ! -d "$work/lists" ]; then
-        chmod 755 "$work"
-        mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-        apt update
-    fi
     mkdir "$folder"
     # shellcheck disable=SC2086 # a list of names
-    (cd "$folder" && apt download $1 && for package in *.deb; do dpkg-deb -x "$package" .; done)
+    (cd "$folder" && apt get download $1 && for package in *.deb; do dpkg-deb -x "$package" .; done)
 }
 
 # Programs that bring libraries or plugins get a folder for all of them, and scripts that show them the way.
@@ -65,10 +72,38 @@ keep() {
             install -m 755 "$found" "$into"
         else
             cp "$found" "$together/$program"
-            printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "$together" "$together/$program" > "$into/$program"
-            chmod 755 "$into/$program"
+            script "$program"
         fi
     done
+}
+
+script() {
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" %s exec "%s" "$@"\n' "$together" "${2-}" "$together/$1" > "$into/$1"
+    chmod 755 "$into/$1"
+}
+
+# A browser that draws pages without a screen, under this one name: any Chromium does. Debian's brings data and a font
+# of its own, so that pages look alike wherever they are drawn, and those of its libraries that this machine lacks.
+browser() {
+    program=chromium-headless-shell
+    ! present "$program" || return 0
+    for here in $program chromium chromium-browser google-chrome; do
+        if command -v "$here" > /dev/null; then
+            ln -sf "$(command -v "$here")" "$into/$program"
+            return
+        fi
+    done
+    lists
+    # Only libraries: chromium-common, the other kind of package among them, would bring drivers of screens, 500 MB.
+    needs=$(apt cache depends "$program" | sed -n 's/^ *Depends: \(lib.*\)/\1/p')
+    # shellcheck disable=SC2086 # a list of names
+    plan=$(apt get install --simulate --no-install-recommends --no-upgrade $needs)
+    packages="$program chromium-common fonts-dejavu-core $(echo "$plan" | sed -n 's/^Inst \([^ ]*\) .*/\1/p')"
+    fetch "$packages"
+    keep
+    cp -r "$folder"/usr/lib/chromium/. "$folder"/usr/share/fonts/truetype/dejavu "$together"
+    sed "s|FOLDER|$together|" "$(dirname "$0")/fonts.conf" > "$together/fonts.conf"
+    script "$program" "FONTCONFIG_FILE=\"$together/fonts.conf\""
 }
 
 tools prometheus promtool prometheus
@@ -80,3 +115,4 @@ tools "libsixel-bin libsixel1" sixel2png
 # What runs a cluster, and what its users type.
 tools "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2 libhwloc15 libnuma1" \
     munged mungekey slurmctld slurmd slurmstepd sbatch scancel scontrol squeue
+browser

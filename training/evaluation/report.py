@@ -40,6 +40,7 @@ def record(arguments: Mapping[str, Any], evaluation: Evaluation) -> dict[str, An
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "slices": {name: len(slices.names) for name, slices in evaluation.compared.items()},
         "metrics": {name: {"synthetic": a, "reference": b} for name, (a, b) in evaluation.metrics.items()},
+        "reading": {name: READING[name] for name in evaluation.metrics},
         "notes": evaluation.notes,
         "memorisation": None,
     }

@@ -21,8 +21,15 @@ def stored_levels(image: npt.NDArray[np.float32], bits: int) -> npt.NDArray[Any]
     return grey_levels(image, LARGEST[bits]).astype(np.uint8 if bits == 8 else np.uint16)
 
 
+def values(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The values of levels, float32; values stay as they are."""
+    if pixels.dtype.kind != "u":
+        return pixels.astype(np.float32, copy=False)
+    return pixels / np.float32(LARGEST[8 * pixels.dtype.itemsize])
+
+
 def picture(pixels: npt.NDArray[Any]) -> Pixels:
     """Values or levels as an 8-bit picture."""
     if pixels.dtype == np.uint8:
         return as_rows(pixels)
-    return to_display(pixels / np.float32(LARGEST[16]) if pixels.dtype == np.uint16 else pixels)
+    return to_display(values(pixels))

@@ -71,8 +71,13 @@ def artifact_name(index: int, format: str) -> str:
 def check_packages(plan: Plan) -> None:
     """Raises MissingPackage before any work."""
     for format in plan.formats:
-        if format in _PACKAGES:
-            need(_PACKAGES[format])
+        check_package(format)
+
+
+def check_package(format: str) -> None:
+    """Raises MissingPackage if the package of a format is not installed."""
+    if format in _PACKAGES:
+        need(_PACKAGES[format])
 
 
 def open_writer(plan: Plan, index: int, format: str, path: Path, size: tuple[int, ...]) -> Writer:
