@@ -28,6 +28,7 @@ from support.serving import wait_until
 
 PATIENCE = 180.0
 """Seconds that the command and the page may take for anything: on a busy machine Gradio alone takes long to import."""
+PNG = "data:image/png;base64,"
 READ = """figures => figures.map(figure => ({
     data: {...figure.closest("article")?.dataset, ...figure.dataset},
     source: figure.querySelector("img").src,
@@ -100,9 +101,10 @@ def figures(page: Page, where: str, kind: str | None = None) -> list[Figure]:
     Without the places of those that are still to come.
     """
     found = []
-    for each in page.locator(f"#{where} figure:not(.empty)").evaluate_all(READ):
-        content = base64.b64decode(each["source"].removeprefix("data:image/png;base64,"), validate=True)
-        found.append(Figure(each["data"], each["caption"], each["alt"], content))
+    for each in page.locator(f"#{where} figure").evaluate_all(READ):
+        if each["source"].startswith(PNG):
+            content = base64.b64decode(each["source"].removeprefix(PNG), validate=True)
+            found.append(Figure(each["data"], each["caption"], each["alt"], content))
     return [figure for figure in found if kind in (None, figure.kind)]
 
 

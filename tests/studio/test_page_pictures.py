@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_generate(visitor: Visitor, demo: str, folder: Path) -> None:
     page = open_page(visitor, demo)
     fill(page, "generate-seeds", "0-7")
+    choose(page, "generate-preset", "Fast · DPM-Solver++, 20 steps")
     press(page, "generate-run")
     made(page, "generate-grid", 8)
     wait_for_words(page, "generate-words", "8 synthetic slices")
@@ -44,7 +45,7 @@ def test_generate(visitor: Visitor, demo: str, folder: Path) -> None:
 def test_compare(visitor: Visitor, demo: str, folder: Path) -> None:
     page = open_page(visitor, demo)
     tab(page, "Compare")
-    fill(page, "compare-seed", 42)
+    fill(page, "compare-seed", 2)
     for sampler in ("DDIM", "DPM-Solver++"):
         choose(page, "compare-samplers", sampler)
     fill(page, "compare-steps", "5, 10, 20")
@@ -55,6 +56,7 @@ def test_compare(visitor: Visitor, demo: str, folder: Path) -> None:
 
 def keep(page: Page, path: Path) -> None:
     """A picture of the window, small enough for a repository: its colours are few."""
+    wait_for_words(page, "server-line", "queue: empty")
     with Image.open(screenshot(page, path)) as picture:
         assert picture.size == SIZE
         few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
