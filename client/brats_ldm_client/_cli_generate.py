@@ -7,17 +7,20 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
 from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
+from ._terminal_kinds import KINDS
 
 if TYPE_CHECKING:
     from ._client import Client
     from ._protocol import Request
+    from ._types import Slice
+    from ._watch import Watch
     from ._writers import FolderWriter
 
 
@@ -47,6 +50,14 @@ def add_parser(commands: Any) -> None:
         "given more than once (png)",
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
+    output.add_argument(
+        "--watch",
+        nargs="?",
+        const="auto",
+        choices=("auto", *KINDS),
+        help="show previews in the terminal while a few images at a time are made: in the best way that it says it can "
+        "(to ask it needs blessed), or in this way; the files are the same",
+    )
     connection_options(parser, timeout=600.0)
     load_options(parser, concurrency=4, retry=60.0)
     parser.set_defaults(run=_generate, check=check)
@@ -80,8 +91,9 @@ def _generate(args: argparse.Namespace) -> int:
     try:
         with connect(args, **load(args)) as client:
             run = _Run(client, asked, writer)
+            watch = _watch(args, client, asked)
             began = time.monotonic()
-            run.make()
+            run.make(watch)
             seconds = time.monotonic() - began
         paths = writer.close()
     except BaseException:
@@ -93,6 +105,17 @@ def _generate(args: argparse.Namespace) -> int:
         f"{len(paths)} files in {writer.folder}{_named(writer)}"
     )
     return 0
+
+
+def _watch(args: argparse.Namespace, client: Client, asked: Request) -> Watch | None:
+    """What shows the images while they are made, if that is wanted and stderr is a terminal that can."""
+    if args.watch is None:
+        return None
+    from ._watch import Watch
+    from .terminal import open_screen
+
+    screen = open_screen(args.watch)
+    return None if screen is None else Watch(client, asked, screen, args.rows_per_request)
 
 
 class _Run:
@@ -107,16 +130,13 @@ class _Run:
         self._warnings = Warnings()
         self.kept = 0
 
-    def make(self) -> None:
+    def make(self, watch: Watch | None) -> None:
         from tqdm import tqdm
 
-        asked = self._asked
-        slices = self._client.iter_images(self._missing(), sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
+        slices = self._slices() if watch is None else watch.slices(self._missing())
         # disable=None: no bar where stderr is not a terminal.
-        with (
-            tqdm(total=len(asked.seeds), unit="image", file=sys.stderr, disable=None) as bar,
-            closing(slices),
-        ):
+        bar: Any = watch or tqdm(total=len(self._asked.seeds), unit="image", file=sys.stderr, disable=None)
+        with bar, closing(slices):
             for made in slices:
                 self._keep(bar)
                 self._order.popleft()
@@ -124,6 +144,10 @@ class _Run:
                 self._writer.add(made)
                 bar.update()
             self._keep(bar)
+
+    def _slices(self) -> Generator[Slice, None, None]:
+        asked = self._asked
+        return self._client.iter_images(self._missing(), sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
 
     def _missing(self) -> Iterator[int]:
         for seed in self._asked.seeds.tolist():

@@ -213,7 +213,10 @@ class Client(BaseClient):
         self._check_open()
         return self._stream(request, previews)
 
-    def _stream(self, request: Request, previews: Previews) -> Generator[Progress | Generation, None, None]:
+    def _stream(
+        self, request: Request, previews: Previews, again: bool = False
+    ) -> Generator[Progress | Generation, None, None]:
+        """again: also try again when the stream breaks after it has begun; its steps then come once more."""
         self._connect()
         budget = RetryBudget(self._options.retry_seconds)
         attempt = 0
@@ -227,7 +230,7 @@ class Client(BaseClient):
                 return
             except BratsLDMError as error:
                 pause = budget.pause(error, attempt, time.monotonic())
-                if began or pause is None:
+                if (began and not again) or pause is None:
                     raise
             finally:
                 events.close()

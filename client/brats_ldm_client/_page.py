@@ -113,11 +113,11 @@ def histogram(bins: Mapping[str, Any], window: tuple[float, float] = (0.0, 1.0))
 
 
 def figure(pixels: Pixels, caption: str, *, synthetic: bool) -> str:
-    """A picture in the page itself. A synthetic one has its mark in the pixels and in the file, for those who copy it."""
+    """A picture in the page itself. A synthetic one has its mark in the pixels, so that a copy has it, too."""
     data = png(marked(pixels), {}) if synthetic else _plain(pixels)
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     text = escape(caption)
-    return f'<figure><img src="{source}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def _plain(pixels: Pixels) -> bytes:

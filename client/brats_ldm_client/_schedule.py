@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class Schedule:
         self._open: dict[int, Request] = {}  # begun, and not given yet
         self._answers: dict[int, Rows] = {}
         self._begun = self._given = 0
-        self._digest: str | None = None
+        self._weights = Weights()
         self.done = 0
         """Images that have come."""
 
@@ -167,7 +167,7 @@ class Schedule:
         self._in_flight -= 1
         self._budget.success()
         self._window.success()
-        self._check_weights(rows)
+        self._weights.check(rows.provenance)
         self._answers[chunk.index] = rows
         self.done += len(rows.images)
 
@@ -188,8 +188,16 @@ class Schedule:
             self._given += 1
             yield generation_of(request, rows, now - self._began)
 
-    def _check_weights(self, rows: Rows) -> None:
-        for record in rows.provenance:
+
+class Weights:
+    """The weights of a run, which must not change."""
+
+    def __init__(self) -> None:
+        self._digest: str | None = None
+
+    def check(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Raises WeightsChanged if images of this run were made by other weights."""
+        for record in records:
             digest = record.get("model_digest", self._digest)
             if self._digest not in (None, digest):
                 raise WeightsChanged(

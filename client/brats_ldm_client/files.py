@@ -15,6 +15,9 @@ from pathlib import Path
 #: The temporary names of `whole_file`, for `Path.glob`. A process that is killed leaves its temporary files behind.
 TEMPORARY = f".*.{'[0-9a-f]' * 8}.tmp"
 
+#: The page of `brats-ldm report`, which may lie beside any slices.
+REPORT = "report.html"
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:

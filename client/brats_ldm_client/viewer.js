@@ -144,6 +144,12 @@
     tell();
   }
 
+  function move(x, y) {
+    view.x += x;
+    view.y += y;
+    draw();
+  }
+
   function reset() {
     Object.assign(view, { zoom: 1, x: 0, y: 0 });
     between(...facts.full);
@@ -191,9 +197,7 @@
     if (fingers.size > 1) {
       pinch(event.pointerId, now);
     } else if (view.move !== event.shiftKey) {
-      view.x += dx;
-      view.y += dy;
-      draw();
+      move(dx, dy);
     } else {
       setWindow(view.width + (dx / canvas.clientWidth) * span, view.level + (dy / canvas.clientHeight) * span);
     }
@@ -218,10 +222,15 @@
     ArrowUp: () => setWindow(view.width, view.level - span / 50), ArrowDown: () => setWindow(view.width, view.level + span / 50),
     "+": () => middle(1.25), "=": () => middle(1.25), "-": () => middle(0.8), 0: reset,
   };
+  const MOVES = { ArrowLeft: [-20, 0], ArrowRight: [20, 0], ArrowUp: [0, -20], ArrowDown: [0, 20] }; // with Shift
   canvas.addEventListener("keydown", (event) => {
     if (!KEYS[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    KEYS[event.key]();
+    if (event.shiftKey && MOVES[event.key]) {
+      move(...MOVES[event.key]);
+    } else {
+      KEYS[event.key]();
+    }
   });
 
   const on = (name, event, act) => part(name).addEventListener(event, act);

@@ -1,6 +1,6 @@
 """A viewer of slices as HTML: one slice at a time on a canvas, with window and level. Whole in itself, nothing fetched.
 
-The values are in the page, packed with gzip. What the page does with them is in viewer.js, how it looks in viewer.css.
+The values are in the page, packed with gzip. viewer.js works with them; viewer.html and viewer.css are how it looks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import gzip
 import json
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from ._errors import InvalidRequest
 from ._formats.levels import LARGEST
+from ._page import package_text
 from .pictures import MARK, as_rows
 
 Pixels: TypeAlias = npt.NDArray[Any]
@@ -57,10 +57,10 @@ def viewer(images: Sequence[tuple[str, Pixels] | Shown]) -> str:
     document = {"full": full_window([each.image for each in shown]), "images": [_packed(each, exact) for each in shown]}
     data = json.dumps(document, allow_nan=False).replace("<", "\\u003c")  # no label can end the element
     return f"""<div class="viewer">
-<style>{_file("viewer.css")}</style>
-{_body()}
+<style>{package_text("viewer.css")}</style>
+{package_text("viewer.html")}
 <script type="application/json" data-part="data">{data}</script>
-<script>{_file("viewer.js")}</script>
+<script>{package_text("viewer.js")}</script>
 </div>"""
 
 
@@ -135,42 +135,6 @@ def _encoded(rows: Pixels, exact: bool) -> tuple[Pixels, dict[str, Any]]:
     low, high = _range(values)
     width = high - low
     levels = np.rint((values.astype(np.float64) - low) / (width or 1.0) * LARGEST[16]).astype("<u2")
-    words = f"Values are rounded to steps of {width / LARGEST[16]:.1g}."
+    step = np.format_float_positional(width / LARGEST[16], 1, unique=False, fractional=False, trim="-")
+    words = f"Values are rounded to steps of {step}."
     return levels, {"kind": "u2", "low": low, "range": width, "largest": LARGEST[16], "precision": words}
-
-
-def _file(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _body() -> str:
-    """The controls; viewer.js finds them by data-part."""
-    return f"""<div class="v-body">
-<div>
-<canvas class="v-canvas" data-part="canvas" tabindex="0" role="application"
- aria-label="The slice. Left and right arrow: another slice; up and down: brighter and darker; plus and minus: zoom; 0: reset."></canvas>
-<div class="v-readout"><b data-part="label"></b><output data-part="pixel"></output></div>
-<p class="v-soft" data-part="words">The viewer needs JavaScript.</p>
-</div>
-<div class="v-side">
-<fieldset data-part="turn"><legend>Slice</legend>{_button("before", "← Previous")}{_button("after", "Next →")}</fieldset>
-<div>{_slide("width", "Width")}{_slide("level", "Level")}</div>
-<fieldset><legend>Window</legend>{_button("full", "Full")}{_button("auto", "Auto")}{_button("brain", "Brain")}</fieldset>
-<fieldset><legend>View</legend>{_button("smooth", "Smooth")}{_button("move", "Move")}{_button("reset", "Reset")}</fieldset>
-<div class="v-thumbs" data-part="thumbs"></div>
-<p class="v-soft">Drag left and right for the width of the window, up and down for its level. With Shift, or “Move”, dragging
-moves the slice. Click it, then turn the wheel to zoom; a double click resets. Arrow keys change slice and level.</p>
-<p class="v-soft" data-part="precision"></p>
-</div>
-</div>"""
-
-
-def _button(part: str, text: str) -> str:
-    return f'<button type="button" data-part="{part}">{text}</button>'
-
-
-def _slide(part: str, text: str) -> str:
-    return (
-        f'<label class="v-slide"><span>{text}</span><input type="range" data-part="{part}" aria-label="{text}">'
-        f'<input type="number" step="any" data-part="{part}-number" aria-label="{text} as a number"></label>'
-    )

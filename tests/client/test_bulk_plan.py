@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from brats_ldm_client import InvalidRequest
+from brats_ldm_client._statistics import BINS, HIGH, LOW, Statistics, total
 from brats_ldm_client.bulk import FORMATS, Plan, plan_for
 from brats_ldm_client.bulk.plan import check_same, read_manifest, write_manifest
-from brats_ldm_client._statistics import BINS, HIGH, LOW, Statistics, total
 
 MODEL = {"model_name": "mri_ldm", "model_digest": "sha256:" + "ab" * 32}
 

@@ -210,6 +210,7 @@ def test_ctrl_c(served: Served, tmp_path: Path) -> None:
         ("generate", "--seeds", "1;2"),
         ("generate", "--seeds", ","),
         ("generate", "--format", "jpeg"),
+        ("generate", "--watch", "ascii"),
         ("generate", "--preset", "quick"),
         ("generate", "--preset", "fast", "--steps", "20"),
         ("generate", "--preset", "standard", "--eta", "1"),
@@ -253,14 +254,14 @@ def test_help_is_fast_complete_and_light() -> None:
     before = processor_seconds()
     done = run("generate", "--help")
     took = processor_seconds() - before
-    options = "-n --seed --seeds --preset --steps --sampler --eta --out --format --url --timeout --tls-ca --concurrency"
+    options = "-n --seed --seeds --preset --steps --sampler --eta --out --format --watch --url --tls-ca --concurrency"
     assert all(option in done.stdout for option in options.split())
     assert took < 1, "0.1 s is usual"
     program = (
         "import sys; from brats_ldm_client._cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'tritonclient', 'grpc', 'PIL', 'nibabel', 'tqdm', 'torch'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'tritonclient', 'grpc', 'PIL', 'nibabel', 'tqdm', 'torch', 'blessed'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from brats_ldm_client import AsyncClient, InvalidRequest, ServerUnavailable
+from brats_ldm_client import AsyncClient, BratsLDMError, DeadlineExceeded, InvalidRequest, ServerUnavailable
 from brats_ldm_client.studio.form import How
 from brats_ldm_client.studio.generating import generate
 from brats_ldm_client.studio.runs import Asked, State, watch
@@ -223,3 +223,24 @@ def test_an_older_server_does_not_tell_its_queue(served: Served) -> None:
         return state.error, state.info and state.info.model_digest
 
     assert asyncio.run(asyncio.wait_for(look(), PATIENCE)) == (None, DIGEST)
+
+
+def test_a_frozen_server_is_noticed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although its requests may take ten minutes."""
+    monkeypatch.setattr("brats_ldm_client.studio.server._PATIENCE", 0.5)
+    frozen = threading.Event()
+    served.triton.behave = lambda seeds, context: (frozen.wait(10), None)[1]
+
+    async def look() -> BratsLDMError | None:
+        watching = ServerWatch(lambda: AsyncClient(served.url, retry_seconds=0))
+        watching.state()
+        task = asyncio.create_task(watching.run())
+        while not watching.state().seen:
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return watching.state().error
+
+    error = asyncio.run(asyncio.wait_for(look(), PATIENCE))
+    frozen.set()
+    assert isinstance(error, DeadlineExceeded)

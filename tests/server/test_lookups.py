@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from brats_ldm_client import Client, InvalidRequest, QueueInfo, ServerUnavailable
 from export.configs import parse_config
@@ -24,7 +25,7 @@ from support.serving import PATIENCE, infer, scrape, start, stream, tensors, wai
 
 pytestmark = pytest.mark.slow
 
-LIMITS = {"max_rows_in_flight": 2, "max_rows_waiting": 2, "decode_batch": 1}
+LIMITS = {"max_rows_in_flight": 2, "max_rows_waiting": 4, "decode_batch": 1}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_example_of_the_page_runs(server: TritonServer, capsys: pytest.Captu
     with Client(server.grpc_url) as client:
         np.testing.assert_array_equal(names["result"].images[[0, 4]], client.generate([3, 8]).images)
     *_, unary, stream = capsys.readouterr().out.splitlines()
-    assert unary.startswith("mri_ldm: 0 rows in flight and 0 waiting, at most 4; 0 steps left")
+    assert unary.startswith("mri_ldm: 0 rows in flight and 0 waiting, at most 6; 0 steps left")
     assert stream.startswith("mri_ldm_stream: ")
 
 
@@ -105,10 +106,10 @@ def test_over_http(server: TritonServer) -> None:
     url = f"http://{server.http_url}/v2/models/mri_ldm/infer"
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(ask).encode()), timeout=PATIENCE) as answer:
         (output,) = json.load(answer)["outputs"]
-    assert json.loads(output["data"][0])["max_rows_waiting"] == 2
+    assert json.loads(output["data"][0])["max_rows_waiting"] == 4
 
 
-def test_a_look_up_is_a_request_that_takes_no_step(caller: Caller, server: TritonServer) -> None:
+def test_a_look_up_counts_as_such_and_as_nothing_else(caller: Caller, server: TritonServer) -> None:
     wait_until_idle(server)
     before = scrape(server)
     caller("queue")
@@ -116,24 +117,35 @@ def test_a_look_up_is_a_request_that_takes_no_step(caller: Caller, server: Trito
     wait_until_idle(server)
     now = scrape(server)
     changed = {name for name in now if now[name] != before[name]}
-    assert changed <= {
-        f"mri_ldm_{name}_total" for name in ("requests", "finished_requests", "lookups", "request_seconds")
-    } | {"mri_ldm_alive_timestamp_seconds"}
-    for name in ("requests", "finished_requests", "lookups"):
-        assert now[f"mri_ldm_{name}_total"] - before[f"mri_ldm_{name}_total"] == 3
+    assert changed <= {"mri_ldm_lookups_total", "mri_ldm_alive_timestamp_seconds"}
+    assert now["mri_ldm_lookups_total"] - before["mri_ldm_lookups_total"] == 3
+
+
+def test_a_look_up_that_fails_hides_no_request_that_is_lost(
+    raw: triton.InferenceServerClient, server: TritonServer
+) -> None:
+    """The alert on lost requests subtracts errors from requests."""
+    wait_until_idle(server)
+    before = scrape(server)
+    with pytest.raises(InferenceServerException, match=r"steps is 0; it must lie in 1\.\.1000"):
+        raw.infer("mri_ldm", tensors(seed=[1], steps=[0]), outputs=[triton.InferRequestedOutput("queue")])
+    wait_until_idle(server)
+    now = scrape(server)
+    changed = {name for name in now if now[name] != before[name]}
+    assert changed <= {"mri_ldm_lookups_total", "mri_ldm_alive_timestamp_seconds"}
 
 
 def test_the_queue_is_told_while_it_is_full_and_empty_afterwards(
     caller: Caller, server: TritonServer, raw: triton.InferenceServerClient
 ) -> None:
     order(server.repository, "unet", seconds=0.02)
-    call, done, _ = start(raw, seed=[1, 2, 3, 4], steps=[1000] * 4)
+    call, done, _ = start(raw, seed=[1, 2, 3, 4, 5, 6], steps=[1000] * 6)
     wait_for_rows(server, 1)
     with pytest.raises(ServerUnavailable, match="room for 0 rows"):
         caller("generate", 1, client={"retry_seconds": 0})
     unary, other = caller("queue")
-    assert unary.rows_in_flight + unary.rows_waiting == 4
-    assert 0 < unary.row_steps_left < 4000
+    assert unary.rows_in_flight + unary.rows_waiting == 6
+    assert 0 < unary.row_steps_left < 6000
     assert unary.seconds_left is not None
     assert unary.seconds_left > 1
     assert (other.rows_in_flight, other.rows_waiting, other.row_steps_left) == (0, 0, 0)
@@ -143,7 +155,7 @@ def test_the_queue_is_told_while_it_is_full_and_empty_afterwards(
     wait_until_idle(server)
     order(server.repository, "unet")
     unary, other = caller("queue")
-    assert unary == QueueInfo("mri_ldm", 0, 0, 0, 2, 2, draining=False, seconds_left=0.0)
+    assert unary == QueueInfo("mri_ldm", 0, 0, 0, 2, 4, draining=False, seconds_left=0.0)
     assert other.model == "mri_ldm_stream"
 
 

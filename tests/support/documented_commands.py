@@ -31,6 +31,7 @@ IN_SMALL: dict[str, str] = {
     "brats-ldm ready": "--url URL --deep --timeout 60",
     "brats-ldm info": "--url URL",
     "brats-ldm generate": "--url URL -n 2 --steps 2 --sampler dpmpp_2m --out out/slices --format png,nifti",
+    "brats-ldm report": "out/slices --out out/report.html --title Slices",
     "brats-ldm animate": "--url URL --seed 42 --steps 4 --every 2 --out out/denoising.webp",
     "brats-ldm bulk": "--url URL --count 3 --seed-base 0 --preset fast --format webdataset --out out/bulk",
     "brats-ldm verify": "out/bulk --url URL --sample 1",

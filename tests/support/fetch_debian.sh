@@ -111,6 +111,7 @@ tools dicom3tools dciodvfy dcentvfy
 tools "haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1" haproxy
 tools "socat libwrap0" socat
 tools "jq libjq1 libonig5" jq
+tools "libsixel-bin libsixel1" sixel2png
 # What runs a cluster, and what its users type.
 tools "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2 libhwloc15 libnuma1" \
     munged mungekey slurmctld slurmd slurmstepd sbatch scancel scontrol squeue

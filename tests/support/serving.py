@@ -104,7 +104,7 @@ def _idle(server) -> bool:
     text = metrics_text(server)
     reached = re.findall(r'^nv_inference_request_success{model="mri_ldm(?:_stream)?",.*} (\d+)$', text, re.MULTILINE)
     now = front_metrics(text)
-    if now["mri_ldm_requests_total"] < sum(map(int, reached)):
+    if now["mri_ldm_requests_total"] + now["mri_ldm_lookups_total"] < sum(map(int, reached)):
         return False
     ended = sum(now[f"mri_ldm_{how}_total"] for how in ("finished_requests", "errors", "cancelled_requests"))
     return not now["mri_ldm_rows_in_flight"] + now["mri_ldm_rows_waiting"] and now["mri_ldm_requests_total"] == ended

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidRequest, ProtocolError, WeightsChanged
+from .._statistics import Statistics
 from .._types import F32, Slice
 from .artifacts import Writer, about, artifact_name, mark_name, open_writer, shard_name
 from .background import in_order
 from .plan import Plan, as_json, notice, read_json
-from .._statistics import Statistics
 from .workplace import all_to_disk, put, workplace
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .._formats import shown
+from .._statistics import total
 from ..pictures import SHEET_LIMIT, Pixels, contact_sheet
 from .artifacts import artifact_name, read_pixels
 from .page import page
 from .plan import Plan
 from .shard import read_shard
-from .._statistics import total
 from .workplace import put_file
 
 PAGE, SHEET = "summary.html", "contact_sheet.png"

@@ -16,7 +16,7 @@ from .._client import Client
 from .._errors import InvalidRequest, WeightsChanged
 from .._formats.levels import LARGEST
 from .._types import F32, Slice
-from ..files import TEMPORARY
+from ..files import REPORT, TEMPORARY
 from .artifacts import artifact_name, check_packages, mark_name, read_pixels, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
@@ -60,7 +60,7 @@ def check_hashes(folder: str | Path, on_bytes: Callable[[int], object] | None = 
     manifest = manifest_of(folder)
     verdict = Verdict(manifest["plan"])
     hashes = _hashes(manifest, verdict)
-    expected = {MANIFEST, *SUMMARY}
+    expected = {MANIFEST, *SUMMARY, REPORT}
     for index in range(verdict.plan.shards):
         expected |= _check_shard(folder, index, hashes, verdict, on_bytes)
     for name in SUMMARY if hashes else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from .._page import counted, figure, grid, section
+from .._page import figure, grid, section
 from ..viewer import full_window
 from .gather import grey
 from .nearest import Evaluation, Pair
@@ -29,17 +29,18 @@ def _parts(evaluation: Evaluation) -> Iterator[str]:
         return
     yield _copies(evaluation)
     if any(picture is not None for pair in evaluation.pairs for picture in pair.pictures[1:]):
-        yield '<p class="warn">Training and held-out slices can be of patients: share this page as you may share them.</p>'
+        yield f'<p class="warn">{_OF_PATIENTS}</p>'
     yield f'<div class="pairs">{"".join(map(_pair, evaluation.pairs))}</div>'
 
 
 def _copies(evaluation: Evaluation) -> str:
     facts = evaluation.facts
-    copies = int(facts.get("copies", 0))
-    found, planted = int(facts.get("planted_copies_found", 0)), int(facts.get("planted_copies", 0))
+    copies, found, planted, alarms = (
+        int(facts.get(name, 0)) for name in ("copies", "planted_copies_found", "planted_copies", "held_out_alarms")
+    )
     words = (
-        f"{counted(copies, 'copy').replace('copys', 'copies')} found, with a score above {facts.get('threshold', 0):.3g}. "
-        f"As a control, {found} of {planted} planted copies were found, and {int(facts.get('held_out_alarms', 0))} "
+        f"{'1 copy' if copies == 1 else f'{copies:,} copies'} found: slices with a score above "
+        f"{facts.get('threshold', 0):.3g}. As a control, {found} of {planted} planted copies were found, and {alarms} "
         "held-out slices were called copies. Below are the synthetic slices that are most like a training slice."
     )
     return f'<h3>Nearest pairs</h3>\n<p class="{"warn" if copies else "soft"}">{escape(words)}</p>'
@@ -56,6 +57,7 @@ def _pair(pair: Pair) -> str:
     return f'<div class="pair{" copy" if pair.copy else ""}"><p>{head}</p><div>{shown}</div></div>'
 
 
+_OF_PATIENTS = "Training and held-out slices can be of patients: share this page only as you may share them."
 _OTHERS = ("nearest training slice", "nearest held-out slice")
 
 

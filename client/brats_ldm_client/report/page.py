@@ -26,13 +26,14 @@ from ..viewer import Shown, viewer
 from .evaluation_page import nearest
 from .gather import Gathered, evenly, grey
 from .nearest import Evaluation
-from .parameters import Group, parameters_of, ranges, weights
+from .parameters import Group, parameters_of, weights
 from .readers import Picture
 from .sources import Entry, Facts
 
 VIEWED = 32  # images in the viewer: their values make most of the size of a page
 TABLE_LIMIT = 3000  # rows
 _GROUPS = 20  # shown
+_PROBLEMS = 200  # shown
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,12 @@ def _parts(contents: Contents) -> Iterator[str]:
     if contents.evaluation is not None:
         yield nearest(contents.evaluation)
     if facts.problems:
-        items = "".join(f"<li>{escape(problem)}</li>" for problem in facts.problems)
-        yield section("Not read", "", f"<ul>{items}</ul>")
+        yield section("Not read", "", _problems(facts.problems))
+
+
+def _problems(problems: Sequence[str]) -> str:
+    more = [f"and {len(problems) - _PROBLEMS:,} more"] if len(problems) > _PROBLEMS else []
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in [*problems[:_PROBLEMS], *more])}</ul>"
 
 
 def _origin_words(contents: Contents) -> str:
@@ -88,7 +93,7 @@ def _cards(contents: Contents) -> Iterator[tuple[str, str]]:
     yield f"{facts.count:,}", "images" if facts.count != 1 else "image"
     yield ", ".join(facts.formats), "format" if len(facts.formats) == 1 else "formats"
     yield size_words(sum(facts.formats.values())), "on disk, in the files shown"
-    if facts.made_by:
+    if facts.made_by and contents.synthetic == contents.known:  # not by somebody else as well
         yield facts.made_by, "made by"
 
 
@@ -169,14 +174,14 @@ def _groups(contents: Contents) -> str:
     groups = contents.groups
     if len(groups) == 1:
         return table(_group_rows(groups[0], contents.facts))
-    names = [name for name in dict.fromkeys(name for group in groups for name in group.parameters)]
+    names = [*dict.fromkeys(name for group in groups for name in group.parameters)]
     differ = [name for name in names if len({group.parameters.get(name) for group in groups}) > 1]
     same = [(_label(name), groups[0].parameters[name]) for name in names if name not in differ]
     rows = [
         [
             f"{number}",
             f"{group.count:,}",
-            _seeds(group),
+            group.seeds or "not recorded",
             *(group.parameters.get(name, "not recorded") for name in differ),
         ]
         for number, group in enumerate(groups[:_GROUPS], 1)
@@ -187,7 +192,7 @@ def _groups(contents: Contents) -> str:
 
 
 def _group_rows(group: Group, facts: Facts) -> Iterator[tuple[str, str]]:
-    yield "seeds", _seeds(group)
+    yield "seeds", group.seeds or "not recorded"
     if not group.parameters:
         yield "parameters", "not recorded"
     yield from ((_label(name), value) for name, value in group.parameters.items())
@@ -199,10 +204,6 @@ def _label(name: str) -> str:
     return {"model_name": "model", "model_digest": "weights", "weights_sha256": "weights"}.get(
         name, name.replace("_", " ")
     )
-
-
-def _seeds(group: Group) -> str:
-    return ranges(group.seeds) if group.seeds else "not recorded"
 
 
 def _images(contents: Contents) -> str:

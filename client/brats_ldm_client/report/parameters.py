@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _OF_ONE_IMAGE = {"file", "sha256", "seed", "index"}
@@ -21,21 +21,22 @@ class Group:
 
     parameters: Mapping[str, str]
     """Names and values as words; empty if nobody knows."""
-    count: int = 0
-    seeds: list[int] = field(default_factory=list)
+    count: int
+    """Images."""
+    seeds: str
+    """As ranges; empty if nobody knows."""
 
 
 def groups(records: Iterable[Mapping[str, Any]]) -> list[Group]:
     """The images by how they were made, the largest group first; a record may come from anyone."""
-    found: dict[tuple[tuple[str, str], ...], Group] = {}
+    counts, seeds = Counter[tuple[tuple[str, str], ...]](), defaultdict[tuple[tuple[str, str], ...], list[int]](list)
     for record in records:
-        parameters = parameters_of(record)
-        group = found.setdefault(tuple(parameters.items()), Group(parameters))
-        group.count += 1
+        parameters = tuple(parameters_of(record).items())
+        counts[parameters] += 1
         seed = record.get("seed")
         if isinstance(seed, int) and not isinstance(seed, bool):
-            group.seeds.append(seed)
-    return sorted(found.values(), key=lambda group: -group.count)
+            seeds[parameters].append(seed)
+    return [Group(dict(key), count, ranges(seeds.get(key, ()))) for key, count in counts.most_common()]
 
 
 def parameters_of(record: Mapping[str, Any]) -> dict[str, str]:
@@ -60,16 +61,21 @@ def weights(of: Sequence[Group]) -> set[str]:
 def ranges(seeds: Iterable[int]) -> str:
     """Whole numbers as ranges: "0-99, 104", with dashes between; numbers that come twice are counted."""
     counted = Counter(seeds)
-    runs: list[list[int]] = []
-    for seed in sorted(counted):
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
+    twice = sum(count > 1 for count in counted.values())
+    return joined((seed, seed) for seed in sorted(counted)) + (f" ({twice:,} of them more than once)" if twice else "")
+
+
+def joined(parts: Iterable[tuple[int, int]]) -> str:
+    """Ranges, each with its first and last number, in ascending order, as words; neighbours become one."""
+    runs: list[tuple[int, int]] = []
+    for first, last in parts:
+        if runs and first == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], last)
         else:
-            runs.append([seed, seed])
+            runs.append((first, last))
     shown = [_range(first, last) for first, last in runs[:_RANGES]]
     more = [f"and {len(runs) - _RANGES:,} more ranges"] if len(runs) > _RANGES else []
-    twice = sum(count > 1 for count in counted.values())
-    return ", ".join(shown + more) + (f" ({twice:,} of them more than once)" if twice else "")
+    return ", ".join(shown + more)
 
 
 def _range(first: int, last: int) -> str:

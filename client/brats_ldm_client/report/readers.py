@@ -1,7 +1,7 @@
 """Slices from files of any origin: their pixels, and what the file itself says of them. Runs no code of a file.
 
-What a file does not say is not claimed: neither that a slice is synthetic nor that it is of a patient, nor how large its
-pixels are or where the patient's right is.
+What a file does not say is not claimed: whether a slice is synthetic, how large its pixels are, where the patient's
+right is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..pictures import NOTICE, SOURCE_TYPE, from_rows
 
 ENDINGS = (".npz", ".nii.gz", ".nii", "_16bit.png", ".dcm", ".png")
 """By precision: of files of one image in several formats the first is read."""
+FORMATS = dict(zip(ENDINGS, ("npz", "NIfTI", "NIfTI", "PNG of 16 bits", "DICOM", "PNG"), strict=True))
 _ORIENTATION = [1, 0, 0, 0, 1, 0]  # of DICOM: columns to the patient's left, rows to the back
 
 
@@ -96,8 +97,7 @@ def _grey(picture: Image.Image) -> npt.NDArray[Any]:
 
 
 def _nifti(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
-    import nibabel
-
+    nibabel = need("nibabel")
     volume = _open_nifti(path)
     depth = _depth(volume.shape)
     record = _extension(volume)
@@ -113,9 +113,7 @@ def _nifti(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
 
 
 def _open_nifti(path: Path) -> Any:
-    import nibabel
-
-    return nibabel.load(path)
+    return need("nibabel").load(path)
 
 
 def _depth(shape: Sequence[int]) -> int:
@@ -201,8 +199,8 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 def _layout(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape [n, x, y], whether in Fortran's order, and type of an array whose values are next in the file."""
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    form: Any = np.lib.format  # NumPy has no types for it
+    header = form.read_array_header_1_0 if form.read_magic(file) == (1, 0) else form.read_array_header_2_0
     shape, fortran, dtype = header(file)
     if len(shape) != 3 or dtype.kind not in "fiu":
         raise ValueError(f"its images are {dtype} {[*shape]}, and numbers [n, x, y] are needed")

@@ -19,6 +19,7 @@ from ..bulk.artifacts import artifact_name, check_package, read_pixels
 from ..bulk.plan import MANIFEST, Plan, read_manifest
 from ..bulk.shard import read_shard
 from . import readers
+from .parameters import Group, joined, parameters_of
 from .readers import Picture
 
 _NOT_SLICES = {"contact_sheet.png", "evaluation.png"}
@@ -48,6 +49,8 @@ class Facts:
     """What could not be read, a line each."""
     statistics: dict[str, Any] | None = None
     """Of the pixels of all images, if the folder has them already."""
+    groups: list[Group] = field(default_factory=list)
+    """How all images were made, if the folder says it in one place; then all are synthetic."""
 
 
 class Source(Protocol):
@@ -94,10 +97,10 @@ class Files:
             images = self._count(path)
             self._places += [(path, index, images) for index in range(images)]
             if images:
-                sizes[readers.ending(path).lstrip("_.")] += path.stat().st_size
+                sizes[readers.FORMATS[readers.ending(path)]] += path.stat().st_size
         self.facts.count, self.facts.formats = len(self._places), dict(sizes)
         made_by = {str(record.get("made_by", "brats-ldm")) for records in self._records.values() for record in records}
-        self.facts.made_by = ", ".join(sorted(made_by))
+        self.facts.made_by = ", ".join(sorted(made_by)) if len(made_by) < 3 else f"{len(made_by)} programs"
 
     def _provenance(self, folder: Path) -> dict[str, list[dict[str, Any]]]:
         try:
@@ -150,19 +153,25 @@ def _chosen(paths: Iterable[Path], records: Mapping[str, Sequence[Mapping[str, A
         base = path.name[: -len(end)] if end != ".npz" else path.name
         if base not in best or readers.ENDINGS.index(end) < readers.ENDINGS.index(readers.ending(best[base])):
             best[base] = path
-    archived = {
-        (stem(record["seed"]), _recipe([record]))
-        for path in best.values()
-        for record in records.get(path.name, ())
-        if readers.ending(path) == ".npz" and isinstance(record.get("seed"), int)
-    }
-    return [path for base, path in best.items() if (base, _recipe(records.get(path.name, ()))) not in archived]
+    archived: dict[str, set[tuple[str, ...]]] = {}
+    for record in (record for path in best.values() for record in _in_archive(path, records)):
+        archived.setdefault(stem(record["seed"]), set()).update((_UNKNOWN, _recipe([record])))
+    return [path for base, path in best.items() if _recipe(records.get(path.name, ())) not in archived.get(base, ())]
 
 
-def _recipe(records: Sequence[Mapping[str, Any]]) -> object:
-    """What decides, with its seed, how an image looks."""
+def _in_archive(path: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The records of the images of an archive, as far as they have a seed; none of other files."""
+    own = records.get(path.name, ()) if readers.ending(path) == ".npz" else ()
+    return [record for record in own if isinstance(record.get("seed"), int)]
+
+
+def _recipe(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What decides, with its seed, how an image looks; `_UNKNOWN` where that is not recorded."""
     names = ("sampler", "steps", "eta", "model_digest", "weights_sha256", "start_noise")
-    return tuple(str(records[0].get(name)) for name in names) if records else ()
+    return tuple(str(records[0].get(name)) for name in names) if records else _UNKNOWN
+
+
+_UNKNOWN: tuple[str, ...] = ()
 
 
 class Shards:
@@ -177,6 +186,9 @@ class Shards:
         self._starts = [0]  # of each shard's images, and the end
         self.facts.statistics = total(self._marks())
         self.facts.count = self._starts[-1]
+        parts = (self._plan.shard(index) for index in self._shards)
+        seeds = joined((part[0], part[-1]) for part in parts)
+        self.facts.groups = [Group(parameters_of(self._plan.origin()), self.facts.count, seeds)]
         if missing := self._plan.count - self.facts.count:
             self.facts.problems.append(f"{missing:,} of {self._plan.count:,} images are in shards that are not whole")
 
@@ -236,5 +248,6 @@ def _readable(plan: Plan) -> str:
 
 
 def _problem(path: Path, error: Exception) -> str:
-    """In one line."""
-    return f"{path.name} cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+    """In one line, which goes into the page: without the place of the folder on this machine."""
+    words = " ".join(str(error).replace(str(path), path.name).split())
+    return f"{path.name} cannot be read ({words or type(error).__name__})"

@@ -8,14 +8,12 @@ from typing import Any
 
 from .._errors import InvalidRequest
 from .._page import counted
-from ..files import whole_file
+from ..files import REPORT, whole_file
 from .gather import Gathered, gather
 from .nearest import Evaluation, find_evaluation, read_evaluation
 from .page import TABLE_LIMIT, Contents, page
 from .parameters import groups
 from .sources import Entry, Source, open_source
-
-PAGE = "report.html"
 
 
 def write_report(
@@ -43,7 +41,7 @@ def write_report(
         OSError: a file cannot be read or written; the error names it.
     """
     folder = Path(folder)
-    path = folder / PAGE if out is None else Path(out)
+    path = folder / REPORT if out is None else Path(out)
     named = None if evaluation is None else Path(evaluation)
     place = find_evaluation(folder, named)
     source = open_source(folder)
@@ -51,11 +49,13 @@ def write_report(
     found = gather(source, on_image)
     if not found.pictures:
         raise InvalidRequest(f"{folder} has no slices to read: {'; '.join(source.facts.problems[:3])}")
+    source.facts.problems = [*dict.fromkeys(source.facts.problems)]  # a file can be opened twice
     text = page(_contents(source, found, title, folder, result))
     with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8", "xmlcharrefreplace")
-    for problem in source.facts.problems if on_problem is not None else ():
-        on_problem(problem)
+    if on_problem is not None:
+        for problem in source.facts.problems:
+            on_problem(problem)
     return path
 
 
@@ -83,7 +83,7 @@ def _contents(
         facts=source.facts,
         found=found,
         entries={index: _told(source.entry(index), found.said.get(index, {})) for index in numbers},
-        groups=groups(record for record in _records(source, found) if record is not None),
+        groups=source.facts.groups or groups(record for record in _records(source, found) if record is not None),
         synthetic=synthetic,
         known=known,
         evaluation=evaluation,
@@ -103,6 +103,8 @@ def _records(source: Source, found: Gathered) -> Iterator[Mapping[str, Any] | No
 
 def _synthetic(source: Source, found: Gathered) -> tuple[int, int]:
     """How many images are recorded as synthetic, and of how many anything is known."""
+    if source.facts.groups:
+        return source.facts.count, source.facts.count
     synthetic = known = 0
     for index, record in enumerate(_records(source, found)):
         said = found.said.get(index, {})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .._aio import AsyncClient
-from .._errors import BratsLDMError, InvalidRequest, ServerError, ServerUnavailable
+from .._errors import BratsLDMError, DeadlineExceeded, InvalidRequest, ServerError, ServerUnavailable
 from .._types import QueueInfo, ServerInfo
 
 INTERVAL = 2.0
 _INFO_SECONDS = 60.0  # `info` makes the server take a step: asked after it was away, and now and then
+_PATIENCE = 10.0  # seconds for an answer: a frozen server is to be noticed, however long requests may take
 _IDLE = 15.0  # seconds without a look from a tab after which the server is left alone
 
 
@@ -81,11 +83,15 @@ class ServerWatch:
             return replace(self._state, seen=True, queue=(), error=error)
 
     async def _ask(self, client: AsyncClient) -> ServerState:
-        queue = await self._queue(client)
+        try:
+            queue = await asyncio.wait_for(self._queue(client), _PATIENCE)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(f"the server did not tell its queue within {_PATIENCE:g} s") from None
         info = self._state.info
         # A full or draining server refuses the step that `info` needs; what was known before is still true.
         if time.monotonic() - self._asked_info > _INFO_SECONDS and _has_room(queue):
-            info = await client.info()
+            with contextlib.suppress(asyncio.TimeoutError):  # it has much to do: later, then
+                info = await asyncio.wait_for(client.info(), _PATIENCE)
             self._asked_info = time.monotonic()
         return ServerState(True, info, queue)
 

@@ -42,7 +42,7 @@ def sentence(error: BaseException) -> str:
 
 def _unavailable(error: ServerUnavailable) -> str:
     if error.not_loaded:
-        return "The server runs, but the model is not loaded. Its log says why."
+        return "The server runs, but the model is not loaded: it is starting, or its log says why."
     if error.retry_after > 0:
         return "The server has no room now."
     if str(error).startswith(_NO_ANSWER):

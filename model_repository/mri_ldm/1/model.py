@@ -23,7 +23,7 @@ from mri_ldm.outbox import Outboxes
 from mri_ldm.preview_decoder import PreviewDecoder
 from mri_ldm.reply import Reply
 from mri_ldm.request import parse_rows
-from mri_ldm.responder import DECODED, LOOKED_UP, Responder, looked_up
+from mri_ldm.responder import DECODED, Responder, looked_up
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
@@ -109,7 +109,7 @@ class TritonPythonModel:
             tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
             arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
             rows = parse_rows(arrays, self._settings)
-            if reply.wanted <= LOOKED_UP:
+            if reply.is_lookup:
                 reply.looked_up(looked_up(rows, self._batcher.state()))
                 return
             job = Job(

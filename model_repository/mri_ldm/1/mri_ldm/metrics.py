@@ -49,10 +49,10 @@ FAMILIES = {
     ),
     "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
     "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
-    "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
     "mri_ldm_lookups_total": Family(
-        COUNTER, "Requests that asked for the queue or the start noise only, and so took no step"
+        COUNTER, "Look-ups that came in: requests for the queue or the start noise only; no other metric counts them"
     ),
+    "mri_ldm_requests_total": Family(COUNTER, "Requests that came in"),
     "mri_ldm_request_seconds_total": Family(
         COUNTER, "Seconds from arrival to last answer, summed over finished requests"
     ),
@@ -111,7 +111,7 @@ class Metrics:
         self._count("mri_ldm_requests_total")
 
     def looked_up(self) -> None:
-        """A request takes no step."""
+        """A look-up has come in."""
         self._count("mri_ldm_lookups_total")
 
     def finished(self, seconds: float) -> None:

@@ -17,6 +17,8 @@ from .shared_memory import check_fits, size_of, surely_fits
 CANCELLED_ANSWER_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 LONGEST_ID = 100
+LOOKED_UP = frozenset(("queue", "start_latent"))
+"""The outputs of a look-up: a request that asks for nothing else takes no step."""
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -32,6 +34,7 @@ class Reply:
         self._arrived = time.monotonic()
         self._sender = request.get_response_sender()
         self.wanted = frozenset(request.requested_output_names())
+        self.is_lookup = self.wanted <= LOOKED_UP
         self._metrics = metrics
         self._outbox = Outbox(outboxes) if outboxes is not None else None
         self._name = f"{metrics.model}, request {_printable_id(request)}"
@@ -40,7 +43,11 @@ class Reply:
         self._late = False
         self.ended = threading.Event()
         """Set when the request has had its last answer, or has left."""
-        metrics.arrived()
+        # Look-ups have a metric of their own: many of them must not hide that other requests fail.
+        if self.is_lookup:
+            metrics.looked_up()
+        else:
+            metrics.arrived()
 
     def late(self) -> bool:
         """Whether the request's deadline has passed."""
@@ -62,13 +69,12 @@ class Reply:
 
     def looked_up(self, tensors: Tensors) -> None:
         """The only answer, of a request that takes no step."""
-        self._metrics.looked_up()
         self._send_last(lambda: self._finish(tensors, "answered without a step"))
 
     def failed(self, error: Exception) -> None:
         """The last answer: an error. Its token and code say whether trying again makes sense."""
         answer = as_request_error(error)
-        self._metrics.failed(answer.reason)
+        self._count_failure(answer)
         # Errors that clients cause must not fill the log.
         log = pb_utils.Logger.log_error if answer.reason in ("network", "internal") else pb_utils.Logger.log_verbose
         log(f"{self._name}: {answer.reason}: {_printable(str(answer))}")
@@ -90,6 +96,10 @@ class Reply:
             threading.Timer(CANCELLED_ANSWER_SECONDS, self._send_error, (error,)).start()
         self.ended.set()
 
+    def _count_failure(self, error: RequestError) -> None:
+        if not self.is_lookup:
+            self._metrics.failed(error.reason)
+
     def _send_last(self, send: Callable[[], None]) -> None:
         def send_and_end() -> None:
             send()
@@ -103,7 +113,8 @@ class Reply:
     def _finish(self, tensors: Tensors, what: str) -> None:
         if self._send(tensors, flags=FINAL):
             seconds = time.monotonic() - self._arrived
-            self._metrics.finished(seconds)
+            if not self.is_lookup:
+                self._metrics.finished(seconds)
             self._metrics.changed()  # the loop publishes the metrics otherwise, but may be idle already
             pb_utils.Logger.log_verbose(f"{self._name}: {what} in {seconds:.3f} s")
 
@@ -116,7 +127,7 @@ class Reply:
             error = AnswerLost(f"the answer cannot be sent: {cause}")
             pb_utils.Logger.log_error(f"{self._name}: {_printable(str(error))}")
             if flags == FINAL:
-                self._metrics.failed(error.reason)
+                self._count_failure(error)
                 self._send_error(error)
             return False
 

@@ -19,8 +19,6 @@ from .settings import Settings
 
 DECODED = frozenset(("image", "png"))
 """The outputs that need the decoder."""
-LOOKED_UP = frozenset(("queue", "start_latent"))
-"""The outputs of requests that ask for nothing else: they take no step."""
 
 
 class Responder:
@@ -104,7 +102,7 @@ class Responder:
 
 
 def looked_up(rows: Sequence[RowParameters], queue: Mapping[str, object]) -> Tensors:
-    """The outputs `LOOKED_UP`: the start noise of each row, and the queue, the same in each."""
+    """The outputs of a look-up: the start noise of each row, and the queue, the same in each."""
     told = json.dumps(queue).encode()
     return {"start_latent": np.stack([row.start() for row in rows]), "queue": _strings(told for _ in rows)}
 
