@@ -1,4 +1,4 @@
-"""The studio with the demo weights, as the documentation shows it: its pictures go to $BRATS_LDM_PICTURES."""
+"""`make studio`, as the documentation shows it: its pictures go to $BRATS_LDM_PICTURES."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from server.process import TritonServer
 from support.browser import SIZE, Visitor, screenshot
-from support.common import ROOT
-from support.studio import choose, fill, made, open_page, press, studio, tab, wait_for_words
+from support.serving import wait_until
+from support.studio import PATIENCE, choose, figures, fill, made, open_page, press, studio, tab, wait_for_words
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
-    """The address of a studio for a server with the demo weights."""
-    with TritonServer(ROOT / "model_repository") as server:
-        server.probe()
-        with studio("--url", server.grpc_url) as address:
-            yield address
+    """The address of the page of `make studio`, over a server with the demo weights. Both end at SIGTERM."""
+    with studio(program=["examples.studio"]) as address:
+        yield address
 
 
 @pytest.fixture
@@ -37,8 +34,13 @@ def test_generate(visitor: Visitor, demo: str, folder: Path) -> None:
     fill(page, "generate-seeds", "0-7")
     choose(page, "generate-preset", "Fast · DPM-Solver++, 20 steps")
     press(page, "generate-run")
+    wait_until(
+        lambda: all(figure.step >= 8 for figure in figures(page, "generate-grid", "preview")[:6]), "previews", PATIENCE
+    )
+    keep(page, folder / "studio-generating.png")
     made(page, "generate-grid", 8)
     wait_for_words(page, "generate-words", "8 synthetic slices")
+    wait_for_words(page, "server-line", "queue: empty")
     keep(page, folder / "studio.png")
 
 
@@ -51,12 +53,20 @@ def test_compare(visitor: Visitor, demo: str, folder: Path) -> None:
     fill(page, "compare-steps", "5, 10, 20")
     press(page, "compare-run")
     made(page, "compare-grid", 7)
+    wait_for_words(page, "server-line", "queue: empty")
     keep(page, folder / "studio-compare.png")
+
+
+def test_a_wrong_value(visitor: Visitor, demo: str, folder: Path) -> None:
+    page = open_page(visitor, demo)
+    fill(page, "generate-seeds", "brain")
+    press(page, "generate-run")
+    wait_for_words(page, "generate-words", "“brain”")
+    keep(page, folder / "studio-error.png")
 
 
 def keep(page: Page, path: Path) -> None:
     """A picture of the window, small enough for a repository: its colours are few."""
-    wait_for_words(page, "server-line", "queue: empty")
     with Image.open(screenshot(page, path)) as picture:
         assert picture.size == SIZE
         few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)

@@ -47,6 +47,7 @@ BY_TESTS: dict[str, str] = {
     "kubectl kustomize": "manifests.py",
     "make bench": "test_serving_benchmark.py",
     "make demo": "test_demo.py",
+    "make studio": "test_page_pictures.py",
     "make gpu": "test_gpu_benchmark.py",
     "make gpu-kit": "test_gpu_benchmark.py",
     "make perf-analyzer": "test_perf_analyzer.py",

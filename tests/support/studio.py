@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from support.serving import wait_until
 
 PATIENCE = 180.0
 """Seconds that the command and the page may take for anything: on a busy machine Gradio alone takes long to import."""
+BEGIN = "The studio is at "
 PNG = "data:image/png;base64,"
 READ = """figures => figures.map(figure => ({
     data: {...figure.closest("article")?.dataset, ...figure.dataset},
@@ -38,9 +39,9 @@ READ = """figures => figures.map(figure => ({
 
 
 @contextmanager
-def studio(*options: str, **environment: str) -> Iterator[str]:
+def studio(*options: str, program: Sequence[str] = ("brats_ldm_client", "studio"), **environment: str) -> Iterator[str]:
     """`brats-ldm studio` with these options on a free port: its address. It must end as asked, with one line."""
-    command = heeding_signals([sys.executable, "-m", "brats_ldm_client", "studio", "--port", "0", *options])
+    command = heeding_signals([sys.executable, "-m", *program, "--port", "0", *options])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, text=True, **pipes) as process:
         said: list[str] = []
@@ -49,10 +50,11 @@ def studio(*options: str, **environment: str) -> Iterator[str]:
         impatience = threading.Timer(PATIENCE, process.kill)
         impatience.start()
         try:
-            first = (process.stdout or sys.stdin).readline()
+            lines = iter(process.stdout or ())
+            address = next((line.removeprefix(BEGIN) for line in lines if line.startswith(BEGIN)), "")
             impatience.cancel()
-            assert first.startswith("The studio is at http://127.0.0.1:"), (first, said)
-            yield first.removeprefix("The studio is at ").split()[0]
+            assert address.startswith("http://127.0.0.1:"), said
+            yield address.split()[0]
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 128 + signal.SIGTERM
         finally:
