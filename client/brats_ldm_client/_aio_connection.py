@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from . import _flows
@@ -14,6 +15,9 @@ from ._options import Options
 from ._protocol import STREAM, Previews, Request, Rows, outputs_of, parse_rows
 from ._stream import stream_event
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo
+
+_REASON_LOST = "Internal error from Core"  # grpc.aio's words for a request that it could not write
+_TRIES = 10  # on a busy machine one in five loses the reason
 
 
 class AsyncGrpcConnection:
@@ -44,21 +48,37 @@ class AsyncGrpcConnection:
         """The events of one stream, tried once."""
         began = time.monotonic()
         call = self._options.stream(request, previews)
-        responses: Any = None
         try:
-            responses = self._grpc.stream_infer(_one(call, asyncio.Event()), **self._options.stream_call())
-            async for result, error in responses:
-                if error is not None:
-                    raise error
-                event = stream_event(result, request, time.monotonic() - began)
-                yield event
-                if isinstance(event, Generation):
-                    return
+            async with aclosing(self._answers(call, asyncio.Event(), self._options)) as answers:
+                async for result, error in answers:
+                    if error is not None:
+                        raise error
+                    event = stream_event(result, request, time.monotonic() - began)
+                    yield event
+                    if isinstance(event, Generation):
+                        return
             raise ProtocolError(f"{STREAM} ended the stream without an image")
         except GRPC_ERRORS as error:
             raise self._options.error(error, STREAM) from error
-        finally:
-            if responses is not None:
+
+    async def _answers(
+        self, call: dict[str, Any], answered: asyncio.Event, options: Options
+    ) -> AsyncGenerator[tuple[Any, BaseException | None], None]:
+        """What comes on the stream of one request. Closing it cancels a stream that has not ended.
+
+        A server that refuses the stream itself, as it does for a wrong secret, may end it before the request is
+        written. grpc.aio then loses the reason. The server has not seen the request, so it is sent again.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            responses = self._grpc.stream_infer(_one(call, answered), **options.stream_call())
+            try:
+                async for answer in responses:
+                    yield answer
+                return
+            except GRPC_ERRORS as error:
+                if _REASON_LOST not in str(error) or not tries_left:
+                    raise
+            finally:
                 responses.cancel()
 
     async def info(self) -> ServerInfo:
@@ -86,9 +106,10 @@ class AsyncGrpcConnection:
         """
         answers: list[tuple[Any, BaseException | None]] = []
         answered = asyncio.Event()
-        async for answer in self._grpc.stream_infer(_one(step.call, answered), **step.options.stream_call()):
-            answers.append(answer)
-            answered.set()
+        async with aclosing(self._answers(step.call, answered, step.options)) as stream:
+            async for answer in stream:
+                answers.append(answer)
+                answered.set()
         if not answers:
             raise ProtocolError(f"{STREAM} ended the stream without an answer")
         result, error = answers[0]

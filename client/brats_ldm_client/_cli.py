@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import _cli_animate, _cli_bulk, _cli_generate, _cli_report, _cli_verify
+from . import _cli_animate, _cli_bulk, _cli_generate, _cli_report, _cli_studio, _cli_verify
 from ._cli_connection import complete, connect, connection_options
 from .printing import forgiving_streams
 
@@ -25,6 +25,7 @@ examples:
   brats-ldm bulk --count 1000000 --preset fast --format webdataset --out dataset
   brats-ldm verify dataset
   brats-ldm report slices
+  brats-ldm studio
   brats-ldm info --url gpu-box:8001
   brats-ldm ready --deep --timeout 120
 
@@ -48,7 +49,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, animate, bulk, verify, report, info, ready or calibrate")
+        parser.error("choose a command: generate, animate, bulk, verify, report, studio, info, ready or calibrate")
     args.check(parser, args)
     return _run(args)
 
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _cli_bulk.add_parser(commands)
     _cli_verify.add_parser(commands)
     _cli_report.add_parser(commands)
+    _cli_studio.add_parser(commands)
     info = commands.add_parser("info", help="print the server's version, models, limits and model digest")
     connection_options(info, timeout=30.0)
     info.set_defaults(run=_info)

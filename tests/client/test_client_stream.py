@@ -8,6 +8,8 @@ import time
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from brats_ldm_client import (
     BratsLDMError,
@@ -127,6 +129,37 @@ def test_arguments_are_checked_when_called_not_when_iterated(served: Served) -> 
             with pytest.raises(InvalidRequest):
                 client.stream(**arguments)
     assert served.triton.received == []
+
+
+class Lost:
+    """A stream that the server has ended before its request was written: grpc.aio has lost the reason."""
+
+    def __aiter__(self) -> Lost:
+        return self
+
+    async def __anext__(self) -> None:
+        raise InferenceServerException("Internal error from Core", "StatusCode.INTERNAL")
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_a_reason_that_grpc_loses_is_asked_for_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a wrong secret was called an internal error of the server, now and then."""
+    streams = [Lost() for _ in range(3)]
+    send = InferenceServerClient.stream_infer
+    monkeypatch.setattr(
+        InferenceServerClient,
+        "stream_infer",
+        lambda *arguments, **named: streams.pop() if streams else send(*arguments, **named),
+    )
+    asynchronous = Caller("async", served.url)
+    assert len(asynchronous.stream([3], steps=2)) == 3
+    assert streams == []
+    streams += [Lost() for _ in range(100)]
+    with pytest.raises(ServerError, match="Internal error from Core"):
+        asynchronous.stream([3], steps=2)
+    assert len(streams) == 90
 
 
 def test_two_streams_of_one_client_side_by_side(served: Served) -> None:

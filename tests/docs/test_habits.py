@@ -82,7 +82,8 @@ def test_tools_on_path_are_taken_and_those_that_cannot_be_fetched_are_named(
     fetch_tools: Callable[[], subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     slurm = ("munged", "mungekey", "slurmctld", "slurmd", "slurmstepd", "sbatch", "scancel", "scontrol", "squeue")
-    tools = ("promtool", "prometheus", "dciodvfy", "dcentvfy", "haproxy", "socat", *slurm, "sixel2png", "jq")
+    others = ("sixel2png", "chromium-headless-shell")
+    tools = ("promtool", "prometheus", "dciodvfy", "dcentvfy", "haproxy", "socat", *slurm, *others, "jq")
     for name in tools[:-1]:
         (tmp_path / "here" / name).touch(mode=0o755)
     done = fetch_tools()

@@ -17,6 +17,7 @@ OPTIONS = [
     "--disable-dev-shm-usage",  # servers of other tests need that memory
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+ABORTED = "net::ERR_ABORTED"  # by the page itself, which has what it wanted, or made a download of it
 SIZE = (1280, 900)
 PATIENCE_MS = 60_000
 """Milliseconds that a page may take for what a test waits for: generous, since machines are busy."""
@@ -62,12 +63,21 @@ class Visitor:
         page.goto(url)
         return page
 
+    @contextmanager
+    def looking_at(self, url: str) -> Iterator[Page]:
+        """The same, and the tab is closed at the end: before what it shows goes away."""
+        page = self.open(url)
+        try:
+            yield page
+        finally:
+            page.close()
+
     def leave(self) -> None:
         """Close all tabs. Raises AssertionError for what went wrong in them."""
         self._leaving = True
         self.context.close()
-        assert self.outside == []
-        assert self.faults == []
+        assert self.outside == [], self.outside
+        assert self.faults == [], self.faults
 
     def _said(self, message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -81,7 +91,7 @@ class Visitor:
             self.outside.append(url)
 
     def _failed(self, request: Request) -> None:
-        if not self._leaving:
+        if request.failure != ABORTED and not self._leaving:
             self.faults.append(f"failed: {request.method} {request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:

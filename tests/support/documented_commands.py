@@ -42,6 +42,7 @@ IN_SMALL: dict[str, str] = {
 """Program to arguments. URL and DRAIN belong to the server of the test."""
 
 BY_TESTS: dict[str, str] = {
+    "brats-ldm studio": "test_studio_command.py",
     "haproxy -W": "balancer.py",
     "kubectl kustomize": "manifests.py",
     "make bench": "test_serving_benchmark.py",
@@ -109,6 +110,7 @@ NOT_RUN: dict[str, str] = {
     "pytest": "is shown for tests that need a GPU; all others are this run",
     "python -m training.<verb>": "is a placeholder for the other commands",
     "python /models/mri_ldm/1/drain.py": "is drain.py inside a container, which needs a cluster",
+    "ssh -N": "makes a tunnel to another machine; any other way will do",
     "tensorboard": "shows a page; tests read the same files",
 }
 """Program to the reason why no test runs it."""

@@ -91,9 +91,9 @@ def wait_until_idle(server) -> float:
     return time.monotonic() - started
 
 
-def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
-    """Returns once `holds` does; fails with the words `otherwise` when PATIENCE is over."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(holds: Callable[[], bool], otherwise: str, patience: float = PATIENCE) -> None:
+    """Returns once `holds` does; fails with the words `otherwise` when the seconds of `patience` are over."""
+    deadline = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)
