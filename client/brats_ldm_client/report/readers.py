@@ -109,23 +109,27 @@ def _grey(picture: Image.Image) -> npt.NDArray[Any]:
 
 
 def _nifti(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
-    nibabel = need("nibabel")
     volume = _open_nifti(path)
-    depth = _depth(volume.shape)
-    record = _extension(volume)
+    record, known = _extension(volume), bool(volume.header["qform_code"] or volume.header["sform_code"])
     synthetic = record.get("digital_source_type") == SOURCE_TYPE
-    # Slices of the other two directions have no right, or no front, in the picture: they stay as they are.
-    axial = nibabel.io_orientation(volume.affine)[2, 0] == 2
-    known = bool(axial and (volume.header["qform_code"] or volume.header["sform_code"]))
-    voxels = volume.get_fdata(dtype=np.float32).reshape(*volume.shape[:2], depth)
-    volume = nibabel.Nifti1Image(voxels, volume.affine)
-    if axial:
-        volume = nibabel.as_closest_canonical(volume)
+    volume, axial = _turned(volume)
     sizes = volume.header.get_zooms()
     size = (float(sizes[0]), float(sizes[1]))
     for index in indices:
         pixels = np.ascontiguousarray(np.asarray(volume.dataobj)[:, :, index])
-        yield Picture(pixels, record, synthetic, size if min(size) > 0 else None, known)
+        yield Picture(pixels, record, synthetic, size if min(size) > 0 else None, known and axial)
+
+
+def _turned(volume: Any) -> tuple[Any, bool]:
+    """A volume of float32 [x, y, slice] with axes to the right, the front and up; and whether its slices are axial.
+
+    Slices of the other two directions have no right or no front. They stay as they are.
+    """
+    nibabel = need("nibabel")
+    voxels = volume.get_fdata(dtype=np.float32).reshape(*volume.shape[:2], _depth(volume.shape))
+    volume = nibabel.Nifti1Image(voxels, volume.affine)
+    axial = bool(nibabel.io_orientation(volume.affine)[2, 0] == 2)
+    return (nibabel.as_closest_canonical(volume) if axial else volume), axial
 
 
 def _open_nifti(path: Path) -> Any:
