@@ -78,7 +78,7 @@ class Watch:
         self._client, self._how, self._screen = client, how, screen
         most = max(1, min(at_once, (screen.columns + 1) // _LEAST_COLUMNS))
         self._at_once = math.ceil(len(how.seeds) / math.ceil(len(how.seeds) / most))  # 6 as 3 and 3, not as 4 and 2
-        self._previews = Previews(max(1, how.steps // _PREVIEWS), "tiny")
+        self._previews = Previews(max(1, math.ceil(how.steps / _PREVIEWS)), "tiny")
         self._meter = Meter(len(how.seeds), time.monotonic())
         self._last: Callable[[Meter], Frame] | None = None
         self._painter = _Painter(screen)

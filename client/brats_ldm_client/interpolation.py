@@ -31,7 +31,7 @@ def slerp(start: F32, end: F32, fractions: Sequence[float] | npt.NDArray[np.floa
     if start.shape != end.shape:
         raise InvalidRequest(f"slerp needs two noises of one shape, not {start.shape} and {end.shape}")
     way = np.asarray(fractions, np.float64)
-    if way.ndim != 1 or not ((way >= 0) & (way <= 1)).all():
+    if way.ndim != 1 or not way.size or not ((way >= 0) & (way <= 1)).all():
         raise InvalidRequest(f"fractions of the way must be a list of numbers from 0 to 1, not {fractions!r}")
     points = [_between(start, end, float(fraction)) for fraction in way]
     return np.asarray(np.stack(points), np.float32)
@@ -41,8 +41,9 @@ def _between(start: F32, end: F32, fraction: float) -> npt.NDArray[Any]:
     if fraction in (0.0, 1.0):
         return end if fraction else start
     one, two = start.astype(np.float64), end.astype(np.float64)
-    cosine = float((one * two).sum() / (np.linalg.norm(one) * np.linalg.norm(two)))
+    norms = float(np.linalg.norm(one) * np.linalg.norm(two))
+    cosine = float((one * two).sum()) / norms if norms else 1.0
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))
-    if np.isclose(np.sin(angle), 0.0):  # one noise twice, or its mirror image: no arc is defined
+    if np.isclose(np.sin(angle), 0.0):  # one noise twice, its mirror image, or zeros: no arc is defined
         return (1.0 - fraction) * one + fraction * two
     return np.asarray((np.sin((1.0 - fraction) * angle) * one + np.sin(fraction * angle) * two) / np.sin(angle))

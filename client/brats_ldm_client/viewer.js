@@ -13,6 +13,8 @@
   const view = { index: 0, width: 1, level: 0.5, zoom: 1, x: 0, y: 0, smooth: false, move: false };
   const span = facts.full[1] - facts.full[0];
   let images = [];
+  const controls = [canvas, root.querySelector(".v-side")];
+  for (const each of controls) each.inert = true; // until there are values
 
   // The values of one slice, row by row as on the screen.
   async function decode(item) {
@@ -279,6 +281,7 @@
     part("turn").hidden = images.length < 2;
     between(...facts.full);
     new ResizeObserver(draw).observe(canvas);
+    for (const each of controls) each.inert = false;
     root.dataset.ready = "yes";
     part("words").hidden = true;
   }

@@ -49,7 +49,7 @@ def viewer(images: Sequence[tuple[str, Pixels] | Shown]) -> str:
             said), or `Shown`. Images may differ in size.
 
     Raises:
-        InvalidRequest: no image, too many, or one that has not two axes.
+        InvalidRequest: no image, too many, or one that has not two axes or is of another type.
     """
     shown = [Shown(*image) for image in images]
     _check(shown)
@@ -82,12 +82,15 @@ def viewer_page(images: Sequence[tuple[str, Pixels] | Shown], title: str = "Slic
 
 
 def full_window(images: Sequence[Pixels]) -> tuple[float, float]:
-    """The values that are shown black and white: 0 and 1, or the least and the largest where they are of a scanner."""
+    """The values that are shown black and white: 0 and 1, or the least and the largest where they are of a scanner.
+
+    Where a scanner's values are all the same, 0 is the other one.
+    """
     ranges = [_range(image) for image in images if image.dtype.kind == "f"]
     low, high = min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=1.0)
     if low >= -_USUAL and high <= _USUAL:
         return 0.0, 1.0
-    return low, high
+    return (low, high) if low < high else (min(low, 0.0), max(high, 0.0))
 
 
 def _check(shown: Sequence[Shown]) -> None:
@@ -96,6 +99,9 @@ def _check(shown: Sequence[Shown]) -> None:
     for each in shown:
         if each.image.ndim != 2 or not each.image.size:
             raise InvalidRequest(f"the image {each.label!r} has the shape {each.image.shape}: give [x, y]")
+        if each.image.dtype.kind != "f" and each.image.dtype.name not in ("uint8", "uint16"):
+            words = f"the image {each.label!r} is of {each.image.dtype}"
+            raise InvalidRequest(f"{words}: give values as float32, or grey levels as uint8 or uint16")
 
 
 def _range(image: Pixels) -> tuple[float, float]:
@@ -123,7 +129,7 @@ def _packed(each: Shown, exact: bool) -> dict[str, Any]:
 def _encoded(rows: Pixels, exact: bool) -> tuple[Pixels, dict[str, Any]]:
     """Little-endian rows, and how their numbers become values: low + number / largest * range."""
     if rows.dtype.kind == "u":
-        bits = 8 * min(rows.dtype.itemsize, 2)
+        bits = 8 * rows.dtype.itemsize
         words = f"Values are grey levels of {bits} bits, divided by {LARGEST[bits]}."
         kind = f"u{bits // 8}"
         return rows.astype(f"<{kind}"), {

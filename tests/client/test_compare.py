@@ -50,6 +50,12 @@ def test_ssim_refuses_images_of_two_sizes() -> None:
         ssim(image(0), np.zeros((2, 240, 240), np.float32))
 
 
+def test_ssim_refuses_images_smaller_than_its_window() -> None:
+    assert ssim(np.ones((11, 20), np.float32), np.ones((11, 20), np.float32)) == 1.0
+    with pytest.raises(InvalidRequest, match=r"needs images of 11 pixels or more .* not \(10, 20\)"):
+        ssim(np.ones((10, 20), np.float32), np.ones((10, 20), np.float32))
+
+
 def test_a_difference_is_grey_where_images_agree_and_light_where_the_first_is_brighter() -> None:
     one = np.full((240, 240), 0.5, np.float32)
     two = one.copy()
@@ -85,7 +91,12 @@ def test_slerp_of_a_noise_and_itself_is_that_noise(fraction: float) -> None:
     np.testing.assert_allclose(slerp(noise, noise, [fraction])[0], noise, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fractions", [[-0.1], [1.1], [float("nan")], 0.5])
+def test_slerp_from_zeros_goes_straight() -> None:
+    noise = np.ones((4, 4), np.float32)
+    np.testing.assert_array_equal(slerp(0 * noise, noise, [0.25])[0], 0.25 * noise)
+
+
+@pytest.mark.parametrize("fractions", [[-0.1], [1.1], [float("nan")], 0.5, []])
 def test_slerp_refuses_what_is_not_between(fractions: object) -> None:
     noise = np.ones((4, 4), np.float32)
     with pytest.raises(InvalidRequest, match="from 0 to 1"):

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from brats_ldm_client import Client, Generation, InvalidRequest, _cli
 from brats_ldm_client.bulk import make_all, model_of, plan_for
 from brats_ldm_client.bulk.verify import check_hashes
-from brats_ldm_client.pictures import MARK, marked, to_display
+from brats_ldm_client.pictures import MARK, SOURCE_TYPE, marked, to_display
 from brats_ldm_client.report import gather, readers, write_report
 from brats_ldm_client.report.parameters import ranges
 from brats_ldm_client.testing import FakeTransport
@@ -50,6 +51,26 @@ def test_of_a_large_folder_a_bounded_number_of_files_is_read(tmp_path: Path, mon
     assert "Of 512 images, evenly spread." in page.words
     assert "4,000 images are too many for a table of them." in page.words
     assert len(page.viewed["images"]) == 32
+
+
+def test_only_what_was_read_is_called_synthetic(tmp_path: Path) -> None:
+    generate(1).save(tmp_path / "ours")
+    ours = next((tmp_path / "ours").glob("slice_*"))
+    for number in range(1000):
+        (tmp_path / f"{number:04}.png").symlink_to(ours)
+    page = ReportPage(write_report(tmp_path))
+    assert "All 512 slices that were read are recorded as synthetic" in page.words
+    assert f"{tmp_path.name}: 1,000 slices" in page.words
+
+
+def test_the_page_of_large_pictures_stays_small(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = np.random.default_rng(number).integers(0, 256, (1500, 3000), np.uint8)
+        Image.fromarray(rows).save(tmp_path / f"{number}.png")
+    page = ReportPage(write_report(tmp_path))
+    assert [picture.shape for picture in page.pictures.values()] == [(256, 512)] * 3
+    assert [image["width"] for image in page.viewed["images"]] == [3000]
+    assert "1 of the slices above, with their values in the page." in page.words
 
 
 def test_memory_does_not_grow_with_an_archive(tmp_path: Path) -> None:
@@ -108,6 +129,18 @@ def test_hostile_names_and_records_are_texts(tmp_path: Path) -> None:
     assert sorted(page.pictures) == sorted(name.replace("/", "\N{DIVISION SLASH}") for name in names)
     assert page.value("sampler") == EVIL
     assert EVIL in page.words
+
+
+def test_a_text_that_is_too_deep_to_parse_is_a_text(tmp_path: Path) -> None:
+    generate(1).save(tmp_path)
+    (tmp_path / "provenance.json").unlink()
+    chunks = PngInfo()
+    for name, text in {"DigitalSourceType": SOURCE_TYPE, "sampler": "[" * 100_000}.items():
+        chunks.add_text(name, text)
+    Image.new("L", (4, 4)).save(tmp_path / "deep.png", pnginfo=chunks)
+    problems: list[str] = []
+    assert "deep.png" in ReportPage(write_report(tmp_path, on_problem=problems.append)).pictures
+    assert problems == []
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
@@ -179,6 +212,14 @@ def test_an_evaluation_with_its_nearest_pairs(folders: dict[str, Path]) -> None:
     np.testing.assert_array_equal(held_out, to_display(image_of(22)))
 
 
+def test_numbers_of_an_evaluation_that_are_none(folders: dict[str, Path]) -> None:
+    text = json.dumps(evaluation(folders)).replace('"copies": 1,', '"copies": NaN,').replace("12.5", "Infinity")
+    (folders["synthetic"] / "evaluation.json").write_text(text)
+    page = ReportPage(write_report(folders["synthetic"]))
+    assert "nan copies found" in page.words
+    assert ["FID", "inf", "3.25", "lower is better"] in page.rows
+
+
 def test_where_folders_are_gone_pairs_have_their_names(folders: dict[str, Path], tmp_path: Path) -> None:
     document = evaluation({name: tmp_path / "gone" / name for name in folders})
     (tmp_path / "evaluation").mkdir()
@@ -216,6 +257,8 @@ BROKEN: list[Any] = [
     {"metrics": {"FID": 1}},
     {"memorisation": {"slices": [{}]}},
     {"notes": None},
+    {"slices": {"real": float("inf")}},
+    {"metrics": {"FID": {"synthetic": 10**400, "reference": 1}}},
 ]
 
 
@@ -227,7 +270,7 @@ def test_a_broken_evaluation(changes: Any, folders: dict[str, Path], tmp_path: P
     file.write_text(json.dumps(document))
     problems: list[str] = []
     write_report(folders["synthetic"], on_problem=problems.append)
-    assert "evaluation.json is no evaluation" in problems[0]
+    assert problems[0].startswith("evaluation.json is no evaluation"), "the page names no folder of this machine"
     file.rename(tmp_path / "evaluation.json")
     with pytest.raises(InvalidRequest, match=r"evaluation\.json is no evaluation .*: evaluate again$"):
         write_report(folders["synthetic"], evaluation=tmp_path)

@@ -82,6 +82,7 @@ def test_a_constant_image_keeps_its_value(tmp_path: Path) -> None:
         ([("a", image_of(0))] * 65, "takes 1 to 64 images, and got 65"),
         ([("a", np.zeros((2, 2, 2), np.float32))], r"'a' has the shape \(2, 2, 2\): give \[x, y\]"),
         ([("a", np.zeros((0, 2), np.float32))], r"'a' has the shape \(0, 2\)"),
+        ([("a", np.zeros((4, 4), np.uint32))], "'a' is of uint32: give values as float32, or grey levels as uint8"),
     ],
 )
 def test_what_is_no_slice_is_refused(images: list[tuple[str, np.ndarray]], words: str) -> None:
@@ -361,6 +362,10 @@ def test_a_browser_that_cannot_unpack_says_so(visitor: Visitor, tmp_path: Path) 
     page.goto((tmp_path / "page.html").as_uri())
     words = "No viewer: this browser cannot unpack the values: use one of 2023 or later."
     page.get_by_text(words).wait_for()
+    canvas(page).hover(force=True)
+    page.get_by_role("button", name="Next", include_hidden=True).click(force=True)
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")  # the visitor notes that nothing went wrong
 
 
 def test_it_fits_a_phone(visitor: Visitor, tmp_path: Path) -> None:

@@ -233,8 +233,10 @@ def test_a_terminal_that_takes_nothing_does_not_stop_the_work(terminal: Make, se
 
 
 def test_not_every_step_of_many_has_a_preview(terminal: Make, served: Served, tmp_path: Path) -> None:
-    assert Run(terminal("blocks"), served.url, tmp_path)("-n", 1, "--steps", 1000) == 0
-    assert served.triton.received[0]["preview_every"].tolist() == [[40]]
+    for steps, every in ((1000, 40), (49, 2)):
+        served.triton.received.clear()
+        assert Run(terminal("blocks"), served.url, tmp_path / f"{steps}")("-n", 1, "--steps", steps) == 0
+        assert served.triton.received[0]["preview_every"].tolist() == [[every]]
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])

@@ -36,12 +36,13 @@ def _parts(evaluation: Evaluation) -> Iterator[str]:
 def _copies(evaluation: Evaluation) -> str:
     facts = evaluation.facts
     copies, found, planted, alarms = (
-        int(facts.get(name, 0)) for name in ("copies", "planted_copies_found", "planted_copies", "held_out_alarms")
+        facts.get(name, 0.0) for name in ("copies", "planted_copies_found", "planted_copies", "held_out_alarms")
     )
     words = (
-        f"{'1 copy' if copies == 1 else f'{copies:,} copies'} found: slices with a score above "
-        f"{facts.get('threshold', 0):.3g}. As a control, {found} of {planted} planted copies were found, and {alarms} "
-        "held-out slices were called copies. Below are the synthetic slices that are most like a training slice."
+        f"{'1 copy' if copies == 1 else f'{copies:,.0f} copies'} found: slices with a score above "
+        f"{facts.get('threshold', 0):.3g}. As a control, {found:.0f} of {planted:.0f} planted copies were found, and "
+        f"{alarms:.0f} held-out slices were called copies. Below are the synthetic slices that are most like a "
+        "training slice."
     )
     return f'<h3>Nearest pairs</h3>\n<p class="{"warn" if copies else "soft"}">{escape(words)}</p>'
 

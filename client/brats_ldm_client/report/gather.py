@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .._formats.levels import values
 from .._statistics import HIGH, LOW, Statistics
-from .._types import F32
 from ..pictures import SHEET_LIMIT, Pixels, to_display
 from ..viewer import full_window
 from .readers import Picture
 from .sources import Source
 
 SAMPLE = 512  # images that are read, of a large folder
+_SIDE = 512  # pixels of a picture: larger ones would make pages that browsers are slow to open
 
 
 @dataclass
@@ -84,6 +85,8 @@ def _edges(window: tuple[float, float]) -> tuple[float, float]:
 
 
 def grey(picture: Picture, window: tuple[float, float]) -> Pixels:
-    """A picture in a window."""
-    scaled: F32 = (values(picture.pixels) - np.float32(window[0])) / np.float32(window[1] - window[0])
-    return to_display(scaled)
+    """A picture in a window, of 512 pixels at most in width and height."""
+    scaled = (values(picture.pixels).astype(np.float64) - window[0]) / (window[1] - window[0])
+    small = Image.fromarray(to_display(scaled))
+    small.thumbnail((_SIDE, _SIDE))
+    return np.asarray(small)

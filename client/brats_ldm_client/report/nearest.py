@@ -77,7 +77,7 @@ def read_evaluation(path: Path, folder: Path) -> Evaluation:
     """
     try:
         return _evaluation(json.loads(path.read_bytes()), folder)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"{path} is no evaluation ({type(error).__name__}: {error}): evaluate again") from error
 
 

@@ -31,6 +31,7 @@ from .readers import Picture
 from .sources import Entry, Facts
 
 VIEWED = 32  # images in the viewer: their values make most of the size of a page
+_VALUES = VIEWED * 512**2  # in the viewer: of larger images there are fewer
 TABLE_LIMIT = 3000  # rows
 _GROUPS = 20  # shown
 _PROBLEMS = 200  # shown
@@ -80,8 +81,11 @@ def _problems(problems: Sequence[str]) -> str:
 def _origin_words(contents: Contents) -> str:
     if not contents.synthetic:
         return "Origin not recorded: nothing here says whether these slices are synthetic or of patients"
-    if contents.synthetic == contents.known:
+    if contents.synthetic == contents.facts.count:
         return NOTICE
+    if contents.synthetic == contents.known:
+        words = f"All {counted(contents.known, 'slice')} that were read are recorded as synthetic"
+        return f"{words} (research use only, not for diagnosis); the others were not asked"
     return (
         f"{contents.synthetic:,} of {counted(contents.known, 'slice')} are recorded as synthetic (research use only, "
         "not for diagnosis); the origin of the others is not recorded"
@@ -129,8 +133,6 @@ def caption(entry: Entry) -> str:
 
 
 def _viewed(contents: Contents) -> list[Shown]:
-    pictures = [*contents.found.pictures.items()]
-    chosen = [pictures[place] for place in evenly(len(pictures), VIEWED)]
     return [
         Shown(
             caption(contents.entries[index]),
@@ -139,12 +141,20 @@ def _viewed(contents: Contents) -> list[Shown]:
             pixel_mm=picture.pixel_mm,
             oriented=picture.oriented,
         )
-        for index, picture in chosen
+        for index, picture in _chosen(contents)
     ]
 
 
+def _chosen(contents: Contents) -> list[tuple[int, Picture]]:
+    """The pictures in the viewer, with their numbers."""
+    pictures = [*contents.found.pictures.items()]
+    largest = max(picture.pixels.size for _, picture in pictures)
+    most = max(1, min(VIEWED, _VALUES // largest))
+    return [pictures[place] for place in evenly(len(pictures), most)]
+
+
 def _viewer_words(contents: Contents) -> str:
-    shown, viewed = len(contents.found.pictures), min(len(contents.found.pictures), VIEWED)
+    shown, viewed = len(contents.found.pictures), len(_chosen(contents))
     which = f"{viewed} of the slices above" if viewed < shown else "The slices above"
     return f"{which}, with their values in the page."
 
@@ -212,17 +222,14 @@ def _images(contents: Contents) -> str:
     if count > TABLE_LIMIT:
         return f'<p class="soft">{count:,} images are too many for a table of them.</p>'
     numbers = {tuple(group.parameters.items()): number for number, group in enumerate(contents.groups, 1)}
-    rows = grid(["image", "seed", "group"], _image_rows(contents.entries, contents.found.said, numbers), "images")
+    rows = grid(["image", "seed", "group"], _image_rows(contents.entries, numbers), "images")
     search = '<input type="search" placeholder="Find a name or a seed" aria-label="Find a name or a seed">'
     script = f"<script>{package_text('report/search.js')}</script>"
     summary = f"<summary>Table of {counted(count, 'image')}</summary>"
     return f'<details class="search">{summary}{search}<div class="rows">{rows}</div>{script}</details>'
 
 
-def _image_rows(
-    entries: Mapping[int, Entry], said: Mapping[int, Mapping[str, Any]], numbers: Mapping[Any, int]
-) -> Iterable[tuple[str, str, str]]:
-    for index, entry in sorted(entries.items()):
-        record = entry.record or said.get(index, {})
-        number = numbers.get(tuple(parameters_of(record).items()))
-        yield entry.name, str(record.get("seed", "")), "" if number is None else str(number)
+def _image_rows(entries: Mapping[int, Entry], numbers: Mapping[Any, int]) -> Iterable[tuple[str, str, str]]:
+    for _, entry in sorted(entries.items()):
+        number = numbers.get(tuple(parameters_of(entry.record).items()))
+        yield entry.name, str(entry.record.get("seed", "")), "" if number is None else str(number)

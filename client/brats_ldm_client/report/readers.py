@@ -7,6 +7,7 @@ right is.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ ENDINGS = (".npz", ".nii.gz", ".nii", "_16bit.png", ".dcm", ".png")
 """By precision: of files of one image in several formats the first is read."""
 FORMATS = dict(zip(ENDINGS, ("npz", "NIfTI", "NIfTI", "PNG of 16 bits", "DICOM", "PNG"), strict=True))
 _ORIENTATION = [1, 0, 0, 0, 1, 0]  # of DICOM: columns to the patient's left, rows to the back
+_DEFLATE = 1100  # bytes at most that a byte of a packed file can stand for
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +54,20 @@ def count(path: Path) -> int:
     kind = ending(path)
     if kind == ".npz":
         with _archive(path) as archive, archive.open("images.npy") as file:
-            return _layout(file)[0][0]
+            shape, _, dtype = _layout(file)
+        _check_size(path, math.prod(shape) * dtype.itemsize)
+        return shape[0]
     if kind in (".nii", ".nii.gz"):
-        return _depth(_open_nifti(path).shape)
+        volume = _open_nifti(path)
+        _check_size(path, math.prod(volume.shape) * volume.get_data_dtype().itemsize)
+        return _depth(volume.shape)
     return 1
+
+
+def _check_size(path: Path, size: int) -> None:
+    """A header can name any number of images. Each takes memory, so those that cannot be there are not counted."""
+    if size > _DEFLATE * path.stat().st_size:
+        raise ValueError("its end is missing")
 
 
 def read(path: Path, indices: Sequence[int] = (0,)) -> Iterator[Picture]:
@@ -81,7 +93,7 @@ _TEXTS = ("seed", "sampler", "steps", "eta", "model_name", "model_digest", "weig
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -97,19 +109,27 @@ def _grey(picture: Image.Image) -> npt.NDArray[Any]:
 
 
 def _nifti(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
-    nibabel = need("nibabel")
     volume = _open_nifti(path)
-    depth = _depth(volume.shape)
-    record = _extension(volume)
+    record, known = _extension(volume), bool(volume.header["qform_code"] or volume.header["sform_code"])
     synthetic = record.get("digital_source_type") == SOURCE_TYPE
-    known = bool(volume.header["qform_code"] or volume.header["sform_code"])
-    voxels = volume.get_fdata(dtype=np.float32).reshape(*volume.shape[:2], depth)
-    volume = nibabel.as_closest_canonical(nibabel.Nifti1Image(voxels, volume.affine))
+    volume, axial = _turned(volume)
     sizes = volume.header.get_zooms()
     size = (float(sizes[0]), float(sizes[1]))
     for index in indices:
         pixels = np.ascontiguousarray(np.asarray(volume.dataobj)[:, :, index])
-        yield Picture(pixels, record, synthetic, size if min(size) > 0 else None, known)
+        yield Picture(pixels, record, synthetic, size if min(size) > 0 else None, known and axial)
+
+
+def _turned(volume: Any) -> tuple[Any, bool]:
+    """A volume of float32 [x, y, slice] with axes to the right, the front and up; and whether its slices are axial.
+
+    Slices of the other two directions have no right or no front. They stay as they are.
+    """
+    nibabel = need("nibabel")
+    voxels = volume.get_fdata(dtype=np.float32).reshape(*volume.shape[:2], _depth(volume.shape))
+    volume = nibabel.Nifti1Image(voxels, volume.affine)
+    axial = bool(nibabel.io_orientation(volume.affine)[2, 0] == 2)
+    return (nibabel.as_closest_canonical(volume) if axial else volume), axial
 
 
 def _open_nifti(path: Path) -> Any:
@@ -118,7 +138,7 @@ def _open_nifti(path: Path) -> Any:
 
 def _depth(shape: Sequence[int]) -> int:
     """The number of slices of a volume [x, y], [x, y, z] or [x, y, z, 1, ...]."""
-    if len(shape) < 2 or any(size != 1 for size in shape[3:]):
+    if len(shape) < 2 or min(shape[:2]) < 1 or any(size != 1 for size in shape[3:]):
         raise ValueError(f"its shape is {[*shape]}, and slices have two axes or, counted by the third, three")
     return shape[2] if len(shape) > 2 else 1
 
@@ -139,17 +159,24 @@ def _dicom(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
     rows = data.pixel_array
     if rows.ndim != 2:
         raise ValueError(f"its shape is {[*rows.shape]}, and a slice has two axes")
-    synthetic = str(data.get("SyntheticData", "")) == "YES"
-    if not (synthetic and rows.dtype == np.uint16):
-        rows = (rows * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))).astype(np.float32)
-    spacing = [float(size) for size in data.get("PixelSpacing", [])]
+    record, synthetic = _equipment(data), str(data.get("SyntheticData", "")) == "YES"
+    if not (synthetic and record and rows.dtype == np.uint16):  # not by this program
+        slope, intercept = _numbers(data, "RescaleSlope") or [1.0], _numbers(data, "RescaleIntercept") or [0.0]
+        rows = (rows * slope[0] + intercept[0]).astype(np.float32)
+    spacing = _numbers(data, "PixelSpacing")
     size = (spacing[1], spacing[0]) if len(spacing) == 2 and min(spacing) > 0 else None
-    oriented = [float(x) for x in data.get("ImageOrientationPatient", [])] == _ORIENTATION
-    yield Picture(from_rows(rows), _equipment(data), synthetic, size, oriented)
+    oriented = _numbers(data, "ImageOrientationPatient") == _ORIENTATION
+    yield Picture(from_rows(rows), record, synthetic, size, oriented)
+
+
+def _numbers(data: Any, name: str) -> list[float]:
+    """The numbers of an element, which may be missing or empty."""
+    value = data.get(name)
+    return [] if value is None else [float(number) for number in np.atleast_1d(value)]
 
 
 def _equipment(data: Any) -> dict[str, Any]:
-    for item in data.get("ContributingEquipmentSequence", []):
+    for item in data.get("ContributingEquipmentSequence") or []:
         document = _parsed(str(item.get("ContributionDescription", "")))
         if isinstance(document, dict):
             return document
@@ -202,7 +229,7 @@ def _layout(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     form: Any = np.lib.format  # NumPy has no types for it
     header = form.read_array_header_1_0 if form.read_magic(file) == (1, 0) else form.read_array_header_2_0
     shape, fortran, dtype = header(file)
-    if len(shape) != 3 or dtype.kind not in "fiu":
+    if len(shape) != 3 or min(shape[1:]) < 1 or dtype.kind not in "fiu":
         raise ValueError(f"its images are {dtype} {[*shape]}, and numbers [n, x, y] are needed")
     return shape, fortran, dtype
 

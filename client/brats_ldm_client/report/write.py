@@ -66,7 +66,7 @@ def _evaluation(place: Path, folder: Path, source: Source) -> Evaluation | None:
     except InvalidRequest as error:
         if place.parent != folder:
             raise
-        source.facts.problems.append(str(error))
+        source.facts.problems.append(str(error).replace(str(place), place.name))  # the page knows no place
         return None
 
 
@@ -74,9 +74,9 @@ def _contents(
     source: Source, found: Gathered, title: str | None, folder: Path, evaluation: Evaluation | None
 ) -> Contents:
     synthetic, known = _synthetic(source, found)
-    kind = "synthetic slice" if synthetic == known else "slice"
-    name = folder.resolve().name or str(folder)
     count = source.facts.count
+    kind = "synthetic slice" if synthetic == count else "slice"
+    name = folder.resolve().name or str(folder)
     numbers = range(count) if count <= TABLE_LIMIT else found.pictures
     return Contents(
         title=title or f"{name}: {counted(count, kind)}",
