@@ -21,7 +21,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--evaluation",
         metavar="PATH",
-        help="evaluation.json of `python -m training.evaluation`, or its folder (DIR/evaluation.json, if there is one)",
+        help="evaluation.json of `python -m training.evaluation`, or its folder; the page has the slices that it names "
+        "(DIR/evaluation.json, if there is one, without them)",
     )
     parser.add_argument("--title", help="the heading of the page (what the folder holds)")
     parser.add_argument("--open", action="store_true", help="show the page in a browser")

@@ -198,7 +198,7 @@ def evaluation(folders: dict[str, Path], **changes: Any) -> dict[str, Any]:
 
 def test_an_evaluation_with_its_nearest_pairs(folders: dict[str, Path]) -> None:
     (folders["synthetic"] / "evaluation.json").write_text(json.dumps(evaluation(folders)))
-    page = ReportPage(write_report(folders["synthetic"]))
+    page = ReportPage(write_report(folders["synthetic"], evaluation=folders["synthetic"]))
     assert ["FID", "12.5", "3.25", "lower is better"] in page.rows
     assert "1 copy found: slices with a score above 0.9." in page.words
     assert "99 of 100 planted copies were found" in page.words
@@ -210,6 +210,16 @@ def test_an_evaluation_with_its_nearest_pairs(folders: dict[str, Path]) -> None:
     np.testing.assert_array_equal(training, to_display(image_of(11)))
     held_out = page.pictures["nearest held-out slice, 0.400: volume.npz[2]"]
     np.testing.assert_array_equal(held_out, to_display(image_of(22)))
+
+
+def test_an_evaluation_that_came_with_the_folder_opens_no_other(folders: dict[str, Path]) -> None:
+    (folders["synthetic"] / "evaluation.json").write_text(json.dumps(evaluation(folders)))
+    page = ReportPage(write_report(folders["synthetic"]))
+    assert "synthetic: slice_seed000000001.nii.gz" in page.pictures
+    assert "nearest training slice, 0.510: volume.npz[1]" in page.words
+    assert page.words.count("not opened") == 6
+    assert "With --evaluation the page also has pictures" in page.words
+    assert not [caption for caption in page.pictures if caption.startswith("nearest")]
 
 
 def test_numbers_of_an_evaluation_that_are_none(folders: dict[str, Path]) -> None:
@@ -245,7 +255,7 @@ def test_a_name_leads_to_no_other_folder(name: str, folders: dict[str, Path], tm
     for row in document["memorisation"]["slices"]:
         row["training"] = name
     (folders["synthetic"] / "evaluation.json").write_text(json.dumps(document))
-    page = ReportPage(write_report(folders["synthetic"]))
+    page = ReportPage(write_report(folders["synthetic"], evaluation=folders["synthetic"]))
     assert page.words.count("not here any more") == 3
     assert page.tags.count("script") == 3
 

@@ -28,9 +28,12 @@ def _parts(evaluation: Evaluation) -> Iterator[str]:
         yield "<p>Copies were not looked for: the evaluation had no training slices.</p>"
         return
     yield _copies(evaluation)
+    if not evaluation.opened:
+        yield f'<p class="soft">{_NOT_OPENED}</p>'
     if any(picture is not None for pair in evaluation.pairs for picture in pair.pictures[1:]):
         yield f'<p class="warn">{_OF_PATIENTS}</p>'
-    yield f'<div class="pairs">{"".join(map(_pair, evaluation.pairs))}</div>'
+    missing = "not here any more" if evaluation.opened else "not opened"
+    yield f'<div class="pairs">{"".join(_pair(pair, missing) for pair in evaluation.pairs)}</div>'
 
 
 def _copies(evaluation: Evaluation) -> str:
@@ -47,11 +50,11 @@ def _copies(evaluation: Evaluation) -> str:
     return f'<h3>Nearest pairs</h3>\n<p class="{"warn" if copies else "soft"}">{escape(words)}</p>'
 
 
-def _pair(pair: Pair) -> str:
+def _pair(pair: Pair, missing: str) -> str:
     verdict = "Copy" if pair.copy else "No copy"
     roles = ("synthetic", *(f"{role}, {value:.3f}" for role, value in zip(_OTHERS, pair.similarities, strict=True)))
     shown = "".join(
-        _slice(picture, f"{role}: {name}", synthetic=role == "synthetic")
+        _slice(picture, f"{role}: {name}", missing, synthetic=role == "synthetic")
         for picture, role, name in zip(pair.pictures, roles, pair.names, strict=True)
     )
     head = f"<b>{verdict}</b>, score {pair.score:.2f}"
@@ -59,11 +62,12 @@ def _pair(pair: Pair) -> str:
 
 
 _OF_PATIENTS = "Training and held-out slices can be of patients: share this page only as you may share them."
+_NOT_OPENED = "With --evaluation the page also has pictures of the training and the held-out slices."
 _OTHERS = ("nearest training slice", "nearest held-out slice")
 
 
-def _slice(picture: Picture | None, caption: str, *, synthetic: bool) -> str:
+def _slice(picture: Picture | None, caption: str, missing: str, *, synthetic: bool) -> str:
     if picture is None:
         text = escape(caption)
-        return f'<figure><div class="gone">not here any more</div><figcaption>{text}</figcaption></figure>'
+        return f'<figure><div class="gone">{missing}</div><figcaption>{text}</figcaption></figure>'
     return figure(grey(picture, full_window([picture.pixels])), caption, synthetic=synthetic)

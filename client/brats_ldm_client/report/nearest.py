@@ -47,6 +47,8 @@ class Evaluation:
     notes: Sequence[str]
     facts: Mapping[str, float]
     """Of the search for copies; empty if there was none."""
+    opened: bool
+    """Whether the training and the held-out slices were looked for in their folders."""
     pairs: Sequence[Pair]
 
 
@@ -64,24 +66,26 @@ def find_evaluation(folder: Path, named: Path | None) -> Path | None:
     raise FileNotFoundError(f"there is no {path}: give what `python -m training.evaluation` has written")
 
 
-def read_evaluation(path: Path, folder: Path) -> Evaluation:
+def read_evaluation(path: Path, folder: Path, opens_folders: bool) -> Evaluation:
     """An evaluation with the pictures of its most suspicious slices.
 
     Args:
         path: evaluation.json.
         folder: Where synthetic slices are looked for if the evaluation's own folder is gone.
+        opens_folders: Also look into the folders that the evaluation names. Only if somebody has chosen this file: one
+            that came with a folder could name any other.
 
     Raises:
         InvalidRequest: it is no evaluation.
         OSError: it cannot be read.
     """
     try:
-        return _evaluation(json.loads(path.read_bytes()), folder)
+        return _evaluation(json.loads(path.read_bytes()), folder, opens_folders)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"{path} is no evaluation ({type(error).__name__}: {error}): evaluate again") from error
 
 
-def _evaluation(document: Mapping[str, Any], folder: Path) -> Evaluation:
+def _evaluation(document: Mapping[str, Any], folder: Path, opens_folders: bool) -> Evaluation:
     arguments, reading = document["arguments"], document.get("reading", {})
     folders = {name: str(arguments[name]) for name in ("synthetic", "real", "training") if arguments.get(name)}
     found = document.get("memorisation") or {}
@@ -94,7 +98,8 @@ def _evaluation(document: Mapping[str, Any], folder: Path) -> Evaluation:
         folders=folders,
         notes=[str(note) for note in document["notes"]],
         facts={name: float(value) for name, value in found.items() if name != "slices"},
-        pairs=[*_pairs(found.get("slices", []), folders, folder)],
+        opened=opens_folders,
+        pairs=[*_pairs(found.get("slices", []), folders if opens_folders else {}, folder)],
     )
 
 

@@ -30,7 +30,8 @@ def write_report(
     Args:
         folder: Slices of `brats-ldm generate`, `brats-ldm bulk`, `training.sample`, or of any other origin.
         out: The file; by default `report.html` in the folder.
-        evaluation: `evaluation.json` of `training.evaluation`, or its folder; by default the one in `folder`, if any.
+        evaluation: `evaluation.json` of `training.evaluation`, or its folder. The page has its training and held-out
+            slices. By default the one in `folder`, if any; of that one the page has their names only.
         title: The heading; by default it says how many slices of which folder.
         on_image: Called after each image that was read, of at most 512.
         on_problem: Called with a line for each thing that could not be read. The page lists them too.
@@ -45,7 +46,7 @@ def write_report(
     named = None if evaluation is None else Path(evaluation)
     place = find_evaluation(folder, named)
     source = open_source(folder)
-    result = _evaluation(place, folder, source) if place is not None else None
+    result = None if place is None else _evaluation(place, folder, source, named is not None)
     found = gather(source, on_image)
     if not found.pictures:
         raise InvalidRequest(f"{folder} has no slices to read: {'; '.join(source.facts.problems[:3])}")
@@ -59,12 +60,12 @@ def write_report(
     return path
 
 
-def _evaluation(place: Path, folder: Path, source: Source) -> Evaluation | None:
+def _evaluation(place: Path, folder: Path, source: Source, chosen: bool) -> Evaluation | None:
     """An evaluation that only lies in the folder must not keep the page from being written."""
     try:
-        return read_evaluation(place, folder)
+        return read_evaluation(place, folder, opens_folders=chosen)
     except InvalidRequest as error:
-        if place.parent != folder:
+        if chosen:
             raise
         source.facts.problems.append(str(error).replace(str(place), place.name))  # the page knows no place
         return None
