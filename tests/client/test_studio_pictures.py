@@ -149,6 +149,7 @@ def test_the_server_line() -> None:
     gone = ServerUnavailable("no Triton server answers at <host>: start one")
     assert "cannot be reached" in server_line(state(error=gone))
     assert "<host>" not in server_line(state(error=gone))
+    assert "box:8001" in text(server_line(state(error=gone, address="box:8001"))), "which of them is to be checked"
 
 
 @pytest.mark.parametrize(("format", "ending"), [("png", ".png"), ("nifti", ".nii.gz"), ("dicom", ".dcm")])
