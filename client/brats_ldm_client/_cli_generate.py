@@ -133,9 +133,10 @@ class _Run:
     def make(self, watch: Watch | None) -> None:
         from tqdm import tqdm
 
-        slices = self._slices() if watch is None else watch.slices(self._missing())
         # disable=None: no bar where stderr is not a terminal.
         bar: Any = watch or tqdm(total=len(self._asked.seeds), unit="image", file=sys.stderr, disable=None)
+        missing = self._missing(bar)
+        slices = self._slices(missing) if watch is None else watch.slices(missing)
         with bar, closing(slices):
             for made in slices:
                 self._keep(bar)
@@ -145,14 +146,15 @@ class _Run:
                 bar.update()
             self._keep(bar)
 
-    def _slices(self) -> Generator[Slice, None, None]:
+    def _slices(self, missing: Iterator[int]) -> Generator[Slice, None, None]:
         asked = self._asked
-        return self._client.iter_images(self._missing(), sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
+        return self._client.iter_images(missing, sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
 
-    def _missing(self) -> Iterator[int]:
+    def _missing(self, bar: Any) -> Iterator[int]:
         for seed in self._asked.seeds.tolist():
             there = self._has(seed)
             self._order.append((seed, there))
+            self._keep(bar)
             if not there:
                 yield seed
 

@@ -120,6 +120,7 @@ def map_error(error: BaseException, *, url: str, model: str, timeout: float, pro
         mapped.not_loaded = not answer.token and _NOT_LOADED.search(answer.words) is not None
         mapped.retryable = not mapped.not_loaded or _UNLOADING.search(answer.words) is not None
         mapped.retry_after = float(answer.number("retry_after") or 0)
+        mapped.token = answer.token
     mapped.__cause__ = error
     return mapped
 

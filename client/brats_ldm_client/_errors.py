@@ -29,6 +29,8 @@ class ServerUnavailable(BratsLDMError):
     """The same request can succeed later; false if the model is not loaded."""
     retry_after = 0.0
     """Seconds after which the server expects to have room; 0 if it does not say."""
+    token = ""
+    """Why, for programs: "BUSY", "DRAINING" or "NETWORK_GONE"; "" if the server does not say."""
 
 
 class InvalidRequest(BratsLDMError, ValueError):

@@ -175,5 +175,5 @@ class ServerInfo:
             for kind, tensors in (("in", model.inputs), ("out", model.outputs)):
                 for tensor in tensors:
                     optional = "  optional" if tensor.optional else ""
-                    lines.append(f"  {kind:4}{tensor.name:14}{tensor.datatype:7}{list(tensor.dims)}{optional}")
+                    lines.append(f"  {kind:4}{tensor.name:15} {tensor.datatype:6} {list(tensor.dims)}{optional}")
         return "\n".join(lines)

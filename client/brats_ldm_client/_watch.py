@@ -118,7 +118,8 @@ class Watch:
             pictures, source, doing, partly = [to_display(image) for image in event.images], "", "", 0.0
         else:
             pictures, source = _previews(event), f"previews: {_SOURCES[event.source]}; "
-            doing, partly = f"step {event.step.min()} of {event.total}, ", float(event.step.sum() / event.total)
+            doing = f"step {event.step.mean():.0f} of {event.total}, "  # images that wait are at 0 for long
+            partly = float(event.step.sum() / event.total)
         bar = meter.line(doing, partly, min(_BAR, self._screen.columns))
         return _row(pictures, self._at_once), [f"{MARK}; {source}seeds {seeds}", bar]
 

@@ -235,6 +235,7 @@ def test_info_and_ready(here: Here, served: Served) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("triton 2.51.0", DIGEST, "mri_ldm_stream: ready", "seed", "[1, 240, 240]", "optional"):
         assert words in done.stdout
+    assert not re.search(r"\w(STRING|FP32|INT)", done.stdout), "a name runs into its type"
     assert "queue\n  mri_ldm: 3 rows in flight and 2 waiting, at most 320; 90 steps left, about 1.2 s\n" in done.stdout
     served.triton.omit = {"queue"}  # as an older server
     done = here("info", "--url", served.url)

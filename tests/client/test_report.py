@@ -323,6 +323,8 @@ def test_damaged_files_are_listed_and_the_others_shown(tmp_path: Path) -> None:
     assert {problem.split()[0] for problem in problems} == names
     assert len(problems) == len(names)
     assert all(problem in page.words for problem in problems)
+    assert "which could be read" in page.words
+    assert "evenly spread" not in page.words, "no image was left out by choice"
 
 
 def test_an_archive_whose_end_is_missing(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from brats_ldm_client import (
     ServerError,
     ServerUnavailable,
 )
+from brats_ldm_client._error_map import map_error
 from brats_ldm_client._extras import import_module
 from brats_ldm_client.pictures import NOTICE, marked, to_display
 from brats_ldm_client.studio import words
@@ -36,6 +37,7 @@ from brats_ldm_client.studio.downloads import Downloads, pack
 from brats_ldm_client.studio.figures import figure, say_error
 from brats_ldm_client.studio.form import How
 from brats_ldm_client.studio.generating import generate
+from brats_ldm_client.studio.runs import Asked, State
 from brats_ldm_client.studio.server import ServerState
 from brats_ldm_client.studio.server_line import server_line
 from brats_ldm_client.studio.sessions import Session, Studio
@@ -73,6 +75,14 @@ def test_a_wrong_value_is_said_as_the_server_says_it() -> None:
     error = InvalidRequest("mri_ldm_stream at 127.0.0.1:8001 refused the request: steps is 0; 1 to 1000")
     assert words.sentence(error) == "steps is 0; 1 to 1000"
     assert words.detail(error) == ""
+
+
+@pytest.mark.parametrize(("token", "says"), [("BUSY", "no room"), ("DRAINING", "stopping"), ("NETWORK_GONE", "failed")])
+def test_why_the_page_asks_again(token: str, says: str) -> None:
+    cause = RuntimeError(f"[{token} retry_after=5] technical words: try again in about 5 s")
+    error = map_error(cause, url="127.0.0.1:8001", model="mri_ldm_stream", timeout=60.0)
+    state = State(Asked((1,), How("ddim", 4)), "busy", error=error, again_at=105.0)
+    assert re.fullmatch(rf".*{says}.*\. The page asks again in 5 s; Stop ends that\.", words.busy([state], now=100.0))
 
 
 def test_details_are_escaped() -> None:
@@ -139,6 +149,7 @@ def test_the_server_line() -> None:
     gone = ServerUnavailable("no Triton server answers at <host>: start one")
     assert "cannot be reached" in server_line(state(error=gone))
     assert "<host>" not in server_line(state(error=gone))
+    assert "box:8001" in text(server_line(state(error=gone, address="box:8001"))), "which of them is to be checked"
 
 
 @pytest.mark.parametrize(("format", "ending"), [("png", ".png"), ("nifti", ".nii.gz"), ("dicom", ".dcm")])

@@ -127,6 +127,18 @@ def test_a_second_run_makes_what_is_missing(terminal: Make, served: Served, tmp_
     assert again.lines[0].startswith("5 synthetic slices"), "nothing to see"
 
 
+def test_the_bar_begins_with_the_images_that_are_there(terminal: Make, served: Served, tmp_path: Path) -> None:
+    unseen(served.url, tmp_path, "-n", 3, "--seed", 1, "--steps", 8)
+    go_on = held_at(served, 5)
+    at_work = terminal("blocks")
+    run = Run(at_work, served.url, tmp_path)
+    run.start("-n", 4, "--seed", 1, "--steps", 8)
+    at_work.wait_text("step 4 of 8, 3 of 4 images")
+    go_on.set()
+    assert at_work.wait() == 0, at_work.lines
+    assert "4 of 4 images" in at_work.text
+
+
 def test_ctrl_c(terminal: Make, served: Served, tmp_path: Path) -> None:
     held_at(served, 4)
     at_work = terminal("blocks")

@@ -21,10 +21,10 @@ from .._page import (
     table,
     values_table,
 )
-from ..pictures import NOTICE
+from ..pictures import NOTICE, SHEET_LIMIT
 from ..viewer import Shown, viewer
 from .evaluation_page import nearest
-from .gather import Gathered, evenly, grey
+from .gather import SAMPLE, Gathered, evenly, grey
 from .nearest import Evaluation
 from .parameters import Group, parameters_of, weights
 from .readers import Picture
@@ -107,10 +107,15 @@ def _window_words(window: tuple[float, float]) -> str:
 
 def _legend(contents: Contents) -> str:
     shown, count = len(contents.found.pictures), contents.facts.count
-    which = f"{shown} of {count:,}, evenly spread" if shown < count else "All of them"
+    which = f"{shown} of {count:,}, {_why_some(count, SHEET_LIMIT)}" if shown < count else "All of them"
     oriented = all(picture.oriented for picture in contents.found.pictures.values())
     side = ", patient's right on the left" if oriented else "; where the patient's right is, not all files say"
     return f"{which}; {_window_words(contents.found.window)}{side}."
+
+
+def _why_some(count: int, most: int) -> str:
+    """Why not all images are there, where at most so many of them would be."""
+    return "evenly spread" if count > most else "which could be read"
 
 
 def _sheet(contents: Contents) -> str:
@@ -161,7 +166,7 @@ def _viewer_words(contents: Contents) -> str:
 
 def _pixel_words(contents: Contents) -> str:
     found, count = contents.found, contents.facts.count
-    which = "all images" if found.measured == count else f"{found.measured} images, evenly spread"
+    which = "all images" if found.measured == count else f"{found.measured} images, {_why_some(count, SAMPLE)}"
     shaded = f"The shaded part is the {_window_words(found.window)} of the pictures"
     return f"Of {which}. Heights are square roots of counts. {shaded}."
 

@@ -15,7 +15,7 @@ CUSTOM = "custom"
 MAX_STEPS = 1000
 _BETWEEN = re.compile(r"(?<=\d)\s*(?:-|\u2013|to\b)\s*(?=-?\d)")
 _RANGE = re.compile(r"(-?\d+)-(-?\d+)")
-_NUMBER = re.compile(r"-?\d{1,19}")
+_NUMBER = re.compile(r"-?\d{1,40}")  # more than fit, so that these are refused as too large
 
 
 @dataclass(frozen=True)

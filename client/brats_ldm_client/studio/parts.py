@@ -112,7 +112,7 @@ def how_inputs(kind: str) -> tuple[gr.Radio, gr.Radio, gr.Number, gr.Number]:
         sampler = gr.Radio(names, value="ddim", label="Sampler", elem_id=f"{kind}-sampler")
         with gr.Row():
             steps = gr.Number(50, label="Steps", precision=0, elem_id=f"{kind}-steps", min_width=100)
-            eta = gr.Number(0.0, label="Eta", info="DDIM only", step=0.1, elem_id=f"{kind}-eta", min_width=100)
+            eta = gr.Number(0.0, label="Eta (DDIM only)", step=0.1, elem_id=f"{kind}-eta", min_width=100)
     preset.change(lambda name: gr.update(visible=name == CUSTOM), preset, own, **SILENT)
     return preset, sampler, steps, eta
 
@@ -127,15 +127,18 @@ def keep_row(studio: Studio, kind: str) -> gr.Row:
         words = plain_html("", f"{kind}-download-words")
         address = gr.Textbox(visible=False)
 
-    async def prepare(name: str, request: gr.Request) -> tuple[str, str]:
+    async def prepare(name: str, request: gr.Request) -> AsyncGenerator[tuple[str, str], None]:
         session = studio.session(request.session_hash)
         if kind not in session.results:
-            return say("The page no longer has these images. Make them again.", "bad"), ""
+            yield say("The page no longer has these images. Make them again.", "bad"), ""
+            return
+        yield say("Writing the files …", "wait"), ""
         try:
             file = await asyncio.to_thread(pack, session.results[kind], name)
         except BratsLDMError as error:
-            return say_error(error), ""
-        return "", f"download/{studio.offer(session, kind, file)}"
+            yield say_error(error), ""
+        else:
+            yield "", f"download/{studio.offer(session, kind, file)}"
 
     done = button.click(prepare, format, [words, address], **SILENT)
     done.then(None, address, None, js="(address) => { studioDownload(address); return []; }", **SILENT)
@@ -149,11 +152,13 @@ def close_look(studio: Studio, kind: str) -> tuple[gr.Accordion, gr.HTML]:
     with part:
         viewer = plain_html("", f"{kind}-viewer")
 
-    async def show(request: gr.Request) -> str:
+    async def show(request: gr.Request) -> AsyncGenerator[str, None]:
         generation = studio.session(request.session_hash).results.get(kind)
         if generation is None:
-            return say("There are no finished images yet.")
-        return await asyncio.to_thread(viewer_frame, generation)
+            yield say("There are no finished images yet.")
+            return
+        yield say("Opening the viewer …", "wait")
+        yield await asyncio.to_thread(viewer_frame, generation)
 
     part.expand(show, None, viewer, **SILENT)
     return part, viewer

@@ -23,9 +23,8 @@ Phase: TypeAlias = Literal["asked", "running", "busy", "done", "stopped", "faile
 ENDED: tuple[Phase, ...] = ("done", "stopped", "failed")
 _PREVIEW_BYTES = {"latent": 64 * 64 * 4, "tiny": 64 * 64 * 4 + 240 * 240 * 4}
 _ROOM = 60 * 2**20  # a little less than the server's usual max_preview_mb, beyond which previews are left out
-_BEAT = (
-    1.0  # seconds after which `watch` gives a state although nothing has come: clocks go on, closed tabs are noticed
-)
+# Seconds after which `watch` gives a state although nothing has come: clocks go on, and closed tabs are noticed.
+_BEAT = 1.0
 _LONGEST_PAUSE = 30.0
 
 

@@ -30,6 +30,8 @@ class ServerState:
     """Empty where an older server does not tell."""
     error: BratsLDMError | None = None
     """Why it cannot be used now."""
+    address: str = ""
+    """Where it is looked for."""
 
     @property
     def draining(self) -> bool:
@@ -42,13 +44,13 @@ class ServerWatch:
     A client is kept while it gets answers. After an error the next look has a new one, whose connection is fresh.
     """
 
-    def __init__(self, connect: Callable[[], AsyncClient]) -> None:
+    def __init__(self, connect: Callable[[], AsyncClient], address: str = "") -> None:
         self._connect = connect
         self._client: AsyncClient | None = None
         self._asked_info = -_INFO_SECONDS
         self._wanted = asyncio.Event()
         self._wanted_at = 0.0
-        self._state = ServerState()
+        self._state = ServerState(address=address)
         self._tells = True  # until it says that it does not know the question
 
     def state(self) -> ServerState:
@@ -93,7 +95,7 @@ class ServerWatch:
             with contextlib.suppress(asyncio.TimeoutError):  # it has much to do: later, then
                 info = await asyncio.wait_for(client.info(), _PATIENCE)
             self._asked_info = time.monotonic()
-        return ServerState(True, info, queue)
+        return replace(self._state, seen=True, info=info, queue=queue, error=None)
 
     async def _queue(self, client: AsyncClient) -> tuple[QueueInfo, ...]:
         """What the server tells of its queue: nothing, if it is an older one, which is asked once."""

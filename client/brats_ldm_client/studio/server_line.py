@@ -12,9 +12,9 @@ from .words import about, detail, sentence
 def server_line(state: ServerState) -> str:
     """Which server, which weights and how much it has to do; or what is wrong and what to do about it."""
     if not state.seen:
-        return _line("wait", ["Looking for the server …"])
+        return _line("wait", ["Looking for the server …", *_address(state)])
     if state.error is not None:
-        return _line("bad", [escape(sentence(state.error))], title=detail(state.error))
+        return _line("bad", [escape(sentence(state.error)), *_address(state)], title=detail(state.error))
     if state.draining:
         return _line("wait", ["The server is stopping and takes no new requests.", *_facts(state.info)])
     return _line("good", ["<strong>Ready</strong>", *_facts(state.info), *_queue(state)])
@@ -23,6 +23,10 @@ def server_line(state: ServerState) -> str:
 def _line(tone: str, parts: list[str], title: str = "") -> str:
     spans = "".join(f"<span>{part}</span>" for part in parts)
     return f'<div class="server {tone}" role="status" title="{escape(title)}"><i></i>{spans}</div>'
+
+
+def _address(state: ServerState) -> list[str]:
+    return [escape(state.address)] if state.address else []
 
 
 def _facts(info: ServerInfo | None) -> list[str]:

@@ -55,7 +55,8 @@ class Studio:
         self._connection = {**connection, "retry_seconds": 0.0}  # the page says what it waits for, and waits itself
         self._sessions: dict[str, Session] = {}
         self.downloads = Downloads()
-        self.server = ServerWatch(self.client)
+        url = self._connection.get("url", "")
+        self.server = ServerWatch(self.client, url if isinstance(url, str) else ", ".join(url))
         Client(**self._connection).close()  # refuses wrong arguments before the page is there
 
     def client(self) -> AsyncClient:

@@ -64,9 +64,9 @@ async def run_views(
 
 def _running(states: Sequence[State], pace: words.Pace) -> View:
     done, asked = sum(state.steps_done for state in states), sum(state.steps_asked for state in states)
-    left = pace.left(done, asked, time.monotonic())
-    text = words.progress_words(states, left)
-    return View(say(words.busy(states), "wait"), progress_bar(done / asked, text + _source(states)), running=True)
+    waits, left = words.busy(states), pace.left(done, asked, time.monotonic())
+    text = words.progress_words(states, None if waits else left)
+    return View(say(waits, "wait"), progress_bar(done / asked, text + _source(states)), running=True)
 
 
 def _source(states: Sequence[State]) -> str:

@@ -19,6 +19,11 @@ from .._types import Generation
 from .runs import State
 
 _NO_ANSWER = "no Triton server answers"
+_FOR_NOW = {
+    "BUSY": "The server has no room now.",
+    "DRAINING": "The server is stopping, perhaps to start again.",
+    "NETWORK_GONE": "A part of the server has failed; it may be starting again.",
+}
 
 
 def sentence(error: BaseException) -> str:
@@ -43,8 +48,8 @@ def sentence(error: BaseException) -> str:
 def _unavailable(error: ServerUnavailable) -> str:
     if error.not_loaded:
         return "The server runs, but the model is not loaded: it is starting, or its log says why."
-    if error.retry_after > 0:
-        return "The server has no room now."
+    if error.token in _FOR_NOW:
+        return _FOR_NOW[error.token]
     if str(error).startswith(_NO_ANSWER):
         return "The server cannot be reached. Start it, or check the address; the page sees when it is there."
     return "The server takes no requests now; it may be starting or stopping. Try again when it is ready."
@@ -114,11 +119,12 @@ def stopped(states: Sequence[State]) -> str:
 
 def busy(states: Sequence[State], now: float | None = None) -> str:
     """When requests that found no room are sent again; "" if none waits."""
-    times = [state.again_at for state in states if state.again_at is not None]
-    if not times:
+    waiting = [(state.again_at, state.error) for state in states if state.again_at is not None and state.error]
+    if not waiting:
         return ""
-    seconds = max(0.0, min(times) - (time.monotonic() if now is None else now))
-    return f"The server has no room now. The page asks again in {seconds:.0f} s; Stop ends that."
+    at, error = min(waiting, key=lambda pair: pair[0])
+    seconds = max(0.0, at - (time.monotonic() if now is None else now))
+    return f"{sentence(error)} The page asks again in {seconds:.0f} s; Stop ends that."
 
 
 def finished(generation: Generation) -> str:
