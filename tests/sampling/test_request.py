@@ -98,7 +98,7 @@ def test_provenance_says_synthetic_and_how() -> None:
     assert record["model_digest"] == "sha256:0"
     assert "warning" not in record
     (row,) = parse_rows(tensors(steps=np.array([[300]], np.int32)), SETTINGS)
-    assert "leave out the noisiest 100;" in json.loads(row.provenance(SETTINGS))["warning"]
+    assert "leave out the noisiest 100 timesteps;" in json.loads(row.provenance(SETTINGS))["warning"]
 
 
 def test_the_limits_of_the_server_hold_for_a_request() -> None:

@@ -54,10 +54,11 @@ def test_a_grid_that_leaves_out_the_noisiest_end_says_so() -> None:
         unused = set(range(1000)) - set(range(1000 // steps * steps))
         warning = left_out(SCHEDULE, steps)
         assert bool(warning) == bool(unused) == (1000 % steps != 0)
-        assert not warning or f"leave out the noisiest {len(unused)};" in warning
+        left = "timestep" if len(unused) == 1 else f"{len(unused)} timesteps"
+        assert not warning or f"leave out the noisiest {left};" in warning
     assert left_out(SCHEDULE, 300) == (
-        "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100; "
-        "250 and 500 steps leave out none"
+        "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100 timesteps; "
+        "250 or 500 steps leave out none"
     )
     assert not any(left_out(SCHEDULE, preset.steps) for preset in PRESETS.values())
 

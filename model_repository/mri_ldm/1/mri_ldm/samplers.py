@@ -79,9 +79,10 @@ def left_out(schedule: NoiseSchedule, steps: int) -> str | None:
     first = int(schedule.timesteps(steps)[0])
     fewer = next(count for count in range(steps, 0, -1) if trained % count == 0)
     more = next(count for count in range(steps, trained + 1) if trained % count == 0)
+    noisiest = "timestep" if unused == 1 else f"{unused} timesteps"
     return (
-        f"{steps} steps do not divide {trained}: they start at timestep {first} and leave out the noisiest {unused}; "
-        f"{fewer} and {more} steps leave out none"
+        f"{steps} steps do not divide {trained}: they start at timestep {first} and leave out the noisiest {noisiest}; "
+        f"{fewer} or {more} steps leave out none"
     )
 
 
