@@ -66,7 +66,10 @@ _NO_CONNECTION = re.compile(
     re.I,
 )
 _TLS_TROUBLE = re.compile(r"handshake|socket closed|wrong_version|connection reset", re.I)
-_TLS_HINT = "start it again if it has stopped, pass tls= with the server's authority (and a certificate) if it wants TLS, and none if not"
+_TLS_HINT = (
+    "start it again if it has stopped, "
+    "pass tls= with the server's authority (and a certificate) if it wants TLS, and none if not"
+)
 # Triton's words, with the code INTERNAL, where the model's process has died: a watched server is restarted then.
 _DIED = re.compile(r"stub process .* is not healthy", re.I)
 # Another kind of server answers, or a proxy with no server behind it: gRPC calls that UNIMPLEMENTED.
