@@ -117,9 +117,16 @@ def words(page: Page, where: str) -> str:
 
 
 def fill(page: Page, where: str, value: object) -> None:
-    """Type into the field `where`, as one does: what stood there is gone, and the page hears of it."""
-    field(page, where).fill(str(value))
-    field(page, where).press("Tab")
+    """Type into the field `where`, as one does: what stood there is gone, and the page hears of it.
+
+    Gradio has been seen to put the first value back while it still set up the page: then a person types again.
+    """
+    for _ in range(3):
+        field(page, where).fill(str(value))
+        field(page, where).press("Tab")
+        page.wait_for_timeout(200)
+        if field(page, where).input_value() == str(value):
+            return
 
 
 def field(page: Page, where: str) -> Locator:
