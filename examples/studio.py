@@ -7,10 +7,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from brats_ldm_client._cli import main as brats_ldm
-from server.errors import ServerError
-from server.process import TritonServer
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,9 +15,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m examples.studio",
         description="Start a server with the demo weights, and the page of `brats-ldm studio` over it, until Ctrl-C.",
-        epilog="Other options go to `brats-ldm studio`, such as --port and --open.",
+        epilog="Other options, such as --port and --open, go to `brats-ldm studio`.",
     )
     _, options = parser.parse_known_args()
+    return _studio(options)
+
+
+def _studio(options: list[str]) -> int:
+    from brats_ldm_client._cli import main as brats_ldm
+    from server.errors import ServerError
+    from server.process import TritonServer
+
     print("Starting tritonserver with the demo weights ...", flush=True)
     try:
         with TritonServer(ROOT / "model_repository", profile="cpu") as server:

@@ -111,7 +111,7 @@ def python_of(command: str) -> str:
         "make",
         "-n",
         "VENV=venv",
-        *(f"--old-file=venv/.{extra}" for extra in ("server", "test", "bench", "export")),
+        *(f"--old-file=venv/.{extra}" for extra in ("server", "studio", "test", "bench", "export")),
     ]
     shown = subprocess.run([*make, target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     line = next(line for line in shown.splitlines() if "venv/bin/python" in line)

@@ -105,7 +105,6 @@ NOT_RUN: dict[str, str] = {
     "make test-fast": "is a part of this run",
     "cp -r": "copies a folder; any other way will do",
     "mkdir -p": "makes a folder; any other way will do",
-    "mkdocs serve": "shows the pages; a test builds them",
     "openssl rand": "makes a secret; any other way will do",
     "pip install": "installs packages; the tests run in what `make test` installed",
     "pytest": "is shown for tests that need a GPU; all others are this run",
