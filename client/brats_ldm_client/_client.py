@@ -255,7 +255,7 @@ class Client(BaseClient):
         """The noise [n, 64, 64] from which the images of these seeds start: any number of seeds. Takes no step.
 
         `generate(seeds=seeds, latents=noise)` makes the images of `generate(seeds=seeds)`, bit for bit on a CPU.
-        From noise between that of two seeds come images between theirs.
+        Noise between that of two seeds (`interpolation.slerp`) makes images between those of the seeds.
 
         Raises:
             InvalidRequest: The server is older than this client.
