@@ -73,7 +73,6 @@ def server(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield server
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
 def until(make: Callable[[], T], holds: Callable[[T], bool]) -> T:
     """What `make` returns once it `holds`: a server on a busy machine gives up decoding for a while."""
     deadline = time.monotonic() + PATIENCE
@@ -82,6 +81,7 @@ def until(make: Callable[[], T], holds: Callable[[T], bool]) -> T:
     return made
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
 def test_previews_are_what_the_small_decoder_makes_and_images_do_not_change(server: TritonServer, kind: str) -> None:
     caller = Caller(kind, server.grpc_url)
     how = {"steps": 6, "sampler": "dpmpp_2m", "return_latents": True}
