@@ -204,7 +204,7 @@ def _model(options: Options, name: str) -> Flow[ModelInfo]:
 
 
 def queue(options: Options) -> Flow[tuple[QueueInfo, ...]]:
-    """The queue of each model. It is told whatever the seed."""
+    """The queue of each model. The seed in the request does not matter."""
     hasty, request = options.hasty(), make_request([0], steps=1)
     unary = yield Call("infer", hasty.infer(request, ["queue"]))
     stream = yield Ask(hasty, hasty.look_up(request, "queue"))

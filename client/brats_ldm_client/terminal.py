@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 2.0  # seconds until a terminal that has not answered is taken for one that never does
 _USUAL_CELL = (20.0, 10.0)  # height and width of a character in pixels, where the terminal does not tell
-_GREYS = 64  # in sixel: more cannot be told apart, and take longer
+_GREYS = 64  # in sixel: nobody sees more, and more take longer
 _MOST_ROWS = 24  # of characters: a picture is no larger in a large window
 _BEGIN, _END = "\x1b[?2026h\x1b[?25l", "\x1b[?25h\x1b[?2026l"  # all of a frame at once, without the cursor
 _SANE = f"\x1b\\\x1b[0m{_END}\r\n"  # also ends a code that was cut short

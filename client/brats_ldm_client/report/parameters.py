@@ -54,7 +54,7 @@ def _words(value: Any) -> str:
 
 
 def weights(of: Sequence[Group]) -> set[str]:
-    """The weights of the groups that name theirs."""
+    """The digests of the weights, of the groups that have one."""
     return {group.parameters[name] for group in of for name in _WEIGHTS if name in group.parameters}
 
 
