@@ -43,11 +43,12 @@ class TinyDecoder(nn.Module):
         super().__init__()
         self.enter = nn.Conv2d(1, config.channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.blocks)))
+        self.activate = nn.ReLU()
         self.leave = nn.Conv2d(config.channels, UPSCALING**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        features = self.blocks(self.enter(latent))
-        return F.pixel_shuffle(self.leave(F.relu(features)), UPSCALING)
+        features = self.activate(self.blocks(self.enter(latent)))
+        return F.pixel_shuffle(self.leave(features), UPSCALING)
 
 
 def build_tiny_decoder(config: TinyDecoderConfig, weights: StateDict | None = None) -> TinyDecoder:
