@@ -17,7 +17,7 @@ from training.run import Run
 from training.tiny_decoder import build_tiny_decoder, operations, with_noise
 
 
-@pytest.mark.parametrize("name", ["demo", "brats"])
+@pytest.mark.parametrize("name", ["demo", "demo_colin27", "brats"])
 def test_the_tiny_decoder_needs_a_fifteenth_of_the_operations(name: str) -> None:
     config = load_config(name)
     with torch.device("meta"):
