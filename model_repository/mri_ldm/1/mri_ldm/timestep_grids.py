@@ -48,7 +48,8 @@ def leading(trained: int, steps: int) -> Timesteps:
 
 def half_log_snr(alpha_bars: Float64) -> Float64:
     """lambda = log(alpha / sigma) [T], descending."""
-    return 0.5 * np.log(alpha_bars / (1 - alpha_bars))
+    lambdas: Float64 = 0.5 * np.log(alpha_bars / (1 - alpha_bars))
+    return lambdas
 
 
 def _log_snr(alpha_bars: Float64, steps: int) -> Float64:
@@ -60,7 +61,8 @@ def _log_snr(alpha_bars: Float64, steps: int) -> Float64:
 def _karras(alpha_bars: Float64, steps: int) -> Float64:
     """lambda [steps] of Karras et al. 2022, eq. 5, where the noise is sigma / alpha = exp(-lambda)."""
     largest, smallest = np.exp(-half_log_snr(alpha_bars)[[-1, 0]] / RHO)
-    return -RHO * np.log(np.linspace(largest, smallest, steps))
+    lambdas: Float64 = -RHO * np.log(np.linspace(largest, smallest, steps))
+    return lambdas
 
 
 def _aligned(aligned: AlignedTimesteps, steps: int, alpha_bars: Float64) -> Timesteps:
