@@ -55,7 +55,8 @@ def half_log_snr(alpha_bars: Float64) -> Float64:
 def _log_snr(alpha_bars: Float64, steps: int) -> Float64:
     """lambda [steps], evenly spaced from the noisiest to the cleanest timestep (Lu et al. 2022, section 4.1)."""
     lambdas = half_log_snr(alpha_bars)
-    return np.linspace(lambdas[-1], lambdas[0], steps)
+    even: Float64 = np.linspace(lambdas[-1], lambdas[0], steps)
+    return even
 
 
 def _karras(alpha_bars: Float64, steps: int) -> Float64:
