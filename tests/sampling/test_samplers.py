@@ -126,7 +126,7 @@ IN_DIFFUSERS = {"dpmpp_2m": lambda: multistep(2), "dpmpp_3m": lambda: multistep(
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 14, 15, 16, 20, 50, 250])
 @pytest.mark.parametrize("sampler", IN_DIFFUSERS)
 def test_trajectories_are_those_of_diffusers(sampler: str, steps: int, grid: str) -> None:
-    """In float64 on both sides. diffusers gets the exact noise levels, since it rounds its own to float32."""
+    """diffusers gets the exact noise levels, since it rounds its own to float32; its DPM-Solver rounds latents, too."""
     alpha_bars = SCHEDULE.alpha_bars()
     if grid == "irregular":
         timesteps = -np.sort(-np.random.default_rng(steps).choice(1000, steps, replace=False))
@@ -150,7 +150,8 @@ def test_trajectories_are_those_of_diffusers(sampler: str, steps: int, grid: str
     for i, t in enumerate(timesteps):
         eps = eps_of(x, int(t))
         x, h, g = a[i] * x + b[i] * eps + c[i] * h + e[i] * g, (x - sigma[i] * eps) / alpha[i], h
-    np.testing.assert_allclose(x, expected.numpy(), rtol=1e-8, atol=1e-8 * np.abs(x).max())
+    tolerance = 1e-9 if sampler == "unipc" else 2e-5
+    np.testing.assert_allclose(x, expected.numpy(), atol=tolerance * max(1, np.abs(x).max()))
 
 
 @pytest.mark.parametrize("sampler", IN_DIFFUSERS)
