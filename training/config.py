@@ -203,10 +203,6 @@ class AutoencoderTraining(Stage):
     """Weight of the least-squares adversarial term; 0 = off."""
     adversarial_start: NonNegativeInt = 0
     """Iterations before the discriminator and the adversarial term begin."""
-    patch: Annotated[NonNegativeInt, Field(multiple_of=4)] = 0
-    """Side in pixels of the random part of the slices that an iteration takes; 0 = whole slices."""
-    patch_until: NonNegativeInt = 0
-    """Iterations with patches; whole slices follow, because normalisation sees more background in them."""
 
 
 @dataclass(frozen=True)

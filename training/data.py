@@ -280,14 +280,6 @@ def slice_batches(
         yield batch
 
 
-def random_patch(images: torch.Tensor, side: int, seed: int) -> torch.Tensor:
-    """A part [B, 1, side, side] of images [B, 1, H, W], at a random place that is the same for all of them."""
-    height, width = (size - side + 1 for size in images.shape[2:])
-    generator = torch.Generator().manual_seed(seed)
-    top, left = (int(torch.randint(count, (), generator=generator)) for count in (height, width))
-    return images[:, :, top : top + side, left : left + side]
-
-
 def fixed_slices(dataset: Volumes, volumes: int, per_volume: int) -> torch.Tensor:
     """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W]."""
     slices = []

@@ -49,14 +49,7 @@ def train(config: Config, data: Path, out: Path, initial: Path | None = None) ->
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot, initial_weights
-    from training.data import (
-        autoencoder_transforms,
-        check_voxels,
-        derived_seed,
-        open_volumes,
-        random_patch,
-        slice_batches,
-    )
+    from training.data import autoencoder_transforms, check_voxels, open_volumes, slice_batches
     from training.decathlon import describe_data, read_index
     from training.files import sha256
     from training.interrupt import Interrupt
@@ -106,11 +99,6 @@ def train(config: Config, data: Path, out: Path, initial: Path | None = None) ->
     with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
             batch = {part: images.to(processes.device) for part, images in next(batches).items()}
-            if iteration < settings.patch_until:
-                batch = {
-                    part: random_patch(images, settings.patch, derived_seed(config.seed, iteration, 5, part))
-                    for part, images in batch.items()
-                }
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
             autoencoder.begin(rate)
             discriminator.begin(rate)
