@@ -127,7 +127,8 @@ def test_the_command_refuses_in_one_line(served: Served, capsys: pytest.CaptureF
     [
         (("--every", "0"), "--every is 0: choose 1 to 50, the number of steps"),
         (("--every", "9", "--steps", "4"), "--every is 9: choose 1 to 4, the number of steps"),
-        (("--every", "21", "--preset", "fast"), "--every is 21: choose 1 to 20, the number of steps"),
+        (("--every", "11", "--preset", "fast"), "--every is 11: choose 1 to 10, the number of steps"),
+        (("--every", "9", "--decoder", "tiny", "--steps", "8"), "--every is 9: choose 1 to 8, the number of steps"),
         (("--preset", "fast", "--steps", "4"), "--preset"),
         (("--seed", "x"), "--seed"),
     ],
