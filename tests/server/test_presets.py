@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from PIL import Image
 
 from brats_ldm_client import PRESETS, Client, InvalidRequest
 from brats_ldm_client._cli import main
@@ -16,6 +20,7 @@ from brats_ldm_client._formats import read
 from brats_ldm_client.bulk import check_hashes, check_sample, make_all, model_of, plan_for
 from server.process import TritonServer
 from support.faulty_networks import order, write_faulty
+from support.serving import infer
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +43,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 def client(server: TritonServer) -> Iterator[Client]:
     with Client(server.grpc_url) as client:
         yield client
+
+
+@pytest.fixture
+def raw(server: TritonServer) -> Iterator[triton.InferenceServerClient]:
+    """Triton's own client."""
+    with triton.InferenceServerClient(server.grpc_url) as raw:
+        yield raw
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -70,6 +82,21 @@ def test_each_grid_is_another_image(client: Client) -> None:
         client.generate([4], steps=8, timestep_grid=grid).images.tobytes() for grid in ("leading", "log_snr", "karras")
     }
     assert len(images) == 3
+
+
+def test_the_picture_of_the_server_is_the_clients(
+    client: Client, raw: triton.InferenceServerClient, tmp_path: Path
+) -> None:
+    """Its text has the grid and the decoder too, where they are not the default."""
+    rows = {name: [value] for name, value in SMALL.items()}
+    for asked, said in ((rows, {"timestep_grid": "karras", "decoder": "tiny"}), ({}, {})):
+        text = infer(raw, "png", seed=[4], **asked).as_numpy("png")[0, 0]
+        how = {name: value for name, (value,) in asked.items()}
+        file, *_ = client.generate([4], **how).save(tmp_path, "png", contact_sheet=False)
+        with Image.open(io.BytesIO(base64.b64decode(text))) as ours, Image.open(file) as theirs:
+            assert ours.text == theirs.text
+            assert {name: ours.text[name] for name in ("timestep_grid", "decoder") if name in ours.text} == said
+            assert ours.tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize(
