@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
-from .settings import Settings
+from .settings import TINY_DECODER, Settings
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
+DECODERS = ("full", "tiny")
+DEFAULT_DECODER = "full"
 PREVIEW_DECODERS = ("latent", "tiny")
 DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
 DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
-        "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
+        "preview_every": SCALAR, "preview_decoder": SCALAR, "decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -36,6 +38,7 @@ class RowParameters:
     latent: NDArray[np.float32] | None = None
     preview_every: int = 0
     preview_decoder: str = DEFAULT_PREVIEW_DECODER
+    decoder: str = DEFAULT_DECODER
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
@@ -60,6 +63,7 @@ class RowParameters:
             "eta": 1.0 if self.sampler == "ddpm" else self.eta,
             "timestep_grid": "leading",
             "start_noise": "seed" if self.latent is None else "given",
+            "decoder": self.decoder,
             "model_name": settings.model_name,
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -86,8 +90,7 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
     for name, tensor in tensors.items():
         if len(tensor) != rows:
             raise InvalidRequest(f"{name} has {len(tensor)} rows and seed has {rows}; give each row all tensors")
-    max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
-    return [_row(tensors, index, max_steps) for index in range(rows)]
+    return [_row(tensors, index, settings) for index in range(rows)]
 
 
 def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -98,12 +101,13 @@ def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidRequest(f"{name} has shape {list(tensor.shape)}; it must be [{allowed}], with 1 row or more")
 
 
-def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> RowParameters:
+def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) -> RowParameters:
     def value(name: str, default: Any) -> Any:
         return tensors[name][index].reshape(-1)[0] if name in tensors else default
 
     sampler = _choice("sampler", value("sampler", DEFAULT_SAMPLER), SAMPLERS, index)
     steps = int(value("steps", DEFAULT_STEPS))
+    max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
     if not 1 <= steps <= max_steps:
         raise InvalidRequest(f"steps is {steps}; it must lie in 1..{max_steps}", index)
     eta = float(value("eta", DEFAULT_ETA))
@@ -115,9 +119,22 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
         raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
-    decoder = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
+    preview = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
+    decoder = _decoder(value("decoder", DEFAULT_DECODER), settings, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
-    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every, decoder)
+    seed = int(tensors["seed"][index, 0])
+    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, decoder)
+
+
+def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
+    decoder = _choice("decoder", value, DECODERS, index)
+    if decoder == "tiny" and not settings.tiny_decode_batch:
+        raise InvalidRequest(
+            f"decoder is 'tiny', but this server's repository has no {TINY_DECODER}: give full, or run "
+            "training.distil_decoder on the snapshot and export it again",
+            index,
+        )
+    return decoder
 
 
 def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from .samplers import NoiseSchedule
 
 FORMAT_VERSION = 1
+TINY_DECODER = "vae_decoder_tiny"
 
 
 class SettingsError(ValueError):
@@ -21,6 +22,7 @@ class Settings:
 
     crop: pixels cut from each side of a decoded image; image_size: pixels of a side that are left.
     digest: identifies the weights of the networks.
+    tiny_decode_batch: most rows in one call of `vae_decoder_tiny`; 0 where there is none.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
@@ -30,6 +32,7 @@ class Settings:
     max_rows_waiting: int
     max_row_steps: int
     decode_batch: int
+    tiny_decode_batch: int
     network_timeout: int
     max_preview_mb: int
     trace_hold: int
@@ -105,6 +108,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
                 raise SettingsError(f"parameter {name} is {limits[name]}, but {network} takes {most} rows at most")
         return Settings(
             **limits,
+            tiny_decode_batch=record["max_batch_size"].get(TINY_DECODER, 0),
             unrolled=0 if any_steps else exported,
             noise_schedule=NoiseSchedule(**record["noise_schedule"]),
             crop=(record["decoded_size"] - record["image_size"]) // 2,
