@@ -121,10 +121,10 @@ def test_a_plan_without_grid_and_decoder_has_the_bytes_that_it_had(tmp_path: Pat
 
 
 def test_a_plan_keeps_grid_and_decoder(tmp_path: Path) -> None:
-    draft = plan(preset="draft")
-    write_manifest(tmp_path, draft)
-    assert read_manifest(tmp_path)["plan"] == draft != plan(preset="draft", decoder="full")
     more = {"timestep_grid": "log_snr", "decoder": "tiny"}
+    draft = plan(**more)
+    write_manifest(tmp_path, draft)
+    assert read_manifest(tmp_path)["plan"] == draft != plan(timestep_grid="log_snr")
     assert more.items() <= draft.record(3).items()
     with pytest.raises(
         InvalidRequest, match="timestep_grid log_snr, not karras; decoder tiny, not full: give the same"

@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 import pytest
 
-from brats_ldm_client import Client, ServerError, WeightsChanged, _cli_bulk
+from brats_ldm_client import PRESETS, Client, ServerError, WeightsChanged, _cli_bulk
 from brats_ldm_client._cli import main
+from brats_ldm_client._presets import DEFAULTS
 from brats_ldm_client.bulk import (
     FORMATS,
     Done,
@@ -323,7 +324,8 @@ def test_drafts_are_verified_as_drafts(
     run: Run, served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The images are asked for by the same decoder and grid again, and each file says them."""
-    more = {"timestep_grid": "log_snr", "decoder": "tiny"}
+    more = {"timestep_grid": PRESETS["draft"].timestep_grid, "decoder": PRESETS["draft"].decoder}
+    assert not DEFAULTS.items() & more.items()
     assert run("--preset", "draft", "--format", ",".join(FORMATS))[0] == 0
     served.triton.received.clear()
     assert main(["verify", str(tmp_path / "out"), "--url", served.url]) == 0, capsys.readouterr().err
@@ -338,9 +340,11 @@ def test_drafts_are_verified_as_drafts(
     assert len(records) == 4
     assert all(more.items() <= record.items() for record in records)
     page = (tmp_path / "out" / "summary.html").read_text()
-    assert "log_snr" in page
-    assert "tiny" in page
-    assert "holds a run with timestep_grid log_snr, not leading" in run("--format", ",".join(FORMATS))[2]
+    assert all(value in page for value in more.values())
+    assert (
+        f"timestep_grid {more['timestep_grid']}, not leading; decoder tiny, not full"
+        in run("--format", ",".join(FORMATS))[2]
+    )
 
 
 def test_a_folder_of_an_older_client_is_finished_byte_for_byte(run: Run, tmp_path: Path) -> None:

@@ -132,7 +132,10 @@ def test_tensors_on_the_wire() -> None:
         ({"timestep_grid": "leading", "decoder": "full"}, {}),
         ({"timestep_grid": "karras"}, {"timestep_grid": b"karras"}),
         ({"decoder": "tiny"}, {"decoder": b"tiny"}),
-        ({"preset": "draft"}, {"timestep_grid": b"log_snr", "decoder": b"tiny"}),
+        (
+            {"timestep_grid": "aligned", "decoder": "tiny", "sampler": "unipc"},
+            {"timestep_grid": b"aligned", "decoder": b"tiny"},
+        ),
     ],
 )
 def test_a_grid_or_decoder_is_sent_only_where_an_older_server_would_make_another_image(asked: dict, more: dict) -> None:
