@@ -17,10 +17,12 @@ from PIL import Image
 from brats_ldm_client import PRESETS, Client, InvalidRequest
 from brats_ldm_client._cli import main
 from brats_ldm_client._formats import read
+from brats_ldm_client._presets import resolve
+from brats_ldm_client._protocol import infer_inputs
+from brats_ldm_client._request import make_request
 from brats_ldm_client.bulk import check_hashes, check_sample, make_all, model_of, plan_for
 from server.process import TritonServer
 from support.faulty_networks import order, write_faulty
-from support.serving import infer
 
 pytestmark = pytest.mark.slow
 
@@ -88,10 +90,9 @@ def test_the_picture_of_the_server_is_the_clients(
     client: Client, raw: triton.InferenceServerClient, tmp_path: Path
 ) -> None:
     """Its text has the grid and the decoder too, where they are not the default."""
-    rows = {name: [value] for name, value in SMALL.items()}
-    for asked, said in ((rows, {"timestep_grid": "karras", "decoder": "tiny"}), ({}, {})):
-        text = infer(raw, "png", seed=[4], **asked).as_numpy("png")[0, 0]
-        how = {name: value for name, (value,) in asked.items()}
+    for how, said in ((SMALL, {"timestep_grid": "karras", "decoder": "tiny"}), ({}, {})):
+        inputs = infer_inputs(make_request([4], resolve(**how)))
+        text = raw.infer("mri_ldm", inputs, outputs=[triton.InferRequestedOutput("png")]).as_numpy("png")[0, 0]
         file, *_ = client.generate([4], **how).save(tmp_path, "png", contact_sheet=False)
         with Image.open(io.BytesIO(base64.b64decode(text))) as ours, Image.open(file) as theirs:
             assert ours.text == theirs.text
