@@ -157,7 +157,7 @@ def test_a_run_in_bulk(format: str, tmp_path: Path) -> None:
     assert page.value("seeds") == "10\N{EN DASH}16"
     fast = PRESETS["fast"]
     assert (page.value("sampler"), page.value("steps")) == (fast.sampler, str(fast.steps))
-    assert page.value("timestep_grid") == fast.timestep_grid
+    assert page.value("timestep grid") == fast.timestep_grid
 
 
 def test_a_run_in_bulk_that_goes_on(tmp_path: Path) -> None:
