@@ -58,7 +58,8 @@ perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurren
 	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
 demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
-	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
+	@tests/support/fetch_debian.sh $(VENV) colin27
+	$(BIN)/python -m training.phantom --out data/phantom --volumes 200 --seed 0 --colin27 $(VENV)/ch2better.nii.gz
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
@@ -80,6 +81,7 @@ $(BIN)/python:
 # PyPI has no Chromium, promtool, dciodvfy, HAProxy, jq or SLURM. KServe's wheel is read, not installed: it needs much that clashes with the rest.
 $(VENV)/.tools: tests/support/fetch_debian.sh tests/support/fonts.conf Makefile | $(BIN)/python
 	@tests/support/fetch_debian.sh $(BIN)
+	@tests/support/fetch_debian.sh $(VENV) colin27
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels kserve==0.21.0
 	@touch $@
 

@@ -33,11 +33,13 @@ class Arguments:
     """Folder that holds Task01_BrainTumour."""
     out: Path = tyro.MISSING
     """Run folder: resume state, latents, events, pictures, snapshots."""
+    initial: Path | None = None
+    """Snapshot folder whose UNet training begins with, to continue on other data; default: random weights."""
     dry_run: bool = False
     """Print the settings, sizes, memory, steps and files, and stop."""
 
 
-def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> Path:
+def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, initial: Path | None = None) -> Path:
     """Train to the configured number of epochs, from the start or from the state in `out`; returns the snapshot folder.
 
     Raises:
@@ -49,7 +51,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
+    from training.checkpoint import AUTOENCODER, Snapshot, initial_weights, load_snapshot
     from training.decathlon import channel_of, describe_data, read_index
     from training.files import sha256
     from training.interrupt import Interrupt
@@ -69,7 +71,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     index = read_index(data)
     data_record = describe_data(index)
-    run = Run(out, "diffusion", config, data_record, all_parts, processes)
+    first_weights, first_record = initial_weights(initial, "diffusion", config.unet)
+    run = Run(out, "diffusion", config, data_record, all_parts, processes, initial=first_record)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
     seen = f"{channel_of(index, config.data)} {config.data.size} {config.data.depth}"
@@ -85,7 +88,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     # The network and the run that it continues.
     torch.manual_seed(config.seed)
-    unet = Trained(build_unet(config.unet), settings, processes)
+    network = build_unet(config.unet)
+    if first_weights is not None:
+        network.load_state_dict(first_weights)
+    unet = Trained(network, settings, processes)
     run.restore(unet=unet)
     alpha_bars = alpha_bars_of(config.noise_schedule).to(processes.device)
     steps_per_epoch = max(1, len(latents["mu"]) // (settings.volumes_per_batch * all_parts))
@@ -183,7 +189,7 @@ def _run(arguments: Arguments) -> None:
         return
     from training.processes import joined
 
-    folder = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
+    folder = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out, arguments.initial)
     if joined().first:
         print(f"snapshot: {folder}")
 
