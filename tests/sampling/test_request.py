@@ -18,7 +18,7 @@ SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
 SETTINGS = Settings(
     max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
     decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, steps_per_call=0, unrolled=0, crop=8,
-    image_size=240,
+    image_size=240, tiny_decode_batch=16,
     noise_schedule=SCHEDULE, aligned_timesteps=(),
     model_name="m", digest="sha256:0",
 )  # fmt: skip
@@ -62,6 +62,7 @@ BAD = [
     ({"sampler": np.array([[b"\xff\xfe"]], np.object_)}, "it must be one of"),
     ({"sampler": np.array([[b""]], np.object_)}, "sampler is ''"),
     ({"sampler": np.array([[b"ddpm"]], np.object_), "eta": np.array([[0.5]], np.float32)}, "only ddim takes an eta"),
+    ({"decoder": np.array([[b"small"]], np.object_)}, "decoder is 'small'; it must be one of full, tiny"),
     ({"preview_decoder": np.array([[b"big"]], np.object_)}, "preview_decoder is 'big'; it must be one of latent, tiny"),
     ({"latent": NAN_LATENT}, "latent holds NaN or infinity"),
     ({"latent": np.zeros((1, 1, 32, 32), np.float32)}, r"shape \[1, 1, 32, 32\]; it must be \[rows, 1, 64, 64\]"),
@@ -89,6 +90,17 @@ def test_a_missing_seed_is_named() -> None:
 def test_the_bad_row_is_named() -> None:
     with pytest.raises(InvalidRequest, match="row 2: steps is 0"):
         parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), SETTINGS)
+
+
+def test_the_tiny_decoder_is_chosen_row_by_row_where_there_is_one() -> None:
+    asked = tensors(3, decoder=np.array([[b"full"], [b"tiny"], ["full"]], np.object_))
+    rows = parse_rows(asked, SETTINGS)
+    assert [json.loads(row.provenance(SETTINGS))["decoder"] for row in rows] == ["full", "tiny", "full"]
+    assert parse_rows(tensors(), SETTINGS)[0].decoder == "full"
+    without = replace(SETTINGS, tiny_decode_batch=0)
+    with pytest.raises(InvalidRequest, match="row 1: decoder is 'tiny', but this server's repository has no vae_dec"):
+        parse_rows(asked, without)
+    assert len(parse_rows(tensors(1, decoder=np.array([[b"full"]], np.object_)), without)) == 1
 
 
 def test_a_given_latent_is_copied_and_used() -> None:
@@ -132,6 +144,12 @@ def test_the_limits_of_the_server_hold_for_a_request() -> None:
         parse_rows(tensors(), small)
 
 
+def test_a_repository_without_a_tiny_decoder_has_settings_too(tmp_path) -> None:
+    record = {**RECORD, "max_batch_size": {"unet": 64, "vae_decoder": 4}}
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    assert read_settings({}, tmp_path) == replace(SETTINGS, tiny_decode_batch=0)
+
+
 def parameters(**values: str) -> dict:
     return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
 
@@ -139,7 +157,7 @@ def parameters(**values: str) -> dict:
 RECORD = {
     "format_version": 1, "name": "m", "digest": "sha256:0", "prediction_type": "epsilon", "decoded_size": 256,
     "noise_schedule": {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}, "image_size": 240,
-    "max_batch_size": {"unet": 64, "vae_decoder": 4},
+    "max_batch_size": {"unet": 64, "vae_decoder": 4, "vae_decoder_tiny": 16},
 }  # fmt: skip
 
 
