@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import COMMITTED
+from benchmarks.harness.engine import DECODERS
 from benchmarks.serving.ours import Ours
 from benchmarks.serving.worker import Array, Running, Worker
 
@@ -52,6 +53,7 @@ class Amount:
     cost_rows_a_turn: int = 16
     cost_rounds: int = 2
     starts: int = 3
+    preset_rounds: int = 5
     analyzer_concurrency: tuple[int, ...] = (1, 16)
     analyzer_requests: int = 24
 
@@ -63,7 +65,7 @@ AMOUNTS = {
     "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
                     offline_rounds=1, concurrent=4, concurrent_rounds=1, loads=(0.5,), load_requests=6,
                     simulated_requests=50, mixed_requests=12, gpu_requests=120, cost_rows=(1, 2), cost_steps=2,
-                    cost_rounds=1, starts=1, analyzer_concurrency=(2,), analyzer_requests=6),
+                    cost_rounds=1, starts=1, preset_rounds=1, analyzer_concurrency=(2,), analyzer_requests=6),
 }  # fmt: skip
 # Relative L2 of images after WARM_UP_STEPS steps against the baseline's. Who makes other images is not compared.
 WARM_UP_STEPS = 2
@@ -91,7 +93,7 @@ class Bench:
         into = self.work / self.weights
         if self.weights == "demo":
             return COMMITTED
-        if not into.is_dir():
+        if not (into / DECODERS["tiny"] / "1").is_dir():
             from benchmarks.harness.weights import load_weights
             from export.repository import export_repository
 
