@@ -4,7 +4,8 @@ import pytest
 from brats_ldm_client import PRESETS, InvalidRequest, ProtocolError
 from brats_ldm_client._endpoints import endpoint
 from brats_ldm_client._options import Options
-from brats_ldm_client._protocol import Previews, infer_inputs, make_request, parse_rows, seeds_for
+from brats_ldm_client._protocol import infer_inputs, parse_rows
+from brats_ldm_client._request import Previews, make_request, seeds_for
 
 LARGEST = 2**63 - 1
 

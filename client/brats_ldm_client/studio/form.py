@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .._errors import InvalidRequest
 from .._presets import PRESETS
-from .._protocol import MAX_ROWS
+from .._request import MAX_ROWS
 
 SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++", "ddpm": "DDPM"}
 CUSTOM = "custom"

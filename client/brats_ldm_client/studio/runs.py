@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from .._aio import AsyncClient
 from .._errors import BratsLDMError, ServerUnavailable
-from .._protocol import MAX_ROWS
+from .._request import MAX_ROWS
 from .._types import F32, Generation, Progress
 from .form import How
 
