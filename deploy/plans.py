@@ -113,8 +113,8 @@ def inputs(source: Path) -> dict[str, dict[str, str]]:
     """Network of the repository -> its inputs, each with the dims of one row."""
     networks = {"unet": {"latent": LATENT, "timesteps": "1"}, "vae_decoder": {"latent": LATENT}}
     if steps := model_record(source).get("steps_per_call"):
-        shapes = {"latent": LATENT, "estimate": LATENT, "timesteps": f"{steps}", "coefficients": f"{steps}x7"}
-        networks["unet_steps"] = shapes
+        state = {"latent": LATENT, "estimate": LATENT, "earlier_estimate": LATENT}
+        networks["unet_steps"] = state | {"timesteps": f"{steps}", "coefficients": f"{steps}x8"}
     return networks
 
 

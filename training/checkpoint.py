@@ -31,7 +31,8 @@ class CheckpointError(ValueError):
 class Snapshot:
     """Weights with everything that gives them meaning.
 
-    scale_factor and unet are None after stage 1. history: a record of the training, by stage.
+    scale_factor and unet are None after stage 1. history: a record of the training, by stage. aligned_timesteps: grids
+    that were optimised for the weights, one for each of some numbers of steps (`training.align_steps`).
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Snapshot:
     unet: StateDict | None = None
     scale_factor: float | None = None
     history: dict[str, Any] = field(default_factory=dict)
+    aligned_timesteps: tuple[tuple[int, ...], ...] = ()
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
@@ -60,6 +62,7 @@ def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
             "config": asdict(snapshot.config),
             "scale_factor": snapshot.scale_factor,
             "history": snapshot.history,
+            **({"aligned_timesteps": snapshot.aligned_timesteps} if snapshot.aligned_timesteps else {}),
             "sha256": {name: sha256(new / name) for name in weights},
         }
         write_text(new / "snapshot.json", json.dumps(record, indent=2) + "\n")
@@ -94,8 +97,14 @@ def load_snapshot(folder: Path) -> Snapshot:
             weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
-    config = config_from_dict(record["config"], str(path))
-    return Snapshot(config, weights[AUTOENCODER], weights.get(UNET), record["scale_factor"], record["history"])
+    return Snapshot(
+        config_from_dict(record["config"], str(path)),
+        weights[AUTOENCODER],
+        weights.get(UNET),
+        record["scale_factor"],
+        record["history"],
+        tuple(tuple(grid) for grid in record.get("aligned_timesteps", ())),
+    )
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
 from .settings import Settings
+from .timestep_grids import ALIGNED, LEADING, TIMESTEP_GRIDS
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
 PREVIEW_DECODERS = ("latent", "tiny")
@@ -20,8 +21,8 @@ DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
-DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
-        "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
+DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR,
+        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -36,10 +37,12 @@ class RowParameters:
     latent: NDArray[np.float32] | None = None
     preview_every: int = 0
     preview_decoder: str = DEFAULT_PREVIEW_DECODER
+    timestep_grid: str = LEADING
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
-        return sampler_table(settings.noise_schedule, self.sampler, self.steps, self.eta)
+        aligned = settings.aligned_timesteps
+        return sampler_table(settings.noise_schedule, self.sampler, self.steps, self.eta, self.timestep_grid, aligned)
 
     def start(self) -> NDArray[np.float32]:
         """The latent [1, 64, 64] that the trajectory starts from."""
@@ -58,13 +61,13 @@ class RowParameters:
             "sampler": self.sampler,
             "steps": self.steps,
             "eta": 1.0 if self.sampler == "ddpm" else self.eta,
-            "timestep_grid": "leading",
+            "timestep_grid": self.timestep_grid,
             "start_noise": "seed" if self.latent is None else "given",
             "model_name": settings.model_name,
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
-        if warning := left_out(settings.noise_schedule, self.steps):
+        if self.timestep_grid == LEADING and (warning := left_out(settings.noise_schedule, self.steps)):
             record["warning"] = warning
         return record
 
@@ -86,8 +89,7 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
     for name, tensor in tensors.items():
         if len(tensor) != rows:
             raise InvalidRequest(f"{name} has {len(tensor)} rows and seed has {rows}; give each row all tensors")
-    max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
-    return [_row(tensors, index, max_steps) for index in range(rows)]
+    return [_row(tensors, index, settings) for index in range(rows)]
 
 
 def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -98,12 +100,13 @@ def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidRequest(f"{name} has shape {list(tensor.shape)}; it must be [{allowed}], with 1 row or more")
 
 
-def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> RowParameters:
+def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) -> RowParameters:
     def value(name: str, default: Any) -> Any:
         return tensors[name][index].reshape(-1)[0] if name in tensors else default
 
     sampler = _choice("sampler", value("sampler", DEFAULT_SAMPLER), SAMPLERS, index)
     steps = int(value("steps", DEFAULT_STEPS))
+    max_steps = min(settings.max_steps, settings.noise_schedule.num_train_timesteps)
     if not 1 <= steps <= max_steps:
         raise InvalidRequest(f"steps is {steps}; it must lie in 1..{max_steps}", index)
     eta = float(value("eta", DEFAULT_ETA))
@@ -112,12 +115,24 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, max_steps: int) -> Row
     eta = abs(round(eta, 7))  # 0.6 again, not float32's 0.60000002; and no -0.0
     if eta != 0 and sampler != "ddim":
         raise InvalidRequest(f"eta is {eta:g} with sampler {sampler}; only ddim takes an eta", index)
+    grid = _grid(value("timestep_grid", LEADING), settings, index)
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
         raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
     decoder = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
-    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every, decoder)
+    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every, decoder, grid)
+
+
+def _grid(value: str | bytes, settings: Settings, index: int) -> str:
+    grid = _choice("timestep_grid", value, TIMESTEP_GRIDS, index)
+    if grid == ALIGNED and not settings.aligned_timesteps:
+        raise InvalidRequest(
+            "timestep_grid is 'aligned', but these weights have no aligned timesteps: give leading, log_snr or karras, "
+            "or run training.align_steps on their snapshot and export it again",
+            index,
+        )
+    return grid
 
 
 def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:
