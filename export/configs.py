@@ -24,6 +24,9 @@ STEPS_MODEL = "unet_steps"
 STEPS_TEMPLATES = Path(__file__).parent / STEPS_MODEL
 """Its configs, for STEPS_PER_CALL steps. The source repository has no unet_steps, so they stand here."""
 STEPS_PER_CALL = 5
+TINY_MODEL = "vae_decoder_tiny"
+TINY_TEMPLATES = Path(__file__).parent / TINY_MODEL
+"""Its configs. They stand here because a repository without a tiny decoder must not have the folder."""
 TRITON_TYPES = {"torch.float32": "TYPE_FP32", "torch.int32": "TYPE_INT32"}
 
 
@@ -103,6 +106,12 @@ def write_steps_configs(model_folder: Path, steps: int) -> None:
     for path in profiles(STEPS_TEMPLATES).values():
         target = model_folder / path.relative_to(STEPS_TEMPLATES)
         write_text(target, first_dim.sub(rf"\g<1>{steps}", path.read_text()))
+
+
+def write_tiny_configs(model_folder: Path) -> None:
+    """The configs of vae_decoder_tiny."""
+    for path in profiles(TINY_TEMPLATES).values():
+        write_text(model_folder / path.relative_to(TINY_TEMPLATES), path.read_text())
 
 
 def check_image_size(size: int, path: Path) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from export.configs import TINY_MODEL
 from training.checkpoint import CheckpointError, Snapshot
 from training.networks import build_autoencoder, build_unet
+from training.tiny_decoder import build_tiny_decoder
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,31 @@ class Decoder(nn.Module):
         return self.autoencoder.decoder.blocks[-2], self.autoencoder.decoder.blocks[-1]
 
 
-Network = Denoiser | Decoder
+class SmallDecoder(nn.Module):
+    """Scaled latent [B, 1, 64, 64] -> image [B, 1, 256, 256], as Decoder; float32 outside.
+
+    It has learned from scaled latents, so there is nothing to divide.
+    """
+
+    dtype = torch.float32
+    """As in Denoiser."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        if snapshot.tiny_decoder is None:
+            raise CheckpointError("the snapshot holds no tiny decoder: training.distil_decoder adds one")
+        self.decoder = build_tiny_decoder(snapshot.config.tiny_decoder, snapshot.tiny_decoder)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The whole tiny decoder."""
+        return self.decoder(latent.to(self.dtype))
+
+    def last_layers(self) -> tuple[nn.Module, nn.Module]:
+        """The activation and the convolution that make the output."""
+        return self.decoder.activate, self.decoder.leave
+
+
+Network = Denoiser | Decoder | SmallDecoder
 TIMESTEPS = 1000
 """Timesteps of random inputs are below this number."""
 LATENT = TensorSpec("latent", torch.float32, (1, 64, 64))
@@ -114,7 +140,21 @@ VAE_DECODER = Graph(
     max_batch_size=4,
     build=Decoder,
 )
+VAE_DECODER_TINY = Graph(
+    name=TINY_MODEL,
+    inputs=VAE_DECODER.inputs,
+    outputs=VAE_DECODER.outputs,
+    opt_batch_size=16,
+    max_batch_size=16,
+    build=SmallDecoder,
+)
 GRAPHS = (UNET, VAE_DECODER)
+"""The networks that every repository has."""
+
+
+def graphs_of(snapshot: Snapshot) -> tuple[Graph, ...]:
+    """The networks that a repository of `snapshot` has, without unet_steps."""
+    return with_steps(1, tiny=snapshot.tiny_decoder is not None)
 
 
 def unet_steps(steps: int) -> Graph:
@@ -138,9 +178,13 @@ def unet_steps(steps: int) -> Graph:
     )
 
 
-def with_steps(steps: int) -> tuple[Graph, ...]:
-    """The networks of a repository that takes `steps` steps in a call; for one step, `unet` does it."""
-    return (*GRAPHS, unet_steps(steps)) if steps > 1 else GRAPHS
+def with_steps(steps: int, *, tiny: bool = False) -> tuple[Graph, ...]:
+    """The networks of a repository that takes `steps` steps in a call; for one step, `unet` does it.
+
+    tiny: with the tiny decoder.
+    """
+    graphs = (*GRAPHS, VAE_DECODER_TINY) if tiny else GRAPHS
+    return (*graphs, unet_steps(steps)) if steps > 1 else graphs
 
 
 def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:

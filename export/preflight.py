@@ -12,7 +12,16 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.configs import FRONT_MODELS, STEPS_MODEL, ConfigMismatch, as_profile, declared, parse_config, profiles
+from export.configs import (
+    FRONT_MODELS,
+    STEPS_MODEL,
+    TINY_MODEL,
+    ConfigMismatch,
+    as_profile,
+    declared,
+    parse_config,
+    profiles,
+)
 from export.executed import openvino_core
 from export.manifest import Manifest, RepositoryError, read_manifest
 from export.tensorrt.machine import Gpu, Machine, this_machine
@@ -146,7 +155,7 @@ def check_profile(folder: Path, configs: Configs, profile: str | None, machine: 
     """Whether the networks have the profile, and the files that it serves on this machine."""
     if profile is None:
         return []
-    networks = [network for network in (*LIMITED_BY.values(), STEPS_MODEL) if network in configs]
+    networks = [network for network in (*LIMITED_BY.values(), TINY_MODEL, STEPS_MODEL) if network in configs]
     missing = [network for network in networks if profile not in configs[network]]
     if missing:
         known = sorted(set.intersection(*(set(configs[network]) for network in networks)))

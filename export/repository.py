@@ -18,11 +18,14 @@ from export.configs import (
     STEPS_MODEL,
     STEPS_PER_CALL,
     STEPS_TEMPLATES,
+    TINY_MODEL,
+    TINY_TEMPLATES,
     check_configs,
     check_image_size,
     write_steps_configs,
+    write_tiny_configs,
 )
-from export.graphs import GRAPHS, VAE_DECODER, Graph, Network, unet_steps, with_steps
+from export.graphs import GRAPHS, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, graphs_of, unet_steps, with_steps
 from export.manifest import MANIFEST, Manifest, RepositoryError, is_exported, read_manifest
 from export.onnx.reduced import write_reduced
 from export.onnx.run import compare_onnx
@@ -40,6 +43,7 @@ from training.files import is_utf8, sha256, whole_folder, write_text
 SOURCE = Path(__file__).parent.parent / "model_repository"
 FORMAT_VERSION = 1
 WEIGHTS = ("*.onnx", "*.plan", "*.pt2")
+OPTIONAL_MODELS = (STEPS_MODEL, TINY_MODEL)
 MOST_STEPS = 50
 """In a call: a whole image of the default sampler. Graphs and plans grow with the number."""
 Report = Callable[[str], None]
@@ -116,6 +120,7 @@ def _check_before(snapshot: Snapshot, into: Path, extras: Extras) -> None:
     for graph in GRAPHS:
         check_configs(graph, SOURCE / graph.name)
     check_configs(unet_steps(STEPS_PER_CALL), STEPS_TEMPLATES)
+    check_configs(VAE_DECODER_TINY, TINY_TEMPLATES)
     for model in FRONT_MODELS:
         check_image_size(snapshot.config.data.size, SOURCE / model / "config.pbtxt")
 
@@ -136,7 +141,7 @@ def _new_repository(into: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return
-    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", MANIFEST, STEPS_MODEL)
+    ignore = shutil.ignore_patterns("__pycache__", *WEIGHTS, "model.json", MANIFEST, *OPTIONAL_MODELS)
     with whole_folder(into) as new:
         shutil.copytree(SOURCE, new, ignore=ignore, dirs_exist_ok=True)  # follows the link, so it is self-contained
         yield new
@@ -165,16 +170,18 @@ def add_to_repository(folder: Path, options: BuildOptions, report: Report = prin
 def _graphs_of(repository: Path) -> tuple[Graph, ...]:
     """The networks of an exported repository, as its model.json lists them."""
     record = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
-    return with_steps(record.get("steps_per_call", 1))
+    return with_steps(record.get("steps_per_call", 1), tiny=TINY_MODEL in record["max_batch_size"])
 
 
 def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Report, extras: Extras) -> Manifest:
-    steps = extras.steps()
+    steps, tiny = extras.steps(), snapshot.tiny_decoder is not None
+    if tiny:
+        write_tiny_configs(folder / TINY_MODEL)
     if steps > 1:
         write_steps_configs(folder / STEPS_MODEL, steps)
         check_configs(unet_steps(steps), folder / STEPS_MODEL)
     parity, reduced = _write_onnx(snapshot, folder, report, extras) if extras.with_onnx else ({}, [])
-    plans = add_plans(folder, extras.plan, report, with_steps(steps)) if extras.plan else []
+    plans = add_plans(folder, extras.plan, report, with_steps(steps, tiny=tiny)) if extras.plan else []
     programs = []
     if extras.torch:
         programs = add_programs(snapshot, folder, extras.torch, report, compiled=extras.compiled)
@@ -207,7 +214,7 @@ def _write_onnx(
 ) -> tuple[dict[str, Parity], list[dict[str, Any]]]:
     """All ONNX files. Returns the parity of the float32 files by model, and the manifest entries of the others."""
     parity, reduced = {}, []
-    for graph in GRAPHS:
+    for graph in graphs_of(snapshot):
         module = graph.build(snapshot)
         parity[graph.name] = _write_network(graph, module, folder, report)
         reduced += [write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
@@ -229,7 +236,7 @@ def _write_network(graph: Graph, module: Network, folder: Path, report: Report) 
 
 def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> dict[str, Any]:
     """What the sampling loop must know: model.json."""
-    graphs = with_steps(steps)
+    graphs = with_steps(steps, tiny=snapshot.tiny_decoder is not None)
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -259,13 +266,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _replace_weights(staging: Path, into: Path) -> None:
-    """Move the files of `staging` into place, and remove the weights and the unet_steps that they do not replace."""
+    """Move the files of `staging` into place; remove the weights and the optional models that they do not replace."""
     new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
     for path in sorted(new):
         (into / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / path, into / path)
-    if not (staging / STEPS_MODEL).is_dir():
-        shutil.rmtree(into / STEPS_MODEL, ignore_errors=True)  # a folder without a model stops a server
+    for model in OPTIONAL_MODELS:
+        if not (staging / model).is_dir():
+            shutil.rmtree(into / model, ignore_errors=True)  # a folder without a model stops a server
     for path in (path for kind in WEIGHTS for path in into.rglob(kind)):
         if path.relative_to(into) not in new:
             path.unlink()  # it belongs to the weights before

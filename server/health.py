@@ -26,7 +26,7 @@ SHAPE = (1, 1, 240, 240)
 TOLERANCE = 1e-2
 BUSY = "[BUSY"
 """How the models' errors begin that say so: docs/errors.md."""
-NETWORKS = ("unet", "unet_steps", "vae_decoder")
+NETWORKS = ("unet", "unet_steps", "vae_decoder", "vae_decoder_tiny")
 
 
 class Busy(ServerError):

@@ -18,6 +18,7 @@ from training.files import duplicate, finish_interrupted, sha256, utf8_name, who
 FORMAT_VERSION = 1
 AUTOENCODER = "autoencoder.safetensors"
 UNET = "unet.safetensors"
+TINY_DECODER = "tiny_decoder.safetensors"
 RECORD = ("config", "scale_factor", "history", "sha256")  # in snapshot.json, besides the version of its format
 ADVICE = "begin again at iteration 0, or keep the snapshot and give a new --out"
 StateDict = dict[str, torch.Tensor]
@@ -31,8 +32,9 @@ class CheckpointError(ValueError):
 class Snapshot:
     """Weights with everything that gives them meaning.
 
-    scale_factor and unet are None after stage 1. history: a record of the training, by stage. aligned_timesteps: grids
-    that were optimised for the weights, one for each of some numbers of steps (`training.align_steps`).
+    scale_factor and unet are None after stage 1, and tiny_decoder is None before `training.distil_decoder`.
+    history: a record of the training, by stage. aligned_timesteps: grids that were optimised for the weights, one for
+    each of some numbers of steps (`training.align_steps`).
     """
 
     config: Config
@@ -40,6 +42,7 @@ class Snapshot:
     unet: StateDict | None = None
     scale_factor: float | None = None
     history: dict[str, Any] = field(default_factory=dict)
+    tiny_decoder: StateDict | None = None
     aligned_timesteps: tuple[tuple[int, ...], ...] = ()
 
 
@@ -49,9 +52,8 @@ def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
     Raises:
         NotWritten: the disk is full, or a similar error. The previous snapshot is kept.
     """
-    weights = {AUTOENCODER: snapshot.autoencoder}
-    if snapshot.unet is not None:
-        weights[UNET] = snapshot.unet
+    parts = {AUTOENCODER: snapshot.autoencoder, UNET: snapshot.unet, TINY_DECODER: snapshot.tiny_decoder}
+    weights = {name: tensors for name, tensors in parts.items() if tensors is not None}
     with whole_folder(folder) as new:
         for name, tensors in weights.items():
             plain = {key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}
@@ -89,7 +91,7 @@ def load_snapshot(folder: Path) -> Snapshot:
         raise CheckpointError(f"{path} has no {', '.join(lacking)}: give the snapshot folder of a training run")
     weights: dict[str, StateDict] = {}
     for name, digest in record["sha256"].items():
-        if name not in (AUTOENCODER, UNET):
+        if name not in (AUTOENCODER, UNET, TINY_DECODER):
             raise CheckpointError(f"{path}: unknown weights file {name!r}")
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: missing, or not the file that snapshot.json describes")
@@ -97,12 +99,14 @@ def load_snapshot(folder: Path) -> Snapshot:
             weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
+    config = config_from_dict(record["config"], str(path))
     return Snapshot(
-        config_from_dict(record["config"], str(path)),
+        config,
         weights[AUTOENCODER],
         weights.get(UNET),
         record["scale_factor"],
         record["history"],
+        weights.get(TINY_DECODER),
         tuple(tuple(grid) for grid in record.get("aligned_timesteps", ())),
     )
 

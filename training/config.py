@@ -120,6 +120,16 @@ class UNet(Section):
 
 
 @dataclass(frozen=True)
+class TinyDecoder(Section):
+    """Residual blocks at the size of the latent, for the images of the autoencoder's decoder."""
+
+    channels: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Channels of all blocks; in eights, because images then do not depend on the batch to the last bit."""
+    blocks: Count = 14
+    """Residual blocks, of two convolutions each."""
+
+
+@dataclass(frozen=True)
 class NoiseSchedule(Section):
     """betas = linspace(sqrt(beta_start), sqrt(beta_end), num_train_timesteps)^2 ("scaled linear")."""
 
@@ -136,7 +146,7 @@ class NoiseSchedule(Section):
 
 @dataclass(frozen=True)
 class Stage(Section):
-    """Settings of both stages: length, batches, learning rate, precision, validation."""
+    """Settings of all stages: length, batches, learning rate, precision, validation."""
 
     epochs: Count = 1000
     """Passes over the training volumes."""
@@ -210,6 +220,24 @@ class DiffusionTraining(Stage):
 
 
 @dataclass(frozen=True)
+class TinyDecoderTraining(Stage):
+    """`training.distil_decoder`: the tiny decoder learns the images of the full one."""
+
+    epochs: Count = 200
+    """Passes over the training volumes."""
+    volumes_per_batch: Count = 4
+    """Volumes drawn for one batch."""
+    slices_per_volume: Count = 4
+    """Random slices of each drawn volume; the batch is volumes x slices."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of Adam."""
+    ssim_weight: NonNegativeFloat = 0.2
+    """Weight of 1 - SSIM beside L1; 0 = off."""
+    latent_noise: NonNegativeFloat = 0.1
+    """Largest standard deviation of the noise on scaled latents; 0 = off."""
+
+
+@dataclass(frozen=True)
 class Perceptual(Section):
     """Perceptual term of stage 1, on the features of a ResNet-50."""
 
@@ -233,6 +261,8 @@ class Config(Section):
     perceptual: Perceptual = field(default_factory=Perceptual)
     autoencoder_training: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     diffusion_training: DiffusionTraining = field(default_factory=DiffusionTraining)
+    tiny_decoder: TinyDecoder = field(default_factory=TinyDecoder)
+    tiny_decoder_training: TinyDecoderTraining = field(default_factory=TinyDecoderTraining)
 
     def relations(self) -> Iterator[Relation]:
         """All conditions between settings, with the full names of the settings."""
@@ -242,6 +272,7 @@ class Config(Section):
             "noise_schedule": self.noise_schedule.relations(),
             "autoencoder_training": self.autoencoder_training.relations(),
             "diffusion_training": self.diffusion_training.relations(),
+            "tiny_decoder_training": self.tiny_decoder_training.relations(),
         }
         for section, relations in sections.items():
             for relation in relations:

@@ -15,6 +15,7 @@ from training.decathlon import describe_data, read_index
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined
+from training.tiny_decoder import UPSCALING, build_tiny_decoder, distillation_losses
 
 Networks = dict[str, torch.nn.Module]
 GB = 1e9
@@ -24,7 +25,7 @@ LATENT = 64
 
 
 def describe(config: Config, stage: str, data: Path, out: Path) -> None:
-    """Print the settings, sizes, memory, steps and files of the stage `autoencoder` or `diffusion`.
+    """Print the settings, sizes, memory, steps and files of the stage `autoencoder`, `diffusion` or `tiny_decoder`.
 
     Raises:
         DataError: the data cannot be used.
@@ -71,7 +72,7 @@ def files(config: Config, stage: str) -> dict[str, str]:
     names = {"snapshot/": "the last weights", "state.pt": "what a resumed run continues from, and state_before.pt"}
     if settings.validate_every:
         names["best/"] = "the weights of the best validation"
-    if stage == "diffusion":
+    if stage != "autoencoder":
         names["latents.safetensors"] = "the encoded slices"
     return names | {"events/": "TensorBoard", "pictures/": f"samples every {settings.checkpoint_every} updates"}
 
@@ -100,8 +101,10 @@ def memory(config: Config, stage: str) -> tuple[dict[str, int], dict[str, float]
     with FakeTensorMode():
         if stage == "autoencoder":
             networks, kept = autoencoder_activations(config)
-        else:
+        elif stage == "diffusion":
             networks, kept = unet_activations(config)
+        else:
+            networks, kept = tiny_decoder_activations(config)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     per_parameter = BYTES_PER_PARAMETER + (4 if settings.ema_decay else 0)
     return counts, {
@@ -137,8 +140,24 @@ def unet_activations(config: Config) -> tuple[Networks, float]:
     return {"unet": unet}, bytes_for_backward(lambda: diffusion_step(unet, latents, alpha_bars).mean(), {"unet": unet})
 
 
+def tiny_decoder_activations(config: Config) -> tuple[Networks, float]:
+    """The network that `training.distil_decoder` trains, and the bytes that its backward pass needs."""
+    tiny, settings = build_tiny_decoder(config.tiny_decoder), config.tiny_decoder_training
+    latents, targets = batch(settings, LATENT), batch(settings, UPSCALING * LATENT)
+
+    def loss() -> Tensor:
+        return distillation_losses(tiny, latents, targets, settings.ssim_weight)["loss"]
+
+    return {"tiny decoder": tiny}, bytes_for_backward(loss, {"tiny decoder": tiny})
+
+
 def stage_settings(config: Config, stage: str) -> Stage:
-    return config.autoencoder_training if stage == "autoencoder" else config.diffusion_training
+    stages: dict[str, Stage] = {
+        "autoencoder": config.autoencoder_training,
+        "diffusion": config.diffusion_training,
+        "tiny_decoder": config.tiny_decoder_training,
+    }
+    return stages[stage]
 
 
 def batch(settings: Stage, size: int) -> Tensor:

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import CheckpointError
+from training.checkpoint import AUTOENCODER, CheckpointError
 from training.config import Data
 from training.data import derived_seed, diffusion_transforms, draw_volumes, load_volume, open_volumes
-from training.decathlon import Section
-from training.files import utf8_name, whole_file
+from training.decathlon import Index, Section, channel_of
+from training.files import sha256, utf8_name, whole_file
 from training.processes import Processes
 
 
@@ -39,6 +39,16 @@ def encode_volumes(
         for name, tensors in zip(encoded, zip(*parts, strict=True), strict=True):
             encoded[name].append(torch.cat(tensors)[:, 0].cpu())
     return {name: torch.stack(tensors) for name, tensors in encoded.items()}
+
+
+def latents_key(snapshot: Path, index: Index, config: Data) -> str:
+    """What the latents of `cached_latents` depend on: the autoencoder of a snapshot folder, the data, what is read.
+
+    Raises:
+        DataError: dataset.json has no such channel.
+    """
+    data = f"{sha256(index.path)} {channel_of(index, config)} {config.size} {config.depth}"
+    return f"{sha256(snapshot / AUTOENCODER)} {data}"
 
 
 def cached_latents(

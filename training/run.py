@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +26,8 @@ FREE += ("spacing",)  # decides which volumes are refused, and changes nothing i
 FREE += ("validate_every", "validation_volumes", "patience")
 # The path of the perceptual weights; their hash is compared instead.
 FREE += ("weights",)
+TINY_DECODER = "tiny_decoder"
+"""The stage that comes last; its sections, of this name and with _training, are free in the stages before it."""
 
 
 class Run:
@@ -85,7 +87,8 @@ class Run:
             ) from None
         # Through the dataclasses, so that a field that is newer than the run gets its default.
         before["config"] = asdict(config_from_dict(before["config"], str(path)))
-        before, now = (_fixed(json.loads(json.dumps(identity))) for identity in (before, self._identity))
+        free = FREE if self._identity["stage"] == TINY_DECODER else (*FREE, TINY_DECODER, f"{TINY_DECODER}_training")
+        before, now = (_fixed(json.loads(json.dumps(identity)), free) for identity in (before, self._identity))
         if changed := _differences(before, now):
             hint = "; parts are processes x accumulate" if any(line.startswith("parts ") for line in changed) else ""
             raise CheckpointError(f"{path} belongs to another run ({', '.join(changed)}{hint}): give a new --out")
@@ -167,10 +170,10 @@ class Run:
             save_picture(pixels, self.folder / "pictures" / f"{name}_{done:07d}.png")
 
 
-def _fixed(value: Any) -> Any:
-    """`value` without the settings that may change between two starts of a run."""
+def _fixed(value: Any, free: Sequence[str]) -> Any:
+    """`value` without the settings `free`, which may change between two starts of a run."""
     if isinstance(value, dict):
-        return {name: _fixed(item) for name, item in value.items() if name not in FREE}
+        return {name: _fixed(item, free) for name, item in value.items() if name not in free}
     return value
 
 

@@ -49,11 +49,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import AUTOENCODER, Snapshot, load_snapshot
-    from training.decathlon import channel_of, describe_data, read_index
-    from training.files import sha256
+    from training.checkpoint import Snapshot, load_snapshot
+    from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
-    from training.latents import cached_latents, draw_latents, measure_scale_factor
+    from training.latents import cached_latents, draw_latents, latents_key, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
     from training.processes import joined
@@ -68,12 +67,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     settings, processes = config.diffusion_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     index = read_index(data)
-    data_record = describe_data(index)
-    run = Run(out, "diffusion", config, data_record, all_parts, processes)
+    run = Run(out, "diffusion", config, describe_data(index), all_parts, processes)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
-    seen = f"{channel_of(index, config.data)} {config.data.size} {config.data.depth}"
-    key = f"{sha256(autoencoder_snapshot / AUTOENCODER)} {data_record['sha256']} {seen}"
+    key = latents_key(autoencoder_snapshot, index, config.data)
     latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
@@ -139,8 +136,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 FIXED = ("autoencoder", "discriminator", "perceptual", "autoencoder_training")
 
 
-def with_autoencoder_of(stage1: Config, config: Config) -> Config:
-    """`config` with all settings that stage 1 has fixed.
+def with_autoencoder_of(stage1: Config, config: Config, fixed: Sequence[str] = FIXED) -> Config:
+    """`config` with the sections `fixed` of `stage1`, by default all settings that stage 1 has fixed.
 
     Raises:
         ConfigError: the autoencoder was trained on another channel, by index or by name, or on another size.
@@ -150,20 +147,22 @@ def with_autoencoder_of(stage1: Config, config: Config) -> Config:
     before, now = (" ".join(f"data.{name}={getattr(c.data, name)}" for name in compared) for c in (stage1, config))
     if before != now:
         raise ConfigError(f"the autoencoder was trained with {before}, and this run has {now}")
-    return replace(config, **{name: getattr(stage1, name) for name in FIXED})
+    return replace(config, **{name: getattr(stage1, name) for name in fixed})
 
 
-def check_overrides(arguments: Arguments) -> None:
-    """Refuse changes of settings that the snapshot of stage 1 fixes: they would have no effect.
+def check_overrides(config: str, settings: Config, snapshot: Path, fixed: Sequence[str] = FIXED) -> None:
+    """Refuse changes of settings in the sections `fixed`, which the snapshot fixes: they would have no effect.
+
+    config: the source of the defaults; settings: what the command line made of them.
 
     Raises:
         ConfigError: names the group of settings.
     """
-    defaults = load_config(arguments.config)
-    for name in FIXED:
-        if getattr(arguments.settings, name) != getattr(defaults, name):
+    defaults = load_config(config)
+    for name in fixed:
+        if getattr(settings, name) != getattr(defaults, name):
             option = name.replace("_", "-")
-            raise ConfigError(f"--{option}.* cannot be given here: the snapshot {arguments.autoencoder} settles it")
+            raise ConfigError(f"--{option}.* cannot be given here: the snapshot {snapshot} settles it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Arguments) -> None:
-    check_overrides(arguments)
+    check_overrides(arguments.config, arguments.settings, arguments.autoencoder)
     if arguments.dry_run:
         from training.checkpoint import load_snapshot
         from training.dry_run import describe

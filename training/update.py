@@ -17,6 +17,7 @@ from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import average_of
 from training.perceptual import PerceptualLoss
 from training.processes import Processes, synchronised
+from training.tiny_decoder import distillation_losses
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Losses = dict[str, Tensor]
@@ -165,6 +166,19 @@ def update_unet(
         unet.backward(loss)
         terms.append({"diffusion_loss": loss})
     return means(terms), {"unet_gradient": unet.step()}
+
+
+def update_tiny_decoder(
+    tiny: Trained, batch: dict[int, Tensor], targets: dict[int, Tensor], ssim_weight: float
+) -> tuple[Numbers, Numbers]:
+    """One update of the tiny decoder on scaled latents and the full decoder's images of them, as `update_unet`."""
+    terms: list[Losses] = []
+    for part, latents in batch.items():
+        with tiny.part(last=part == max(batch)):
+            losses = distillation_losses(tiny.model, latents, targets[part], ssim_weight)
+        tiny.backward(losses["loss"])
+        terms.append(losses)
+    return means(terms), {"tiny_decoder_gradient": tiny.step()}
 
 
 def means(terms: list[Losses]) -> Numbers:

@@ -27,7 +27,7 @@ def validation_slices(root: Path, config: Config, settings: Stage) -> Tensor:
     """
     volumes = open_volumes(root, "validation", diffusion_transforms(config.data), config.data, cache=False)
     if not len(volumes):
-        raise DataError(f"{root}: too few volumes to hold a fifth of them out; set validate_every to 0")
+        raise DataError(f"{root}: too few volumes to hold a fifth of them out; five are needed, or validate_every 0")
     return fixed_slices(volumes, settings.validation_volumes, SLICES)
 
 

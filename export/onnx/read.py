@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from export.graphs import UNET, VAE_DECODER, Graph, Network, random_inputs
+from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, random_inputs
 from export.manifest import MANIFEST, read_manifest
 from training.checkpoint import CheckpointError, Snapshot, StateDict
 from training.config import config_from_dict
 from training.files import sha256
 from training.networks import build_autoencoder, build_unet
+from training.tiny_decoder import build_tiny_decoder
 
 if TYPE_CHECKING:
     import onnx
 
 
 def snapshot_from_onnx(repository: Path) -> Snapshot:
-    """The snapshot from which `repository` was exported: weights from both model.onnx, the rest from manifest.json.
+    """The snapshot from which `repository` was exported: weights from each model.onnx, the rest from manifest.json.
 
     No served file holds the encoder, so the encoder is that of a fresh network.
 
@@ -37,8 +38,13 @@ def snapshot_from_onnx(repository: Path) -> Snapshot:
     config = config_from_dict(manifest["training"]["config"], str(repository / MANIFEST))
     scale_factor, history = manifest["scale_factor"], manifest["training"]["history"]
     autoencoder, unet = build_autoencoder(config.autoencoder).state_dict(), build_unet(config.unet).state_dict()
-    fresh = Snapshot(config, autoencoder, unet, scale_factor, history)
-    for graph, state in ((UNET, unet), (VAE_DECODER, autoencoder)):
+    states = [(UNET, unet), (VAE_DECODER, autoencoder)]
+    tiny = None
+    if f"{VAE_DECODER_TINY.name}/1/model.onnx" in manifest["sha256"]:
+        tiny = build_tiny_decoder(config.tiny_decoder).state_dict()
+        states.append((VAE_DECODER_TINY, tiny))
+    fresh = Snapshot(config, autoencoder, unet, scale_factor, history, tiny)
+    for graph, state in states:
         file = f"{graph.name}/1/model.onnx"
         if not (repository / file).is_file() or sha256(repository / file) != manifest["sha256"].get(file):
             raise CheckpointError(f"{repository / file}: missing, or not the file that manifest.json describes")

@@ -17,7 +17,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from export.compare import Parity, require_parity
-from export.graphs import GRAPHS, TIMESTEPS, Graph, Network, TensorSpec, random_inputs
+from export.graphs import TIMESTEPS, Graph, Network, TensorSpec, graphs_of, random_inputs
 from export.precision import DTYPES, Precision, reduced_precision
 from export.torch.compiled import add_compiled, device_here
 from export.torch.fewer_kernels import with_fewer_kernels
@@ -113,7 +113,7 @@ def add_programs(
     """
     # A training with fewer timesteps still gets the whole table: the random inputs of the comparison use all of it.
     records, timesteps = [], max(snapshot.config.noise_schedule.num_train_timesteps, TIMESTEPS)
-    for graph in GRAPHS:
+    for graph in graphs_of(snapshot):
         report(f"{graph.name}: exporting for the profile torch, {precision}")
         module, path = graph.build(snapshot), folder / graph.name / "1" / "model.pt2"
         export_torch(graph, module, path, precision, timesteps=timesteps)

@@ -18,7 +18,7 @@ SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
 SETTINGS = Settings(
     max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
     decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, steps_per_call=0, unrolled=0, crop=8,
-    image_size=240,
+    image_size=240, tiny_decode_batch=16,
     noise_schedule=SCHEDULE, aligned_timesteps=(),
     model_name="m", digest="sha256:0",
 )  # fmt: skip
@@ -62,6 +62,7 @@ BAD = [
     ({"sampler": np.array([[b"\xff\xfe"]], np.object_)}, "it must be one of"),
     ({"sampler": np.array([[b""]], np.object_)}, "sampler is ''"),
     ({"sampler": np.array([[b"ddpm"]], np.object_), "eta": np.array([[0.5]], np.float32)}, "only ddim takes an eta"),
+    ({"decoder": np.array([[b"small"]], np.object_)}, "decoder is 'small'; it must be one of full, tiny"),
     ({"preview_decoder": np.array([[b"big"]], np.object_)}, "preview_decoder is 'big'; it must be one of latent, tiny"),
     ({"latent": NAN_LATENT}, "latent holds NaN or infinity"),
     ({"latent": np.zeros((1, 1, 32, 32), np.float32)}, r"shape \[1, 1, 32, 32\]; it must be \[rows, 1, 64, 64\]"),

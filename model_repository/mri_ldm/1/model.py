@@ -28,7 +28,10 @@ from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
 
-INPUTS = ("seed", "steps", "sampler", "eta", "timestep_grid", "latent", "preview_every", "preview_decoder")
+INPUTS = (
+    *("seed", "steps", "sampler", "eta", "timestep_grid", "latent"),
+    *("preview_every", "preview_decoder", "decoder"),
+)
 FLUSH_SECONDS = 1.0
 """Time for the last answers of streams when the server stops; a client that does not read gets no more."""
 
@@ -59,13 +62,15 @@ class TritonPythonModel:
             max_rows_waiting=self._settings.max_rows_waiting,
             max_row_steps=self._settings.max_row_steps,
             decode_batch=self._settings.decode_batch,
+            tiny_decode=self._networks.decode_tiny,
+            tiny_decode_batch=self._settings.tiny_decode_batch,
             calling=self._tracer.calling,
         )
         self._name = args["model_name"]
         self._preview_decoder = PreviewDecoder(
             self._networks.decode_preview,
             image_size=self._settings.image_size,
-            batch=self._settings.decode_batch,
+            batch=self._settings.tiny_decode_batch or self._settings.decode_batch,
             warn=lambda words: pb_utils.Logger.log_warn(f"{self._name}: {words}"),
         )
         self._metrics = Metrics(self._name, self._batcher, self._settings)
@@ -119,6 +124,7 @@ class TritonPythonModel:
                 latents=np.stack([row.start() for row in rows]),
                 preview_every=[row.preview_every for row in rows],
                 decode=not DECODED.isdisjoint(reply.wanted),
+                tiny=[row.decoder == "tiny" for row in rows],
             )
             if self._settings.trace_hold and (trace := trace_of(request)):
                 self._admit_traced(job, trace, reply.ended)

@@ -56,7 +56,8 @@ class Batcher:
     At most `max_rows_in_flight` rows take steps together. At each call `JobQueue` says which are first, and `CallSizer`
     how many rows and steps suit the device. At most `max_rows_waiting` more rows may wait. A finished row keeps its
     place until it is decoded, so a slow decoder delays other rows instead of piling up work. For each step of a call at
-    most one chunk of `decode_batch` rows is decoded before the next call.
+    most one chunk of `decode_batch` rows is decoded before the next call; rows for the small decoder go in chunks of
+    their own, of `tiny_decode_batch`.
     """
 
     def __init__(
@@ -68,15 +69,19 @@ class Batcher:
         max_rows_waiting: int = 256,
         max_row_steps: int = 100_000,
         decode_batch: int = 2,
+        tiny_decode: Decode | None = None,
+        tiny_decode_batch: int = 1,
         calling: Callable[[Sequence[Row]], object] = lambda rows: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """steppers: a row is advanced by the first one that accepts it; the last one accepts every row.
 
+        tiny_decode: makes the images of rows that are `tiny`; needed where there are any.
         calling: called with the rows of each call of a network before it is made, and with none after the last.
         """
-        self._steppers, self._decode, self._calling, self._clock = steppers, decode, calling, clock
-        self._max_rows_in_flight, self._decode_batch = max_rows_in_flight, decode_batch
+        self._steppers, self._calling, self._clock = steppers, calling, clock
+        self._decoders = {False: (decode, decode_batch), True: (tiny_decode or decode, tiny_decode_batch)}
+        self._max_rows_in_flight = max_rows_in_flight
         self._max_rows_waiting = max_rows_waiting
         self._queue = JobQueue(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
         self._sizer = CallSizer(max_rows_in_flight, LONGEST_CALL_SECONDS)
@@ -255,11 +260,13 @@ class Batcher:
                 self._finish(row)
 
     def _decode_chunk(self) -> None:
-        rows = [self._decoding[i] for i in range(min(self._decode_batch, len(self._decoding)))]
+        tiny = self._decoding[0].tiny
+        decode, most = self._decoders[tiny]
+        rows = [*islice((row for row in self._decoding if row.tiny == tiny), most)]
         self._calling(rows)
         began = self._clock()
         try:
-            images = self._decode(np.stack([row.job.latents[row.index] for row in rows]))
+            images = decode(np.stack([row.job.latents[row.index] for row in rows]))
         except Exception as error:
             self._fail(_jobs(rows), error)
             return
@@ -269,8 +276,8 @@ class Batcher:
             if row.job.images is None:
                 row.job.images = np.empty((len(row.job.rows), *image.shape), np.float32)
             row.job.images[row.index] = image
+        self._decoding = deque(row for row in self._decoding if row not in rows)
         for row in rows:
-            self._decoding.popleft()
             self._finish(row)
 
     def _finish(self, row: Row) -> None:

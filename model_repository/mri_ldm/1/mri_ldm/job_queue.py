@@ -45,13 +45,17 @@ class Listener(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One image in progress: its job, and the steps it has done. `slot`: its place in `Slots` once it has started."""
+    """One image in progress: its job, and the steps it has done.
+
+    tiny: for the small decoder. slot: its place in `Slots` once it has started.
+    """
 
     job: "Job"
     index: int
     seed: int
     table: SamplerTable
     preview_every: int
+    tiny: bool
     step: int = 0
     slot: int = -1
 
@@ -65,7 +69,8 @@ class Row:
 class Job:
     """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and the result in the end.
 
-    preview_every: steps between two previews of a row, 0 = none; empty = none for all. arrived, due: see `JobQueue`.
+    preview_every: steps between two previews of a row, 0 = none; empty = none for all. tiny: whether the small decoder
+    makes a row's image; empty = no row's. arrived, due: see `JobQueue`.
     estimates: the last x0 estimates of the rows that are done, where there are previews. steps_left: of all rows.
     """
 
@@ -75,6 +80,7 @@ class Job:
     latents: Array
     preview_every: InitVar[Sequence[int]] = ()
     decode: bool = True
+    tiny: InitVar[Sequence[bool]] = ()
     arrived: float = field(default=0.0, init=False)
     due: float = field(default=0.0, init=False)
     rows: Sequence[Row] = field(init=False)
@@ -83,8 +89,15 @@ class Job:
     unfinished: int = field(init=False)
     steps_left: int = field(init=False)
 
-    def __post_init__(self, seeds: Sequence[int], tables: Sequence[SamplerTable], preview_every: Sequence[int]) -> None:
-        parameters = zip(seeds, tables, preview_every or [0] * len(seeds), strict=True)
+    def __post_init__(
+        self,
+        seeds: Sequence[int],
+        tables: Sequence[SamplerTable],
+        preview_every: Sequence[int],
+        tiny: Sequence[bool],
+    ) -> None:
+        rows = len(seeds)
+        parameters = zip(seeds, tables, preview_every or [0] * rows, tiny or [False] * rows, strict=True)
         self.rows = [Row(self, index, *row) for index, row in enumerate(parameters)]
         self.unfinished = len(self.rows)
         self.steps_left = sum(table.steps for table in tables)

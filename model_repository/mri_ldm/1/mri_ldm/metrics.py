@@ -47,8 +47,8 @@ FAMILIES = {
     "mri_ldm_preview_seconds_total": Family(
         COUNTER, "Seconds in which previews were made: calls of vae_decoder_tiny, and handing them over"
     ),
-    "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder"),
-    "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in calls of vae_decoder"),
+    "mri_ldm_decoder_calls_total": Family(COUNTER, "Calls of vae_decoder, and of vae_decoder_tiny for images"),
+    "mri_ldm_decode_seconds_total": Family(COUNTER, "Seconds in those calls"),
     "mri_ldm_lookups_total": Family(
         COUNTER, "Look-ups that came in: requests for the queue or the start noise only; no other metric counts them"
     ),

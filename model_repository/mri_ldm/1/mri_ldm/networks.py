@@ -15,9 +15,9 @@ from .errors import NetworkGone
 from .failures import failure
 from .job_queue import Array
 from .preview_decoder import LONGEST_SECONDS
+from .settings import TINY_DECODER
 from .tracing import Tracer
 
-TINY_DECODER = "vae_decoder_tiny"
 STATE_OUTPUTS = ("next_latent", "next_estimate", "next_earlier_estimate")
 
 
@@ -38,15 +38,17 @@ class Networks:
 
     def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path, draws: bool = False) -> None:
         self._crop, self._tracer, self._draws = crop, tracer, draws
-        self._unet, self._unet_steps, self._decoder, self._tiny_decoder = (
+        # Images and previews have callers of their own for the small decoder: previews give up sooner.
+        self._unet, self._unet_steps, self._decoder, self._tiny_decoder, self._preview_decoder = self._callers = [
             Caller(model, seconds, there=(repository / model).is_dir())
             for model, seconds in (
                 ("unet", timeout),
                 ("unet_steps", timeout),
                 ("vae_decoder", timeout),
+                (TINY_DECODER, timeout),
                 (TINY_DECODER, LONGEST_SECONDS),
             )
-        )
+        ]
 
     def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
@@ -84,9 +86,13 @@ class Networks:
         """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""
         return self._decode("vae_decoder", self._decoder, latents)
 
-    def decode_preview(self, latents: Array) -> Array:
-        """The same by the small decoder, which a repository may lack; it has LONGEST_SECONDS."""
+    def decode_tiny(self, latents: Array) -> Array:
+        """The same by the small decoder, which a repository may lack."""
         return self._decode(TINY_DECODER, self._tiny_decoder, latents)
+
+    def decode_preview(self, latents: Array) -> Array:
+        """As `decode_tiny`, within LONGEST_SECONDS."""
+        return self._decode(TINY_DECODER, self._preview_decoder, latents)
 
     def _decode(self, model: str, caller: "Caller", latents: Array) -> Array:
         with self._tracer.current() as trace:
@@ -96,7 +102,7 @@ class Networks:
 
     def close(self) -> None:
         """No more calls."""
-        for caller in (self._unet, self._unet_steps, self._decoder, self._tiny_decoder):
+        for caller in self._callers:
             caller.close()
 
 

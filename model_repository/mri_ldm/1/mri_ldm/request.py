@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
-from .settings import Settings
+from .settings import TINY_DECODER, Settings
 from .timestep_grids import ALIGNED, LEADING, TIMESTEP_GRIDS
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
+DECODERS = ("full", "tiny")
+DEFAULT_DECODER = "full"
 PREVIEW_DECODERS = ("latent", "tiny")
 DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
 DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR,
-        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
+        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR, "decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -38,6 +40,7 @@ class RowParameters:
     preview_every: int = 0
     preview_decoder: str = DEFAULT_PREVIEW_DECODER
     timestep_grid: str = LEADING
+    decoder: str = DEFAULT_DECODER
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
@@ -63,6 +66,7 @@ class RowParameters:
             "eta": 1.0 if self.sampler == "ddpm" else self.eta,
             "timestep_grid": self.timestep_grid,
             "start_noise": "seed" if self.latent is None else "given",
+            "decoder": self.decoder,
             "model_name": settings.model_name,
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -119,9 +123,11 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) ->
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
         raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
-    decoder = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
+    preview = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
+    decoder = _decoder(value("decoder", DEFAULT_DECODER), settings, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
-    return RowParameters(int(tensors["seed"][index, 0]), steps, sampler, eta, latent, preview_every, decoder, grid)
+    seed = int(tensors["seed"][index, 0])
+    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, grid, decoder)
 
 
 def _grid(value: str | bytes, settings: Settings, index: int) -> str:
@@ -133,6 +139,17 @@ def _grid(value: str | bytes, settings: Settings, index: int) -> str:
             index,
         )
     return grid
+
+
+def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
+    decoder = _choice("decoder", value, DECODERS, index)
+    if decoder == "tiny" and not settings.tiny_decode_batch:
+        raise InvalidRequest(
+            f"decoder is 'tiny', but this server's repository has no {TINY_DECODER}: give full, or run "
+            "training.distil_decoder on the snapshot and export it again",
+            index,
+        )
+    return decoder
 
 
 def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:

@@ -10,6 +10,7 @@ from .samplers import NoiseSchedule
 from .timestep_grids import AlignedTimesteps, read_aligned
 
 FORMAT_VERSION = 1
+TINY_DECODER = "vae_decoder_tiny"
 
 
 class SettingsError(ValueError):
@@ -23,6 +24,7 @@ class Settings:
     crop: pixels cut from each side of a decoded image; image_size: pixels of a side that are left.
     digest: identifies the weights of the networks.
     aligned_timesteps: the grids that were optimised for the weights, if there are any.
+    tiny_decode_batch: most rows in one call of `vae_decoder_tiny`; 0 where there is none.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
@@ -32,6 +34,7 @@ class Settings:
     max_rows_waiting: int
     max_row_steps: int
     decode_batch: int
+    tiny_decode_batch: int
     network_timeout: int
     max_preview_mb: int
     trace_hold: int
@@ -109,6 +112,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         noise_schedule = NoiseSchedule(**record["noise_schedule"])
         return Settings(
             **limits,
+            tiny_decode_batch=record["max_batch_size"].get(TINY_DECODER, 0),
             unrolled=0 if any_steps else exported,
             noise_schedule=noise_schedule,
             aligned_timesteps=_aligned(record, noise_schedule),

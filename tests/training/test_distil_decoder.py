@@ -1,0 +1,148 @@
+"""The tiny decoder: what it costs, that it learns the full decoder's images, and how it comes into a snapshot."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.common import SMALL, write_toml
+from training import distil_decoder
+from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, save_snapshot
+from training.config import TinyDecoder, TinyDecoderTraining, load_config
+from training.files import sha256
+from training.networks import build_autoencoder
+from training.run import Run
+from training.tiny_decoder import build_tiny_decoder, compare, decoded, operations, with_noise
+
+
+@pytest.mark.parametrize("name", ["demo", "brats"])
+def test_the_tiny_decoder_needs_a_fifteenth_of_the_operations(name: str) -> None:
+    config = load_config(name)
+    with torch.device("meta"):
+        autoencoder, tiny = build_autoencoder(config.autoencoder), build_tiny_decoder(config.tiny_decoder)
+    small = operations(tiny, tiny)
+    assert operations(autoencoder.decode, autoencoder) >= 15 * small
+    # The convolutions by hand: 2 x 9 x inputs x outputs for each of the 64 x 64 places.
+    c, blocks = config.tiny_decoder.channels, config.tiny_decoder.blocks
+    assert small == 18 * 64 * 64 * (c + 2 * blocks * c * c + 16 * c)
+
+
+def test_each_place_of_the_latent_makes_sixteen_pixels() -> None:
+    """Far from a change of the latent nothing changes, and near it something does, at the right place."""
+    torch.manual_seed(0)
+    tiny = build_tiny_decoder(TinyDecoder(channels=8, blocks=1))
+    latents = torch.zeros(2, 1, 16, 16)
+    latents[1, 0, 12, 3] = 1.0
+    with torch.no_grad():
+        plain, changed = tiny(latents)
+    assert plain.shape == (1, 64, 64)
+    rows, columns = torch.nonzero((plain - changed)[0], as_tuple=True)
+    assert (rows.min().item() // 4, rows.max().item() // 4) == (12 - 4, 15)  # four convolutions look four places far
+    assert (columns.min().item() // 4, columns.max().item() // 4) == (0, 3 + 4)
+
+
+def test_noise_has_its_own_strength_in_each_row() -> None:
+    latents = torch.zeros(200, 1, 16, 16)
+    noisy = with_noise(latents, 0.5, torch.Generator().manual_seed(1))
+    spread = noisy.flatten(1).std(1)
+    assert 0 <= spread.min() < 0.05 < 0.45 < spread.max() < 0.6
+    assert torch.equal(with_noise(latents, 0.0, torch.Generator()), latents)
+
+
+@pytest.fixture
+def config(tiny):
+    """Of a run that takes five iterations."""
+    settings = TinyDecoderTraining(
+        epochs=5, volumes_per_batch=3, slices_per_volume=2, checkpoint_every=2, ema_decay=0.9, learning_rate=3e-3
+    )
+    return replace(tiny, tiny_decoder=TinyDecoder(channels=8, blocks=1), tiny_decoder_training=settings)
+
+
+@pytest.fixture
+def folder(config, small_snapshot, tmp_path) -> Path:
+    """A snapshot without a tiny decoder."""
+    before = replace(config, tiny_decoder=TinyDecoder(), tiny_decoder_training=TinyDecoderTraining())
+    save_snapshot(replace(small_snapshot, config=before), tmp_path / "snapshot")
+    return tmp_path / "snapshot"
+
+
+def train(config, folder: Path, data: Path, out: Path) -> dict[str, float]:
+    return distil_decoder.train(config, folder, data, out, out / "latents.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_resumes_to_the_same_bytes(config, folder, small_data, tmp_path, monkeypatch) -> None:
+    whole = train(config, folder, small_data, tmp_path / "whole")
+    log = Run.log
+
+    def stop(self, now, losses, others):
+        if now == 3:  # past the last saved state, so that work is lost and done again
+            raise KeyboardInterrupt
+        log(self, now, losses, others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder, small_data, tmp_path / "cut")
+    assert train(config, folder, small_data, tmp_path / "cut") == whole
+    files = [tmp_path / run / "snapshot" / TINY_DECODER for run in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert (tmp_path / "whole" / "pictures" / "decoders_0000005.png").is_file()
+    assert load_snapshot(tmp_path / "whole" / "snapshot").history["tiny_decoder"]["iterations"] == 5
+
+
+def command(config, folder: Path, data: Path, out: Path, *options: str) -> int:
+    toml = write_toml(config, out.with_suffix(".toml"))
+    paths = ["--snapshot", str(folder), "--data", str(data), "--out", str(out)]
+    return distil_decoder.main(["--config", toml, *paths, *options])
+
+
+@pytest.mark.slow
+def test_below_the_gate_the_snapshot_stays_as_it_was(config, folder, small_data, tmp_path, capsys) -> None:
+    """Five iterations do not make a decoder. The run is kept, and with a gate that it passes the snapshot has it."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert command(config, folder, small_data, tmp_path / "run") == 1
+    captured = capsys.readouterr()
+    assert "times fewer than the full decoder's" in captured.out
+    assert "held-out latents, tiny against full decoder: SSIM " in captured.out
+    assert "is below the gate, 0.98" in captured.err.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    assert command(config, folder, small_data, tmp_path / "run", "--gate", "-1") == 0
+    snapshot, record = load_snapshot(folder), json.loads((folder / "snapshot.json").read_text())
+    assert snapshot.config.tiny_decoder == config.tiny_decoder
+    assert set(record["sha256"]) == {AUTOENCODER, UNET, TINY_DECODER}
+    assert (folder / AUTOENCODER).read_bytes() == before[AUTOENCODER]
+    assert (folder / UNET).read_bytes() == before[UNET]
+    assert sha256(folder / TINY_DECODER) == sha256(tmp_path / "run" / "snapshot" / TINY_DECODER)
+
+
+@pytest.mark.slow
+def test_it_learns_the_images_of_the_full_decoder(config, folder, small_data, tmp_path) -> None:
+    changes = {"epochs": 150, "checkpoint_every": 150, "slices_per_volume": 4, "learning_rate": 1e-2}
+    settings = replace(config.tiny_decoder_training, milestones=(100, 130), **changes)
+    longer = replace(config, tiny_decoder_training=settings)
+    snapshot = load_snapshot(folder)
+    autoencoder = build_autoencoder(config.autoencoder).eval()
+    autoencoder.load_state_dict(snapshot.autoencoder)
+    latents = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    images = decoded(autoencoder, latents, snapshot.scale_factor)
+    torch.manual_seed(config.seed)
+    untrained = compare(build_tiny_decoder(config.tiny_decoder), latents, images)
+    after = train(longer, folder, small_data, tmp_path / "run")
+    assert after["l1"] < 0.3 * untrained["l1"], (after, untrained)
+
+
+def test_a_snapshot_without_a_scale_factor_is_refused(config, small_snapshot, small_data, tmp_path, capsys) -> None:
+    stage1 = replace(small_snapshot, config=config, unet=None, scale_factor=None)
+    save_snapshot(stage1, tmp_path / "snapshot")
+    assert command(config, tmp_path / "snapshot", small_data, tmp_path / "run") == 1
+    assert "has no scale factor: give the snapshot of training.train_diffusion" in capsys.readouterr().err
+
+
+def test_settings_of_the_snapshot_cannot_be_changed(config, folder, small_data, tmp_path, capsys) -> None:
+    assert command(config, folder, small_data, tmp_path / "run", "--noise-schedule.beta-end", "0.1") == 1
+    assert f"--noise-schedule.* cannot be given here: the snapshot {folder} settles it" in capsys.readouterr().err
+    assert config.data == SMALL
