@@ -63,6 +63,20 @@ def small_snapshot():
     return load_weights("small")
 
 
+@pytest.fixture(scope="session")
+def tiny_snapshot(small_snapshot):
+    """`small_snapshot` with a tiny decoder of random weights, which has nothing in common with its full decoder."""
+    import torch
+
+    from training.config import TinyDecoder
+    from training.tiny_decoder import build_tiny_decoder
+
+    config = replace(small_snapshot.config, tiny_decoder=TinyDecoder(channels=8, blocks=1))
+    torch.manual_seed(7)
+    weights = build_tiny_decoder(config.tiny_decoder).state_dict()
+    return replace(small_snapshot, config=config, tiny_decoder=weights)
+
+
 @pytest.fixture
 def tiny(small_snapshot, monkeypatch):
     """A configuration for training tests: tiny networks on `small_data`, an iteration an epoch.
@@ -86,11 +100,11 @@ def tiny(small_snapshot, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def small_repository(small_snapshot, tmp_path_factory) -> Path:
-    """`small_snapshot`, exported, in fp16 too, step by step. Read only."""
+def small_repository(tiny_snapshot, tmp_path_factory) -> Path:
+    """`tiny_snapshot`, exported, in fp16 too, step by step. Read only."""
     options = ("--onnx", "fp16", "--steps-per-call", "1")
     return (
-        made_once(tmp_path_factory, "export", partial(export_by_command, small_snapshot, options)) / "model_repository"
+        made_once(tmp_path_factory, "export", partial(export_by_command, tiny_snapshot, options)) / "model_repository"
     )
 
 

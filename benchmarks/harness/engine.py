@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from mri_ldm.batcher import Batcher
 from mri_ldm.job_queue import Job
 from mri_ldm.request import RowParameters
-from mri_ldm.settings import read_settings
+from mri_ldm.settings import TINY_DECODER, read_settings
 from mri_ldm.stepping import SingleSteps
 
 Array = NDArray[Any]
-DECODERS = {"full": "vae_decoder", "tiny": "vae_decoder_tiny"}
-OPTIONAL = "vae_decoder_tiny"
+DECODERS = {"full": "vae_decoder", "tiny": TINY_DECODER}
 
 
 class Engine:
@@ -35,7 +34,7 @@ class Engine:
         self._networks = {
             network: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
             for network, file in files.items()
-            if network != OPTIONAL or file.is_file()
+            if network != TINY_DECODER or file.is_file()
         }
         self._batchers: dict[int, Batcher] = {}
         self._one_at_a_time = Lock()

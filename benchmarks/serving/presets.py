@@ -14,7 +14,7 @@ from benchmarks.serving.contestants import SEEDS, ready
 from benchmarks.serving.names import BASELINE, IN_BF16, OURS, by_preset
 from benchmarks.serving.ours import Ours
 from brats_ldm_client import PRESETS, InvalidRequest
-from export.graphs import GRAPHS
+from export.graphs import graphs_of
 from export.rewrite import REWRITTEN, rewritten
 
 TIMED = tuple(name for name in PRESETS if name != "reference")
@@ -54,11 +54,10 @@ def operations(bench: Bench) -> dict[str, dict[str, float]]:
     """Billions of operations of an image: of the bundle's loop with MONAI's layers, of a preset with those served."""
     snapshot = load_weights(bench.weights, bench.snapshot)
     layers, served = {}, {}
-    for graph in GRAPHS:
-        if graph.name != DECODERS["tiny"] or snapshot.tiny_decoder is not None:
-            module = graph.build(snapshot)
-            layers[graph.name] = gflop(graph, module)
-            served[graph.name] = gflop(graph, rewritten(module, REWRITTEN))
+    for graph in graphs_of(snapshot):
+        module = graph.build(snapshot)
+        layers[graph.name] = gflop(graph, module)
+        served[graph.name] = gflop(graph, rewritten(module, REWRITTEN))
     counts = {BASELINE: _of_image(layers, bench.amount.steps, "full")}
     for name in TIMED:
         if DECODERS[PRESETS[name].decoder] in served:

@@ -33,8 +33,9 @@ def presets(record: Record) -> Lines:
             for name, values in time["presets"].items()
         ]
         yield from table(["preset", "s an image (range)", f"times as fast as `{time['baseline']}`"], rows)
-        yield from ["", f"Medians in turns, of up to {max(values['n'] for values in time['presets'].values())} images; "
-                    f"all of one server, one image at a time. {_machine(time)}"]  # fmt: skip
+        rounds = max(values["n"] for values in time["presets"].values())
+        yield ""
+        yield f"Medians of {rounds} in turns (`reference`: one image), one image at a time. {_machine(time)}"
 
 
 def of_presets(distance: Record) -> dict[str, Record]:
@@ -97,9 +98,11 @@ def sweep(distance: Record) -> Lines:
         for sampler, grid in ways
     ]
     yield from table(["sampler", "grid", *(f"{count} steps" for count in steps)], rows)
-    yield from ["", f"PSNR in dB, the mean of {records[0]['images']} images, to the reference's of the same seeds. Bold: "
-                "not behind the best of the column by more than two standard errors of the difference. "
-                f"{_machine(distance)}"]  # fmt: skip
+    yield ""
+    yield (
+        f"PSNR in dB, the mean of {records[0]['images']} images, to the reference's of the same seeds. Bold: not behind "
+        f"the best of the column by more than two standard errors of the difference. {_machine(distance)}"
+    )
 
 
 def _cell(record: Record | None) -> str:

@@ -15,8 +15,10 @@ from google.protobuf.message import Message
 from PIL.PngImagePlugin import PngImageFile
 
 from brats_ldm_client import Client
-from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, parse_config
+from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, TINY_TEMPLATES, parse_config
 from mri_ldm.request import (
+    DECODERS,
+    DEFAULT_DECODER,
     DEFAULT_ETA,
     DEFAULT_PREVIEW_DECODER,
     DEFAULT_SAMPLER,
@@ -31,8 +33,9 @@ from server.process import TritonServer
 from support.common import ROOT, with_tools
 
 PAGE = (ROOT / "docs" / "reference" / "protocol.md").read_text()
-MODELS = ("mri_ldm", "mri_ldm_stream", "unet", "vae_decoder", "unet_steps")
-CONFIGS = {name: ROOT / "model_repository" / name / "config.pbtxt" for name in MODELS[:-1]}
+MODELS = ("mri_ldm", "mri_ldm_stream", "unet", "vae_decoder", "vae_decoder_tiny", "unet_steps")
+CONFIGS = {name: ROOT / "model_repository" / name / "config.pbtxt" for name in MODELS[:-2]}
+CONFIGS["vae_decoder_tiny"] = TINY_TEMPLATES / "config.pbtxt"
 CONFIGS["unet_steps"] = STEPS_TEMPLATES / "config.pbtxt"
 TYPES = {"TYPE_INT64": "INT64", "TYPE_INT32": "INT32", "TYPE_FP32": "FP32", "TYPE_STRING": "BYTES"}
 FIELDS = re.findall(r"^\| [a-z_, ]+ \| .* \|$", PAGE.split("| field | content |")[1].split("\n\n")[0], re.M)
@@ -86,6 +89,8 @@ def test_ranges_and_defaults_are_those_of_the_code() -> None:
     assert {name for name, (_, default) in inputs.items() if default != "required"} == optional
     assert inputs["steps"] == [f"1 to {PARAMETERS['max_steps'].largest}", str(DEFAULT_STEPS)]
     assert re.findall(r"`(\w+)`", inputs["sampler"][0]) == list(SAMPLERS)
+    assert re.findall(r"`(\w+)`", inputs["decoder"][0]) == list(DECODERS)
+    assert inputs["decoder"][1] == f"`{DEFAULT_DECODER}`"
     assert re.findall(r"`(\w+)`", inputs["preview_decoder"][0]) == list(PREVIEW_DECODERS)
     assert inputs["preview_decoder"][1] == f"`{DEFAULT_PREVIEW_DECODER}`"
     assert re.findall(r"`(\w+)`", inputs["timestep_grid"][0]) == list(TIMESTEP_GRIDS)
@@ -95,7 +100,7 @@ def test_ranges_and_defaults_are_those_of_the_code() -> None:
     assert inputs["latent"][0].startswith(f"-{LARGEST_LATENT:g} to {LARGEST_LATENT:g}")
 
 
-@pytest.mark.parametrize("model", ["unet", "vae_decoder", "unet_steps"])
+@pytest.mark.parametrize("model", ["unet", "vae_decoder", "vae_decoder_tiny", "unet_steps"])
 def test_the_largest_batch_is_that_of_the_model(model: str) -> None:
     assert f"At most {parse_config(CONFIGS[model]).max_batch_size} rows." in section(model)
 
@@ -119,7 +124,7 @@ def test_the_examples_run(small_server: TritonServer, client: Client, tmp_path: 
     steps = [line.split()[0] for text in printed for line in text.splitlines() if "preview" in line or "done" in line]
     assert steps == ["5", "10", "15", "20", "done"]
     sources = [text.splitlines() for text in printed if text.startswith("source:")]
-    assert sources == [["source: latent", "source: latent", "source: the image itself"]], "it has no small decoder"
+    assert sources == [["source: tiny", "source: tiny", "source: the image itself"]]
     (queue,) = (literal_eval(text.removeprefix("queue: ")) for text in printed if text.startswith("queue:"))
     assert [*queue] == re.findall(r"\w+", " ".join(row.split("|")[1] for row in FIELDS))
     assert any("steps is 0" in text and "HTTP 400" in text for text in printed)

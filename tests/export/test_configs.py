@@ -3,10 +3,11 @@
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from export.configs import STEPS_TEMPLATES, parse_config
+from export.configs import STEPS_TEMPLATES, TINY_TEMPLATES, parse_config
 from support.common import ROOT
 
-FOLDERS = {name: ROOT / "model_repository" / name for name in ("unet", "vae_decoder")} | {"unet_steps": STEPS_TEMPLATES}
+FOLDERS = {name: ROOT / "model_repository" / name for name in ("unet", "vae_decoder")}
+FOLDERS |= {"unet_steps": STEPS_TEMPLATES, "vae_decoder_tiny": TINY_TEMPLATES}
 NETWORKS = tuple(FOLDERS)
 
 

@@ -14,10 +14,12 @@ from export import repository
 from export.__main__ import main
 from export.compare import ParityError
 from export.configs import ConfigMismatch, check_configs
-from export.graphs import GRAPHS, UNET, VAE_DECODER, random_inputs
+from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, graphs_of, random_inputs, with_steps
+from export.onnx.read import _weights
 from export.onnx.run import compare_onnx, cpu_session
 from export.onnx.write import export_onnx
 from export.precision import reduced_precision
+from export.torch.program import compare_torch, export_torch
 from support.common import ROOT
 from training.checkpoint import CheckpointError, Snapshot, save_snapshot
 from training.files import sha256
@@ -26,21 +28,24 @@ from training.sample import decode
 
 pytestmark = pytest.mark.slow
 
+GRAPHS = with_steps(1, tiny=True)
+"""The networks of `small_repository`."""
+
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 @pytest.mark.parametrize("rows", [1, 4])
-def test_onnx_is_pytorch(graph, rows: int, small_snapshot, small_repository) -> None:
-    parity = compare_onnx(graph, graph.build(small_snapshot), small_repository / graph.name / "1" / "model.onnx", rows)
+def test_onnx_is_pytorch(graph, rows: int, tiny_snapshot, small_repository) -> None:
+    parity = compare_onnx(graph, graph.build(tiny_snapshot), small_repository / graph.name / "1" / "model.onnx", rows)
     assert parity.relative_l2 < 5e-5
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
-def test_reduced_onnx_is_pytorch(graph, small_snapshot, small_repository) -> None:
+def test_reduced_onnx_is_pytorch(graph, tiny_snapshot, small_repository) -> None:
     path = small_repository / graph.name / "1" / "model.fp16.onnx"
-    parity = compare_onnx(graph, graph.build(small_snapshot), path, rows=2, precision="fp16")
+    parity = compare_onnx(graph, graph.build(tiny_snapshot), path, rows=2, precision="fp16")
     assert 1e-4 < parity.relative_l2 < 5e-3
     with pytest.raises(ParityError, match="allowed for fp32: 5e-05"):
-        compare_onnx(graph, graph.build(small_snapshot), path, rows=1)
+        compare_onnx(graph, graph.build(tiny_snapshot), path, rows=1)
 
 
 def test_what_a_reduced_graph_computes_in_float32(small_snapshot, small_repository, tmp_path: Path) -> None:
@@ -94,6 +99,35 @@ def test_mixed_timesteps_are_those_of_single_calls(small_repository) -> None:
     for row in range(7):
         one = slice(row, row + 1)
         assert np.array_equal(session.run(None, {"latent": latent[one], "timesteps": timesteps[one]})[0], together[one])
+
+
+def test_images_of_the_tiny_decoder_do_not_depend_on_the_batch(small_repository) -> None:
+    session = cpu_session(small_repository / "vae_decoder_tiny" / "1" / "model.onnx", threads=2)
+    (latents,) = (tensor.numpy() for tensor in random_inputs(VAE_DECODER_TINY, 16, seed=3))
+    alone = np.concatenate([session.run(None, {"latent": latents[row : row + 1]})[0] for row in range(16)])
+    for rows in (2, 3, 7, 16):
+        assert np.array_equal(session.run(None, {"latent": latents[:rows]})[0], alone[:rows]), rows
+
+
+def test_the_tiny_decoder_as_a_program_of_torch(tiny_snapshot, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    for precision in ("fp32", "fp16", "bf16"):
+        export_torch(VAE_DECODER_TINY, VAE_DECODER_TINY.build(tiny_snapshot), path, precision)
+        compare_torch(VAE_DECODER_TINY, VAE_DECODER_TINY.build(tiny_snapshot), path, precision, rows=3)
+
+
+def test_a_snapshot_without_a_tiny_decoder_has_no_such_network(small_snapshot) -> None:
+    assert [graph.name for graph in graphs_of(small_snapshot)] == ["unet", "vae_decoder"]
+    with pytest.raises(CheckpointError, match=r"no tiny decoder: training\.distil_decoder adds one"):
+        VAE_DECODER_TINY.build(small_snapshot)
+
+
+def test_the_tiny_decoder_comes_back_from_its_file(tiny_snapshot, small_repository, tmp_path: Path) -> None:
+    graph = VAE_DECODER_TINY
+    weights = _weights(graph, graph.build(tiny_snapshot).eval(), small_repository / graph.name / "1" / "model.onnx")
+    assert weights.keys() == {f"decoder.{name}" for name in tiny_snapshot.tiny_decoder}
+    for name, tensor in tiny_snapshot.tiny_decoder.items():
+        assert torch.equal(weights[f"decoder.{name}"], tensor)
 
 
 def test_the_decoder_divides_by_the_scale_factor(small_snapshot, small_repository) -> None:

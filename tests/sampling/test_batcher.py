@@ -147,6 +147,45 @@ def test_a_failing_decoder_fails_its_jobs() -> None:
     assert batcher.rows == (0, 0)
 
 
+def test_each_decoder_has_chunks_of_its_own_rows_alone() -> None:
+    """Whatever the order of the rows; and the places of decoded rows are free again."""
+    chunks: list[tuple[str, int]] = []
+
+    def decode(latents):
+        chunks.append(("full", len(latents)))
+        return fake_decode(latents)
+
+    def tiny_decode(latents):
+        chunks.append(("tiny", len(latents)))
+        return -fake_decode(latents)
+
+    clock = [0]
+    batcher = Batcher([SingleSteps(fake_denoise)], decode, decode_batch=2, tiny_decode=tiny_decode, tiny_decode_batch=4)
+    rows = [(seed, "ddim", 1, 0.0) for seed in range(9)]
+    tiny = [False, True, True, False, True, True, False, True, False]
+    recorder = Recorder(clock)
+    batcher.submit(make_job(recorder, rows, tiny=tiny))
+    drain(batcher, clock)
+    signs = np.where(tiny, -1, 1).astype(np.float32)[:, None, None, None]
+    assert np.array_equal(recorder.images, signs * fake_decode(np.stack([alone(row) for row in rows])))
+    assert sorted(chunks) == [("full", 2), ("full", 2), ("tiny", 1), ("tiny", 4)]
+    assert batcher.rows == (0, 0)
+    assert batcher.counters.decoder_calls == 4
+
+
+def test_a_failing_tiny_decoder_leaves_the_rows_of_the_other_alone() -> None:
+    def broken(latents):
+        raise RuntimeError("vae_decoder_tiny is broken")
+
+    clock = [0]
+    batcher = Batcher([SingleSteps(fake_denoise)], fake_decode, tiny_decode=broken)
+    ill, well = Recorder(clock), Recorder(clock)
+    batcher.submit(make_job(ill, [(1, "ddim", 2, 0.0)], tiny=[True]))
+    batcher.submit(make_job(well, [(2, "ddim", 2, 0.0)]))
+    drain(batcher, clock)
+    assert (ill.events, well.events) == ({"failed": 1}, {"finished": 1})
+
+
 def test_previews_come_when_due_and_change_nothing() -> None:
     clock = [0]
     batcher = Batcher([SingleSteps(fake_denoise)], fake_decode)

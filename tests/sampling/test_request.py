@@ -92,6 +92,17 @@ def test_the_bad_row_is_named() -> None:
         parse_rows(tensors(3, steps=np.array([[1], [2], [0]], np.int32)), SETTINGS)
 
 
+def test_the_tiny_decoder_is_chosen_row_by_row_where_there_is_one() -> None:
+    asked = tensors(3, decoder=np.array([[b"full"], [b"tiny"], ["full"]], np.object_))
+    rows = parse_rows(asked, SETTINGS)
+    assert [json.loads(row.provenance(SETTINGS))["decoder"] for row in rows] == ["full", "tiny", "full"]
+    assert parse_rows(tensors(), SETTINGS)[0].decoder == "full"
+    without = replace(SETTINGS, tiny_decode_batch=0)
+    with pytest.raises(InvalidRequest, match="row 1: decoder is 'tiny', but this server's repository has no vae_dec"):
+        parse_rows(asked, without)
+    assert len(parse_rows(tensors(1, decoder=np.array([[b"full"]], np.object_)), without)) == 1
+
+
 def test_a_given_latent_is_copied_and_used() -> None:
     latent = np.random.default_rng(0).standard_normal((1, 1, 64, 64)).astype(np.float32)
     expected = latent[0].copy()
@@ -133,6 +144,12 @@ def test_the_limits_of_the_server_hold_for_a_request() -> None:
         parse_rows(tensors(), small)
 
 
+def test_a_repository_without_a_tiny_decoder_has_settings_too(tmp_path) -> None:
+    record = {**RECORD, "max_batch_size": {"unet": 64, "vae_decoder": 4}}
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    assert read_settings({}, tmp_path) == replace(SETTINGS, tiny_decode_batch=0)
+
+
 def parameters(**values: str) -> dict:
     return {"parameters": {key: {"string_value": value} for key, value in values.items()}}
 
@@ -140,7 +157,7 @@ def parameters(**values: str) -> dict:
 RECORD = {
     "format_version": 1, "name": "m", "digest": "sha256:0", "prediction_type": "epsilon", "decoded_size": 256,
     "noise_schedule": {"num_train_timesteps": 1000, "beta_start": 0.0015, "beta_end": 0.0195}, "image_size": 240,
-    "max_batch_size": {"unet": 64, "vae_decoder": 4},
+    "max_batch_size": {"unet": 64, "vae_decoder": 4, "vae_decoder_tiny": 16},
 }  # fmt: skip
 
 

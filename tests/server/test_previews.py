@@ -34,7 +34,7 @@ def write_tiny(repository: Path, size: int = 256) -> None:
     write_model(
         repository,
         "vae_decoder_tiny",
-        "max_batch_size: 4\n" + declare("input", "latent", "FP32", [1, 64, 64])
+        "max_batch_size: 16\n" + declare("input", "latent", "FP32", [1, 64, 64])
         + declare("output", "image", "FP32", [1, size, size]),
         [
             helper.make_node(
@@ -59,6 +59,7 @@ def decoded(latents: np.ndarray) -> np.ndarray:
 def server(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("previews") / "repository"
     shutil.copytree(small_repository, repository)
+    shutil.rmtree(repository / "vae_decoder_tiny")
     write_tiny(repository)
     for config in repository.glob("mri_ldm*/config.pbtxt"):
         text = config.read_text()
@@ -181,14 +182,20 @@ def events(server: TritonServer, data: dict[str, object]) -> list[dict[str, obje
     return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
 
 
-def test_without_the_model_previews_are_latents(small_server: TritonServer, client: Client) -> None:
-    known = client.generate([5], steps=4).images
-    for _ in range(2):
-        *progress, last = client.stream([5], steps=4, preview_every=2, preview_decoder="tiny")
-        assert [(event.source, event.images) for event in progress] == [("latent", None)] * 2
-        assert all(event.previews is not None for event in progress)
-        np.testing.assert_array_equal(last.images, known)
-    small_server.probe()
+def test_without_the_model_previews_are_latents_and_images_by_it_are_refused(tmp_path: Path) -> None:
+    with TritonServer(write_faulty(tmp_path / "repository")) as server, Client(server.grpc_url) as client:
+        server.probe()
+        known = client.generate([5], steps=4).images
+        for _ in range(2):
+            *progress, last = client.stream([5], steps=4, preview_every=2, preview_decoder="tiny")
+            assert [(event.source, event.images) for event in progress] == [("latent", None)] * 2
+            assert all(event.previews is not None for event in progress)
+            np.testing.assert_array_equal(last.images, known)
+        (error,) = stream(server.grpc_url, "image", seed=[1, 2], steps=[1, 1], decoder=["full", "tiny"])
+        assert "[INVALID row=1] row 1: decoder is 'tiny', but this server's repository has no vae_decoder_tiny" in str(
+            error
+        )
+        server.probe()
 
 
 # --- a small decoder that fails

@@ -76,6 +76,7 @@ BY_TESTS: dict[str, str] = {
     "python -m export repository": "conftest.py",
     "python -m server": "test_server_launcher.py",
     "socat -": "balancer.py",
+    "python -m training.distil_decoder": "test_distil_decoder.py",
     "python -m training.plot": "test_training_verbs.py",
     "python -m training.train_autoencoder": "test_training_processes.py",
     "python -m training.train_diffusion": "test_training_processes.py",

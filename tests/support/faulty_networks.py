@@ -48,7 +48,7 @@ class TritonPythonModel:
 def write_faulty(repository: Path, *, missing: str = "", tiny: bool = False, **limits: int) -> Path:
     """A repository for profile "cpu", perhaps without a network; limits: parameters of both front models.
 
-    tiny: with `vae_decoder_tiny`, which computes what `vae_decoder` does.
+    tiny: with `vae_decoder_tiny`, which computes what `vae_decoder` does; its orders are its own.
     """
     for model in ("mri_ldm", "mri_ldm_stream"):
         ignore = shutil.ignore_patterns("__pycache__")
@@ -57,6 +57,10 @@ def write_faulty(repository: Path, *, missing: str = "", tiny: bool = False, **l
         for name, value in limits.items():
             config.parameters[name].string_value = str(value)
         (repository / model / "config.pbtxt").write_text(str(config))
+        path = repository / model / "1" / "model.json"
+        record = json.loads(path.read_text())
+        record["max_batch_size"] = {"unet": 64, "vae_decoder": 4} | ({"vae_decoder_tiny": 4} if tiny else {})
+        path.write_text(json.dumps(record))
     for model, output in zip(NETWORKS, ("pred", "image"), strict=True):
         if model != missing:
             config = parse_config(ROOT / "model_repository" / model / "configs" / "cpu.pbtxt")

@@ -90,6 +90,8 @@ OUT_OF_RANGE = {
     "perceptual": {"weights": ("",), "weight": (-1.0,)},
     "autoencoder_training": {**STAGE, "kl_weight": (-1e-6,), "adversarial_weight": (-0.5,), "adversarial_start": (-1,)},
     "diffusion_training": {**STAGE, "scale_factor_batches": (0,)},
+    "tiny_decoder": {"channels": (0, 12), "blocks": (0,)},
+    "tiny_decoder_training": {**STAGE, "ssim_weight": (-0.5,), "latent_noise": (-0.1,)},
 }
 CASES = [
     (section, field, value)
