@@ -15,7 +15,8 @@ from benchmarks.serving.names import BASELINE, IN_BF16, OURS, by_preset
 from benchmarks.serving.ours import Ours
 from brats_ldm_client import PRESETS, InvalidRequest
 from export.graphs import graphs_of
-from export.rewrite import REWRITTEN, rewritten
+from export.rewrite import rewritten
+from training.checkpoint import Snapshot
 
 TIMED = tuple(name for name in PRESETS if name != "reference")
 
@@ -35,7 +36,7 @@ def presets(bench: Bench) -> dict[str, Any]:
                 calls[by_preset(server, preset)] = partial(_by_preset, bench, server, preset)
     bench.rest()
     times = in_turns(calls, amount.preset_rounds, amount.budget_s, bench.report)
-    counts = operations(bench)
+    counts = operations(load_weights(bench.weights, bench.snapshot), amount.steps)
     return {"baseline": BASELINE, "contestants": compare(times, BASELINE), "told": told, "gflop": counts}
 
 
@@ -50,15 +51,14 @@ def _by_preset(bench: Bench, server: str, preset: str) -> None:
         contestant.client.generate([SEEDS[0]], preset=preset)
 
 
-def operations(bench: Bench) -> dict[str, dict[str, float]]:
+def operations(snapshot: Snapshot, steps: int) -> dict[str, dict[str, float]]:
     """Billions of operations of an image: of the bundle's loop with MONAI's layers, of a preset with those served."""
-    snapshot = load_weights(bench.weights, bench.snapshot)
     layers, served = {}, {}
     for graph in graphs_of(snapshot):
         module = graph.build(snapshot)
         layers[graph.name] = gflop(graph, module)
-        served[graph.name] = gflop(graph, rewritten(module, REWRITTEN))
-    counts = {BASELINE: _of_image(layers, bench.amount.steps, "full")}
+        served[graph.name] = gflop(graph, rewritten(module))
+    counts = {BASELINE: _of_image(layers, steps, "full")}
     for name in TIMED:
         if DECODERS[PRESETS[name].decoder] in served:
             counts[name] = _of_image(served, PRESETS[name].steps, PRESETS[name].decoder)

@@ -100,8 +100,8 @@ def sweep(distance: Record) -> Lines:
     yield from table(["sampler", "grid", *(f"{count} steps" for count in steps)], rows)
     yield ""
     yield (
-        f"PSNR in dB, the mean of {records[0]['images']} images, to the reference's of the same seeds. Bold: not behind "
-        f"the best of the column by more than two standard errors of the difference. {_machine(distance)}"
+        f"PSNR in dB, the mean of {records[0]['images']} images, to the reference's of the same seeds. Bold: not "
+        f"behind the best of the column by more than two standard errors of the difference. {_machine(distance)}"
     )
 
 
