@@ -29,7 +29,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--latents", type=Path, default=ROOT / "build/quality", help="folder of latents (default: build/quality)")
     add("--images", type=int, help="images of each preset (default: 200)")
     add("--sweep-images", type=int, help="images of each sampler, grid and number of steps (default: 16)")
-    add("--reference-images", type=int, help="images of the reference, DDIM with 250 steps (default: 64)")
+    add("--reference-images", type=int, help="images of the reference, DDIM with 250 steps (default: 40)")
     add("--generate", action="store_true", help="make the latents that are missing first")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="what to measure (default: both)")
     add("--real", type=Path, help="folder of training.evaluation.slices (default: out/eval/real, if there)")

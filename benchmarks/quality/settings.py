@@ -117,7 +117,7 @@ def full() -> Design:
     baseline = presets()["standard"]
     return Design(
         _measured_presets(), _sweep((4, 6, 8, 10, 15, 20), baseline), baseline, Setting("ddim", 250),
-        Setting("ddim", 1000), images=200, sweep_images=16, reference_images=64, whole_images=8,
+        Setting("ddim", 1000), images=200, sweep_images=16, reference_images=40, whole_images=8,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ def presets(bench: Bench) -> dict[str, Any]:
     """Seconds of an image from the call to the array, all in turns; and billions of operations by network."""
     amount = bench.amount
     running, told = ready(bench, 1, only=(BASELINE, OURS, IN_BF16))
+    told.setdefault(IN_BF16, {"left_out": "it needs OpenVINO and a CPU that computes bf16"})
     calls = {BASELINE: partial(_loop, bench)}
     for server, contestant in running.items():
         for preset in TIMED if isinstance(contestant, Ours) else ():
