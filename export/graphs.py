@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from export.configs import TINY_MODEL
 from training.checkpoint import CheckpointError, Snapshot
 from training.networks import build_autoencoder, build_unet
 from training.tiny_decoder import build_tiny_decoder
@@ -141,7 +140,7 @@ VAE_DECODER = Graph(
     build=Decoder,
 )
 VAE_DECODER_TINY = Graph(
-    name=TINY_MODEL,
+    name="vae_decoder_tiny",
     inputs=VAE_DECODER.inputs,
     outputs=VAE_DECODER.outputs,
     opt_batch_size=16,

@@ -99,9 +99,8 @@ def load_snapshot(folder: Path) -> Snapshot:
             weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
-    config = config_from_dict(record["config"], str(path))
     return Snapshot(
-        config,
+        config_from_dict(record["config"], str(path)),
         weights[AUTOENCODER],
         weights.get(UNET),
         record["scale_factor"],

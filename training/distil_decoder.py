@@ -190,9 +190,11 @@ def picture(tiny: torch.nn.Module, latents: Tensor, targets: Tensor) -> list[Ten
 
 def with_tiny_decoder(snapshot: Snapshot, config: Config, record: dict[str, Any], weights: StateDict) -> Snapshot:
     """`snapshot` with a tiny decoder, the settings of its training from `config`, and the record of the training."""
-    sections = {"tiny_decoder": config.tiny_decoder, "tiny_decoder_training": config.tiny_decoder_training}
+    settings = replace(
+        snapshot.config, tiny_decoder=config.tiny_decoder, tiny_decoder_training=config.tiny_decoder_training
+    )
     history = {**snapshot.history, "tiny_decoder": record}
-    return replace(snapshot, config=replace(snapshot.config, **sections), history=history, tiny_decoder=weights)
+    return replace(snapshot, config=settings, history=history, tiny_decoder=weights)
 
 
 def add_tiny_decoder(snapshot_folder: Path, trained: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_gate_holds_every_output(steps_repository, wrong: str) -> None:
 
 def test_plans_are_stamped(built) -> None:
     manifest = json.loads((built / "manifest.json").read_text())
-    assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder"]
+    assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder", "vae_decoder_tiny"]
     unet = manifest["plans"][0]
     reason = unet.pop("parity_not_measured")
     assert "no GPU" in reason

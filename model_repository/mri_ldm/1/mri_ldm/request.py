@@ -23,8 +23,8 @@ DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
-DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR,
-        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR, "decoder": SCALAR}  # fmt: skip
+DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR, "decoder": SCALAR,
+        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -130,17 +130,6 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) ->
     return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, grid, decoder)
 
 
-def _grid(value: str | bytes, settings: Settings, index: int) -> str:
-    grid = _choice("timestep_grid", value, TIMESTEP_GRIDS, index)
-    if grid == ALIGNED and not settings.aligned_timesteps:
-        raise InvalidRequest(
-            "timestep_grid is 'aligned', but these weights have no aligned timesteps: give leading, log_snr or karras, "
-            "or run training.align_steps on their snapshot and export it again",
-            index,
-        )
-    return grid
-
-
 def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
     decoder = _choice("decoder", value, DECODERS, index)
     if decoder == "tiny" and not settings.tiny_decode_batch:
@@ -150,6 +139,17 @@ def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
             index,
         )
     return decoder
+
+
+def _grid(value: str | bytes, settings: Settings, index: int) -> str:
+    grid = _choice("timestep_grid", value, TIMESTEP_GRIDS, index)
+    if grid == ALIGNED and not settings.aligned_timesteps:
+        raise InvalidRequest(
+            "timestep_grid is 'aligned', but these weights have no aligned timesteps: give leading, log_snr or karras, "
+            "or run training.align_steps on their snapshot and export it again",
+            index,
+        )
+    return grid
 
 
 def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:

@@ -23,8 +23,8 @@ class Settings:
 
     crop: pixels cut from each side of a decoded image; image_size: pixels of a side that are left.
     digest: identifies the weights of the networks.
-    aligned_timesteps: the grids that were optimised for the weights, if there are any.
     tiny_decode_batch: most rows in one call of `vae_decoder_tiny`; 0 where there is none.
+    aligned_timesteps: the grids that were optimised for the weights, if there are any.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
