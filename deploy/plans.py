@@ -116,8 +116,8 @@ def inputs(source: Path) -> dict[str, dict[str, str]]:
     if "vae_decoder_tiny" in record["max_batch_size"]:
         networks["vae_decoder_tiny"] = {"latent": LATENT}
     if steps := record.get("steps_per_call"):
-        shapes = {"latent": LATENT, "estimate": LATENT, "timesteps": f"{steps}", "coefficients": f"{steps}x7"}
-        networks["unet_steps"] = shapes
+        state = {"latent": LATENT, "estimate": LATENT, "earlier_estimate": LATENT}
+        networks["unet_steps"] = state | {"timesteps": f"{steps}", "coefficients": f"{steps}x8"}
     return networks
 
 

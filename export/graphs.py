@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from export.configs import TINY_MODEL
 from training.checkpoint import CheckpointError, Snapshot
 from training.networks import build_autoencoder, build_unet
 from training.tiny_decoder import build_tiny_decoder
@@ -141,7 +140,7 @@ VAE_DECODER = Graph(
     build=Decoder,
 )
 VAE_DECODER_TINY = Graph(
-    name=TINY_MODEL,
+    name="vae_decoder_tiny",
     inputs=VAE_DECODER.inputs,
     outputs=VAE_DECODER.outputs,
     opt_batch_size=16,
@@ -160,17 +159,16 @@ def graphs_of(snapshot: Snapshot) -> tuple[Graph, ...]:
 def unet_steps(steps: int) -> Graph:
     """`steps` steps of UNET in one call, with the recurrence of the samplers between them.
 
-    `coefficients` has a row for each step: a, b, c, d, e, f, g as in export.onnx.unroll, which ignores d.
+    `coefficients` has a row for each step: a, b, c, d, e, p, q, r as in export.onnx.unroll, which ignores d.
     """
-    estimate = TensorSpec("estimate", torch.float32, LATENT.shape)
+    state = (LATENT, *(TensorSpec(name, torch.float32, LATENT.shape) for name in ("estimate", "earlier_estimate")))
     # With this spread, a sum of three terms is about as large as one term.
-    coefficients = TensorSpec("coefficients", torch.float32, (steps, 7), spread=3**-0.5)
+    coefficients = TensorSpec("coefficients", torch.float32, (steps, 8), spread=3**-0.5)
     return Graph(
         name="unet_steps",
-        inputs=(LATENT, estimate, TensorSpec("timesteps", torch.int32, (steps,)), coefficients),
+        inputs=(*state, TensorSpec("timesteps", torch.int32, (steps,)), coefficients),
         outputs=(
-            TensorSpec("next_latent", torch.float32, LATENT.shape),
-            TensorSpec("next_estimate", torch.float32, LATENT.shape),
+            *(TensorSpec(f"next_{spec.name}", torch.float32, LATENT.shape) for spec in state),
             TensorSpec("estimates", torch.float32, (steps, *LATENT.shape)),
         ),
         opt_batch_size=UNET.opt_batch_size,

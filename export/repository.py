@@ -246,6 +246,7 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> di
         "decoded_size": VAE_DECODER.output.shape[-1],
         "image_size": snapshot.config.data.size,
         "max_batch_size": {graph.name: graph.max_batch_size for graph in graphs},
+        **({"aligned_timesteps": snapshot.aligned_timesteps} if snapshot.aligned_timesteps else {}),
         **({"steps_per_call": steps} if steps > 1 else {}),
     }
 

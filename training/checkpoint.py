@@ -33,7 +33,8 @@ class Snapshot:
     """Weights with everything that gives them meaning.
 
     scale_factor and unet are None after stage 1, and tiny_decoder is None before `training.distil_decoder`.
-    history: a record of the training, by stage.
+    history: a record of the training, by stage. aligned_timesteps: grids that were optimised for the weights, one for
+    each of some numbers of steps (`training.align_steps`).
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Snapshot:
     scale_factor: float | None = None
     history: dict[str, Any] = field(default_factory=dict)
     tiny_decoder: StateDict | None = None
+    aligned_timesteps: tuple[tuple[int, ...], ...] = ()
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
@@ -62,6 +64,7 @@ def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
             "config": asdict(snapshot.config),
             "scale_factor": snapshot.scale_factor,
             "history": snapshot.history,
+            **({"aligned_timesteps": snapshot.aligned_timesteps} if snapshot.aligned_timesteps else {}),
             "sha256": {name: sha256(new / name) for name in weights},
         }
         write_text(new / "snapshot.json", json.dumps(record, indent=2) + "\n")
@@ -96,14 +99,14 @@ def load_snapshot(folder: Path) -> Snapshot:
             weights[name] = load_file(readable)
     if AUTOENCODER not in weights:
         raise CheckpointError(f"{path} names no {AUTOENCODER}: give the snapshot folder of a training run")
-    config = config_from_dict(record["config"], str(path))
     return Snapshot(
-        config,
+        config_from_dict(record["config"], str(path)),
         weights[AUTOENCODER],
         weights.get(UNET),
         record["scale_factor"],
         record["history"],
         weights.get(TINY_DECODER),
+        tuple(tuple(grid) for grid in record.get("aligned_timesteps", ())),
     )
 
 

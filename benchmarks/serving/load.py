@@ -76,13 +76,14 @@ class WholeRequests(Engine):
     def run_to_the_longest(self, seeds: Sequence[int], steps: Sequence[int]) -> list[Array]:
         """A batch of whole requests: all its rows go on until the longest is done."""
         x = np.stack([standard_normal(seed, 0) for seed in seeds])
-        h, final = np.zeros_like(x), x
+        none = np.zeros_like(x)
+        h, final = none, x
         tables = [sampler_table(self.settings.noise_schedule, "ddim", count, 0.0) for count in steps]
         for step in range(max(steps)):
             at = [min(step, count - 1) for count in steps]
             timesteps = np.array([table.timesteps[i] for table, i in zip(tables, at, strict=True)])
             coefficients = np.stack([table.coefficients[i] for table, i in zip(tables, at, strict=True)])
-            x, h = advance(coefficients, x, self.unet(x, timesteps), h, np.zeros_like(x))
+            x, h, _ = advance(coefficients, x, self.unet(x, timesteps), h, none, none)
             done = np.array([step == count - 1 for count in steps])[:, None, None, None]
             final = np.where(done, x, final)
         return [self.decode(latent[None])[0] for latent in final]

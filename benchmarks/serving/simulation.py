@@ -24,7 +24,6 @@ LATENT = np.zeros((1, 1, 64, 64), np.float32)
 MOST_ROWS = 64
 """In a call: the server's default."""
 Array = np.ndarray[Any, Any]
-Steps = tuple[Array, Array, None]
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,9 @@ def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
         clock[0] += device.step(len(latents))
         return latents.copy()
 
-    def advance(latents: Array, estimates: Array, timesteps: Array, coefficients: Array, *_: Any, **__: Any) -> Steps:
+    def advance(state: Array, timesteps: Array, coefficients: Array, *_: Any) -> None:
         needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
-        clock[0] += device.step(len(latents), calls.most if calls.padded else int(needed))
-        return latents, estimates, None
+        clock[0] += device.step(state.shape[1], calls.most if calls.padded else int(needed))
 
     if calls.most == 1:
         return SingleSteps(denoise)

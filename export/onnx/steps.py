@@ -27,14 +27,14 @@ PredictNoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def stepped(network: PredictNoise, inputs: tuple[torch.Tensor, ...]) -> list[Array]:
     """The outputs of unet_steps, in the order of its record, made by one call of `network` per step."""
-    x, h, timesteps, coefficients = inputs
+    x, h, g, timesteps, coefficients = inputs
     estimates = []
     for k in range(timesteps.shape[1]):
         eps = network(x, timesteps[:, k : k + 1])
-        a, b, c, _, e, f, g = coefficients[:, k, :, None, None, None].unbind(1)  # [B, 1, 1, 1]
-        x, h = a * x + b * eps + c * h, e * x + f * eps + g * h
+        a, b, c, _, e, p, q, r = coefficients[:, k, :, None, None, None].unbind(1)  # [B, 1, 1, 1]
+        x, h, g = a * x + b * eps + c * h + e * g, p * x + q * eps + r * h, (1 - r) * h + r * g
         estimates.append(h)
-    return [x.numpy(), h.numpy(), torch.stack(estimates, dim=1).numpy()]
+    return [x.numpy(), h.numpy(), g.numpy(), torch.stack(estimates, dim=1).numpy()]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The network of one step to a graph of several steps: calls of it in a row, with the samplers' recurrence between.
 
-    x' = a * x + b * eps + c * h        h' = e * x + f * eps + g * h
+    x' = a * x + b * eps + c * h + e * g        h' = p * x + q * eps + r * h        g' = (1 - r) * h + r * g
 
 The file holds no loop: GPU runtimes cannot capture a loop in a CUDA graph. All calls share the weights.
 """
@@ -22,24 +22,31 @@ if TYPE_CHECKING:
 
 DOMAIN = "unrolled"
 """Of the functions from which the graph is built. They are inlined, and none is left in the file."""
-# Coefficients [B, 1, 7]. These graphs are deterministic: d, the weight of the noise, is not used.
+# Coefficients [B, 1, 8]. These graphs are deterministic: d, the weight of the noise, is not used.
 RECURRENCE = """
 <domain: "unrolled", opset_import: ["" : {opset}]>
-recurrence (x, eps, h, coefficients) => (next_x, next_h)
+recurrence (x, eps, h, g, coefficients) => (next_x, next_h, next_g)
 {{
     last = Constant <value_ints = [3]> ()
     columns = Unsqueeze (coefficients, last)
-    a, b, c, d, e, f, g = Split <axis = 2, num_outputs = 7> (columns)
+    a, b, c, d, e, p, q, r = Split <axis = 2, num_outputs = 8> (columns)
     a_x = Mul (a, x)
     b_eps = Mul (b, eps)
     c_h = Mul (c, h)
-    deterministic = Add (a_x, b_eps)
-    next_x = Add (deterministic, c_h)
-    e_x = Mul (e, x)
-    f_eps = Mul (f, eps)
-    g_h = Mul (g, h)
-    estimate = Add (e_x, f_eps)
-    next_h = Add (estimate, g_h)
+    e_g = Mul (e, g)
+    first_order = Add (a_x, b_eps)
+    second_order = Add (first_order, c_h)
+    next_x = Add (second_order, e_g)
+    p_x = Mul (p, x)
+    q_eps = Mul (q, eps)
+    r_h = Mul (r, h)
+    estimate = Add (p_x, q_eps)
+    next_h = Add (estimate, r_h)
+    one = Constant <value_float = 1.0> ()
+    passed = Sub (one, r)
+    passed_h = Mul (passed, h)
+    r_g = Mul (r, g)
+    next_g = Add (passed_h, r_g)
 }}
 """
 
@@ -88,17 +95,18 @@ def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
     timesteps, coefficients = ([f"{name}/{k}" for k in numbers] for name in ("timesteps", "coefficients"))
     latents = ["latent", *(f"latent/{k}" for k in numbers[:-1]), "next_latent"]
     estimates = ["estimate", *(f"estimate/{k}" for k in numbers[:-1]), "next_estimate"]
+    earlier = ["earlier_estimate", *(f"earlier_estimate/{k}" for k in numbers[:-1]), "next_earlier_estimate"]
     nodes = [
         helper.make_node("Split", ["timesteps"], timesteps, axis=1, num_outputs=steps),
         helper.make_node("Split", ["coefficients"], coefficients, axis=1, num_outputs=steps),
     ]
     weights = [tensor.name for tensor in network.initializer]
     for k in range(steps):
-        x, h, eps = latents[k], estimates[k], f"eps/{k + 1}"
-        results = [latents[k + 1], estimates[k + 1]]
+        x, h, g, eps = latents[k], estimates[k], earlier[k], f"eps/{k + 1}"
+        results = [latents[k + 1], estimates[k + 1], earlier[k + 1]]
         nodes += [
             helper.make_node("network", [x, timesteps[k], *weights], [eps], domain=DOMAIN),
-            helper.make_node("recurrence", [x, eps, h, coefficients[k]], results, domain=DOMAIN),
+            helper.make_node("recurrence", [x, eps, h, g, coefficients[k]], results, domain=DOMAIN),
             helper.make_node("Unsqueeze", [estimates[k + 1], "step/axis"], [f"estimates/{k + 1}"]),
         ]
     nodes.append(helper.make_node("Concat", [f"estimates/{k}" for k in numbers], ["estimates"], axis=1))

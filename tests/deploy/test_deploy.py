@@ -18,12 +18,12 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from export.__main__ import main as export
-from export.graphs import GRAPHS, unet_steps
+from export.graphs import GRAPHS, VAE_DECODER_TINY, unet_steps
 from server import resources
 from server.process import TritonServer
 from support.common import ROOT
 from support.container_machine import SCRIPT, Machine, import_container
-from support.light_repository import NETWORKS, add_steps, write_manifest
+from support.light_repository import NETWORKS, add_steps, add_tiny, write_manifest
 from support.toy_models import write_front_model
 
 
@@ -187,6 +187,18 @@ def test_several_steps_in_a_call_get_a_plan_too(machine: Machine, container: Mod
     assert machine.serve().returncode == 0
     (machine.models / "unet_steps" / "1" / "model.plan").write_text("half of")
     assert "unet_steps: the plan is not for this container: the file has been changed" in machine.serve().stderr
+
+
+def test_a_tiny_decoder_gets_a_plan_too(machine: Machine, container: ModuleType, tmp_path: Path) -> None:
+    add_tiny(machine.source)
+    plans = sys.modules[container.prepare.__module__]
+    command = plans.build_command(machine.source, tmp_path / "a" / "1" / "p", "vae_decoder_tiny", "fp16", "10.1")
+    for limit, rows in (("min", 1), ("opt", VAE_DECODER_TINY.opt_batch_size), ("max", VAE_DECODER_TINY.max_batch_size)):
+        assert f"--{limit}Shapes=latent:{rows}x1x64x64" in command
+    assert machine.prepare() == ["unet", "vae_decoder", "vae_decoder_tiny"]
+    assert machine.prepare() == []
+    preflight = ["--tensorrt", "10.13.3", "--capability", "9.0", "--profile", "default"]
+    assert export(["check", str(machine.models), *preflight]) == 0
 
 
 def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:

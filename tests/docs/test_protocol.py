@@ -28,6 +28,7 @@ from mri_ldm.request import (
 )
 from mri_ldm.samplers import SAMPLERS
 from mri_ldm.settings import PARAMETERS
+from mri_ldm.timestep_grids import LEADING, TIMESTEP_GRIDS
 from server.process import TritonServer
 from support.common import ROOT, with_tools
 
@@ -92,6 +93,8 @@ def test_ranges_and_defaults_are_those_of_the_code() -> None:
     assert inputs["decoder"][1] == f"`{DEFAULT_DECODER}`"
     assert re.findall(r"`(\w+)`", inputs["preview_decoder"][0]) == list(PREVIEW_DECODERS)
     assert inputs["preview_decoder"][1] == f"`{DEFAULT_PREVIEW_DECODER}`"
+    assert re.findall(r"`(\w+)`", inputs["timestep_grid"][0]) == list(TIMESTEP_GRIDS)
+    assert inputs["timestep_grid"][1] == f"`{LEADING}`"
     assert inputs["sampler"][1] == f"`{DEFAULT_SAMPLER}`"
     assert inputs["eta"][1] == f"{DEFAULT_ETA:g}"
     assert inputs["latent"][0].startswith(f"-{LARGEST_LATENT:g} to {LARGEST_LATENT:g}")

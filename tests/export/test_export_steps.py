@@ -55,7 +55,8 @@ def test_configs_are_written_for_the_steps_of_the_export(tmp_path: Path, steps: 
         check_configs(unet_steps(steps + 1), tmp_path)
     written, template = profiles(tmp_path), profiles(STEPS_TEMPLATES)
     assert written.keys() == template.keys()
-    shapes = {"latent": [1, 64, 64], "estimate": [1, 64, 64], "timesteps": [steps], "coefficients": [steps, 7]}
+    shapes = {"latent": [1, 64, 64], "estimate": [1, 64, 64], "earlier_estimate": [1, 64, 64]}
+    shapes |= {"timesteps": [steps], "coefficients": [steps, 8]}
     for name in ("default", "mixed_gpus"):
         config, before = parse_config(written[name]), parse_config(template[name])
         for spec, old in zip(config.optimization.cuda.graph_spec, before.optimization.cuda.graph_spec, strict=True):
@@ -80,7 +81,7 @@ def test_the_profile_torch_takes_any_steps_and_draws_noise(tmp_path: Path) -> No
     ):
         check_configs(unet_steps(3), tmp_path)
     noise = '{ name: "seed" data_type: TYPE_INT64 dims: [ 1 ] }, { name: "draw" data_type: TYPE_INT32 dims: [ 1 ] }'
-    torch.write_text(text.replace("[ 3", "[ -1").replace("[ -1, 7 ] }\n", f"[ -1, 7 ] }},\n{noise}\n"))
+    torch.write_text(text.replace("[ 3", "[ -1").replace("[ -1, 8 ] }\n", f"[ -1, 8 ] }},\n{noise}\n"))
     check_configs(unet_steps(3), tmp_path)
     (tmp_path / "configs" / "cpu.pbtxt").write_text(torch.read_text())
     with pytest.raises(ConfigMismatch, match=r"cpu\.pbtxt"):

@@ -78,10 +78,12 @@ def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> N
     assert [str(tensor) for tensor in plan.tensors] == [
         "input  latent FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
         "input  estimate FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
+        "input  earlier_estimate FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
         "input  timesteps INT32 [-1, 5]  min [1, 5]  opt [8, 5]  max [64, 5]",
-        "input  coefficients FLOAT [-1, 5, 7]  min [1, 5, 7]  opt [8, 5, 7]  max [64, 5, 7]",
+        "input  coefficients FLOAT [-1, 5, 8]  min [1, 5, 8]  opt [8, 5, 8]  max [64, 5, 8]",
         "output next_latent FLOAT [-1, 1, 64, 64]",
         "output next_estimate FLOAT [-1, 1, 64, 64]",
+        "output next_earlier_estimate FLOAT [-1, 1, 64, 64]",
         "output estimates FLOAT [-1, 5, 1, 64, 64]",
     ]
     weights = (tmp_path / "model.onnx").stat().st_size
@@ -96,7 +98,7 @@ def test_real_engines_of_several_steps_in_reduced_precision(small_snapshot, tmp_
     export_onnx(UNET, network, tmp_path / "unet.onnx")
     unroll(tmp_path / "unet.onnx", 2, tmp_path / "model.onnx")
     options = BuildOptions("tensorrt_rtx", precision, optimization_level=0)
-    assert len(build_plan(unet_steps(2), tmp_path / "model.onnx", options).tensors) == 7
+    assert len(build_plan(unet_steps(2), tmp_path / "model.onnx", options).tensors) == 9
     with pytest.raises(PlanError, match=r"is not unet_steps: it has .*, the record says"):
         build_plan(unet_steps(3), tmp_path / "model.onnx", options)
 
@@ -110,7 +112,7 @@ def test_plans_of_a_repository_with_several_steps(steps_repository, tmp_path: Pa
     assert main(["check", str(folder), "--profile", "default"]) == 0
 
 
-@pytest.mark.parametrize("wrong", ["next_latent", "next_estimate", "estimates"])
+@pytest.mark.parametrize("wrong", ["next_latent", "next_estimate", "next_earlier_estimate", "estimates"])
 def test_the_gate_holds_every_output(steps_repository, wrong: str) -> None:
     graph = replace(unet_steps(5), opt_batch_size=2, max_batch_size=2)
     path = steps_repository / "unet_steps" / "1" / "model.onnx"
@@ -129,7 +131,7 @@ def test_the_gate_holds_every_output(steps_repository, wrong: str) -> None:
 
 def test_plans_are_stamped(built) -> None:
     manifest = json.loads((built / "manifest.json").read_text())
-    assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder"]
+    assert [stamp["model"] for stamp in manifest["plans"]] == ["unet", "vae_decoder", "vae_decoder_tiny"]
     unet = manifest["plans"][0]
     reason = unet.pop("parity_not_measured")
     assert "no GPU" in reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 UNET = ROOT / "model_repository" / "unet" / "1" / "model.onnx"
 SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
+STATE = ("latent", "estimate", "earlier_estimate")
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -34,21 +36,24 @@ class Unrolled:
     path: Path
     session: onnxruntime.InferenceSession
 
-    def call(self, latent: np.ndarray, estimate: np.ndarray, timesteps: np.ndarray, coefficients: np.ndarray) -> Arrays:
-        feeds = {"latent": latent, "estimate": estimate, "timesteps": timesteps, "coefficients": coefficients}
+    def call(self, state: Sequence[np.ndarray], timesteps: np.ndarray, coefficients: np.ndarray) -> Arrays:
+        feeds = dict(zip(STATE, state, strict=True)) | {"timesteps": timesteps, "coefficients": coefficients}
+        return self.run(feeds)
+
+    def run(self, feeds: Arrays) -> Arrays:
         names = [output.name for output in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, feeds), strict=True))
 
     def sample(self, table: SamplerTable, latent: np.ndarray) -> Arrays:
         """All steps of `table` for all rows; their number is a multiple of K."""
-        x, h, estimates = latent, np.zeros_like(latent), []
+        state, estimates = [latent, np.zeros_like(latent), np.zeros_like(latent)], []
         for first in range(0, table.steps, self.steps):
             rows = slice(first, first + self.steps)
             timesteps = np.repeat(table.timesteps[None, rows], len(latent), axis=0)
-            answer = self.call(x, h, timesteps, np.repeat(table.linear[None, rows], len(latent), axis=0))
-            x, h = answer["next_latent"], answer["next_estimate"]
+            answer = self.call(state, timesteps, np.repeat(table.linear[None, rows], len(latent), axis=0))
+            state = [answer[f"next_{name}"] for name in STATE]
             estimates.append(answer["estimates"])
-        return {"latent": x, "estimates": np.concatenate(estimates, axis=1)}
+        return {"latent": state[0], "estimates": np.concatenate(estimates, axis=1)}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def test_the_weights_are_there_once(unrolled: dict[int, Unrolled]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc"])
 def test_bits_do_not_depend_on_the_number_of_steps_in_a_call(
     unrolled: dict[int, Unrolled], sampler: str, rows: int
 ) -> None:
@@ -102,16 +107,16 @@ def test_bits_do_not_depend_on_the_company_of_a_row(unrolled: dict[int, Unrolled
             np.testing.assert_array_equal(alone[name][0], array[row])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc"])
 def test_the_samplers_of_the_server_do_the_same_step_by_step(unrolled: dict[int, Unrolled], sampler: str) -> None:
     """The other form of the recurrence rounds differently. Seen: 2e-5 for latents of 1 and estimates of 5."""
     table, unet = sampler_table(SCHEDULE, sampler, 10, 0.0), cpu_session(UNET)
     x = latents(2)
-    h = np.zeros_like(x)
+    h = g = none = np.zeros_like(x)
     for k, timestep in enumerate(table.timesteps):
         timesteps = np.full((2, 1), timestep, np.int32)
         eps = unet.run(None, {"latent": x, "timesteps": timesteps})[0]
-        x, h = advance(np.repeat(table.coefficients[None, k], 2, axis=0), x, eps, h, np.zeros_like(x))
+        x, h, g = advance(np.repeat(table.coefficients[None, k], 2, axis=0), x, eps, h, g, none)
     answer = unrolled[5].sample(table, latents(2))
     np.testing.assert_allclose(answer["latent"], x, atol=2e-4)
     np.testing.assert_allclose(answer["estimates"][:, -1], h, atol=2e-4)
@@ -122,11 +127,13 @@ def test_identity_rows_keep_latent_and_estimate_bit_for_bit(unrolled: dict[int, 
     table, x = sampler_table(SCHEDULE, "dpmpp_2m", 2, 0.0), latents(2)
     timesteps, coefficients = np.zeros((2, 5), np.int32), np.tile(IDENTITY, (2, 5, 1))
     timesteps[0, :2], coefficients[0, :2] = table.timesteps, table.linear
-    h = latents(3)[:2]
-    answer = unrolled[5].call(x, h, timesteps, coefficients)
-    two = unrolled[2].call(x[:1], h[:1], timesteps[:1, :2], coefficients[:1, :2])
-    np.testing.assert_array_equal(answer["next_latent"], np.concatenate([two["next_latent"], x[1:]]))
-    np.testing.assert_array_equal(answer["next_estimate"], np.concatenate([two["next_estimate"], h[1:]]))
+    state = [x, latents(3)[:2], latents(4)[:2]]
+    answer = unrolled[5].call(state, timesteps, coefficients)
+    two = unrolled[2].call([array[:1] for array in state], timesteps[:1, :2], coefficients[:1, :2])
+    for name, array in zip(STATE, state, strict=True):
+        expected = np.concatenate([two[f"next_{name}"], array[1:]])
+        np.testing.assert_array_equal(answer[f"next_{name}"], expected)
+    np.testing.assert_array_equal(two["next_earlier_estimate"], two["estimates"][:, 0])
     for k in range(2, 5):
         np.testing.assert_array_equal(answer["estimates"][:, k], answer["next_estimate"])
 
@@ -136,8 +143,8 @@ def test_noise_is_left_out(unrolled: dict[int, Unrolled]) -> None:
     feeds = feeds_of(graph, random_inputs(graph, rows=1, seed=0))
     other = feeds["coefficients"].copy()
     other[:, :, 3] += 1
-    for name, array in unrolled[2].call(**feeds).items():
-        np.testing.assert_array_equal(unrolled[2].call(**(feeds | {"coefficients": other}))[name], array)
+    for name, array in unrolled[2].run(feeds).items():
+        np.testing.assert_array_equal(unrolled[2].run(feeds | {"coefficients": other})[name], array)
 
 
 def test_the_gate_finds_each_wrong_output(unrolled: dict[int, Unrolled]) -> None:
@@ -162,7 +169,7 @@ def test_reduced_files_keep_latents_in_float32(small_snapshot, small_repository:
     session = cpu_session(tmp_path / fp16["file"])
     x = latents(2)
     coefficients = np.tile(IDENTITY, (2, 3, 1))
-    feeds = {"latent": x, "estimate": x / 3, "timesteps": np.zeros((2, 3), np.int32), "coefficients": coefficients}
-    next_latent, next_estimate = session.run(["next_latent", "next_estimate"], feeds)
-    np.testing.assert_array_equal(next_latent, x)
-    np.testing.assert_array_equal(next_estimate, x / 3)
+    feeds = {"latent": x, "estimate": x / 3, "earlier_estimate": x / 7}
+    steps = {"timesteps": np.zeros((2, 3), np.int32), "coefficients": coefficients}
+    for name, array in zip(STATE, session.run([f"next_{name}" for name in STATE], feeds | steps), strict=True):
+        np.testing.assert_array_equal(array, feeds[name])

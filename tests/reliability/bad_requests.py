@@ -29,7 +29,9 @@ STEPS = (1, 2, 3, 5, 8)
 BAD_STEPS = (0, -1, INT32.min, INT32.max, 1001, -50)
 ETAS = (0.0, 0.6, 1.0, -0.0, 1e-45)
 BAD_ETAS = (-0.1, -1e-9, 1.0000001192092896, 2.0, math.nan, math.inf, -math.inf, 3e38)
-SAMPLERS = (b"ddim", b"ddpm", b"dpmpp_2m")
+SAMPLERS = (b"ddim", b"ddpm", b"dpmpp_2m", b"dpmpp_3m", b"unipc")
+GRIDS = (b"leading", b"log_snr", b"karras", b"aligned")
+BAD_GRIDS = (b"", b"even", b"Karras", b"log_snr ", b"karras\0", b"\xff\xfe", b"x" * 10_000)
 BAD_SAMPLERS = (b"", b"euler", b"DDIM", b"ddim ", b"ddim\0", b"\xff\xfe", b"\xd0\x94", b"x" * 10_000, b"eval(1)")
 BAD_LATENTS = (math.nan, math.inf, -math.inf, 1e38, -1001.0)
 INTERVALS = (0, 1, 3, INT32.max)
@@ -87,12 +89,14 @@ def rows_of(ask: Ask) -> list[RowParameters] | None:
     for i in range(count):
         eta, sampler = float(np.float32(column("eta", 0.0)[i])), column("sampler", b"ddim")[i]
         steps, every = column("steps", 50)[i], column("preview_every", 0)[i]
-        fits = sampler in SAMPLERS and 1 <= steps <= 1000 and 0 <= eta <= 1 and every >= 0
+        grid = column("timestep_grid", b"leading")[i]
+        fits = sampler in SAMPLERS and grid in GRIDS and 1 <= steps <= 1000 and 0 <= eta <= 1 and every >= 0
         eta = abs(round(eta, 7)) if fits else eta
         if not fits or (eta and sampler != b"ddim") or not (np.abs(latents[i]) <= 1000).all():
             return None
         start = latents[i] if "latent" in given else None
-        rows.append(RowParameters(column("seed", 0)[i], steps, sampler.decode(), eta, start))
+        seed = column("seed", 0)[i]
+        rows.append(RowParameters(seed, steps, sampler.decode(), eta, start, timestep_grid=grid.decode()))
     return rows
 
 
@@ -105,6 +109,8 @@ def good(rng: random.Random) -> Ask:
         tensors.append(Tensor("steps", "INT32", [rows, 1], rng.choices(STEPS, k=rows)))
     if rng.random() < 0.6:
         tensors.append(Tensor("sampler", "BYTES", [rows, 1], samplers))
+    if rng.random() < 0.3:
+        tensors.append(Tensor("timestep_grid", "BYTES", [rows, 1], rng.choices(GRIDS, k=rows)))
     if rng.random() < 0.4:
         tensors.append(Tensor("eta", "FP32", [rows, 1], rng.choices(ETAS, k=rows)))
     if rng.random() < 0.2:
@@ -134,7 +140,7 @@ def bad(rng: random.Random, protocol: str) -> Ask:
 
 
 def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
-    name = rng.choice(("steps", "eta", "sampler", "latent", "preview_every"))
+    name = rng.choice(("steps", "eta", "sampler", "timestep_grid", "latent", "preview_every"))
     rows = len(_find(ask, "seed").values)
     if name == "latent":
         values: Any = list(_latent(rows, 0).values)
@@ -143,10 +149,12 @@ def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
     else:
         kind, worst = {
             "steps": ("INT32", BAD_STEPS), "eta": ("FP32", BAD_ETAS), "sampler": ("BYTES", BAD_SAMPLERS),
-            "preview_every": ("INT32", BAD_INTERVALS),
+            "preview_every": ("INT32", BAD_INTERVALS), "timestep_grid": ("BYTES", BAD_GRIDS),
         }[name]  # fmt: skip
         # Beside it may stand values that are right: one bad row is enough.
-        fine: Sequence[Any] = {"steps": STEPS, "eta": ETAS, "sampler": SAMPLERS, "preview_every": INTERVALS}[name]
+        fine: Sequence[Any] = {
+            "steps": STEPS, "eta": ETAS, "sampler": SAMPLERS, "preview_every": INTERVALS, "timestep_grid": GRIDS,
+        }[name]  # fmt: skip
         values = rng.choices(fine, k=rows)
         values[rng.randrange(rows)] = rng.choice(worst)
         bad = Tensor(name, kind, [rows, 1], values)

@@ -168,9 +168,12 @@ def test_each_decoder_has_chunks_of_its_own_rows_alone() -> None:
     drain(batcher, clock)
     signs = np.where(tiny, -1, 1).astype(np.float32)[:, None, None, None]
     assert np.array_equal(recorder.images, signs * fake_decode(np.stack([alone(row) for row in rows])))
-    assert sorted(chunks) == [("full", 2), ("full", 2), ("tiny", 1), ("tiny", 4)]
+    for name, rows_of_it, most in (("full", 4, 2), ("tiny", 5, 4)):
+        sizes = [size for kind, size in chunks if kind == name]
+        assert sum(sizes) == rows_of_it
+        assert max(sizes) <= most
     assert batcher.rows == (0, 0)
-    assert batcher.counters.decoder_calls == 4
+    assert batcher.counters.decoder_calls == len(chunks)
 
 
 def test_a_failing_tiny_decoder_leaves_the_rows_of_the_other_alone() -> None:

@@ -48,8 +48,8 @@ def test_a_network_that_may_be_missing_is_not_worth_a_retry(words: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "expected 4 inputs but got 6 inputs for model 'unet_steps'",
-        "unexpected shape for input 'coefficients' for model 'unet_steps'. Expected [-1,5,7], got [1,7,7]",
+        "expected 5 inputs but got 7 inputs for model 'unet_steps'",
+        "unexpected shape for input 'coefficients' for model 'unet_steps'. Expected [-1,5,8], got [1,7,8]",
     ],
 )
 def test_tensors_that_do_not_fit_say_what_to_do(words: str) -> None:

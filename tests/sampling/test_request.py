@@ -11,13 +11,15 @@ from mri_ldm.errors import InvalidRequest
 from mri_ldm.request import parse_rows
 from mri_ldm.samplers import NoiseSchedule
 from mri_ldm.settings import PARAMETERS, Settings, SettingsError, read_settings
+from mri_ldm.timestep_grids import TIMESTEP_GRIDS, grid_timesteps
 from support.common import ROOT
 
+SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
 SETTINGS = Settings(
     max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
     decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, steps_per_call=0, unrolled=0, crop=8,
     image_size=240, tiny_decode_batch=16,
-    noise_schedule=NoiseSchedule(1000, 0.0015, 0.0195),
+    noise_schedule=SCHEDULE, aligned_timesteps=(),
     model_name="m", digest="sha256:0",
 )  # fmt: skip
 
@@ -48,7 +50,15 @@ BAD = [
     ({"eta": np.array([[1.5]], np.float32)}, r"eta is 1.5; it must lie in 0\.\.1"),
     ({"eta": np.array([[-0.1]], np.float32)}, "eta is -0.1"),
     ({"eta": np.array([[np.nan]], np.float32)}, "eta is nan"),
-    ({"sampler": np.array([[b"euler"]], np.object_)}, "'euler'; it must be one of ddim, ddpm, dpmpp_2m"),
+    (
+        {"sampler": np.array([[b"euler"]], np.object_)},
+        "'euler'; it must be one of ddim, ddpm, dpmpp_2m, dpmpp_3m, unipc",
+    ),
+    (
+        {"timestep_grid": np.array([[b"even"]], np.object_)},
+        "'even'; it must be one of leading, log_snr, karras, aligned",
+    ),
+    ({"timestep_grid": np.array([[b"aligned"]], np.object_)}, "these weights have no aligned timesteps: give leading,"),
     ({"sampler": np.array([[b"\xff\xfe"]], np.object_)}, "it must be one of"),
     ({"sampler": np.array([[b""]], np.object_)}, "sampler is ''"),
     ({"sampler": np.array([[b"ddpm"]], np.object_), "eta": np.array([[0.5]], np.float32)}, "only ddim takes an eta"),
@@ -111,6 +121,19 @@ def test_provenance_says_synthetic_and_how() -> None:
     assert "warning" not in record
     (row,) = parse_rows(tensors(steps=np.array([[300]], np.int32)), SETTINGS)
     assert "leave out the noisiest 100 timesteps;" in json.loads(row.provenance(SETTINGS))["warning"]
+    assert json.loads(row.provenance(SETTINGS))["timestep_grid"] == "leading"
+
+
+def test_a_row_has_the_timesteps_of_its_grid() -> None:
+    grids = np.array([["leading"], [b"log_snr"], [b"karras"], [b"aligned"]], np.object_)
+    settings = replace(SETTINGS, aligned_timesteps=((999, 500, 20),))
+    rows = parse_rows(tensors(4, steps=np.full((4, 1), 3, np.int32), timestep_grid=grids), settings)
+    for row, grid in zip(rows, TIMESTEP_GRIDS, strict=True):
+        expected = grid_timesteps(grid, 3, SCHEDULE.alpha_bars(), settings.aligned_timesteps)
+        assert row.table(settings).timesteps.tolist() == expected.tolist()
+        record = json.loads(row.provenance(settings))
+        assert record["timestep_grid"] == grid
+        assert ("warning" in record) == (grid == "leading"), "the other grids leave nothing out"
 
 
 def test_the_limits_of_the_server_hold_for_a_request() -> None:
@@ -146,6 +169,8 @@ def test_settings_come_from_config_and_record(tmp_path) -> None:
         assert written.keys() == PARAMETERS.keys(), "each parameter stands in the configuration, at its default"
         assert read_settings(parameters(**written), tmp_path) == SETTINGS
     assert read_settings(parameters(max_steps="30"), tmp_path) == replace(SETTINGS, max_steps=30)
+    (tmp_path / "model.json").write_text(json.dumps(RECORD | {"aligned_timesteps": [[999, 3], [9, 8, 7]]}))
+    assert read_settings({}, tmp_path) == replace(SETTINGS, aligned_timesteps=((999, 3), (9, 8, 7)))
 
 
 @pytest.mark.parametrize("model", ["mri_ldm", "mri_ldm_stream"])
@@ -195,6 +220,7 @@ def test_the_documented_parameters_are_those_of_the_code() -> None:
         ),
         ({}, RECORD | {"steps_per_call": "many"}, "model.json: steps_per_call is 'many', no number of steps"),
         ({}, RECORD | {"steps_per_call": -4}, "model.json: steps_per_call is -4, no number of steps"),
+        ({}, RECORD | {"aligned_timesteps": [[3, 9]]}, r"model.json: aligned_timesteps has \[3, 9\]; it must descend"),
         ({"max_row_steps": "\u0664"}, RECORD, "max_row_steps is"),
         ({"max_row_waiting": "5"}, RECORD, r"unknown parameters \['max_row_waiting'\]; known are"),
         ({}, {**RECORD, "format_version": 2}, "needs format_version 1"),

@@ -15,10 +15,10 @@ class Device:
         self.calls: list[tuple[int, int]] = []
         """Rows and steps of each call."""
 
-    def __call__(self, latents, estimates, timesteps, *more):
+    def __call__(self, state, timesteps, *more):
         self.calls.append(timesteps.shape)
         self.now[0] += self.call + 0.001 * timesteps.shape[1]
-        return fake_steps(latents, estimates, timesteps, *more)
+        return fake_steps(state, timesteps, *more)
 
     def batcher(self, most: int, unrolled: int = 0) -> Batcher:
         steppers = [SeveralSteps(self, most, unrolled=unrolled), SingleSteps(fake_denoise)]
@@ -39,10 +39,10 @@ class Device:
 def test_an_unrolled_network_takes_a_call_for_every_five_steps_and_pads_the_last() -> None:
     device = Device()
     batcher, recorder = device.batcher(5, unrolled=5), Recorder([0])
-    batcher.submit(make_job(recorder, [(1, "dpmpp_2m", 12, 0.0)]))
+    batcher.submit(make_job(recorder, [(1, "dpmpp_3m", 12, 0.0)]))
     drain(batcher, [0])
     assert device.calls == [(1, 5)] * 3
-    assert np.array_equal(recorder.latents[0], alone((1, "dpmpp_2m", 12, 0.0), linear=True))
+    assert np.array_equal(recorder.latents[0], alone((1, "dpmpp_3m", 12, 0.0), linear=True))
     assert (batcher.counters.steps, batcher.counters.call_steps) == (12, 12)
     assert sum(batcher.counters.unet_calls) == 3
 
@@ -125,7 +125,11 @@ def test_more_rows_than_there_are_places_start_and_pause_and_all_end_right() -> 
     device = Device()
     steppers = [SeveralSteps(device, 3)]
     batcher = Batcher(steppers, fake_decode, max_rows_in_flight=2, clock=lambda: device.now[0])
-    specs = [[(job, "ddim", 40 - 7 * job, 0.0), (100 + job, "ddpm", 41 - 7 * job, 0.0)] for job in range(5)]
+    samplers = ("ddim", "unipc", "ddim", "dpmpp_3m", "ddim")
+    specs = [
+        [(job, sampler, 40 - 7 * job, 0.0), (100 + job, "ddpm", 41 - 7 * job, 0.0)]
+        for job, sampler in enumerate(samplers)
+    ]
     recorders = []
     for rows in specs:
         recorders.append(Recorder([0]))

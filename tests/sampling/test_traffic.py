@@ -5,15 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri_ldm.batcher import Batcher
-from mri_ldm.samplers import sampler_table
+from mri_ldm.samplers import SAMPLERS, sampler_table
 from mri_ldm.stepping import SingleSteps, Stepper
 from support.batching import SCHEDULE, Recorder, Spec, fake_decode, fake_denoise, make_job, path, several
 
 specs = st.tuples(
     st.integers(-(2**63), 2**63 - 1),
-    st.sampled_from(["ddim", "ddpm", "dpmpp_2m"]),
+    st.sampled_from(SAMPLERS),
     st.integers(1, 9),
     st.sampled_from([0.0, 0.5]),
+    st.sampled_from(["leading", "log_snr", "karras"]),
 )
 jobs = st.tuples(
     st.integers(0, 12),  # tick of arrival
@@ -47,8 +48,8 @@ def test_the_answers_are_the_same_however_many_steps_a_call_has(traffic, max_row
 @given(st.lists(jobs, min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 5))
 def test_an_unrolled_network_gives_the_same_and_leaves_stochastic_rows_to_the_other(traffic, max_rows, most) -> None:
     def expected(spec: Spec) -> list[tuple[np.ndarray, np.ndarray]]:
-        _, sampler, steps, eta = spec
-        return path(spec, linear=not sampler_table(SCHEDULE, sampler, steps, eta).stochastic)
+        _, *how = spec
+        return path(spec, linear=not sampler_table(SCHEDULE, *how).stochastic)
 
     serve_and_check(several(most, unrolled=5), traffic, max_rows, 2, expected)
 

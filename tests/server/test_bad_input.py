@@ -55,7 +55,16 @@ def wire(server: TritonServer) -> Iterator[Wire]:
 VALUES = {
     "steps": ("INT32", bad_requests.BAD_STEPS, r"row 1: steps is {}; it must lie in 1..1000"),
     "eta": ("FP32", bad_requests.BAD_ETAS, "row 1: eta is {}; it must lie in 0..1"),
-    "sampler": ("BYTES", bad_requests.BAD_SAMPLERS, "row 1: sampler is {}; it must be one of ddim, ddpm, dpmpp_2m"),
+    "sampler": (
+        "BYTES",
+        bad_requests.BAD_SAMPLERS,
+        "row 1: sampler is {}; it must be one of ddim, ddpm, dpmpp_2m, dpmpp_3m, unipc",
+    ),
+    "timestep_grid": (
+        "BYTES",
+        bad_requests.BAD_GRIDS,
+        "row 1: timestep_grid is {}; it must be one of leading, log_snr, karras, aligned",
+    ),
     "preview_every": ("INT32", bad_requests.BAD_INTERVALS, "row 1: preview_every is {}; it must be 0 (none) or more"),
     "preview_decoder": (
         "BYTES",
@@ -64,7 +73,8 @@ VALUES = {
     ),
     "latent": ("FP32", bad_requests.BAD_LATENTS, "row 1: latent holds {}"),
 }
-GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "preview_every": 1, "preview_decoder": b"tiny", "latent": 0.5}
+GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "timestep_grid": b"karras", "preview_every": 1,
+              "preview_decoder": b"tiny", "latent": 0.5}  # fmt: skip
 
 
 def said(value: object) -> str:
@@ -170,18 +180,23 @@ def test_fuzzing_would_find_a_wrong_image_and_a_wrong_refusal(
 
 DTYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
 
+WORDS = {
+    "sampler": [b"ddim", b"ddpm", "dpmpp_2m", b"unipc"],
+    "timestep_grid": [b"leading", "log_snr", b"karras", "aligned"],
+}
+
 
 @st.composite
 def arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
     """Tensors as Triton may hand them over: the declared types, any shape and any values."""
-    given_ones = draw(st.sets(st.sampled_from([*DTYPES, "sampler"])))
+    given_ones = draw(st.sets(st.sampled_from([*DTYPES, *WORDS])))
     tensors = {}
     rows = draw(st.integers(1, 3))
     for name in given_ones:
         fit = (rows, 1, 64, 64) if name == "latent" else (rows, 1)
         shape = draw(st.one_of(st.just(fit), st.just(fit), hnp.array_shapes(min_dims=0, max_dims=5, min_side=0)))
-        if name == "sampler":
-            words = st.one_of(st.sampled_from([b"ddim", b"ddpm", "dpmpp_2m"]), st.binary(max_size=9))
+        if name in WORDS:
+            words = st.one_of(st.sampled_from(WORDS[name]), st.binary(max_size=9))
             tensors[name] = draw(hnp.arrays(np.object_, shape, elements=words))
         else:
             likely = {"steps": st.integers(1, 1000), "eta": st.floats(0, 1, width=32), "preview_every": st.just(0)}
@@ -196,7 +211,7 @@ def test_reading_a_request_gives_rows_in_range_or_says_what_is_wrong(reference: 
     try:
         rows = parse_rows(tensors, reference.settings)
     except InvalidRequest as error:
-        if any(name in str(error) for name in (*DTYPES, "sampler")):
+        if any(name in str(error) for name in (*DTYPES, *WORDS)):
             return
         raise
     assert len(rows) == len(tensors["seed"])
@@ -223,6 +238,7 @@ def test_the_oracle_agrees_with_the_function_on_values(reference: Reference) -> 
         expected = rows_of(ask)
         assert (rows is None) == (expected is None), ask
         parts = [
-            [(row.seed, row.steps, row.sampler, row.eta) for row in row_list or []] for row_list in (rows, expected)
+            [(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid) for row in row_list or []]
+            for row_list in (rows, expected)
         ]
         assert parts[0] == parts[1]

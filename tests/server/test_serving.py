@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 
 from brats_ldm_client import PRESETS, AsyncClient, Generation, Progress
 from mri_ldm.noise import standard_normal
-from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
+from mri_ldm.samplers import SAMPLERS, NoiseSchedule, advance, sampler_table
 from server.process import TritonServer
 from support.faulty_networks import order, write_faulty
 from support.serving import infer, triton_counted
@@ -44,7 +44,10 @@ def test_ddim_is_the_torch_loop_with_monais_scheduler(client, small_snapshot) ->
     np.testing.assert_allclose(served.images, images, atol=2e-4 * max(1, np.abs(images).max()))
 
 
-@pytest.mark.parametrize(("sampler", "steps", "eta"), [("ddim", 12, 0.6), ("ddpm", 25, 0.0), ("dpmpp_2m", 15, 0.0)])
+@pytest.mark.parametrize(
+    ("sampler", "steps", "eta"),
+    [("ddim", 12, 0.6), ("ddpm", 25, 0.0), ("dpmpp_2m", 15, 0.0), ("dpmpp_3m", 15, 0.0), ("unipc", 8, 0.0)],
+)
 def test_every_sampler_is_its_recurrence_over_torch(
     client, small_snapshot, sampler: str, steps: int, eta: float
 ) -> None:
@@ -53,11 +56,12 @@ def test_every_sampler_is_its_recurrence_over_torch(
     unet.load_state_dict(small_snapshot.unet)
     schedule = NoiseSchedule(**asdict(small_snapshot.config.noise_schedule))
     table = sampler_table(schedule, sampler, steps, eta)
-    x, h = standard_normal(11, 0)[None], np.zeros((1, 1, 64, 64), np.float32)
+    x = standard_normal(11, 0)[None]
+    h = g = np.zeros_like(x)
     for i, t in enumerate(table.timesteps):
         with torch.no_grad():
             eps = unet(torch.from_numpy(x), torch.tensor([int(t)])).numpy()
-        x, h = advance(table.coefficients[i : i + 1], x, eps, h, standard_normal(11, i + 1)[None])
+        x, h, g = advance(table.coefficients[i : i + 1], x, eps, h, g, standard_normal(11, i + 1)[None])
     np.testing.assert_allclose(served.latents.reshape(x.shape), x, atol=LATENT_TOLERANCE)
 
 
@@ -111,12 +115,14 @@ def test_a_seed_gives_the_same_bytes_in_every_company(client, raw) -> None:
 
 
 def test_mixed_requests_are_answered_as_if_alone(raw, small_server) -> None:
-    """Twelve clients with different steps and samplers at once, and not a row too many in the UNet."""
-    cases = [(seed, 5 + 3 * (seed % 5), ("ddim", "ddpm", "dpmpp_2m")[seed % 3]) for seed in range(12)]
+    """Twelve clients with different steps, samplers and grids at once, and not a row too many in the UNet."""
+    grids = ("leading", "log_snr", "karras")
+    cases = [(seed, 5 + 3 * (seed % 5), SAMPLERS[seed % 5], grids[seed % 3]) for seed in range(12)]
 
-    def run(case: tuple[int, int, str]) -> np.ndarray:
-        seed, steps, sampler = case
-        return infer(raw, seed=[seed], steps=[steps], sampler=[sampler]).as_numpy("final_latent")
+    def run(case: tuple[int, int, str, str]) -> np.ndarray:
+        seed, steps, sampler, grid = case
+        asked = {"seed": [seed], "steps": [steps], "sampler": [sampler], "timestep_grid": [grid]}
+        return infer(raw, **asked).as_numpy("final_latent")
 
     expected = [run(case) for case in cases]
     before = triton_counted(raw, small_server)["unet"]

@@ -21,7 +21,11 @@ BAD_INPUT = [
     ({"seed": [1], "steps": [0]}, r"steps is 0; it must lie in 1\.\.1000"),
     ({"seed": [1], "steps": [1001]}, "steps is 1001"),
     ({"seed": [1], "steps": [-7]}, "steps is -7"),
-    ({"seed": [1], "sampler": ["euler"]}, "'euler'; it must be one of ddim, ddpm, dpmpp_2m"),
+    ({"seed": [1], "sampler": ["euler"]}, "'euler'; it must be one of ddim, ddpm, dpmpp_2m, dpmpp_3m, unipc"),
+    (
+        {"seed": [1], "timestep_grid": ["aligned"]},
+        "these weights have no aligned timesteps: give leading, log_snr or karras",
+    ),
     ({"seed": [1], "sampler": [b"\xff"]}, "must be one of"),
     ({"seed": [1], "eta": [2.0]}, r"eta is 2; it must lie in 0\.\.1"),
     ({"seed": [1], "eta": [float("nan")]}, "eta is nan"),

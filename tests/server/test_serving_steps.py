@@ -26,7 +26,8 @@ TOLERANCE = 1e-4
 ROWS = {
     "seed": [1, 2, 3, 4, 5],
     "steps": [12, 5, 3, 20, 7],
-    "sampler": ["ddim", "dpmpp_2m", "ddim", "dpmpp_2m", "ddpm"],
+    "sampler": ["unipc", "dpmpp_2m", "ddim", "dpmpp_3m", "ddpm"],
+    "timestep_grid": ["leading", "log_snr", "karras", "leading", "log_snr"],
 }
 """Rows that end within a call, at its end, before it; and one that an unrolled network leaves to the other."""
 
@@ -46,9 +47,9 @@ def answers(server: TritonServer) -> dict[str, np.ndarray]:
     """The answers of a server to all rows together, to one row alone, and the previews of one row."""
     raw = triton.InferenceServerClient(server.grpc_url)
     together = infer(raw, **ROWS)
-    alone = infer(raw, seed=[4], steps=[20], sampler=["dpmpp_2m"])
+    alone = infer(raw, seed=[4], steps=[20], sampler=["dpmpp_3m"])
     with Client(server.grpc_url) as client:
-        events = list(client.stream([4], steps=20, sampler="dpmpp_2m", preview_every=3))
+        events = list(client.stream([4], steps=20, sampler="dpmpp_3m", preview_every=3))
     *previews, last = events
     assert isinstance(last, Generation)
     assert [int(event.step[0]) for event in previews if isinstance(event, Progress)] == [3, 6, 9, 12, 15, 18]
@@ -118,12 +119,13 @@ def test_one_step_a_call_of_the_same_file_gives_the_same_bits(steps_repository, 
 def test_it_is_the_recurrence_of_the_samplers(small_snapshot, steps_repository, served) -> None:
     session = cpu_session(steps_repository / "unet" / "1" / "model.onnx")
     schedule = NoiseSchedule(**asdict(small_snapshot.config.noise_schedule))
-    for place, (seed, steps, sampler) in enumerate(zip(*ROWS.values(), strict=True)):
-        table = sampler_table(schedule, sampler, steps, 0.0)
-        x, h = standard_normal(seed, 0)[None], np.zeros((1, 1, 64, 64), np.float32)
+    for place, (seed, steps, sampler, grid) in enumerate(zip(*ROWS.values(), strict=True)):
+        table = sampler_table(schedule, sampler, steps, 0.0, grid)
+        x = standard_normal(seed, 0)[None]
+        h = g = np.zeros_like(x)
         for i in range(steps):
             eps = session.run(["pred"], {"latent": x, "timesteps": table.timesteps[None, i : i + 1]})[0]
-            x, h = advance(table.coefficients[i : i + 1], x, eps, h, standard_normal(seed, i + 1)[None])
+            x, h, g = advance(table.coefficients[i : i + 1], x, eps, h, g, standard_normal(seed, i + 1)[None])
         np.testing.assert_allclose(served["latents"][place], x[0], atol=TOLERANCE)
 
 

@@ -116,6 +116,19 @@ def test_its_failure_fails_its_own_rows_by_its_name(faulty: TritonServer) -> Non
     np.testing.assert_array_equal(again.as_numpy("image"), made.as_numpy("image"))
 
 
+def test_mixed_rows_have_the_decoder_that_each_asked_for(faulty: TritonServer) -> None:
+    """The small decoder adds a half here, so an image shows which one made it."""
+    order(faulty.repository, "vae_decoder_tiny", offset=0.5)
+    decoders = ["tiny", "full", "tiny", "tiny", "full", "tiny"]
+    how = {"seed": list(range(6)), "steps": [3, 1, 2, 3, 3, 1]}
+    (made,) = stream(faulty.grpc_url, "image", "final_latent", **how, decoder=decoders)
+    (plain,) = stream(faulty.grpc_url, "image", "final_latent", **how)
+    order(faulty.repository, "vae_decoder_tiny")
+    added = np.where(np.array(decoders) == "tiny", np.float32(0.5), np.float32(0))[:, None, None, None]
+    np.testing.assert_array_equal(made.as_numpy("final_latent"), plain.as_numpy("final_latent"))
+    np.testing.assert_array_equal(made.as_numpy("image"), plain.as_numpy("image") + added)
+
+
 def test_an_image_waits_longer_than_a_preview_and_not_for_ever(faulty: TritonServer) -> None:
     """A call of 3 s is too long for a preview, and still makes an image; one of 8 s is beyond the network's 5 s."""
     order(faulty.repository, "vae_decoder_tiny", seconds=3)

@@ -29,16 +29,18 @@ def taking(seconds: float, now: list[float]) -> Denoise:
     return denoise
 
 
-def fake_steps(latents, estimates, timesteps, coefficients, seeds, draws, every_estimate):
+def fake_steps(state, timesteps, coefficients, seeds, draws, every_estimate):
     """What `unet_steps` computes, with `fake_denoise` as its network."""
     every = []
+    x, h, g = state if len(state) > 2 else (*state, np.zeros_like(state[0]))
     for k in range(timesteps.shape[1]):
-        a, b, c, d, e, f, g = (column.reshape(-1, 1, 1, 1) for column in coefficients[:, k].T)
-        eps = fake_denoise(latents, timesteps[:, k])
+        a, b, c, d, e, p, q, r = (column.reshape(-1, 1, 1, 1) for column in coefficients[:, k].T)
+        eps = fake_denoise(x, timesteps[:, k])
         z = np.stack([standard_normal(int(seed), int(draw) + k) for seed, draw in zip(seeds, draws, strict=True)])
-        latents, estimates = a * latents + b * eps + c * estimates + d * z, e * latents + f * eps + g * estimates
-        every.append(estimates)
-    return latents, estimates, np.stack(every, axis=1) if every_estimate else None
+        x, h, g = a * x + b * eps + c * h + e * g + d * z, p * x + q * eps + r * h, (1 - r) * h + r * g
+        every.append(h)
+    state[...] = (x, h, g)[: len(state)]
+    return np.stack(every, axis=1) if every_estimate else None
 
 
 def several(most: int, unrolled: int = 0) -> list[Stepper]:
@@ -84,11 +86,11 @@ class Recorder:
         self.cancelled_rows = rows
 
 
-Spec = tuple[int, str, int, float]  # seed, sampler, steps, eta
+Spec = tuple[int, str, int, float] | tuple[int, str, int, float, str]  # seed, sampler, steps, eta, grid
 
 
 def make_job(listener: Recorder, specs: list[Spec], **options) -> Job:
-    tables = [sampler_table(SCHEDULE, sampler, steps, eta) for _, sampler, steps, eta in specs]
+    tables = [sampler_table(SCHEDULE, *how) for _, *how in specs]
     latents = np.stack([standard_normal(seed, 0) for seed, *_ in specs])
     return Job(listener, [seed for seed, *_ in specs], tables, latents, **options)
 
@@ -100,17 +102,20 @@ def alone(spec: Spec, linear: bool = False) -> np.ndarray:
 
 def path(spec: Spec, linear: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
     """Latent and estimate after every step."""
-    seed, sampler, steps, eta = spec
-    table = sampler_table(SCHEDULE, sampler, steps, eta)
-    x, h = standard_normal(seed, 0)[None], np.zeros((1, 1, 64, 64), np.float32)
+    seed, *how = spec
+    table = sampler_table(SCHEDULE, *how)
+    state = np.zeros((3, 1, 1, 64, 64), np.float32)
+    state[0] = standard_normal(seed, 0)
     states = []
-    for i in range(steps):
+    for i in range(table.steps):
         t, seeds, draws = table.timesteps[i : i + 1], np.array([seed]), np.array([i + 1])
         if linear:
-            x, h, _ = fake_steps(x, h, t[None], table.linear[None, i : i + 1], seeds, draws, every_estimate=False)
+            fake_steps(state, t[None], table.linear[None, i : i + 1], seeds, draws, every_estimate=False)
         else:
-            x, h = advance(table.coefficients[i : i + 1], x, fake_denoise(x, t), h, standard_normal(seed, i + 1)[None])
-        states.append((x[0], h[0]))
+            x, h, g = state
+            z = standard_normal(seed, i + 1)[None]
+            state = np.stack(advance(table.coefficients[i : i + 1], x, fake_denoise(x, t), h, g, z))
+        states.append((state[0, 0].copy(), state[1, 0].copy()))
     return states
 
 

@@ -17,6 +17,10 @@ IN_SMALL: dict[str, str] = {
         "--out out/reconstruction"
     ),
     "python -m training.sample": "--snapshot runs/diffusion/snapshot -n 20 --steps 1 --out out/samples",
+    "python -m training.align_steps": (
+        "--snapshot runs/diffusion/snapshot --data data/phantom --paths 2 --candidates 24 --batch 2 "
+        "--picture out/grids.png"
+    ),
     "python -m training.evaluation.slices": "--data data/phantom --section training --count 20 --out out/real",
     "python -m training.evaluation": (
         "--real out/real --synthetic out/real --features runs/diffusion/snapshot --pairs 8"

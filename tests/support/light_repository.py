@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.configs import write_steps_configs
+from export.configs import FRONT_MODELS, TINY_MODEL, write_steps_configs, write_tiny_configs
 from support.common import ROOT
 from training.files import sha256, write_text
 
@@ -14,15 +14,33 @@ Manifest = dict[str, Any]
 
 
 def copy_light(folder: Path) -> Path:
-    """A copy with model.onnx and model.fp16.onnx, and a manifest."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan", "*.pt2")
+    """A copy with model.onnx and model.fp16.onnx, and a manifest; without a tiny decoder."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.onnx", "*.plan", "*.pt2", TINY_MODEL)
     shutil.copytree(ROOT / "model_repository", folder, ignore=ignore)
+    set_rows(folder, {"unet": 64, "vae_decoder": 4})
     for model in NETWORKS:
         for name in ("model.onnx", "model.fp16.onnx"):
             (folder / model / "1").mkdir(exist_ok=True)
             (folder / model / "1" / name).write_text(f"{name} of {model}")
     write_manifest(folder, {"name": "light"})
     return folder
+
+
+def set_rows(folder: Path, rows: dict[str, int]) -> None:
+    """The networks of such a copy and the most rows of their calls, in model.json."""
+    record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
+    for front in FRONT_MODELS:
+        write_text(folder / front / "1" / "model.json", json.dumps(record | {"max_batch_size": rows}))
+
+
+def add_tiny(folder: Path) -> None:
+    """Give such a copy a tiny decoder, as export does."""
+    write_tiny_configs(folder / TINY_MODEL)
+    (folder / TINY_MODEL / "1").mkdir()
+    for name in ("model.onnx", "model.fp16.onnx"):
+        (folder / TINY_MODEL / "1" / name).write_text(f"{name} of {TINY_MODEL}")
+    set_rows(folder, {"unet": 64, "vae_decoder": 4, TINY_MODEL: 16})
+    write_manifest(folder, {"name": "light"})
 
 
 def add_steps(folder: Path, steps: int) -> None:
@@ -32,7 +50,7 @@ def add_steps(folder: Path, steps: int) -> None:
     for name in ("model.onnx", "model.fp16.onnx"):
         (folder / "unet_steps" / "1" / name).write_text(f"{name} of unet_steps")
     record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
-    record |= {"max_batch_size": record["max_batch_size"] | {"unet_steps": 64}, "steps_per_call": steps}
+    record |= {"max_batch_size": {"unet": 64, "vae_decoder": 4, "unet_steps": 64}, "steps_per_call": steps}
     for front in ("mri_ldm", "mri_ldm_stream"):
         write_text(folder / front / "1" / "model.json", json.dumps(record))
     write_manifest(folder, {"name": "light"})

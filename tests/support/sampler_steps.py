@@ -8,10 +8,10 @@ import numpy as np
 
 from mri_ldm.samplers import IDENTITY, NoiseSchedule, sampler_table
 
-FINALS = ("next_latent", "next_estimate")
+FINALS = ("next_latent", "next_estimate", "next_earlier_estimate")
 ALL = (*FINALS, "estimates")
 SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0205)
-SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+SAMPLERS = ("ddim", "ddpm", "dpmpp_3m")
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
@@ -23,6 +23,7 @@ def feeds_of(*samplers: str, count: int, first: int = 0) -> Feeds:
     return {
         "latent": rng.standard_normal((rows, 1, 64, 64), np.float32),
         "estimate": rng.standard_normal((rows, 1, 64, 64), np.float32),
+        "earlier_estimate": rng.standard_normal((rows, 1, 64, 64), np.float32),
         "timesteps": np.stack([table.timesteps[first : first + count] for table in tables]),
         "coefficients": np.stack([table.linear[first : first + count] for table in tables]),
         "seed": np.arange(-1, rows - 1, dtype=np.int64)[:, None] * 2**62,
@@ -32,7 +33,7 @@ def feeds_of(*samplers: str, count: int, first: int = 0) -> Feeds:
 
 def some_steps(feeds: Feeds, steps: slice, answers: Feeds | None = None) -> Feeds:
     """The feeds of a call for some of the steps, which goes on from `answers`."""
-    start = {"latent": answers["next_latent"], "estimate": answers["next_estimate"]} if answers else {}
+    start = {name.removeprefix("next_"): answers[name] for name in FINALS} if answers else {}
     parts = {name: feeds[name][:, steps] for name in ("timesteps", "coefficients")}
     return {**feeds, **start, **parts, "draw": feeds["draw"] + np.int32(steps.start)}
 
@@ -52,7 +53,7 @@ def padded(feeds: Feeds, count: int) -> Feeds:
     """With `count` more steps that are none."""
     rows = len(feeds["seed"])
     steps = np.concatenate([feeds["timesteps"], np.zeros((rows, count), np.int32)], axis=1)
-    identity = np.broadcast_to(IDENTITY, (rows, count, 7))
+    identity = np.broadcast_to(IDENTITY, (rows, count, 8))
     return {**feeds, "timesteps": steps, "coefficients": np.concatenate([feeds["coefficients"], identity], axis=1)}
 
 
@@ -66,7 +67,7 @@ def assert_close(one: Feeds, other: Feeds, tolerance: float = 1e-5) -> None:
 def noise_alone(rows: int, count: int) -> Feeds:
     """Steps after each of which the latent is the noise of that step."""
     feeds = feeds_of(*["ddpm"] * rows, count=1)
-    forms = np.broadcast_to(np.array([0, 0, 0, 1, 0, 0, 0], np.float32), (rows, count, 7))
+    forms = np.broadcast_to(np.array([0, 0, 0, 1, 0, 0, 0, 0], np.float32), (rows, count, 8))
     return {**feeds, "timesteps": feeds["timesteps"].repeat(count, axis=1), "coefficients": forms}
 
 
@@ -75,7 +76,8 @@ def resting() -> tuple[Feeds, Feeds]:
     kind of number in it."""
     feeds = feeds_of("ddpm", "ddim", count=3)
     feeds["coefficients"][1] = IDENTITY
-    feeds["latent"][1, 0, 0, :3] = feeds["estimate"][1, 0, 1, :3] = [0.0, -0.0, 1e-45]
-    latent, estimate = feeds["latent"][1:], feeds["estimate"][1:]
-    estimates = np.stack([estimate] * 3, axis=1)
-    return feeds, {"next_latent": latent, "next_estimate": estimate, "estimates": estimates}
+    state = ("latent", "estimate", "earlier_estimate")
+    for place, name in enumerate(state):
+        feeds[name][1, 0, place, :3] = [0.0, -0.0, 1e-45]
+    estimates = np.stack([feeds["estimate"][1:]] * 3, axis=1)
+    return feeds, {f"next_{name}": feeds[name][1:] for name in state} | {"estimates": estimates}

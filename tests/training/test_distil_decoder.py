@@ -13,11 +13,12 @@ from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, 
 from training.config import TinyDecoder, TinyDecoderTraining, load_config
 from training.files import sha256
 from training.networks import build_autoencoder
+from training.latents import LATENTS
 from training.run import Run
-from training.tiny_decoder import build_tiny_decoder, compare, decoded, operations, with_noise
+from training.tiny_decoder import build_tiny_decoder, operations, with_noise
 
 
-@pytest.mark.parametrize("name", ["demo", "brats"])
+@pytest.mark.parametrize("name", ["demo", "demo_colin27", "brats"])
 def test_the_tiny_decoder_needs_a_fifteenth_of_the_operations(name: str) -> None:
     config = load_config(name)
     with torch.device("meta"):
@@ -120,19 +121,31 @@ def test_below_the_gate_the_snapshot_stays_as_it_was(config, folder, small_data,
 
 
 @pytest.mark.slow
+def test_without_out_the_run_is_beside_the_snapshot_and_takes_its_latents(config, folder, small_data, tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    assert command(config, folder, small_data, tmp_path / "other/run") == 1  # it encodes
+    (tmp_path / "other/run" / LATENTS).rename(tmp_path / LATENTS)
+    toml = write_toml(config, tmp_path / "settings.toml")
+    paths = ["--snapshot", str(folder), "--data", str(small_data)]
+    assert distil_decoder.main(["--config", toml, *paths, "--gate", "-1"]) == 0
+    run = tmp_path / "tiny_decoder"
+    assert (run / "state.pt").is_file()
+    assert not (run / LATENTS).exists()
+    assert sha256(run / "snapshot" / TINY_DECODER) == sha256(tmp_path / "other/run/snapshot" / TINY_DECODER)
+
+
+@pytest.mark.slow
 def test_it_learns_the_images_of_the_full_decoder(config, folder, small_data, tmp_path) -> None:
-    changes = {"epochs": 150, "checkpoint_every": 150, "slices_per_volume": 4, "learning_rate": 1e-2}
-    settings = replace(config.tiny_decoder_training, milestones=(100, 130), **changes)
-    longer = replace(config, tiny_decoder_training=settings)
-    snapshot = load_snapshot(folder)
-    autoencoder = build_autoencoder(config.autoencoder).eval()
-    autoencoder.load_state_dict(snapshot.autoencoder)
-    latents = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    images = decoded(autoencoder, latents, snapshot.scale_factor)
-    torch.manual_seed(config.seed)
-    untrained = compare(build_tiny_decoder(config.tiny_decoder), latents, images)
+    """And a run that is over goes on with more epochs. Random weights of the full decoder are hard to imitate."""
+    changes = {"checkpoint_every": 150, "slices_per_volume": 4, "learning_rate": 1e-2}
+    first, longer = (
+        replace(config, tiny_decoder_training=replace(config.tiny_decoder_training, epochs=epochs, **changes))
+        for epochs in (1, 150)
+    )
+    before = train(first, folder, small_data, tmp_path / "run")
     after = train(longer, folder, small_data, tmp_path / "run")
-    assert after["l1"] < 0.3 * untrained["l1"], (after, untrained)
+    assert after["l1"] < 0.75 * before["l1"], (before, after)
+    assert after["ssim"] > before["ssim"] + 0.1, (before, after)
 
 
 def test_a_snapshot_without_a_scale_factor_is_refused(config, small_snapshot, small_data, tmp_path, capsys) -> None:

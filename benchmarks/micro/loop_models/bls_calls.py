@@ -38,10 +38,11 @@ def _inputs(rows: int, steps: int) -> dict[str, Any]:
     latent = np.random.default_rng(0).standard_normal((rows, 1, 64, 64), np.float32)
     if not steps:
         return {"latent": latent, "timesteps": np.full((rows, 1), 500, np.int32)}
-    identity = np.array([1, 0, 0, 0, 0, 0, 1], np.float32)
+    identity = np.array([1, 0, 0, 0, 0, 0, 0, 1], np.float32)
     return {
         "latent": latent,
         "estimate": np.zeros_like(latent),
+        "earlier_estimate": np.zeros_like(latent),
         "timesteps": np.full((rows, steps), 500, np.int32),
         "coefficients": np.tile(identity, (rows, steps, 1)),
         "seed": np.zeros((rows, 1), np.int64),

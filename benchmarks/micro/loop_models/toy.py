@@ -37,9 +37,9 @@ def _unet(request: Any) -> dict[str, Any]:
 
 def _unet_steps(request: Any) -> dict[str, Any]:
     """One multiplication whatever the number of steps."""
-    names = ("latent", "estimate", "timesteps", "coefficients", "seed", "draw")
-    latent, estimate, timesteps, *_ = (_input(request, name) for name in names)
-    outputs = {"next_latent": latent * np.float32(0.9), "next_estimate": estimate}
+    names = ("latent", "estimate", "earlier_estimate", "timesteps", "coefficients", "seed", "draw")
+    latent, estimate, earlier, timesteps, *_ = (_input(request, name) for name in names)
+    outputs = {"next_latent": latent * np.float32(0.9), "next_estimate": estimate, "next_earlier_estimate": earlier}
     if "estimates" in request.requested_output_names():
         outputs["estimates"] = np.repeat(latent[:, None], timesteps.shape[1], axis=1)
     return outputs

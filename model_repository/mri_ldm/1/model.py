@@ -28,7 +28,7 @@ from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
 
-INPUTS = ("seed", "steps", "sampler", "eta", "latent", "preview_every", "preview_decoder", "decoder")
+INPUTS = ("seed", "steps", "sampler", "eta", "timestep_grid", "decoder", "latent", "preview_every", "preview_decoder")
 FLUSH_SECONDS = 1.0
 """Time for the last answers of streams when the server stops; a client that does not read gets no more."""
 

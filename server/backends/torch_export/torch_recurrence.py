@@ -12,18 +12,20 @@ import torch
 from torch_noise import LATENT_SHAPE, standard_normal
 from torch_program import Array
 
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-"""The coefficients a to g of a step that leaves latent and estimate as they are."""
-COLUMNS = len(IDENTITY) + 1
-NOISE = 3  # the column d
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+"""The coefficients a, b, c, d, e, p, q, r of a step that leaves the latent and both estimates as they are."""
+NOISE = 3  # the coefficient d
+STATE = 3  # the latent, the estimate, the estimate before it
+COLUMNS = (STATE + 1) * STATE + 2
+"""Of a step in `advance`: weights of x, eps, h and g in each of x', h' and g'; that of the noise; whether it rests."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """B rows with K steps to do.
 
-    start: float32 [B, 2, 1, 64, 64], latents and estimates; timesteps: int32 [B, K]; coefficients: float32 [B, K, 7];
-    keys: int64 [B, K, 2], the seed and the draw of each step's noise.
+    start: float32 [B, 3, 1, 64, 64], latents, estimates and the ones before; timesteps: int32 [B, K]; coefficients:
+    float32 [B, K, 8]; keys: int64 [B, K, 2], the seed and the draw of each step's noise.
     """
 
     start: Array
@@ -51,23 +53,27 @@ class Rows:
 
 
 def columns_of(coefficients: Array) -> Array:
-    """[B, K, 7] as `advance` takes them, step by step: [K, COLUMNS, B, 1, 1, 1]. The last says which are IDENTITY."""
-    keeps = (coefficients == np.array(IDENTITY, np.float32)).all(axis=2, keepdims=True)
-    columns = np.concatenate([coefficients, keeps], axis=2, dtype=np.float32).transpose(1, 2, 0)
+    """[B, K, 8] as `advance` takes them, step by step: [K, COLUMNS, B, 1, 1, 1]."""
+    a, b, c, d, e, p, q, r = coefficients.transpose(2, 1, 0)
+    rests = (coefficients == np.array(IDENTITY, np.float32)).all(axis=2).T
+    none = np.zeros_like(a)
+    weights = [a, p, none, b, q, none, c, r, 1 - r, e, none, r]  # of x, of eps, of h, of g
+    columns = np.stack([*weights, d, rests], axis=1, dtype=np.float32)
     return np.ascontiguousarray(columns).reshape(*columns.shape, *[1] * len(LATENT_SHAPE))
 
 
 def advance(state: torch.Tensor, eps: torch.Tensor, noise: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """A step of B rows: x' = a x + b eps + c h + d z and h' = e x + f eps + g h, where IDENTITY keeps both bitwise.
+    """A step of B rows: x' = a x + b eps + c h + e g + d z, h' = p x + q eps + r h and g' = (1 - r) h + r g.
 
-    state: float32 [2, B, ...], x and h; eps, noise: [B, ...]; columns: [COLUMNS, B, 1, ...]. Returns x' and h' as
-    state. Elementwise, and rounded after each operation as NumPy does it: a row's bits depend on that row alone.
+    state: float32 [3, B, ...], x, h and g; eps, noise: [B, ...]; columns: [COLUMNS, B, 1, ...]. Returns x', h' and g'
+    as state; IDENTITY keeps all three bitwise. Elementwise, and rounded after each operation as NumPy does it: a row's
+    bits depend on that row alone.
     """
-    x, h = state
-    after = columns[0::4] * x + columns[1::4] * eps + columns[2::4] * h  # a and e, b and f, c and g
-    after[0] += columns[NOISE] * noise
+    x, h, g = state
+    after = columns[0:3] * x + columns[3:6] * eps + columns[6:9] * h + columns[9:12] * g
+    after[0] += columns[12] * noise
     # 1 x + 0 eps is x, but for a zero's sign.
-    return torch.where(columns[-1] != 0, state, after)
+    return torch.where(columns[13] != 0, state, after)
 
 
 def draw_rows(into: Array, keys: Array, wanted: Array) -> None:

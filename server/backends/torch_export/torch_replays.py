@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch_noise import LATENT_SHAPE
 from torch_program import Array, Graph, Stage, Tensor, on_device, page_locked
-from torch_recurrence import COLUMNS, IDENTITY, Rows, advance, columns_of, draw_rows
+from torch_recurrence import COLUMNS, IDENTITY, STATE, Rows, advance, columns_of, draw_rows
 
 THREADS = 8  # most threads that draw noise
 AHEAD = 3  # steps that are drawn ahead: starting fifty at once takes long, and the GPU would wait
-FINALS = ("next_latent", "next_estimate")
+FINALS = ("next_latent", "next_estimate", "next_earlier_estimate")
 LATENTS = Tensor("latents", "float32", LATENT_SHAPE)
 
 
@@ -36,7 +36,7 @@ class Memory:
 
     def __init__(self, rows: int, room: int, device: torch.device) -> None:
         self.room, self.device = room, device
-        self.state = Stage(LATENTS, 2 * rows, device)
+        self.state = Stage(LATENTS, STATE * rows, device)
         self.timesteps = Stage(Tensor("timesteps", "int32", (1,)), room * rows, device)
         self.columns = Stage(Tensor("columns", "float32", (1,) * len(LATENT_SHAPE)), room * COLUMNS * rows, device)
         self.estimates = Stage(LATENTS, room * rows, device)
@@ -64,7 +64,7 @@ class Replays:
 
     def __init__(self, module: Any, memory: Memory, rows: int, pool: Any) -> None:
         self._module, self._memory, self._rows = module, memory, rows
-        self._state = _Table(memory.state, 2, rows)
+        self._state = _Table(memory.state, STATE, rows)
         self._timesteps = _Table(memory.timesteps, memory.room, rows)
         self._columns = _Table(memory.columns, memory.room, COLUMNS, rows)
         self._estimates = _Table(memory.estimates, memory.room, rows)
@@ -79,7 +79,7 @@ class Replays:
         timesteps, columns = (table.device.index_select(0, step)[0] for table in (self._timesteps, self._columns))
         eps = self._module(state[0], timesteps)
         state.copy_(advance(state, eps, self._memory.step_noise[: self._rows], columns))
-        self._estimates.device.index_copy_(0, step, state[1:])
+        self._estimates.device.index_copy_(0, step, state[1:2])
         return step.add_(1)
 
     def __call__(self, rows: Rows, asked: Collection[str]) -> dict[str, Array]:

@@ -26,6 +26,7 @@ def inputs(steps: int) -> tuple[Tensor, ...]:
     return (
         LATENT,
         Tensor("estimate", "float32", LATENT_SHAPE),
+        Tensor("earlier_estimate", "float32", LATENT_SHAPE),
         Tensor("timesteps", "int32", (steps,)),
         Tensor("coefficients", "float32", (steps, len(IDENTITY))),
         Tensor("seed", "int64", (1,)),
@@ -83,20 +84,20 @@ class Steps:
     def run(self, asked: Collection[str], feeds: dict[str, Array]) -> dict[str, Array]:
         """The outputs in `asked`, for input arrays [B, ...] by name; any B and any K.
 
-        next_latent, next_estimate: float32 [B, 1, 64, 64], after the last step; estimates: [B, K, 1, 64, 64], after
-        each. Step k of a row with d != 0 there takes the noise `standard_normal(seed, draw + k)`.
+        FINALS: float32 [B, 1, 64, 64], after the last step; estimates: [B, K, 1, 64, 64], after each. Step k of a row
+        with d != 0 there takes the noise `standard_normal(seed, draw + k)`.
 
         Raises:
             ValueError: arrays that do not fit, no step, or a negative draw.
         """
         steps = feeds["timesteps"].shape[-1] if "timesteps" in feeds else 0
-        latent, estimate, timesteps, coefficients, seed, draw = checked(inputs(steps), feeds)
+        *state, timesteps, coefficients, seed, draw = checked(inputs(steps), feeds)
         if steps == 0:
             raise ValueError("timesteps has no step; there must be one or more")
         if draw.min() < 0:
             raise ValueError(f"draw is {draw.min()}; it must be 0 or more")
         keys = np.stack([np.broadcast_to(seed, timesteps.shape), draw + np.arange(steps)], axis=2)
-        rows = Rows(np.stack([latent, estimate], axis=1), timesteps, coefficients, keys)
+        rows = Rows(np.stack(state, axis=1), timesteps, coefficients, keys)
         most = max(self._replays, default=len(rows))
         parts = [self._part(rows.part(slice(at, at + most), slice(None)), asked) for at in range(0, len(rows), most)]
         if len(parts) == 1:

@@ -73,13 +73,13 @@ def test_replays_compute_what_the_loop_does(replayed, steps, cuda) -> None:
 
 
 def test_the_host_copies_inputs_once_and_what_is_asked_for(replayed, cuda) -> None:
-    state, tables, latents = (2, 4, 1, 64, 64), [(3, 4, 1), (3, 8, 4, 1, 1, 1)], (4, 1, 64, 64)
+    state, tables, latents = (3, 4, 1, 64, 64), [(3, 4, 1), (3, 14, 4, 1, 1, 1)], (4, 1, 64, 64)
     replayed.run(["next_latent"], feeds_of(*["ddim"] * 3, count=3))
     assert cuda.copies == [state, *tables, latents]
     cuda.forget()
     replayed.run(ALL, feeds_of("ddim", "ddpm", "ddim", count=3))
     noise = [(3, 1, 64, 64)] * 3
-    assert cuda.copies == [state, *tables, *noise, (3, *latents), latents, latents]
+    assert cuda.copies == [state, *tables, *noise, (3, *latents), latents, latents, latents]
     cuda.forget()
     replayed.run([], feeds_of("ddim", "ddpm", "ddim", count=3, first=7))
     assert cuda.copies == [state, *tables, *noise[:2]]  # DDPM's last step has none

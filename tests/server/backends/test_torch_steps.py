@@ -40,6 +40,7 @@ from support.sampler_steps import (
 
 pytestmark = pytest.mark.slow
 
+STATE = ("latent", "estimate", "earlier_estimate")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
@@ -99,13 +100,14 @@ def noise_of(feeds: Feeds, step: int) -> np.ndarray[Any, Any]:
 def test_a_call_computes_the_linear_forms_of_the_samplers(steps, program) -> None:
     """Bit for bit on one machine: the network is the same, and neither NumPy nor PyTorch fuses a product and a sum."""
     feeds = feeds_of(*SAMPLERS, count=4)
-    x, h, estimates = feeds["latent"], feeds["estimate"], []
+    x, h, g, estimates = *(feeds[name] for name in STATE), []
     for step in range(4):
         eps = program({"latent": x, "timesteps": feeds["timesteps"][:, step, None]})
-        a, b, c, d, e, f, g = (column.reshape(-1, 1, 1, 1) for column in feeds["coefficients"][:, step].T)
-        x, h = a * x + b * eps + c * h + d * noise_of(feeds, step), e * x + f * eps + g * h
+        a, b, c, d, e, p, q, r = (column.reshape(-1, 1, 1, 1) for column in feeds["coefficients"][:, step].T)
+        z = noise_of(feeds, step)
+        x, h, g = a * x + b * eps + c * h + e * g + d * z, p * x + q * eps + r * h, (1 - r) * h + r * g
         estimates.append(h)
-    expected = {"next_latent": x, "next_estimate": h, "estimates": np.stack(estimates, axis=1)}
+    expected = dict(zip(FINALS, (x, h, g), strict=True)) | {"estimates": np.stack(estimates, axis=1)}
     assert_same_bits(steps.run(ALL, feeds), expected)
 
 
@@ -113,11 +115,11 @@ def test_a_call_computes_what_the_loop_of_mri_ldm_does(steps, program) -> None:
     """`advance` divides where the linear forms multiply: 1e-6 of the largest value a step, over ten steps."""
     feeds = feeds_of(*SAMPLERS, count=10)
     tables = [sampler_table(SCHEDULE, sampler, 10, 0.0) for sampler in SAMPLERS]
-    x, h = feeds["latent"], feeds["estimate"]
+    x, h, g = (feeds[name] for name in STATE)
     for step in range(10):
         eps = program({"latent": x, "timesteps": feeds["timesteps"][:, step, None]})
-        x, h = advance(np.stack([table.coefficients[step] for table in tables]), x, eps, h, noise_of(feeds, step))
-    assert_close(steps.run(FINALS, feeds), dict(zip(FINALS, (x, h), strict=True)), 1e-5)
+        x, h, g = advance(np.stack([table.coefficients[step] for table in tables]), x, eps, h, g, noise_of(feeds, step))
+    assert_close(steps.run(FINALS, feeds), dict(zip(FINALS, (x, h, g), strict=True)), 1e-5)
 
 
 def test_stochastic_rows_get_the_noise_of_their_seed_and_draw(steps) -> None:
@@ -139,8 +141,8 @@ def test_identity_keeps_latent_and_estimate_bitwise(steps) -> None:
 def test_a_row_of_the_recurrence_depends_on_no_other(backend) -> None:
     """The network's last bits may depend on the batch on a CPU; the recurrence's do not, noise beside it or none."""
     rng = np.random.default_rng(0)
-    state, eps, noise = (rng.standard_normal((n, 9, 1, 64, 64), np.float32) for n in (2, 1, 1))
-    coefficients = rng.standard_normal((9, 1, 7), np.float32)
+    state, eps, noise = (rng.standard_normal((n, 9, 1, 64, 64), np.float32) for n in (3, 1, 1))
+    coefficients = rng.standard_normal((9, 1, 8), np.float32)
     coefficients[::2, :, 3], noise[:, ::2] = 0, 0
 
     def advanced(rows: slice) -> Any:
@@ -185,13 +187,13 @@ def test_noise_is_drawn_where_it_is_needed_alone(steps, backend, monkeypatch) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"coefficients": np.zeros((2, 4, 7), np.float32)}, r"'coefficients' is .*\[2, 4, 7\]; .*\[B, 3, 7\]"),
-        ({"coefficients": np.zeros((2, 3, 6), np.float32)}, r"'coefficients' is .*\[2, 3, 6\]; .*\[B, 3, 7\]"),
-        ({"estimate": np.zeros((1, 1, 64, 64), np.float32)}, r"\[2, 1, 2, 2, 2, 2\] rows"),
+        ({"coefficients": np.zeros((2, 4, 8), np.float32)}, r"'coefficients' is .*\[2, 4, 8\]; .*\[B, 3, 8\]"),
+        ({"coefficients": np.zeros((2, 3, 6), np.float32)}, r"'coefficients' is .*\[2, 3, 6\]; .*\[B, 3, 8\]"),
+        ({"estimate": np.zeros((1, 1, 64, 64), np.float32)}, r"\[2, 1, 2, 2, 2, 2, 2\] rows"),
         ({"seed": np.zeros((2, 1), np.int32)}, "'seed' is int32"),
         ({"draw": np.array([[3], [-1]], np.int32)}, "draw is -1; it must be 0 or more"),
         (
-            {"timesteps": np.zeros((2, 0), np.int32), "coefficients": np.zeros((2, 0, 7), np.float32)},
+            {"timesteps": np.zeros((2, 0), np.int32), "coefficients": np.zeros((2, 0, 8), np.float32)},
             "timesteps has no step",
         ),
     ],
@@ -239,12 +241,12 @@ def test_where_what_is_compiled_cannot_be_captured_the_message_names_it(config, 
     [
         (
             "input",
-            3,
+            4,
             {"dims": ["-1", "6"]},
-            r"declares inputs .*\[-1, 6\].*, and several steps a call have .*\[-1, 7\]",
+            r"declares inputs .*\[-1, 6\].*, and several steps a call have .*\[-1, 8\]",
         ),
-        ("input", 2, {"dims": ["1"]}, r"declares inputs .*'timesteps', 'TYPE_INT32', \[1\].* have .*\[-1\]"),
-        ("input", 4, {"data_type": "TYPE_INT32"}, "declares inputs .*'seed', 'TYPE_INT32'.* have .*'TYPE_INT64'"),
+        ("input", 3, {"dims": ["1"]}, r"declares inputs .*'timesteps', 'TYPE_INT32', \[1\].* have .*\[-1\]"),
+        ("input", 5, {"data_type": "TYPE_INT32"}, "declares inputs .*'seed', 'TYPE_INT32'.* have .*'TYPE_INT64'"),
         ("output", 0, {"name": "pred"}, "declares outputs .*'pred'.* have .*'next_latent'"),
     ],
 )

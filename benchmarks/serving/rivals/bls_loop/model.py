@@ -29,10 +29,10 @@ class TritonPythonModel:
         )
         table = sampler_table(self._schedule, "ddim", steps, 0.0)
         x = standard_normal(seed, 0)[None]
-        h, z = np.zeros_like(x), np.zeros_like(x)
+        h = none = np.zeros_like(x)
         for step in range(steps):
             eps = _call("unet", "pred", latent=x, timesteps=table.timesteps[step].reshape(1, 1))
-            x, h = advance(table.coefficients[step][None], x, eps, h, z)
+            x, h, _ = advance(table.coefficients[step][None], x, eps, h, none, none)
         image = _call("vae_decoder", "image", latent=x)
         return pb_utils.InferenceResponse([pb_utils.Tensor("image", image)])
 

@@ -18,6 +18,8 @@ from .preview_decoder import LONGEST_SECONDS
 from .settings import TINY_DECODER
 from .tracing import Tracer
 
+STATE_OUTPUTS = ("next_latent", "next_estimate", "next_earlier_estimate")
+
 
 class _Refused(Exception):
     """Triton has refused a call; holds its message, and whether its code was UNAVAILABLE."""
@@ -56,27 +58,29 @@ class Networks:
 
     def advance(
         self,
-        latents: Array,
-        estimates: Array,
+        state: Array,
         timesteps: NDArray[np.int32],
         coefficients: Array,
         seeds: NDArray[np.int64],
         draws: NDArray[np.int32],
         every_estimate: bool,
-    ) -> tuple[Array, Array, Array | None]:
+    ) -> Array | None:
         """Several steps, as `stepping.CallSteps`."""
         inputs: dict[str, NDArray[Any]] = {
-            "latent": latents,
-            "estimate": estimates,
+            "latent": state[0],
+            "estimate": state[1],
+            "earlier_estimate": state[2] if len(state) > 2 else np.zeros_like(state[0]),
             "timesteps": timesteps,
             "coefficients": coefficients,
         }
         if self._draws:
             inputs |= {"seed": seeds[:, None], "draw": draws[:, None]}
-        outputs = ["next_latent", "next_estimate", *(["estimates"] if every_estimate else [])]
+        outputs = [*STATE_OUTPUTS[: len(state)], *(["estimates"] if every_estimate else [])]
         with self._tracer.current() as trace:
-            latents, estimates, *every = self._unet_steps.run(lambda: _call("unet_steps", inputs, outputs, trace))
-        return latents, estimates, every[0] if every else None
+            answer = self._unet_steps.run(lambda: _call("unet_steps", inputs, outputs, trace))
+        for part, array in zip(state, answer, strict=False):
+            part[...] = array
+        return answer[-1] if every_estimate else None
 
     def decode(self, latents: Array) -> Array:
         """Images [n, 1, 240, 240] of scaled latents [n, 1, 64, 64]; the padding of training is cut off."""

@@ -13,6 +13,7 @@ from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
 from .settings import TINY_DECODER, Settings
+from .timestep_grids import ALIGNED, LEADING, TIMESTEP_GRIDS
 
 DEFAULT_STEPS, DEFAULT_SAMPLER, DEFAULT_ETA = 50, "ddim", 0.0
 DECODERS = ("full", "tiny")
@@ -22,8 +23,8 @@ DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
 SCALAR = (1,)
-DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "latent": LATENT_SHAPE,
-        "preview_every": SCALAR, "preview_decoder": SCALAR, "decoder": SCALAR}  # fmt: skip
+DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR, "decoder": SCALAR,
+        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
 """Input tensors to their dimensions after the rows."""
 
 
@@ -38,11 +39,13 @@ class RowParameters:
     latent: NDArray[np.float32] | None = None
     preview_every: int = 0
     preview_decoder: str = DEFAULT_PREVIEW_DECODER
+    timestep_grid: str = LEADING
     decoder: str = DEFAULT_DECODER
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
-        return sampler_table(settings.noise_schedule, self.sampler, self.steps, self.eta)
+        aligned = settings.aligned_timesteps
+        return sampler_table(settings.noise_schedule, self.sampler, self.steps, self.eta, self.timestep_grid, aligned)
 
     def start(self) -> NDArray[np.float32]:
         """The latent [1, 64, 64] that the trajectory starts from."""
@@ -61,14 +64,14 @@ class RowParameters:
             "sampler": self.sampler,
             "steps": self.steps,
             "eta": 1.0 if self.sampler == "ddpm" else self.eta,
-            "timestep_grid": "leading",
+            "timestep_grid": self.timestep_grid,
             "start_noise": "seed" if self.latent is None else "given",
             "decoder": self.decoder,
             "model_name": settings.model_name,
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
-        if warning := left_out(settings.noise_schedule, self.steps):
+        if self.timestep_grid == LEADING and (warning := left_out(settings.noise_schedule, self.steps)):
             record["warning"] = warning
         return record
 
@@ -116,6 +119,7 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) ->
     eta = abs(round(eta, 7))  # 0.6 again, not float32's 0.60000002; and no -0.0
     if eta != 0 and sampler != "ddim":
         raise InvalidRequest(f"eta is {eta:g} with sampler {sampler}; only ddim takes an eta", index)
+    grid = _grid(value("timestep_grid", LEADING), settings, index)
     preview_every = int(value("preview_every", 0))
     if preview_every < 0:
         raise InvalidRequest(f"preview_every is {preview_every}; it must be 0 (none) or more", index)
@@ -123,7 +127,7 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) ->
     decoder = _decoder(value("decoder", DEFAULT_DECODER), settings, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
     seed = int(tensors["seed"][index, 0])
-    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, decoder)
+    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, grid, decoder)
 
 
 def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
@@ -135,6 +139,17 @@ def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
             index,
         )
     return decoder
+
+
+def _grid(value: str | bytes, settings: Settings, index: int) -> str:
+    grid = _choice("timestep_grid", value, TIMESTEP_GRIDS, index)
+    if grid == ALIGNED and not settings.aligned_timesteps:
+        raise InvalidRequest(
+            "timestep_grid is 'aligned', but these weights have no aligned timesteps: give leading, log_snr or karras, "
+            "or run training.align_steps on their snapshot and export it again",
+            index,
+        )
+    return grid
 
 
 def _choice(name: str, value: str | bytes, allowed: Sequence[str], index: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .samplers import NoiseSchedule
+from .timestep_grids import AlignedTimesteps, read_aligned
 
 FORMAT_VERSION = 1
 TINY_DECODER = "vae_decoder_tiny"
@@ -23,6 +24,7 @@ class Settings:
     crop: pixels cut from each side of a decoded image; image_size: pixels of a side that are left.
     digest: identifies the weights of the networks.
     tiny_decode_batch: most rows in one call of `vae_decoder_tiny`; 0 where there is none.
+    aligned_timesteps: the grids that were optimised for the weights, if there are any.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
@@ -39,6 +41,7 @@ class Settings:
     steps_per_call: int
     unrolled: int
     noise_schedule: NoiseSchedule
+    aligned_timesteps: AlignedTimesteps
     crop: int
     image_size: int
     model_name: str
@@ -106,11 +109,13 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
         for name, network in (("max_rows_in_flight", "unet"), ("decode_batch", "vae_decoder")):
             if limits[name] > (most := record["max_batch_size"][network]):
                 raise SettingsError(f"parameter {name} is {limits[name]}, but {network} takes {most} rows at most")
+        noise_schedule = NoiseSchedule(**record["noise_schedule"])
         return Settings(
             **limits,
             tiny_decode_batch=record["max_batch_size"].get(TINY_DECODER, 0),
             unrolled=0 if any_steps else exported,
-            noise_schedule=NoiseSchedule(**record["noise_schedule"]),
+            noise_schedule=noise_schedule,
+            aligned_timesteps=_aligned(record, noise_schedule),
             crop=(record["decoded_size"] - record["image_size"]) // 2,
             image_size=record["image_size"],
             model_name=record["name"],
@@ -127,6 +132,13 @@ def _value(name: str, parameter: Parameter, text: str | None) -> int:
     if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
         raise SettingsError(f"parameter {name} is {text!r}; it must be a whole number in {low}..{high}")
     return int(text)
+
+
+def _aligned(record: Mapping[str, Any], schedule: NoiseSchedule) -> AlignedTimesteps:
+    try:
+        return read_aligned(record.get("aligned_timesteps", []), schedule.num_train_timesteps)
+    except ValueError as error:
+        raise SettingsError(f"model.json: {error}; write it again with `python -m export repository`") from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .job_queue import Array, Row
 from .noise import standard_normal
-from .samplers import IDENTITY, advance_in_place
+from .samplers import IDENTITY, NOISE, advance_in_place
 
 ROWS_AT_A_TIME = 16
 """Rows that the recurrence computes at a time, so that they stay in a core's cache."""
@@ -25,17 +25,16 @@ class CallSteps(Protocol):
 
     def __call__(
         self,
-        latents: Array,
-        estimates: Array,
+        state: Array,
         timesteps: NDArray[np.int32],
         coefficients: Array,
         seeds: NDArray[np.int64],
         draws: NDArray[np.int32],
         every_estimate: bool,
-    ) -> tuple[Array, Array, Array | None]:
-        """New latents and estimates [n, 1, 64, 64], and the estimates of all K steps [n, K, 1, 64, 64] if asked for.
+    ) -> Array | None:
+        """Advances `state` in place; returns the estimates of all K steps [n, K, 1, 64, 64] if asked for.
 
-        latents, estimates: [n, 1, 64, 64]; timesteps [n, K]; coefficients [n, K, 7]; step k of a row has the noise
+        state: as in `Stepper.advance`; timesteps [n, K]; coefficients [n, K, 8]; step k of a row has the noise
         `standard_normal(seed, draw + k)`.
         """
 
@@ -55,8 +54,9 @@ class Stepper(Protocol):
     def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
         """Advance each row by `steps` steps, or as many as it has left, in place.
 
-        state: latents and estimates [2, n, 1, 64, 64]. Returns the estimates after every step [n, >= steps, 1, 64, 64],
-        at least where `previews` asks for them.
+        state: latents and estimates [2, n, 1, 64, 64], or also the estimates before these [3, n, 1, 64, 64], where a
+        row's sampler uses them. Returns the estimates after every step [n, >= steps, 1, 64, 64], at least where
+        `previews` asks for them.
         """
 
 
@@ -78,13 +78,13 @@ class SingleSteps:
 
     def advance(self, rows: Sequence[Row], state: Array, steps: int, previews: bool) -> Array | None:
         """As `Stepper.advance`. The noise of stochastic rows is drawn while the network computes."""
-        latents, estimates = state
+        latents, estimates = state[:2]
         coefficients = np.stack([row.table.coefficients[row.step] for row in rows])
-        noise = self._start_drawing(rows, coefficients[:, 3])
+        noise = self._start_drawing(rows, coefficients[:, NOISE])
         predicted = self._denoise(latents, np.array([row.table.timesteps[row.step] for row in rows], np.int32))
         if self._spare is None:
             self._spare = np.empty((2, ROWS_AT_A_TIME, *latents.shape[1:]), np.float32)
-        advance_in_place(coefficients, latents, predicted, estimates, noise(), self._spare)
+        advance_in_place(coefficients, state, predicted, noise(), self._spare)
         return estimates[:, None] if previews else None
 
     def _start_drawing(self, rows: Sequence[Row], scales: Array) -> Callable[[], dict[int, Array]]:
@@ -126,6 +126,4 @@ class SeveralSteps:
             coefficients[place, count:] = IDENTITY
         seeds = np.array([row.seed for row in rows], np.int64)
         draws = np.array([row.step + 1 for row in rows], np.int32)
-        answer = self._call(state[0], state[1], timesteps, coefficients, seeds, draws, previews)
-        state[0], state[1], every = answer
-        return every
+        return self._call(state, timesteps, coefficients, seeds, draws, previews)
