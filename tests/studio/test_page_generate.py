@@ -79,7 +79,7 @@ def test_a_grid_that_the_server_lacks_is_refused_in_its_words(page: Page) -> Non
     choose(page, "generate-preset", "Custom")
     choose(page, "generate-timesteps", "Aligned")
     ask(page, "3")
-    wait_for_words(page, "generate-words", "^timestep_grid is 'aligned'")
+    wait_for_words(page, "generate-words", "^row 0: timestep_grid is 'aligned'")
 
 
 def test_previews_change_while_it_runs(page: Page, slow: Slow) -> None:
