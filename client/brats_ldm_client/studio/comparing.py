@@ -45,7 +45,7 @@ def ways(
             raise InvalidRequest(f"Choose at least one {name} to compare.")
     found = [
         How(sampler, count, timestep_grid=grid, decoder=decoder)
-        for sampler, grid, decoder, count in product(*chosen, sorted(steps))
+        for (sampler, grid, decoder), count in product(product(*chosen), sorted(steps))
     ]
     every = list(dict.fromkeys([reference, *found]))
     if len(every) > MOST:
