@@ -54,7 +54,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     from training.checkpoint import Snapshot, initial_weights, load_snapshot
     from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
-    from training.latents import cached_latents, draw_latents, latents_key, measure_scale_factor
+    from training.latents import LATENTS, cached_latents, draw_latents, latents_key, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
     from training.processes import joined
@@ -74,7 +74,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
     key = latents_key(autoencoder_snapshot, index, config.data)
-    latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
+    latents = cached_latents(autoencoder, data, config.data, processes, out / LATENTS, key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
     if processes.first:

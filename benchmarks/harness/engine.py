@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from mri_ldm.batcher import Batcher
 from mri_ldm.job_queue import Job
 from mri_ldm.request import RowParameters
-from mri_ldm.settings import read_settings
+from mri_ldm.settings import TINY_DECODER, read_settings
 from mri_ldm.stepping import SingleSteps
 
 Array = NDArray[Any]
+DECODERS = {"full": "vae_decoder", "tiny": TINY_DECODER}
 
 
 class Engine:
-    """Both networks of a repository, as the profile `cpu` serves them.
+    """The networks of a repository, as the profile `cpu` serves them.
 
     threads: of a network's call; 0 leaves it to ONNX Runtime, as the profile does: one a core.
     Threads may share an engine; `generate` serves one at a time, as a batcher belongs to one loop.
@@ -29,23 +30,25 @@ class Engine:
         self.settings = read_settings({}, repository / "mri_ldm" / "1")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        files = [str(repository / network / "1" / "model.onnx") for network in ("unet", "vae_decoder")]
-        self._unet, self._decoder = (
-            onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files
-        )
+        files = {network: repository / network / "1" / "model.onnx" for network in ("unet", *DECODERS.values())}
+        self._networks = {
+            network: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            for network, file in files.items()
+            if network != TINY_DECODER or file.is_file()
+        }
         self._batchers: dict[int, Batcher] = {}
         self._one_at_a_time = Lock()
 
     def unet(self, latents: Array, timesteps: Array) -> Array:
         """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
         feeds = {"latent": latents, "timesteps": timesteps.astype(np.int32)[:, None]}
-        answer: Array = self._unet.run(["pred"], feeds)[0]
+        answer: Array = self._networks["unet"].run(["pred"], feeds)[0]
         return answer
 
-    def decode(self, latents: Array) -> Array:
-        """Images [n, 1, 240, 240] of scaled latents."""
+    def decode(self, latents: Array, decoder: str = "full") -> Array:
+        """Images [n, 1, 240, 240] of scaled latents, by one of the DECODERS."""
         crop = self.settings.crop
-        images: Array = self._decoder.run(["image"], {"latent": latents})[0]
+        images: Array = self._networks[DECODERS[decoder]].run(["image"], {"latent": latents})[0]
         return images[:, :, crop:-crop, crop:-crop] if crop else images
 
     def generate(

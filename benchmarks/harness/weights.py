@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,22 @@ from export.onnx.read import snapshot_from_onnx
 from training.checkpoint import Snapshot, load_snapshot
 from training.config import load_config
 from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
+from training.tiny_decoder import build_tiny_decoder
 
 if TYPE_CHECKING:
     from torch import nn
 
 SMALL = Path(__file__).with_name("small.toml")
+ANY_GRID = tuple(range(999, 0, -100))
+"""Where the steps of an image are does not change its time."""
 
 
 def load_weights(name: str, demo_snapshot: Path = DEMO_SNAPSHOT) -> Snapshot:
     """demo: the trained small networks. bundle: the networks of brats.toml, random. small: tiny ones, random.
 
     A checkout that has not trained the demo takes its weights from the committed model.onnx, which lacks the encoder.
+    The bundle's networks have a tiny decoder and aligned timesteps as well, which change no other tensor.
+
     No random tensor is zero. MONAI starts the last convolution of each block at zero, which is faster and proves
     nothing.
 
@@ -38,7 +44,11 @@ def load_weights(name: str, demo_snapshot: Path = DEMO_SNAPSHOT) -> Snapshot:
     autoencoder, unet = build_autoencoder(config.autoencoder), build_unet(config.unet)
     randomize_zero_tensors(autoencoder, seed=1)
     randomize_zero_tensors(unet, seed=2)
-    return Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=1.0 if name == "bundle" else 0.8)
+    snapshot = Snapshot(config, autoencoder.state_dict(), unet.state_dict(), scale_factor=0.8)
+    if name == "small":
+        return snapshot
+    tiny = build_tiny_decoder(config.tiny_decoder).state_dict()
+    return replace(snapshot, scale_factor=1.0, tiny_decoder=tiny, aligned_timesteps=(ANY_GRID,))
 
 
 def networks(snapshot: Snapshot, device: torch.device, fused: bool = False) -> tuple[nn.Module, nn.Module]:

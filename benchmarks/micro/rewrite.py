@@ -59,20 +59,6 @@ def _in_openvino(precision: str, path: Path, feeds: dict[str, Any]) -> Callable[
     return lambda: request.infer(feeds)
 
 
-def gflop(graph: Graph, module: Any) -> float:
-    """Billions of multiplications and additions of one row: convolutions, matrix products, attention."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from export.graphs import random_inputs
-
-    # The counter does not know the CPU's fused attention, so here it is two matrix products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module(*random_inputs(graph, rows=1, seed=0))
-    return float(counter.get_total_flops() / 1e9)
-
-
 def peaks(rounds: int, channels: int = 256, side: int = 64) -> dict[str, float]:
     """The most GFLOP a second of a large 3x3 convolution in PyTorch (oneDNN), by type; matrix products have less.
 
@@ -115,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = command.parse_args(argv)
 
     from benchmarks.harness.machine import describe
+    from benchmarks.harness.operations import gflop
     from benchmarks.harness.weights import load_weights
     from export.graphs import GRAPHS
     from export.onnx.write import export_onnx

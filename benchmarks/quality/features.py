@@ -1,4 +1,4 @@
-"""Latents to figures of each image: decoded once, then its features and how close it is to the reference's.
+"""Latents to figures of each image: its features, and how close it is to another setting's of the same seed.
 
 What is measured is kept beside the latents, chunk by chunk, for as long as latents, weights and features are the same.
 """
@@ -6,7 +6,9 @@ What is measured is kept beside the latents, chunk by chunk, for as long as late
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,48 +24,59 @@ from training.files import sha256, write_npz
 from training.metrics import reconstruction_metrics
 
 Figures = dict[str, Array]
-"""Of n images: `features` float64 [n, d]; `psnr` (dB) and `ssim` float32 [n], against the reference's of the seed; and
-`image` int64 [n], its seed above FIRST_SEED."""
+"""Of n images, in the order of their seeds: arrays whose first axis is n."""
 
 
 class Measurer:
-    """The networks that measuring needs: the decoder of `repository`, and what makes features."""
+    """The networks that measuring needs: the decoders of `repository`, and what makes features."""
 
-    def __init__(self, folder: Path, repository: Path, features: Path, design: Design) -> None:
-        self._folder, self._design, self._device = folder, design, torch.device("cpu")
+    def __init__(self, folder: Path, repository: Path, features: Path) -> None:
+        self._folder, self._device = folder, torch.device("cpu")
         self._engine = Engine(repository)
         self.digest: str = self._engine.settings.digest
         self._extractor, self.origin = load_extractor(features, self._device)
-        self.images = lru_cache(maxsize=2)(self._images)
+        self.images = lru_cache(maxsize=16)(self._images)
 
     def _images(self, setting: Setting, first: int) -> Array:
         """Float32 [8, 240, 240], not clipped."""
-        return self._engine.decode(load(self._folder, setting, first, self.digest))[:, 0]
+        return self._engine.decode(load(self._folder, setting, first, self.digest), setting.decoder)[:, 0]
 
-    def features(self, images: Array, name: str) -> Array:
-        """Of images [n, H, W], clipped to [0, 1] as a viewer shows them; float64 [n, d]."""
-        features: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
-        return features
+    def _key(self, first: int, *settings: Setting) -> str:
+        used = [sha256(latents_file(self._folder, setting, first)) for setting in settings]
+        return " ".join([*used, self.digest, self.origin])
 
-    def chunk(self, setting: Setting, first: int) -> Figures:
-        """Of a chunk whose setting and reference are there."""
-        used = [latents_file(self._folder, one, first) for one in (setting, self._design.reference)]
-        key = " ".join([*map(sha256, used), self.digest, self.origin])
+    def features(self, setting: Setting, first: int) -> Figures:
+        """Of a chunk: `features` float64 [n, d] of images clipped to [0, 1], as a viewer shows them.
+
+        `image` int64 [n]: their seeds above FIRST_SEED.
+        """
 
         def measure() -> Figures:
-            images, reference = self.images(setting, first), self.images(self._design.reference, first)
-            pairs = (torch.from_numpy(array)[:, None] for array in (images, reference))
-            close = {name: values.numpy() for name, values in reconstruction_metrics(*pairs).items()}
-            number = np.arange(first, first + len(images))
-            return {"features": self.features(images, setting.name), **close, "image": number}
+            features = self._extracted(self.images(setting, first), setting.name)
+            return {"features": features, "image": np.arange(first, first + len(features))}
 
-        return cached(self._folder / "measured" / setting.name / f"{first}.npz", key, measure)
+        path = self._folder / "measured" / setting.name / f"{first}.npz"
+        return cached(path, self._key(first, setting), measure)
+
+    def pairs(self, setting: Setting, other: Setting, first: int) -> Figures:
+        """Of a chunk: `psnr` (dB) and `ssim` float32 [n] of its images against the other's of the same seeds."""
+
+        def measure() -> Figures:
+            both = (torch.from_numpy(self.images(one, first))[:, None] for one in (setting, other))
+            return {name: values.numpy() for name, values in reconstruction_metrics(*both).items()}
+
+        path = self._folder / "measured" / setting.name / f"{first}-{other.name}.npz"
+        return cached(path, self._key(first, setting, other), measure)
 
     def real(self, images: Array) -> Array:
         """Features of real slices [n, H, W] in [0, 1]."""
         key = f"{hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()} {self.origin}"
         path = self._folder / "measured" / "real.npz"
-        return cached(path, key, lambda: {"features": self.features(images, "real")})["features"]
+        return cached(path, key, lambda: {"features": self._extracted(images, "real")})["features"]
+
+    def _extracted(self, images: Array, name: str) -> Array:
+        features: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
+        return features
 
 
 def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
@@ -77,25 +90,48 @@ def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:
     return made
 
 
-def measure_all(measurer: Measurer, folder: Path, design: Design, images: int) -> dict[Setting, Figures]:
-    """By setting, the figures of all images that count, in the order of their seeds.
+@dataclass(frozen=True)
+class Measured:
+    """Figures by setting: `features` of the presets and the reference; the others are `pairs` with the reference."""
 
-    Settings of `design.paired` have the same seeds: the whole chunks that all of them have. The ancestral sampler has
-    those of its own chunks among them.
-    """
-    shared = set.intersection(*(chunks(folder, setting, images) for setting in design.paired))
-    measured = {setting: sorted(shared) for setting in design.paired}
-    measured[design.ancestral] = sorted(shared & chunks(folder, design.ancestral, images))
-    figures: dict[Setting, list[Figures]] = {setting: [] for setting in design.all}
-    with tqdm(total=sum(map(len, measured.values())), unit="chunk", disable=None) as bar:
-        for first in sorted(shared):  # chunk by chunk, so that the reference's is decoded once
-            for setting in design.all:
-                if first in measured[setting]:
-                    bar.set_description(f"{setting.name}, image {first}")
-                    figures[setting].append(measurer.chunk(setting, first))
-                    bar.update()
-    return {
-        setting: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for setting, parts in figures.items()
-        if parts
+    features: dict[Setting, Figures]
+    presets: dict[Setting, Figures]
+    sweep: dict[Setting, Figures]
+    whole: dict[Setting, Figures]
+
+
+def measure_all(measurer: Measurer, folder: Path, design: Design) -> Measured:
+    """Of the chunks that are there. The presets have the same seeds, and so have the settings of the sweep."""
+    reference, counts = design.reference, design.counts()
+
+    def there(*settings: Setting) -> set[int]:
+        return set.intersection(
+            *(chunks(folder, setting, counts[replace(setting, decoder="full")]) for setting in settings)
+        )
+
+    sampled, beside = there(*design.presets), there(reference)
+    groups: dict[str, dict[Setting, set[int]]] = {
+        "features": {**dict.fromkeys(design.presets, sampled), reference: sampled & beside},
+        "presets": dict.fromkeys(design.presets, sampled & beside),
+        "sweep": dict.fromkeys(design.sweep, there(*design.sweep, reference)),
+        "whole": {design.whole: there(design.whole, reference)},
     }
+    work = sorted(
+        (first, group, setting.name, setting)
+        for group, settings in groups.items()
+        for setting, firsts in settings.items()
+        for first in firsts
+    )
+    parts: dict[str, dict[Setting, list[Figures]]] = {group: defaultdict(list) for group in groups}
+    for first, group, name, setting in (bar := tqdm(work, unit="chunk", disable=None)):
+        bar.set_description(f"{name}, image {first}")
+        figures = (
+            measurer.features(setting, first) if group == "features" else measurer.pairs(setting, reference, first)
+        )
+        parts[group][setting].append(figures)
+    joined = {group: {one: _joined(many) for one, many in settings.items()} for group, settings in parts.items()}
+    return Measured(**joined)
+
+
+def _joined(parts: list[Figures]) -> Figures:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""Final latents of the same seeds by every sampler and number of steps. Continues where it was stopped."""
+"""Final latents of the same seeds by every sampler, grid and number of steps. Continues where it was stopped."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,14 +18,20 @@ FIRST_SEED = 10_000
 _engine: Engine  # of a process of the pool
 
 
-def generate(repository: Path, images: int, folder: Path, design: Design) -> None:
-    """Latents of `images` seeds, rounded up to whole chunks, by each setting: `folder`/<setting>/<first seed>.npz.
+def generate(repository: Path, folder: Path, design: Design) -> None:
+    """Latents of the design's seeds, rounded up to whole chunks: `folder`/<trajectory>/<first image>.npz.
 
     Chunk by chunk through all settings, so that an early end leaves as many images of all. One process for each core,
     with one thread: two such processes make more images than one with two threads.
     """
-    chunks = [(setting, first) for first in range(0, images, CHUNK) for setting in design.all]
-    work = [item for item in chunks if not latents_file(folder, *item).is_file()]
+    counts = design.counts()
+    wanted = [
+        (setting, first)
+        for first in range(0, max(counts.values()), CHUNK)
+        for setting, images in counts.items()
+        if first < images
+    ]
+    work = [item for item in wanted if not latents_file(folder, *item).is_file()]
     total = sum(setting.steps for setting, _ in work) * CHUNK
     spawned = get_context("spawn")
     with (
@@ -36,7 +42,7 @@ def generate(repository: Path, images: int, folder: Path, design: Design) -> Non
         for future in as_completed(done):
             future.result()
             setting, first = done[future]
-            bar.set_description(f"{setting.name}, image {first}")
+            bar.set_description(f"{setting.trajectory}, image {first}")
             bar.update(setting.steps * CHUNK)
 
 
@@ -47,18 +53,19 @@ def _start(repository: Path) -> None:
 
 def _chunk(folder: Path, setting: Setting, first: int) -> None:
     seeds = range(FIRST_SEED + first, FIRST_SEED + first + CHUNK)
-    rows = [RowParameters(seed, setting.steps, setting.sampler, 0.0) for seed in seeds]
+    grid = setting.timestep_grid
+    rows = [RowParameters(seed, setting.steps, setting.sampler, 0.0, timestep_grid=grid) for seed in seeds]
     latents, _ = _engine.generate(rows, decode=False)
     write_npz(latents_file(folder, setting, first), latents=latents, digest=_engine.settings.digest)
 
 
 def latents_file(folder: Path, setting: Setting, first: int) -> Path:
     """Of the chunk whose first image has this number, and this seed above FIRST_SEED."""
-    return folder / setting.name / f"{first}.npz"
+    return folder / setting.trajectory / f"{first}.npz"
 
 
 def chunks(folder: Path, setting: Setting, images: int) -> set[int]:
-    """The first images of the chunks that are there, of the first `images` images."""
+    """The first images of the chunks that are there, of the setting's first `images` images."""
     return {first for first in range(0, images, CHUNK) if latents_file(folder, setting, first).is_file()}
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import simpy
 
 from brats_ldm_client import BratsLDMError, ServerUnavailable
-from brats_ldm_client._protocol import Request, Rows, make_request
+from brats_ldm_client._protocol import Rows
+from brats_ldm_client._request import Request, make_request
 from brats_ldm_client._schedule import Chunk, Schedule
 
 if TYPE_CHECKING:

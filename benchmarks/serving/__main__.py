@@ -25,7 +25,7 @@ from training.cli import run_command
 if TYPE_CHECKING:
     from export.precision import Precision
 
-SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "perf_analyzer")
+SCENARIOS = ("start", "layers", "single", "offline", "cost", "load", "mixed", "presets", "perf_analyzer")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -123,6 +123,7 @@ def _work_folder(arguments: argparse.Namespace) -> Iterator[Path]:
 def _on_cpu(arguments: argparse.Namespace, work: Path) -> list[str]:
     from benchmarks.harness.machine import describe
     from benchmarks.harness.sections import left, run_sections
+    from benchmarks.serving import presets_chart
     from benchmarks.serving.bench import AMOUNTS, Bench
     from benchmarks.serving.plot import draw
     from benchmarks.serving.scenarios import functions
@@ -141,6 +142,8 @@ def _on_cpu(arguments: argparse.Namespace, work: Path) -> list[str]:
             measured = functions(bench, out)
             wanted = left({f"{weights}-{name}": measured[name] for name in arguments.names}, out, arguments.again)
             failed += run_sections(wanted, out, facts, lambda: (write_table(out), draw(out)))
+    if "presets" in arguments.names and not arguments.quick:
+        presets_chart.draw_recorded()
     return failed
 
 

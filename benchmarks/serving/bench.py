@@ -52,6 +52,7 @@ class Amount:
     cost_rows_a_turn: int = 16
     cost_rounds: int = 2
     starts: int = 3
+    preset_rounds: int = 5
     analyzer_concurrency: tuple[int, ...] = (1, 16)
     analyzer_requests: int = 24
 
@@ -63,7 +64,7 @@ AMOUNTS = {
     "small": Amount(steps=10, few_steps=4, compile_limit_s=2, rounds=1, requests=2, batch=2, images=2,
                     offline_rounds=1, concurrent=4, concurrent_rounds=1, loads=(0.5,), load_requests=6,
                     simulated_requests=50, mixed_requests=12, gpu_requests=120, cost_rows=(1, 2), cost_steps=2,
-                    cost_rounds=1, starts=1, analyzer_concurrency=(2,), analyzer_requests=6),
+                    cost_rounds=1, starts=1, preset_rounds=1, analyzer_concurrency=(2,), analyzer_requests=6),
 }  # fmt: skip
 # Relative L2 of images after WARM_UP_STEPS steps against the baseline's. Who makes other images is not compared.
 WARM_UP_STEPS = 2
@@ -155,12 +156,14 @@ def _signal(contestant: Contestant, number: signal.Signals) -> None:
 
 
 def _renew_code(repository: Path) -> None:
-    """Bring code and configuration of an earlier export up to date. Only weights take long."""
+    """Bring code and configuration of an earlier export's models up to date. Only weights take long."""
 
     def others(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if not (Path(folder, name).is_dir() or name.endswith((".py", ".pbtxt")))]
 
-    shutil.copytree(COMMITTED, repository, ignore=others, dirs_exist_ok=True)
+    for model in COMMITTED.iterdir():
+        if (repository / model.name).is_dir():
+            shutil.copytree(model, repository / model.name, ignore=others, dirs_exist_ok=True)
 
 
 def relative_error(images: Array, reference: Array) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -17,7 +17,9 @@ from benchmarks.serving.names import (
     BASELINE,
     BF16_LOOP,
     COMPILED_LOOP,
+    DECODER_IN_BF16,
     DIFFUSERS_LOOP,
+    IN_BF16,
     LOOP_IN_EXECUTE,
     OPENVINO,
     OURS,
@@ -64,8 +66,9 @@ def entries(bench: Bench) -> dict[str, Entry]:
     if find_spec("openvino") and (bench.repository() / "unet/configs/openvino.pbtxt").is_file():
         listed[OPENVINO] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if has_bf16():
-            for networks, what in ((("vae_decoder",), ", decoder in bf16"), (("unet", "vae_decoder"), " in bf16")):
-                listed[OPENVINO + what] = Entry(partial(_in_bf16, bench, networks), "bf16")
+            decoders = [name for name in ("vae_decoder", "vae_decoder_tiny") if (bench.repository() / name).is_dir()]
+            for name, networks in ((DECODER_IN_BF16, decoders), (IN_BF16, ["unet", *decoders])):
+                listed[name] = Entry(partial(_in_bf16, bench, networks), "bf16")
     left_out = [name for name in listed if any(part.lower() in name.lower() for part in bench.without)]
     return {name: entry for name, entry in listed.items() if name == BASELINE or name not in left_out}
 
@@ -98,13 +101,15 @@ def openvino_in_bf16(repository: Path, into: Path, networks: Sequence[str]) -> P
     return into
 
 
-def ready(bench: Bench, rows: int) -> tuple[dict[str, Contestant], dict[str, Any]]:
+def ready(bench: Bench, rows: int, only: Collection[str] = ()) -> tuple[dict[str, Contestant], dict[str, Any]]:
     """The contestants that are warm and make the baseline's images with `rows` at once; and facts about all of them.
+
+    only: those with these names; without, all of them.
 
     Raises:
         RuntimeError: the baseline itself cannot run.
     """
-    listed = entries(bench)
+    listed = {name: entry for name, entry in entries(bench).items() if not only or name in only}
     facts: dict[str, Any] = {}
     reference: list[Array] = []
     for name, entry in listed.items():  # all at once: workers import torch meanwhile

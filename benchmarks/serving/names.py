@@ -7,6 +7,7 @@ DIFFUSERS_LOOP = "diffusers' DDIM, fused attention"
 LOOP_IN_EXECUTE = "Triton, loop in execute()"
 OURS = "tritonserver, this repository"
 OPENVINO = f"{OURS}, profile openvino"
+DECODER_IN_BF16, IN_BF16 = f"{OPENVINO}, decoder in bf16", f"{OPENVINO} in bf16"
 
 
 def few_steps(steps: int) -> str:
@@ -17,3 +18,8 @@ def few_steps(steps: int) -> str:
 def litserve(rows: int) -> str:
     """LitServe, whose batches are at most that large."""
     return f"LitServe, max_batch_size {rows}"
+
+
+def by_preset(server: str, preset: str) -> str:
+    """One of ours, asked for a preset."""
+    return f"{server}, {preset}"

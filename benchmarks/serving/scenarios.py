@@ -20,6 +20,7 @@ from benchmarks.serving.contestants import SEEDS, ours, ready
 from benchmarks.serving.load import mixed, sweep
 from benchmarks.serving.names import BASELINE, OURS
 from benchmarks.serving.ours import Ours
+from benchmarks.serving.presets import presets
 from benchmarks.serving.worker import Array
 from mri_ldm.request import RowParameters
 
@@ -31,7 +32,8 @@ def functions(bench: Bench, out: Path) -> dict[str, Callable[[], dict[str, Any]]
     """By scenario; each returns what goes into its JSON."""
     scenarios: dict[str, Callable[[Bench], dict[str, Any]]] = {
         "start": start, "layers": layers, "single": single, "offline": offline, "cost": cost, "load": sweep,
-        "mixed": mixed, "perf_analyzer": partial(analyze, report=out / f"{bench.weights}-perf_analyzer.txt"),
+        "mixed": mixed, "presets": presets,
+        "perf_analyzer": partial(analyze, report=out / f"{bench.weights}-perf_analyzer.txt"),
     }  # fmt: skip
     return {name: partial(scenario, bench) for name, scenario in scenarios.items()}
 

@@ -2,70 +2,68 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, formatted, number
-from benchmarks.quality.settings import Setting
+from benchmarks.harness.markdown import Lines, Reader, Record, around, cores, formatted, number, table
+from benchmarks.quality.settings import SAMPLERS, Setting, preset_name
 
 
 def quality(read: Reader) -> Lines:
-    """The recorded run."""
-    return lines(read("quality"))
+    """The presets."""
+    return presets(read("quality"))
 
 
-def lines(record: Record) -> Lines:
-    """Each image beside the reference's of its seed, with its time; then all images of a setting as a sample."""
+def quality_sweep(read: Reader) -> Lines:
+    """All samplers on all grids."""
+    return sweep(read("quality")["distance"])
+
+
+def presets(record: Record) -> Lines:
+    """Each preset: its images beside the reference's, and as a sample beside real slices; with its time."""
     distance, time = record.get("distance"), record.get("time")
     if distance:
         yield from formatted(
-            " | preset | PSNR, dB: mean (worst) | SSIM: mean (worst) | s an image (range) | times as fast",
-            "{title} | {preset} | {psnr} | {ssim} | {seconds} | {faster}",
-            [_paired(setting, time) for setting in distance["settings"]],
+            "setting | preset | PSNR, dB: mean (worst) | SSIM: mean (worst) | Fréchet, same seeds | images"
+            " | Fréchet to real | change ± standard error",
+            "{title} | {preset} | {psnr} | {ssim} | {same} | {images} | {real} | {change}",
+            [_preset(setting, distance["baseline"]) for setting in distance["presets"]],
         )
-        yield ""
+        yield from ["", _legend(distance), ""]
     if time:
-        rounds = max(values["n"] for values in time["settings"].values())
-        yield (
-            f"Times: medians of {rounds} in turns (with all steps: one); the last column is beside {time['baseline']}. "
-            f"{_machine(time)}"
-        )
+        rows = [
+            [f"`{name}`", f"{number(values['median'])} ({around(values)})", number(_ratio(values))]
+            for name, values in time["presets"].items()
+        ]
+        yield from table(["preset", "s an image (range)", f"times as fast as `{time['baseline']}`"], rows)
+        rounds = max(values["n"] for values in time["presets"].values())
         yield ""
-    if distance:
-        yield from formatted(
-            " | images | Fréchet, same seeds | Fréchet, other seeds | KID, other seeds | Fréchet to real"
-            " | change ± standard error | KID to real",
-            "{title} | {images} | {same} | {frechet} | {kid} | {real} | {change} | {real_kid}",
-            [_sample(setting) for setting in distance["settings"]],
-        )
-        yield from ["", _legend(distance)]
+        yield f"Medians of {rounds} in turns (`reference`: one image), one image at a time. {_machine(time)}"
 
 
-def _paired(record: Record, time: Record | None) -> Record:
-    from brats_ldm_client import PRESETS  # with NumPy, which --help is spared
+def of_presets(distance: Record) -> dict[str, Record]:
+    """By preset, the record of its setting."""
+    return {name: record for record in distance["presets"] if (name := preset_name(_setting(record)))}
 
-    setting = Setting(record["sampler"], record["steps"])
-    names = [f"`{name}`" for name, preset in PRESETS.items() if Setting(preset.sampler, preset.steps) == setting]
-    row = {
-        "title": setting.title,
-        "preset": ", ".join(names),
-        **dict.fromkeys(("psnr", "ssim", "seconds", "faster"), ""),
-    }
-    if paired := record["paired"]:
+
+def _ratio(values: Record) -> float:
+    return float(values["faster_than_baseline"]["median"])
+
+
+def _setting(record: Record) -> Setting:
+    return Setting(record["sampler"], record["steps"], record["timestep_grid"], record["decoder"])
+
+
+def _preset(record: Record, baseline: str) -> Record:
+    setting, paired, real = _setting(record), record["paired"], record["to_real"]
+    name = preset_name(setting)
+    row = {"title": setting.title, "preset": f"`{name}`" if name else "", "images": record["images"]}
+    row |= dict.fromkeys(("psnr", "ssim", "same", "real", "change"), "")
+    if paired:
         row["psnr"] = f"{paired['psnr_mean']:.1f} ({paired['psnr_min']:.1f})"
         row["ssim"] = f"{paired['ssim_mean']:.4f} ({paired['ssim_min']:.4f})"
-    if time and (values := time["settings"].get(setting.name)):
-        row["seconds"] = number(values["median"]) + (f" ({around(values)})" if values["n"] > 1 else "")
-        row["faster"] = number(values["faster_than_baseline"]["median"])
-    return row
-
-
-def _sample(record: Record) -> Record:
-    paired, real, others = record["paired"], record["to_real"], record["to_reference"]
-    row = {key: _thousands(value) for key, value in (others or record["reference_to_itself"]).items()}
-    row |= {"title": Setting(record["sampler"], record["steps"]).title, "images": record["images"]}
-    row |= {"same": _thousands(paired["frechet"]) if paired else "", "real": "", "change": "", "real_kid": ""}
+        row["same"] = _thousands(paired["frechet"])
     if real:
-        row |= {"real": _thousands(real["frechet"]), "real_kid": _thousands(real["kid"])}
-        change = f"{_thousands(real['frechet_change'], '+')} ± {_thousands(real['frechet_change_error'])}"
-        row["change"] = change if others else ""
+        row["real"] = _thousands(real["frechet"])
+        if record["setting"] != baseline:
+            row["change"] = f"{_thousands(real['frechet_change'], '+')} ± {_thousands(real['frechet_change_error'])}"
     return row
 
 
@@ -73,18 +71,45 @@ def _thousands(value: float, sign: str = "") -> str:
     return f"{1000 * value:{sign}.2f}"
 
 
-def _both(distance: Record) -> str:
-    return f"Fréchet {_thousands(distance['frechet'])}, KID {_thousands(distance['kid'])}."
-
-
 def _legend(distance: Record) -> str:
-    parts = [f"Distances are multiplied by 1000. Features: {distance['features']}."]
-    floors = {record["images"]: record["reference_to_itself"] for record in distance["settings"]}
-    for images, floor in floors.items():
-        parts.append(f"The reference to itself, {images} images in two halves: {_both(floor)}")
+    paired = next(record["paired"] for record in distance["presets"] if record["paired"])
+    parts = [f"PSNR, SSIM and Fréchet of the same seeds: {paired['images']} images."]
+    if beside := distance["reference"]["beside"]:
+        parts.append(
+            f"The reference, {_setting(distance['reference']).title}, beside {beside['steps']} steps, "
+            f"{beside['images']} images: PSNR {beside['psnr_mean']:.1f} dB (worst {beside['psnr_min']:.1f}), "
+            f"SSIM {beside['ssim_mean']:.4f} (worst {beside['ssim_min']:.4f})."
+        )
+    parts.append(f"Distances are multiplied by 1000. Features: {distance['features']}.")
     if real := distance["real"]:
-        parts.append(f"Real slices: {real['slices']}; one half of them to the other: {_both(real['halves'])}")
+        halves = _thousands(real["halves"]["frechet"])
+        parts.append(f"Real slices: {real['slices']}; one half of them to the other: Fréchet {halves}.")
     return " ".join([*parts, _machine(distance)])
+
+
+def sweep(distance: Record) -> Lines:
+    """PSNR to the reference by sampler and grid, a column for each number of steps."""
+    records = distance["sweep"]
+    cells = {(each["sampler"], each["timestep_grid"], each["steps"]): each for each in records}
+    ways = dict.fromkeys((each["sampler"], each["timestep_grid"]) for each in records)
+    steps = list(dict.fromkeys(each["steps"] for each in records))
+    rows = [
+        [SAMPLERS[sampler], f"`{grid}`", *(_cell(cells.get((sampler, grid, count))) for count in steps)]
+        for sampler, grid in ways
+    ]
+    yield from table(["sampler", "grid", *(f"{count} steps" for count in steps)], rows)
+    yield ""
+    yield (
+        f"PSNR in dB, the mean of {records[0]['images']} images, to the reference's of the same seeds. Bold: not "
+        f"behind the best of the column by more than two standard errors of the difference. {_machine(distance)}"
+    )
+
+
+def _cell(record: Record | None) -> str:
+    if record is None:
+        return ""
+    text = f"{record['psnr_mean']:.1f}"
+    return f"**{text}**" if record["behind"] <= 2 * record["behind_error"] else text
 
 
 def _machine(record: Record) -> str:

@@ -18,6 +18,7 @@ from benchmarks.harness.markdown import (
     number,
     ranged,
     table,
+    where_and_when,
 )
 from benchmarks.tables import gpu
 from training.files import write_text
@@ -157,6 +158,31 @@ def _start(result: Record) -> Lines:
     yield from table(["process", "MB after one image", "MB, peak under load"], rows)
 
 
+def _presets(result: Record) -> Lines:
+    contestants, counts = result["contestants"], result["gflop"]
+    rows = []
+    for name, values in contestants.items():
+        operations = counts[name if name in counts else name.rsplit(", ", 1)[-1]]
+        rows.append({
+            **values, "name": name, "range": around(values), "ratio": ranged(values["faster_than_baseline"]),
+            **{f"{network}_gflop": number(count) for network, count in operations.items()},
+        })  # fmt: skip
+    yield from formatted(
+        " | s an image | range, s | n | faster than the bundle's loop | GFLOP an image | UNet | decoder",
+        "{name} | {median:.3g} | {range} | {n} | {ratio} | {image_gflop} | {unet_gflop} | {decoder_gflop}",
+        rows,
+    )
+    for name, facts in result["told"].items():
+        yield from ["", f"Not measured: {name}: {facts['left_out']}"] if "left_out" in facts else []
+
+
+def presets(read: Reader) -> Lines:
+    """One image by each preset, beside the bundle's loop."""
+    record = read("serving/bundle-presets")
+    yield from _presets(record["result"])
+    yield from ["", f"{where_and_when(record)}, load at the start {record['machine']['load'][0]}."]
+
+
 def _analyzer(result: Record) -> Lines:
     import numpy as np  # which --help is spared
 
@@ -182,6 +208,7 @@ PARTS: dict[str, tuple[str, Callable[[Record], Lines]]] = {
         "10, 25 and 50 steps mixed, at {load:.0%} of what batching whole requests can do",
         lambda result: mixed_latencies(result["records"]),
     ),
+    "presets": ("One image by preset", _presets),
     "start": ("Start and memory", _start),
     "perf_analyzer": ("perf_analyzer", _analyzer),
 }

@@ -9,7 +9,9 @@ from benchmarks.harness.markdown import Lines, Reader, Record, cores, table
 from benchmarks.serving.names import (
     BF16_LOOP,
     COMPILED_LOOP,
+    DECODER_IN_BF16,
     DIFFUSERS_LOOP,
+    IN_BF16,
     LOOP_IN_EXECUTE,
     OPENVINO,
     OURS,
@@ -17,7 +19,7 @@ from benchmarks.serving.names import (
     litserve,
 )
 
-FEW_STEPS, IN_BF16, DECODER_IN_BF16 = few_steps(20), f"{OPENVINO} in bf16", f"{OPENVINO}, decoder in bf16"
+FEW_STEPS = few_steps(20)
 BUNDLE = "the bundle's"
 WHY = "[out of reach](/benchmarks/README.md#operations-that-export-writes-for-a-cpu)"
 

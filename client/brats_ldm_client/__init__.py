@@ -19,12 +19,12 @@ __all__ = [
     "InvalidRequest",
     "MissingPackage",
     "ModelInfo",
-    "Preset",
     "Progress",
     "ProtocolError",
     "QueueInfo",
     "Request",
     "Rows",
+    "Sampling",
     "ServerError",
     "ServerInfo",
     "ServerUnavailable",
@@ -51,13 +51,14 @@ if TYPE_CHECKING:
         ServerUnavailable,
         WeightsChanged,
     )
-    from ._presets import PRESETS, Preset
-    from ._protocol import Request, Rows
+    from ._presets import PRESETS, Sampling
+    from ._protocol import Rows
+    from ._request import Request
     from ._transport import Transport
     from ._types import Generation, ModelInfo, Progress, QueueInfo, ServerInfo, Slice, TensorInfo
 else:
-    _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client", "PRESETS": "_presets", "Preset": "_presets"}
-    _HOMES |= {"Request": "_protocol", "Rows": "_protocol", "Transport": "_transport"}
+    _HOMES = {"TLS": "_access", "AsyncClient": "_aio", "Client": "_client", "Rows": "_protocol"}
+    _HOMES |= {"PRESETS": "_presets", "Sampling": "_presets", "Request": "_request", "Transport": "_transport"}
     _TYPES = ("Generation", "ModelInfo", "Progress", "QueueInfo", "ServerInfo", "Slice", "TensorInfo")
     _HOMES |= dict.fromkeys(_TYPES, "_types")
 

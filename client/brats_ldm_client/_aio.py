@@ -15,7 +15,9 @@ from ._aio_connection import AsyncGrpcConnection
 from ._base import BaseClient
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import Previews, Request, Rows, make_request, requests_for
+from ._presets import resolve
+from ._protocol import Rows
+from ._request import ONE_STEP, Previews, Request, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import AsyncTransportConnection
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
@@ -46,23 +48,16 @@ class AsyncClient(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
         on_images: Callable[[Generation], None] | None = None,
     ) -> Generation:
         """See `Client.generate`."""
-        request = make_request(
-            n,
-            seeds=seeds,
-            seed=seed,
-            preset=preset,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            latents=latents,
-            return_latents=return_latents,
-        )
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
         return await self._generate(request, on_progress, on_images)
 
     async def _generate(
@@ -89,13 +84,14 @@ class AsyncClient(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         return_latents: bool = False,
     ) -> AsyncGenerator[Slice, None]:
         """See `Client.iter_images`, and `stream` for how to leave the loop."""
-        how = make_request(
-            1, seed=0, preset=preset, steps=steps, sampler=sampler, eta=eta, return_latents=return_latents
-        )
-        requests = requests_for(seeds, self._options.rows_per_request, how)
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        first = make_request(1, how, seed=0, return_latents=return_latents)
+        requests = requests_for(seeds, self._options.rows_per_request, first)
         self._check_open()
         return self._iter(requests)
 
@@ -145,6 +141,8 @@ class AsyncClient(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         preview_every: int = 1,
@@ -155,17 +153,8 @@ class AsyncClient(BaseClient):
         To cancel the work at once, iterate inside `contextlib.aclosing(…)`: after a bare `break`, Python closes an
         async generator only when it collects it.
         """
-        request = make_request(
-            n,
-            seeds=seeds,
-            seed=seed,
-            preset=preset,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            latents=latents,
-            return_latents=return_latents,
-        )
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
         previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
         return self._stream(request, previews)
@@ -204,7 +193,7 @@ class AsyncClient(BaseClient):
     async def start_noise(self, seeds: Sequence[int] | npt.NDArray[Any]) -> F32:
         """See `Client.start_noise`."""
         self._check_open()
-        return await self._connection.start_noise(make_request(None, seeds=seeds, steps=1))
+        return await self._connection.start_noise(make_request(None, ONE_STEP, seeds=seeds))
 
     async def is_ready(self) -> bool:
         """See `Client.is_ready`."""

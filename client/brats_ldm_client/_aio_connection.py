@@ -12,7 +12,8 @@ from . import _flows
 from ._connection import GRPC_ERRORS
 from ._errors import BratsLDMError, ProtocolError
 from ._options import Options
-from ._protocol import STREAM, Previews, Request, Rows, outputs_of, parse_rows
+from ._protocol import STREAM, Rows, outputs_of, parse_rows
+from ._request import Previews, Request
 from ._stream import stream_event
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo
 

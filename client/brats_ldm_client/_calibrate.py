@@ -64,12 +64,14 @@ def calibrate(
     repeats: int = REPEATS,
     report: Callable[[int, int, float], None] | None = None,
     steps_per_call: int = 1,
+    decoder: str | None = None,
 ) -> Calibration:
     """Time requests of `rows` images with `steps` steps, medians of `repeats`, on an otherwise idle server.
 
     The client must send as many rows in a request as `rows` has at most. `report(rows, steps, seconds)` is called after
     each request. They are sent round by round: what else the machine does then hits all kinds alike.
-    `steps_per_call`: see `Calibration`.
+    `steps_per_call`: see `Calibration`. `decoder`: of the images, as for `Client.generate`; sampler and timestep grid
+    change nothing.
 
     Raises:
         InvalidRequest: fewer than two different numbers of rows, or of steps in whole calls: there are four unknowns.
@@ -81,11 +83,11 @@ def calibrate(
     if len({computed(depth, steps_per_call) for depth in steps}) < 2:
         raise InvalidRequest(f"in calls of {steps_per_call} steps, {list(steps)} steps are as many calls")
     # Memory is allocated, kernels are chosen, and the server learns how many rows of a step pay.
-    client.generate(max(rows), seed=0, steps=max(steps))
+    client.generate(max(rows), seed=0, steps=max(steps), decoder=decoder)
     times: dict[tuple[int, int], list[float]] = {(count, depth): [] for count in rows for depth in steps}
     for _ in range(repeats):
         for (count, depth), seconds in times.items():
-            seconds.append(_seconds(client, count, depth))
+            seconds.append(_seconds(client, count, depth, decoder))
             if report is not None:
                 report(count, depth, seconds[-1])
     calibration = fit([(*kind, statistics.median(seconds)) for kind, seconds in times.items()], steps_per_call)
@@ -141,9 +143,9 @@ def as_json(calibration: Calibration, steps: int, rows_in_flight: int, images: S
     return json.dumps({"model": asdict(calibration), **asked}, indent=2)
 
 
-def _seconds(client: Client, rows: int, steps: int) -> float:
+def _seconds(client: Client, rows: int, steps: int, decoder: str | None) -> float:
     began = time.perf_counter()
-    client.generate(rows, seed=0, steps=steps)
+    client.generate(rows, seed=0, steps=steps, decoder=decoder)
     return time.perf_counter() - began
 
 

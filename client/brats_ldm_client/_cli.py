@@ -14,12 +14,14 @@ from typing import Any
 
 from . import _cli_animate, _cli_bulk, _cli_generate, _cli_report, _cli_studio, _cli_verify
 from ._cli_connection import complete, connect, connection_options
+from ._presets import DECODER
 from .printing import forgiving_streams
 
 _EPILOG = """\
 examples:
   brats-ldm generate -n 8 --seed 0 --out slices
   brats-ldm generate -n 100 --preset fast --out slices
+  brats-ldm generate -n 100 --sampler unipc --steps 8 --timestep-grid karras --decoder tiny --out slices
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
   brats-ldm animate --seed 42 --steps 50 --out denoising.gif
   brats-ldm bulk --count 1000000 --preset fast --format webdataset --out dataset
@@ -173,6 +175,7 @@ def _calibrate_parser(commands: Any) -> None:
         metavar="K",
         help="steps in one call of unet_steps, if it is unrolled: every profile but torch (%(default)s)",
     )
+    parser.add_argument("--decoder", help=f"of the timed requests: full, or tiny where the server has it ({DECODER})")
     parser.add_argument("--json", action="store_true", help="print the model and the predictions as JSON")
     connection_options(parser, timeout=600.0)
     parser.set_defaults(run=_calibrate)
@@ -205,6 +208,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             rows,
             report=lambda *timed: print("{:4} {:5} {:8.3f}".format(*timed), file=sys.stderr),
             steps_per_call=args.steps_per_call,
+            decoder=args.decoder,
         )
     print((as_json if args.json else describe)(calibration, args.steps, args.at_once, images))
     return 0

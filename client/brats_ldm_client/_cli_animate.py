@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_sampling(parser, args)
-    steps = resolve(args.preset, args.steps, args.sampler, args.eta).steps
+    steps = resolve(**sampling(args)).steps
     if args.every < 1 or args.every > steps >= 1:  # the server refuses steps below 1
         parser.error(f"--every is {args.every}: choose 1 to {max(steps, 1)}, the number of steps")
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ._cli_connection import connect, connection_options
 from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
 from ._formats import FORMATS
+from ._presets import resolve
 from ._terminal_kinds import KINDS
 
 if TYPE_CHECKING:
     from ._client import Client
-    from ._protocol import Request
+    from ._request import Request
     from ._types import Slice
     from ._watch import Watch
     from ._writers import FolderWriter
@@ -29,7 +30,7 @@ def add_parser(commands: Any) -> None:
         "generate",
         help="generate slices into a folder",
         description="Generate slices into a folder: one file an image and format, a contact sheet and provenance.json. "
-        "The same seed, sampler, steps and eta always give the same image. To continue an interrupted run, start the "
+        "The same seed and sampling options always give the same image. To continue an interrupted run, start the "
         "same command again: complete images of the same weights are kept. (With npz all images are made again.)",
     )
     which = parser.add_argument_group("which images")
@@ -82,12 +83,12 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from ._protocol import make_request
+    from ._request import make_request
     from ._writers import FolderWriter
 
     writer = FolderWriter(args.out, args.format, contact_sheet=not args.no_contact_sheet)
     n = 1 if args.n is None and args.seeds is None else args.n
-    asked = make_request(n, seeds=args.seeds, seed=args.seed, **sampling(args))
+    asked = make_request(n, resolve(**sampling(args)), seeds=args.seeds, seed=args.seed)
     try:
         with connect(args, **load(args)) as client:
             run = _Run(client, asked, writer)
@@ -124,7 +125,7 @@ class _Run:
     def __init__(self, client: Client, asked: Request, writer: FolderWriter) -> None:
         self._client, self._asked, self._writer = client, asked, writer
         eta = 1.0 if asked.sampler == "ddpm" else asked.eta
-        self._how = {"sampler": asked.sampler, "steps": asked.steps, "eta": eta, "start_noise": "seed"}
+        self._how = {**asked.sampling(), "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
         self._order: deque[tuple[int, bool]] = deque()  # seeds in turn, and whether the folder has their images
         self._warnings = Warnings()
@@ -147,8 +148,7 @@ class _Run:
             self._keep(bar)
 
     def _slices(self, missing: Iterator[int]) -> Generator[Slice, None, None]:
-        asked = self._asked
-        return self._client.iter_images(missing, sampler=asked.sampler, steps=asked.steps, eta=asked.eta)
+        return self._client.iter_images(missing, **self._asked.sampling())
 
     def _missing(self, bar: Any) -> Iterator[int]:
         for seed in self._asked.seeds.tolist():

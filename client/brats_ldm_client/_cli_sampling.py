@@ -12,34 +12,51 @@ from typing import Any
 
 from ._errors import InvalidRequest
 from ._formats import known_formats
-from ._presets import PRESETS
+from ._presets import DECODER, GRID, PRESETS, Sampling, named
 
 
 def sampling_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
-    names = ", ".join(f"{name}: {preset.sampler} {preset.steps}" for name, preset in PRESETS.items())
+    names = ", ".join(f"{name}: {_words(how)}" for name, how in PRESETS.items())
     group.add_argument(
-        "--preset", choices=PRESETS, help=f"name for a sampler and its steps ({names}); see docs/quality.md"
+        "--preset", choices=PRESETS, help=f"name for all of the following options ({names}); see docs/quality.md"
     )
     group.add_argument(
         "--steps",
         type=int,
-        help="denoising steps, 1 to 1000 (50); numbers that do not divide 1000 skip the noisiest timesteps",
+        help="denoising steps, 1 to 1000 (50); on the grid leading, numbers that do not divide 1000 skip the noisiest "
+        "timesteps",
     )
-    group.add_argument("--sampler", help="ddim, ddpm or dpmpp_2m (ddim)")
+    group.add_argument("--sampler", help="ddim, ddpm, dpmpp_2m, dpmpp_3m or unipc (ddim)")
     group.add_argument(
         "--eta", type=float, default=0.0, help="share of fresh noise in each step, 0 to 1; ddim only (%(default)s)"
     )
+    group.add_argument(
+        "--timestep-grid",
+        metavar="GRID",
+        help=f"which timesteps the steps are at: leading, log_snr, karras, or aligned where the server has it ({GRID})",
+    )
+    group.add_argument(
+        "--decoder",
+        help=f"full, or tiny where the server has it: faster, and less exact ({DECODER}); also beside --preset",
+    )
+
+
+def _words(how: Sampling) -> str:
+    """Such as "dpmpp_2m 6 log_snr tiny"."""
+    others = named({"timestep_grid": how.timestep_grid, "decoder": how.decoder}).values()
+    return " ".join([how.sampler, str(how.steps), *others])
 
 
 def check_sampling(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.preset and (args.steps is not None or args.sampler is not None or args.eta):
-        parser.error("--preset sets --sampler and --steps, with an eta of 0: pass one or the other")
+    if args.preset and (args.steps, args.sampler, args.eta, args.timestep_grid) != (None, None, 0, None):
+        parser.error("--preset sets --sampler, --steps and --timestep-grid, with an eta of 0: pass one or the others")
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of the client's methods."""
-    return {"preset": args.preset, "steps": args.steps, "sampler": args.sampler, "eta": args.eta}
+    names = ("preset", "steps", "sampler", "eta", "timestep_grid", "decoder")
+    return {name: getattr(args, name) for name in names}
 
 
 def check_formats(parser: argparse.ArgumentParser, args: argparse.Namespace, known: Sequence[str]) -> None:

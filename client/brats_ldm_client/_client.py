@@ -16,7 +16,8 @@ from ._base import BaseClient
 from ._connection import Cancellable, GrpcConnection, Outcome
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._protocol import Previews, Request, make_request, requests_for
+from ._presets import resolve
+from ._request import ONE_STEP, Previews, Request, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import TransportConnection
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
@@ -47,6 +48,8 @@ class Client(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
@@ -60,11 +63,15 @@ class Client(BaseClient):
             n: The number of images, or the seeds of the images.
             seeds: The seeds of the images, one seed for one image.
             seed: The first of `n` consecutive seeds; a random number by default.
-            preset: "fast", "standard" or "reference" (see `PRESETS`); sets `sampler` and `steps`.
-            steps: Denoising steps, 50 by default. If they do not divide 1000, the noisiest part of the schedule is
-                left out (300 steps start at timestep 897), and the provenance has a "warning".
-            sampler: "ddim" (default), "ddpm" or "dpmpp_2m".
+            preset: "draft", "fast", "standard" or "reference" (see `PRESETS`); stands for all of the next five. A
+                `decoder` beside it takes the place of its own.
+            steps: Denoising steps, 50 by default. If they do not divide 1000, the grid "leading" leaves out the
+                noisiest part of the schedule (300 steps start at timestep 897), and the provenance has a "warning".
+            sampler: "ddim" (default), "ddpm", "dpmpp_2m", "dpmpp_3m" or "unipc".
             eta: The share of fresh noise in a step of DDIM, from 0 to 1.
+            timestep_grid: Which timesteps the steps are at: "leading" (default), "log_snr", "karras", or "aligned",
+                which is made for the weights and which not every server has.
+            decoder: "full" (default), or "tiny", which is faster and less exact, and which not every server has.
             latents: Start noise of shape (n, 64, 64), used instead of the noise of the seeds.
             return_latents: Also return the final latents.
             on_progress: Called as `on_progress(done, total)` in this thread after each answer.
@@ -77,17 +84,8 @@ class Client(BaseClient):
         Raises:
             BratsLDMError: The request failed, and so did the retries.
         """
-        request = make_request(
-            n,
-            seeds=seeds,
-            seed=seed,
-            preset=preset,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            latents=latents,
-            return_latents=return_latents,
-        )
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
         return self._generate(request, on_progress, on_images)
 
     def _generate(
@@ -114,6 +112,8 @@ class Client(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         return_latents: bool = False,
     ) -> Generator[Slice, None, None]:
         """Generate images one after the other, in the order of the seeds, in bounded memory.
@@ -123,17 +123,16 @@ class Client(BaseClient):
 
         Args:
             seeds: The seeds, such as `range(1_000_000)` or `itertools.count()`; taken when they are needed.
-            preset: See `generate`, as for `steps`, `sampler` and `eta`.
+            preset: See `generate`, as for the five that follow it.
             return_latents: Also give the final latent of each image.
 
         Raises:
             WeightsChanged: A server with other weights answered.
             BratsLDMError: A request failed, and so did the retries.
         """
-        how = make_request(
-            1, seed=0, preset=preset, steps=steps, sampler=sampler, eta=eta, return_latents=return_latents
-        )
-        requests = requests_for(seeds, self._options.rows_per_request, how)
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        first = make_request(1, how, seed=0, return_latents=return_latents)
+        requests = requests_for(seeds, self._options.rows_per_request, first)
         self._check_open()
         return self._iter(requests)
 
@@ -186,6 +185,8 @@ class Client(BaseClient):
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
+        timestep_grid: str | None = None,
+        decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
         return_latents: bool = False,
         preview_every: int = 1,
@@ -198,17 +199,8 @@ class Client(BaseClient):
         server's small decoder if it has one; `Progress.source` says so. Leaving the loop, or `close()` of the iterator,
         cancels the work on the server.
         """
-        request = make_request(
-            n,
-            seeds=seeds,
-            seed=seed,
-            preset=preset,
-            steps=steps,
-            sampler=sampler,
-            eta=eta,
-            latents=latents,
-            return_latents=return_latents,
-        )
+        how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
+        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
         previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
         return self._stream(request, previews)
@@ -261,7 +253,7 @@ class Client(BaseClient):
             InvalidRequest: The server is older than this client.
         """
         self._check_open()
-        return self._connection.start_noise(make_request(None, seeds=seeds, steps=1))
+        return self._connection.start_noise(make_request(None, ONE_STEP, seeds=seeds))
 
     def is_ready(self) -> bool:
         """Whether the server and both models report that they are ready; False also if nothing answers."""

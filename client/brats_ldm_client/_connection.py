@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 from . import _flows
 from ._errors import BratsLDMError
 from ._options import Options
-from ._protocol import STREAM, Previews, Request, Rows, outputs_of, parse_rows
+from ._protocol import STREAM, Rows, outputs_of, parse_rows
+from ._request import Previews, Request
 from ._stream import ResponseStream, stream_event
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo
 

@@ -25,20 +25,9 @@ from ._errors import (
     ServerUnavailable,
 )
 from ._options import Options
-from ._protocol import (
-    MAX_ROWS,
-    STREAM,
-    UNARY,
-    Request,
-    Rows,
-    make_request,
-    outputs_of,
-    parse_provenance,
-    parse_queue,
-    parse_rows,
-    parse_start_latents,
-)
+from ._protocol import STREAM, UNARY, Rows, outputs_of, parse_provenance, parse_queue, parse_rows, parse_start_latents
 from ._proxy import proxy_to
+from ._request import MAX_ROWS, ONE_STEP, Request, make_request
 from ._types import F32, ModelInfo, QueueInfo, ServerInfo, TensorInfo
 
 T = TypeVar("T")
@@ -152,7 +141,7 @@ def wait_until_ready(options: Options, timeout: float, deep: bool, checksum: str
 
 
 def _probe_image(options: Options, timeout: float) -> Flow[str]:
-    request = make_request(1, seed=0, steps=1)
+    request = make_request(1, ONE_STEP, seed=0)
     call = options.infer(request, outputs_of(request), timeout=min(timeout, options.timeout))
     return image_checksum(parse_rows((yield Call("infer", call)), request), f"{UNARY} at {options.url}")
 
@@ -184,7 +173,7 @@ def info(options: Options) -> Flow[ServerInfo]:
 
 def _probe_provenance(options: Options) -> Flow[dict[str, Any]]:
     """Without `image` among the outputs the server does not decode: one step of the network, that is all."""
-    call = options.infer(make_request(1, seed=0, steps=1), ["provenance"])
+    call = options.infer(make_request(1, ONE_STEP, seed=0), ["provenance"])
     return parse_provenance((yield Call("infer", call)), 1)[0]
 
 
@@ -205,7 +194,7 @@ def _model(options: Options, name: str) -> Flow[ModelInfo]:
 
 def queue(options: Options) -> Flow[tuple[QueueInfo, ...]]:
     """The queue of each model. The seed in the request does not matter."""
-    hasty, request = options.hasty(), make_request([0], steps=1)
+    hasty, request = options.hasty(), make_request([0], ONE_STEP)
     unary = yield Call("infer", hasty.infer(request, ["queue"]))
     stream = yield Ask(hasty, hasty.look_up(request, "queue"))
     return parse_queue(unary, UNARY), parse_queue(stream, STREAM)

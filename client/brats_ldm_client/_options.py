@@ -11,19 +11,9 @@ from typing import Any
 from ._endpoints import ChannelArgs, several
 from ._error_map import map_error
 from ._errors import BratsLDMError, InvalidRequest, ServerUnavailable
-from ._protocol import (
-    MAX_ROWS,
-    STREAM,
-    UNARY,
-    Previews,
-    Request,
-    infer_inputs,
-    outputs_of,
-    previews_of,
-    progress_outputs,
-    requested,
-)
+from ._protocol import STREAM, UNARY, infer_inputs, outputs_of, progress_outputs, requested
 from ._proxy import proxy_to
+from ._request import MAX_ROWS, Previews, Request, previews_of
 
 _INT32_MAX = 2**31 - 1
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import InvalidRequest
+from ._presets import DEFAULTS
 from .files import naming, whole_file
 from .pictures import NOTICE, SOURCE_TYPE
 
@@ -53,8 +54,8 @@ class Records:
         self._new[name] = records
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
-        """Whether the folder has that file, unchanged, with a record that contains `what`."""
-        records = [record for record in self._before.get(name, ()) if what.items() <= record.items()]
+        """Whether the folder has that file, unchanged, with a record that contains `what`. Old ones lack defaults."""
+        records = [each for each in self._before.get(name, ()) if what.items() <= {**DEFAULTS, **each}.items()]
         return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:

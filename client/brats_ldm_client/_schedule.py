@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ._errors import BratsLDMError, Cancelled, ProtocolError, ServerUnavailable, WeightsChanged
-from ._protocol import Request, Rows
+from ._protocol import Rows
+from ._request import Request
 from ._types import F32, Generation
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
@@ -217,6 +218,8 @@ def generation_of(request: Request, rows: Rows, seconds: float) -> Generation:
         provenance=tuple(rows.provenance),
         seconds=seconds,
         latents=rows.latents,
+        timestep_grid=request.timestep_grid,
+        decoder=request.decoder,
     )
 
 

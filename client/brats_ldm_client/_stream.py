@@ -16,7 +16,8 @@ from tritonclient.utils import InferenceServerException
 
 from ._errors import DeadlineExceeded, ProtocolError
 from ._options import Options
-from ._protocol import STREAM, Request, has_output, parse_progress, parse_rows
+from ._protocol import STREAM, has_output, parse_progress, parse_rows
+from ._request import Request
 from ._schedule import generation_of
 from ._types import Generation, Progress
 

@@ -14,7 +14,8 @@ import numpy as np
 from ._connection import Cancellable, Outcome
 from ._errors import BratsLDMError, ServerUnavailable
 from ._flows import image_checksum
-from ._protocol import Previews, Request, Rows, make_request
+from ._protocol import Rows
+from ._request import ONE_STEP, Previews, Request, make_request
 from ._schedule import generation_of
 from ._types import F32, I64, Generation, Progress, QueueInfo, ServerInfo
 
@@ -127,7 +128,7 @@ def _checked(transport: Transport, deep: bool, checksum: str | None) -> str | No
     transport.info()
     if not deep and checksum is None:
         return None
-    found = image_checksum(transport.generate(make_request(1, seed=0, steps=1)), "the transport")
+    found = image_checksum(transport.generate(make_request(1, ONE_STEP, seed=0)), "the transport")
     if checksum not in (None, found):
         raise ServerUnavailable(f"its image has the checksum {found}, not {checksum}")
     return found

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._presets import DECODER, GRID, named
+
 F32: TypeAlias = npt.NDArray[np.float32]
 I64: TypeAlias = npt.NDArray[np.int64]
 I32: TypeAlias = npt.NDArray[np.int32]
@@ -23,7 +25,7 @@ class Slice:
     """[240, 240]: axis 0 points to the patient's right, axis 1 to anterior; 1 mm pixels, not clipped."""
     seed: int
     record: Mapping[str, Any] = field(repr=False)
-    """How it was made: seed, sampler, steps, eta, model_digest, versions, synthetic (always true)."""
+    """How it was made: seed, sampler, steps, eta, timestep_grid, decoder, model_digest, versions, synthetic (true)."""
     latent: F32 | None = field(default=None, repr=False)
     """[64, 64], with `return_latents=True`."""
 
@@ -45,6 +47,8 @@ class Generation:
     """Wall-clock time of the whole call."""
     latents: F32 | None = field(default=None, repr=False)
     """[n, 64, 64], with `return_latents=True`."""
+    timestep_grid: str = GRID
+    decoder: str = DECODER
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,6 +57,7 @@ class Generation:
         """One of the images, with its own record."""
         seed = int(self.seeds[index])
         asked = {"synthetic": True, "seed": seed, "sampler": self.sampler, "steps": self.steps, "eta": self.eta}
+        asked |= {"timestep_grid": self.timestep_grid, "decoder": self.decoder}
         record = {**asked, **self.provenance[index], "synthetic": True}
         return Slice(self.images[index], seed, record, None if self.latents is None else self.latents[index])
 
@@ -62,9 +67,11 @@ class Generation:
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape))
         seeds = [str(seed) for seed in self.seeds[:4].tolist()] + ["..."] * (len(self) > 4)
+        others = named({"timestep_grid": self.timestep_grid, "decoder": self.decoder})
+        more = "".join(f", {name}={value!r}" for name, value in others.items())
         return (
             f"Generation({shape} float32, seeds=[{', '.join(seeds)}], "
-            f"steps={self.steps}, sampler={self.sampler!r}, eta={self.eta:g}, seconds={self.seconds:.2f})"
+            f"steps={self.steps}, sampler={self.sampler!r}, eta={self.eta:g}{more}, seconds={self.seconds:.2f})"
         )
 
     def save(

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ._errors import InvalidRequest
-from ._protocol import Previews, Request, requests_for
+from ._request import Previews, Request, requests_for
 from ._schedule import Weights
 from ._types import F32, Generation, Progress, Slice
 from .pictures import GAP, MARK, Pixels, latent_picture, to_display

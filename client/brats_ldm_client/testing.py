@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ._protocol import STREAM, UNARY, Request, Rows
+from ._protocol import STREAM, UNARY, Rows
+from ._request import Request
 from ._types import F32, I64, ModelInfo, QueueInfo, ServerInfo
 
 DIGEST = "sha256:" + "0" * 64
@@ -54,10 +55,9 @@ class FakeTransport:
         return Rows(images, [self._record(request, seed) for seed in seeds], latents)
 
     def _record(self, request: Request, seed: int) -> dict[str, object]:
-        how = {"sampler": request.sampler, "steps": request.steps, "eta": request.eta}
         start = "seed" if request.latents is None else "given"
         model = {"start_noise": start, "model_name": "fake", "model_digest": self.model_digest}
-        return {"synthetic": True, "seed": seed, **how, **model}
+        return {"synthetic": True, "seed": seed, **request.sampling(), **model}
 
     def info(self) -> ServerInfo:
         """See `Transport.info`."""

@@ -16,10 +16,12 @@ from benchmarks.serving.__main__ import SCENARIOS, main
 from benchmarks.serving.analyzer.drive import another_image, expecting
 from benchmarks.serving.analyzer.fetch import FetchError, fetch
 from benchmarks.serving.contestants import gate, openvino_in_bf16
-from benchmarks.serving.names import BASELINE, OURS
+from benchmarks.serving.names import BASELINE, OURS, by_preset
+from benchmarks.serving.presets import operations
 from benchmarks.serving.scenarios import same_bits
 from benchmarks.serving.simulation import arrivals
 from benchmarks.tables.serving import write_table
+from brats_ldm_client import PRESETS
 from export.configs import parse_config
 from support.common import ROOT, run_python
 
@@ -52,6 +54,33 @@ def test_the_rivals_make_the_same_images_and_are_timed(small_repository: Path, t
     table = (tmp_path / "table.md").read_text()
     assert all(title in table for title in ("### One image", "### Layers", "### Start and memory"))
     assert (tmp_path / "small.png").stat().st_size > 1000
+
+
+def test_presets_are_timed_beside_the_loop_with_their_operations(small_repository: Path, tmp_path: Path) -> None:
+    """The loop takes part with its own steps; a preset's operations are its steps of the UNet and its decoder."""
+    shutil.copytree(small_repository, tmp_path / "work" / "small")
+    folders = ["--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert main(["--quick", *folders, "--only", "presets", "--without", "bf16"]) == 0
+    result = json.loads((tmp_path / "small-presets.json").read_text())["result"]
+    timed = [name for name in PRESETS if name != "reference"]
+    assert set(result["contestants"]) == {BASELINE, *(by_preset(OURS, name) for name in timed)}
+    assert {values["n"] for values in result["contestants"].values()} == {1}
+    assert "### One image by preset" in (tmp_path / "table.md").read_text()
+    counts = result["gflop"]
+    assert counts["standard"]["unet"] / 50 == pytest.approx(counts["fast"]["unet"] / PRESETS["fast"].steps)
+    assert counts["fast"]["decoder"] == counts["standard"]["decoder"] < counts[BASELINE]["decoder"]
+
+
+def test_operations_of_an_image_are_those_of_its_steps_and_its_decoder(tiny_snapshot) -> None:
+    """Counted once more, by hand: the tiny decoder of 8 channels and one block works at 64 x 64."""
+    counts = operations(tiny_snapshot, 10)
+    assert set(counts) == {BASELINE, *(name for name in PRESETS if name != "reference")}
+    for how in counts.values():
+        assert how["image"] == how["unet"] + how["decoder"]
+    weights = 9 * (1 * 8 + 8 * 8 + 8 * 8 + 8 * 16)
+    assert counts["draft"]["decoder"] == pytest.approx(2 * weights * 64 * 64 / 1e9)
+    draft, fast = PRESETS["draft"].steps, PRESETS["fast"].steps
+    assert counts["draft"]["unet"] / draft == pytest.approx(counts["fast"]["unet"] / fast)
 
 
 # --- what judges

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brats_ldm_client import InvalidRequest, ProtocolError, Rows, ServerUnavailable, WeightsChanged
-from brats_ldm_client._protocol import make_request, requests_for
+from brats_ldm_client._request import make_request, requests_for
 from brats_ldm_client._schedule import Assembly, Chunk, Schedule, backoff, generation_of
 
 

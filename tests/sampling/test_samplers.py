@@ -52,7 +52,9 @@ def test_a_grid_that_leaves_out_the_noisiest_end_says_so() -> None:
         "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100 timesteps; "
         "250 or 500 steps leave out none"
     )
-    assert not any(left_out(SCHEDULE, preset.steps) for preset in PRESETS.values())
+    leading = [preset for preset in PRESETS.values() if preset.timestep_grid == "leading"]
+    assert leading
+    assert not any(left_out(SCHEDULE, preset.steps) for preset in leading)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 50, 250, 1000])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .._extras import need
 from ..pictures import NOTICE, SOURCE_TYPE, as_rows, from_rows
 from .levels import LARGEST, scaling, stored_levels
-from .record import core, describe
+from .record import core, describe, how_words
 
 _NAME = "brats-ldm-triton"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, _NAME)
@@ -66,7 +66,6 @@ def _who(series: Mapping[str, Any]) -> dict[str, Any]:
     """The patient that does not exist, the study and the series. Empty fields must be there, and nothing fits them."""
     study = _uid("study", series)
     short = study.removeprefix("2.25.")[:10]
-    text = "{sampler} steps={steps} eta={eta:g}".format_map(series)
     return {
         "PatientName": "SYNTHETIC^NO PATIENT",
         "PatientID": f"SYNTHETIC-{short}",
@@ -82,7 +81,7 @@ def _who(series: Mapping[str, Any]) -> dict[str, Any]:
         "ReferringPhysicianName": "",
         "SeriesInstanceUID": _uid("series", series),
         "SeriesNumber": 1,
-        "SeriesDescription": _line(f"SYNTHETIC FLAIR {text}"),
+        "SeriesDescription": _line(f"SYNTHETIC FLAIR {how_words(series)}"),
         "FrameOfReferenceUID": _uid("frame of reference", series),
         "PositionReferenceIndicator": "",
         "Manufacturer": _NAME,

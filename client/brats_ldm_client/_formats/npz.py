@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._presets import DEFAULTS
 from ..pictures import NOTICE, SOURCE_TYPE
 from .record import core
 
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from .._types import Slice
 
 
+_HOW = ("sampler", "steps", "eta", *DEFAULTS)
+
+
 def npz(slices: Sequence[Slice]) -> bytes:
     first = slices[0].record
     arrays: dict[str, Any] = {
         "images": np.stack([made.image for made in slices]),
         "seeds": np.array([made.seed for made in slices], np.int64),
-        **{name: first[name] for name in ("sampler", "steps", "eta")},
+        **{name: value for name, value in core(first).items() if name in _HOW},
         "notice": NOTICE,
         "digital_source_type": SOURCE_TYPE,
         "provenance": np.array([json.dumps(core(made.record), sort_keys=True) for made in slices]),

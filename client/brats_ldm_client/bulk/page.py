@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from .._page import cards, counted, document, histogram, notice, section, size_words, table, values_table
+from .._presets import named
 from ..pictures import NOTICE
 from .plan import Plan
 
@@ -50,6 +51,8 @@ def _origin(plan: Plan, sizes: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     yield "weights", plan.model_digest
     yield "seeds", f"{plan.seed_base} to {plan.seed_base + plan.count - 1}"
     yield "sampler, steps, eta", f"{plan.sampler}, {plan.steps}, {plan.eta:g}"
+    for name, value in named({"timestep_grid": plan.timestep_grid, "decoder": plan.decoder}).items():
+        yield name.replace("_", " "), value
     yield "images in a shard", f"{plan.shard_size:,}"
     for format, size in sizes.items():
         yield format, size_words(size)

@@ -14,7 +14,7 @@ from typing import Any
 
 from .._errors import InvalidRequest
 from .._formats import known_formats
-from .._presets import resolve
+from .._presets import DECODER, DEFAULTS, GRID, named, resolve
 from ..pictures import NOTICE, SOURCE_TYPE
 from .workplace import put_file
 
@@ -46,6 +46,8 @@ class Plan:
     model_name: str
     model_digest: str
     """Identifies the weights."""
+    timestep_grid: str = GRID
+    decoder: str = DECODER
 
     def __post_init__(self) -> None:
         for name in ("seed_base", "count", "shard_size", "steps"):  # JSON has no NumPy integers
@@ -77,12 +79,14 @@ class Plan:
 
     def sampling(self) -> dict[str, Any]:
         """How to ask a client for these images. The server takes an eta for ddim only."""
-        return {"sampler": self.sampler, "steps": self.steps, "eta": self.eta if self.sampler == "ddim" else 0.0}
+        eta = self.eta if self.sampler == "ddim" else 0.0
+        others = {"timestep_grid": self.timestep_grid, "decoder": self.decoder}
+        return {"sampler": self.sampler, "steps": self.steps, "eta": eta, **others}
 
     def origin(self) -> dict[str, Any]:
-        """How all images of the plan were made."""
-        names = ("sampler", "steps", "eta", "model_name", "model_digest")
-        return {"synthetic": True, **{name: getattr(self, name) for name in names}}
+        """How all images of the plan were made; without grid and decoder if they are the default."""
+        names = ("sampler", "steps", "eta", *DEFAULTS, "model_name", "model_digest")
+        return named({"synthetic": True, **{name: getattr(self, name) for name in names}})
 
     def record(self, seed: int) -> dict[str, Any]:
         """How the image of a seed was made. Nothing in it varies between servers of the same weights."""
@@ -100,6 +104,8 @@ def plan_for(
     steps: int | None = None,
     sampler: str | None = None,
     eta: float = 0.0,
+    timestep_grid: str | None = None,
+    decoder: str | None = None,
 ) -> Plan:
     """The plan for a server's model.
 
@@ -109,20 +115,31 @@ def plan_for(
         formats: Of `FORMATS`; a string may hold several, with commas.
         seed_base: The first seed.
         shard_size: Images in a shard.
-        preset: As for `Client.generate`, as are the next three.
+        preset: As for `Client.generate`, as are the five that follow it.
 
     Raises:
         InvalidRequest: a `Plan` cannot be like that, or the server does not name its weights.
     """
     if not model.get("model_digest"):
         raise InvalidRequest("the server does not say which weights it has: see `brats-ldm info`")
-    how = resolve(preset, steps, sampler, eta)
+    how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
     if eta and how.sampler != "ddim":
         raise InvalidRequest(f"eta is {eta:g} with sampler {how.sampler}: only ddim takes an eta, so leave it out")
     # As the server rounds it and says it in its records: no -0.0, and ddpm is ddim with an eta of 1.
     eta = 1.0 if how.sampler == "ddpm" else round(float(eta), 7) + 0.0
-    named = str(model.get("model_name", "")), str(model["model_digest"])
-    return Plan(seed_base, count, shard_size, how.sampler, how.steps, eta, formats_of(formats), *named)
+    return Plan(
+        seed_base,
+        count,
+        shard_size,
+        how.sampler,
+        how.steps,
+        eta,
+        formats_of(formats),
+        str(model.get("model_name", "")),
+        str(model["model_digest"]),
+        how.timestep_grid,
+        how.decoder,
+    )
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -138,7 +155,8 @@ def notice() -> dict[str, Any]:
 
 def write_manifest(folder: Path, plan: Plan, hashes: Mapping[str, Any] | None = None) -> None:
     """Write manifest.json. `hashes` is for a finished run: those of the files beside it."""
-    document = {"format": _KIND, "format_version": _VERSION, **notice(), "plan": asdict(plan), **(hashes or {})}
+    head = {"format": _KIND, "format_version": _VERSION, **notice()}
+    document = {**head, "plan": named(asdict(plan)), **(hashes or {})}
     put_file(folder / MANIFEST, as_json(document))
 
 

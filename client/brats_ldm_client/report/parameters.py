@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._presets import DEFAULTS
+
 _OF_ONE_IMAGE = {"file", "sha256", "seed", "index"}
 _SAID_ONCE = {"synthetic", "notice", "digital_source_type", "made_by"}
 _WEIGHTS = ("model_digest", "weights_sha256")
-_FIRST = ("model_name", *_WEIGHTS, "sampler", "steps", "eta")  # in this order
+_FIRST = ("model_name", *_WEIGHTS, "sampler", "steps", "eta", *DEFAULTS)  # in this order
 _RANGES = 60  # shown
 
 

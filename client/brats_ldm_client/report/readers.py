@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .._extras import need
+from .._presets import DEFAULTS
 from ..pictures import NOTICE, SOURCE_TYPE, from_rows
 
 ENDINGS = (".npz", ".nii.gz", ".nii", "_16bit.png", ".dcm", ".png")
@@ -87,7 +88,7 @@ def _png(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
         yield Picture(from_rows(rows))
 
 
-_TEXTS = ("seed", "sampler", "steps", "eta", "model_name", "model_digest", "weights_sha256", "made_by")
+_TEXTS = ("seed", "sampler", "steps", "eta", *DEFAULTS, "model_name", "model_digest", "weights_sha256", "made_by")
 
 
 def _parsed(text: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from .. import _records
 from .._errors import BratsLDMError, InvalidRequest, MissingPackage
 from .._formats import stem
+from .._presets import DEFAULTS
 from .._statistics import total
 from ..bulk.artifacts import artifact_name, check_package, read_pixels
 from ..bulk.plan import MANIFEST, Plan, read_manifest
@@ -167,8 +168,8 @@ def _in_archive(path: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) 
 
 def _recipe(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """What decides, with its seed, how an image looks; `_UNKNOWN` where that is not recorded."""
-    names = ("sampler", "steps", "eta", "model_digest", "weights_sha256", "start_noise")
-    return tuple(str(records[0].get(name)) for name in names) if records else _UNKNOWN
+    names = ("sampler", "steps", "eta", *DEFAULTS, "model_digest", "weights_sha256", "start_noise")
+    return tuple(str(records[0].get(name, DEFAULTS.get(name))) for name in names) if records else _UNKNOWN
 
 
 _UNKNOWN: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from .._aio import AsyncClient
 from .._errors import BratsLDMError, ServerUnavailable
-from .._protocol import MAX_ROWS
+from .._request import MAX_ROWS
 from .._types import F32, Generation, Progress
 from .form import How
 
@@ -112,6 +112,8 @@ async def _events(client: AsyncClient, asked: Asked) -> AsyncGenerator[Progress 
         sampler=how.sampler,
         steps=how.steps,
         eta=how.eta,
+        timestep_grid=how.timestep_grid,
+        decoder=how.decoder,
         latents=asked.latents,
         preview_every=asked.preview_every,
         preview_decoder=asked.preview_decoder,
