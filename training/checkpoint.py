@@ -110,6 +110,30 @@ def load_snapshot(folder: Path) -> Snapshot:
     )
 
 
+def initial_weights(folder: Path | None, stage: str, config: Any) -> tuple[StateDict | None, dict[str, Any] | None]:
+    """The weights of a network in a snapshot, for a run to begin with, and a record of them; None without a folder.
+
+    stage: `autoencoder` or `diffusion`; config: of its network, which the weights must fit.
+
+    Raises:
+        CheckpointError: the snapshot cannot be read, lacks the network, or its network has other sizes.
+    """
+    if folder is None:
+        return None, None
+    snapshot = load_snapshot(folder)
+    name, weights = (AUTOENCODER, snapshot.autoencoder) if stage == "autoencoder" else (UNET, snapshot.unet)
+    if weights is None:
+        raise CheckpointError(f"--initial {folder} holds no {name}: give a snapshot of training.train_diffusion")
+    before = snapshot.config.autoencoder if stage == "autoencoder" else snapshot.config.unet
+    if before != config:
+        now = asdict(config)
+        differs = "; ".join(
+            f"{key} {value}, not {now[key]}" for key, value in asdict(before).items() if value != now[key]
+        )
+        raise CheckpointError(f"--initial {folder} holds another network ({differs}): give its settings")
+    return weights, {"sha256": sha256(folder / name), "history": snapshot.history.get(stage)}
+
+
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write a resume state: nested dictionaries of tensors and plain values. The previous state is kept beside it.
 

@@ -1,6 +1,6 @@
 """Train a tiny decoder that makes the full decoder's images with far fewer operations, and add it to a snapshot.
 
-    python -m training.distil_decoder --snapshot RUN/snapshot --data DIR --out RUN3
+    python -m training.distil_decoder --snapshot RUN/snapshot --data DIR
 
 Needs a snapshot with a scale factor: of training.train_diffusion, or of `python -m export from-monai`. Run the same
 command again to continue after an interruption. At the end held-out latents are decoded by both decoders. With a mean
@@ -45,11 +45,12 @@ class Arguments:
     """Snapshot folder of both networks, which gets the tiny decoder."""
     data: Path = tyro.MISSING
     """Folder that holds Task01_BrainTumour."""
-    out: Path = tyro.MISSING
-    """Run folder: resume state, latents, events, pictures, and snapshots with the tiny decoder."""
+    out: Path | None = None
+    """Run folder: resume state, latents, events, pictures, and snapshots with the tiny decoder; default:
+    tiny_decoder beside the snapshot."""
     latents: Path | None = None
-    """File of the encoded slices, made if needed; default: OUT/latents.safetensors. That of the run of the UNet saves
-    the encoding."""
+    """File of the encoded slices, made if needed; default: that of the run of the UNet if it is beside the snapshot,
+    else OUT/latents.safetensors."""
     gate: float = 0.98
     """Mean SSIM to the full decoder below which the snapshot does not get the tiny decoder."""
     dry_run: bool = False
@@ -228,15 +229,18 @@ def _run(arguments: Arguments) -> None:
     from training.checkpoint import load_snapshot
 
     config = with_settings_of(load_snapshot(arguments.snapshot).config, arguments.settings)
+    out = arguments.out or arguments.snapshot.resolve().parent / "tiny_decoder"
     if arguments.dry_run:
         from training.dry_run import describe
 
-        describe(config, "tiny_decoder", arguments.data, arguments.out)
+        describe(config, "tiny_decoder", arguments.data, out)
         return
+    from training.latents import LATENTS
     from training.processes import joined
 
-    latents = arguments.latents or arguments.out / "latents.safetensors"
-    measured = train(config, arguments.snapshot, arguments.data, arguments.out, latents)
+    beside = arguments.snapshot.resolve().parent / LATENTS
+    latents = arguments.latents or (beside if beside.is_file() else out / LATENTS)
+    measured = train(config, arguments.snapshot, arguments.data, out, latents)
     if not joined().first:
         return
     print(f"held-out latents, tiny against full decoder: SSIM {measured['ssim']:.4f}, PSNR {measured['psnr']:.2f} dB")
@@ -245,7 +249,7 @@ def _run(arguments: Arguments) -> None:
             f"the mean SSIM {measured['ssim']:.4f} is below the gate, {arguments.gate}: {arguments.snapshot} stays as "
             "it was; train on with a larger --tiny-decoder-training.epochs and the same --out"
         )
-    add_tiny_decoder(arguments.snapshot, arguments.out / "snapshot")
+    add_tiny_decoder(arguments.snapshot, out / "snapshot")
     print(f"snapshot with the tiny decoder: {arguments.snapshot}")
 
 

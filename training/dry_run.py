@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from training.config import Config, Stage
 from training.data import autoencoder_transforms, open_volumes
 from training.decathlon import describe_data, read_index
+from training.latents import LATENTS
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import build_autoencoder, build_discriminator, build_unet
 from training.processes import joined
@@ -73,7 +74,7 @@ def files(config: Config, stage: str) -> dict[str, str]:
     if settings.validate_every:
         names["best/"] = "the weights of the best validation"
     if stage != "autoencoder":
-        names["latents.safetensors"] = "the encoded slices"
+        names[LATENTS] = "the encoded slices"
     return names | {"events/": "TensorBoard", "pictures/": f"samples every {settings.checkpoint_every} updates"}
 
 

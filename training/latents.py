@@ -20,6 +20,9 @@ from training.decathlon import Index, Section, channel_of
 from training.files import sha256, utf8_name, whole_file
 from training.processes import Processes
 
+LATENTS = "latents.safetensors"
+"""The file of `cached_latents` in the folder of a run."""
+
 
 @torch.no_grad()
 def encode_volumes(

@@ -1,22 +1,17 @@
-"""One volume of phantom data: the averaged template, deformed at random, with invented contrasts and lesions.
-
-Arrays only: knows no files but the maps of the template.
-"""
+"""One volume of phantom data: a template, deformed at random, with invented contrasts and lesions. Knows no files."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from training.phantom_template import Array, Template
+
 GRID = (240, 240, 155)  # voxels of 1 mm; axes point to patient Right, Anterior, Superior
 CROP = (slice(30, 210), slice(12, 228), slice(0, 155))  # holds every deformed brain; the rest is background
 CROP_SHAPE = (180, 216, 155)
 
+Contrast = tuple[tuple[float, float], ...]
 # Range of the mean intensity of each tissue, one row per modality; 1 is about the brightest healthy tissue.
 #            grey matter   white matter  CSF           oedema        necrosis      rim
 CONTRAST = (
@@ -25,38 +20,6 @@ CONTRAST = (
     ((0.57, 0.68), (0.78, 0.90), (0.15, 0.25), (0.50, 0.60), (0.30, 0.42), (1.25, 1.60)),
     ((0.52, 0.62), (0.36, 0.45), (0.88, 1.05), (0.78, 0.92), (0.80, 1.00), (0.62, 0.75)),
 )
-
-
-class Template(NamedTuple):
-    """ICBM152 maps on their own 1 mm grid [197, 233, 189], axes Right, Anterior, Superior."""
-
-    gm: Array  # grey-matter probability, 0 to 1
-    wm: Array  # white-matter probability, 0 to 1
-    brain: Array  # blurred brain mask with closed sulci, 0 to 1; a threshold near 0.5 is the brain's surface
-    ventricle: Array  # closeness to the lateral ventricles, 0 to 1
-    seats: Array  # [S, 3] voxels of deep cerebral white matter, where a tumour may start
-
-
-def load_template() -> Template:
-    """Read the maps out of nilearn's installed wheel, without importing nilearn or using the network."""
-    import nibabel as nib
-    from scipy import ndimage
-
-    spec = find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the phantom needs the maps inside nilearn's wheel: pip install nilearn")
-    path = f"{Path(spec.origin).parent}/datasets/data/mni_icbm152_%s_tal_nlin_sym_09a_converted.nii.gz"
-    images: list[Any] = [nib.load(path % name) for name in ("gm", "wm", "t1")]
-    gm, wm, t1 = (np.asarray(image.dataobj, np.float32) / 255 for image in images)
-    closed = ndimage.gaussian_filter((t1 > 0).astype(np.float32), 4) > 0.45
-    brain = ndimage.gaussian_filter((closed | (t1 > 0)).astype(np.float32), 1.5)
-    ventricles = (gm + wm < 0.5).astype(np.float32)
-    box = np.s_[70:127, 65:160, 68:108]  # lateral and third ventricles, without the cisterns and the fissure
-    near = np.zeros_like(gm)
-    near[box] = np.minimum(1, 1.6 * ndimage.gaussian_filter(ventricles[box], 4))
-    seats = np.argwhere(wm > 0.9)
-    deep = (abs(seats[:, 0] - 98) > 14) & (seats[:, 2] > 62) & (seats[:, 2] < 122)
-    return Template(gm, wm, brain, near, seats[deep].astype(np.float32))
 
 
 def smooth_field(rng: np.random.Generator, spacing_mm: float) -> Array:
@@ -82,7 +45,7 @@ def rotation(degrees: NDArray[np.float64]) -> Array:
 
 
 def deformed_points(rng: np.random.Generator) -> Array:
-    """Template coordinate, in voxels, of every voxel of the crop: [3, *CROP_SHAPE]."""
+    """Template coordinate, in mm, of every voxel of the crop: [3, *CROP_SHAPE]."""
     scale = rng.uniform(0.92, 1.04) * rng.uniform(0.98, 1.04, 3)
     matrix = rotation(rng.uniform((-6, -3, -4), (6, 3, 4))) / scale.astype(np.float32)
     vertex = rng.uniform(138, 150)  # slice of the brain's top, as in BraTS: a tall brain loses its medulla
@@ -102,18 +65,11 @@ def magnify(points: Array, centre: Array, radius: float, amount: float) -> Array
     return points - amount * np.exp(np.einsum("iv,iv->v", offset, offset) * (-0.5 / radius**2)) * offset
 
 
-def sample(volume: Array, points: Array) -> Array:
-    """Trilinear values of `volume` at `points` [3, ...]; 0 outside."""
-    from scipy.ndimage import map_coordinates
-
-    return map_coordinates(volume, points, output=np.float32, order=1, mode="constant")
-
-
-def tissues(gm: Array, wm: Array, atrophy: float, jitter: Array) -> Array:
-    """Fractions [3, V] of grey matter, white matter and CSF, sharpened by a power: an average of 152 brains
-    has faint sulci and a soft cortex. `atrophy` widens the sulci, `jitter` [V] moves the borders."""
+def tissues(gm: Array, wm: Array, sharpness: float, atrophy: float, jitter: Array) -> Array:
+    """Fractions [3, V] of grey matter, white matter and CSF, made sharper by the power `sharpness`. `atrophy` widens
+    the sulci, `jitter` [V] moves the borders."""
     parts = np.stack([gm, wm * np.exp(jitter), atrophy * np.clip(1 - gm - wm, 0, 1)]) + 0.02
-    parts **= 2.7
+    parts **= sharpness
     return parts / parts.sum(axis=0)
 
 
@@ -142,22 +98,22 @@ def tumour(rng: np.random.Generator, offset: Array, size: float, parts: Array, n
     return np.stack([oedema, core, core * sigmoid((radius - inner) / 0.4)])
 
 
-def paint(rng: np.random.Generator, modality: int, parts: Array, lesions: Array, texture: Array) -> Array:
+def paint(rng: np.random.Generator, contrast: Contrast, parts: Array, lesions: Array, texture: Array) -> Array:
     """Noise-free intensities [V] of one modality, about 0 to 1.4."""
-    means = [np.float32(rng.uniform(*limits)) for limits in CONTRAST[modality]]
+    means = [np.float32(rng.uniform(*limits)) for limits in contrast]
     values = sum(mean * part for mean, part in zip(means[:3], parts, strict=True))
     for mean, member in zip(means[3:], lesions, strict=True):
         values += member * (mean - values)
     return values * (1 + texture * (0.03 + 0.07 * lesions[1]))
 
 
-def acquire(rng: np.random.Generator, values: Array, inside: NDArray[np.bool_]) -> Array:
+def acquire(rng: np.random.Generator, template: Template, values: Array, inside: NDArray[np.bool_]) -> Array:
     """Add Rician noise and the blur of a scanner to `values` [V] of the voxels `inside` the crop; [V]."""
-    sigma = np.float32(rng.uniform(0.015, 0.045))
+    sigma = np.float32(rng.uniform(*template.noise))
     real = values + sigma * rng.standard_normal(values.size, dtype=np.float32)
     field = np.full(CROP_SHAPE, np.float32(values.mean() / 2))
     field[inside] = np.hypot(real, sigma * rng.standard_normal(values.size, dtype=np.float32))
-    in_plane, across = rng.uniform(0.04, 0.14), rng.uniform(0.05, 0.25)  # 3-tap weights; slices are thicker
+    in_plane, across = rng.uniform(*template.blur), rng.uniform(0.05, 0.25)  # 3-tap weights; slices are thicker
     for axis, weight in enumerate((in_plane, in_plane, across)):
         line = np.moveaxis(field, axis, 0)
         neighbours = line[:-2] + line[2:]
@@ -170,7 +126,7 @@ def make_volume(template: Template, rng: np.random.Generator) -> tuple[NDArray[n
     """One head: image [240, 240, 155, 4] (FLAIR, T1w, T1gd, T2w; background 0) and labels [240, 240, 155].
     Depends on the generator's state alone, bit for bit on one machine and one set of library versions."""
     points = deformed_points(rng)
-    inside = sample(template.brain, points) > rng.uniform(0.42, 0.6)
+    inside = template.sample(template.brain, points) > rng.uniform(0.42, 0.6)
     ventricles = np.array([98, 120, 88], np.float32)  # their middle in the template
     points = magnify(points[:, inside], ventricles, 24, rng.uniform(-0.25, 0.4))  # [3, V]
     fine, mid = smooth_field(rng, 3)[inside], smooth_field(rng, 9)[inside]
@@ -179,8 +135,8 @@ def make_volume(template: Template, rng: np.random.Generator) -> tuple[NDArray[n
     offset = points - seat[:, None]
     if size:
         points = magnify(points, seat, 1.6 * size, rng.uniform(0, 0.45))  # mass effect
-    gm, wm, ventricle = (sample(v, points) for v in (template.gm, template.wm, template.ventricle))
-    parts = tissues(gm, wm, rng.uniform(1.0, 1.9), 0.12 * fine + 0.1 * mid)
+    gm, wm, ventricle = (template.sample(v, points) for v in (template.gm, template.wm, template.ventricle))
+    parts = tissues(gm, wm, template.sharpness, rng.uniform(1.0, 1.9), 0.12 * fine + 0.1 * mid)
     spots = hyperintensities(rng, parts[1], ventricle, mid + 0.3 * fine)
     lesions, labels = np.zeros_like(parts), np.zeros(GRID, np.uint8, order="F")
     if size:
@@ -189,8 +145,9 @@ def make_volume(template: Template, rng: np.random.Generator) -> tuple[NDArray[n
     lesions[0] = np.maximum(lesions[0], spots)
     image = np.zeros((*GRID, 4), np.int16, order="F")  # as NIfTI stores it
     for modality in range(4):
-        values = paint(rng, modality, parts, lesions, 0.6 * fine + mid)
+        contrast = (*template.flair, *CONTRAST[0][2:]) if modality == 0 else CONTRAST[modality]
+        values = paint(rng, contrast, parts, lesions, 0.6 * fine + mid)
         values *= np.exp(np.float32(rng.uniform(0.02, 0.09)) * smooth_field(rng, 90)[inside])  # bias field
         gain = np.float32(np.exp(rng.uniform(np.log(250), np.log(900))))
-        image[..., modality][CROP][inside] = np.maximum(1, np.rint(gain * acquire(rng, values, inside)))
+        image[..., modality][CROP][inside] = np.maximum(1, np.rint(gain * acquire(rng, template, values, inside)))
     return image, labels

@@ -48,10 +48,12 @@ class Run:
         parts: int,
         processes: Processes,
         perceptual_sha256: str | None = None,
+        initial: dict[str, Any] | None = None,
     ) -> None:
         """Open or begin the run of `stage` with `config` on `data` (a record of `training.decathlon.describe_data`).
 
-        parts: of an update's global batch, see `training.processes`.
+        parts: of an update's global batch, see `training.processes`. initial: a record of the weights that the run
+        begins with, if they are not random.
 
         Raises:
             CheckpointError: `folder` holds a run of another stage, of other data, of another number of parts, or with
@@ -62,6 +64,7 @@ class Run:
         self.snapshot_folder = folder / "snapshot"
         self._processes = processes
         self._identity = {"stage": stage, "data": data, "parts": parts, "perceptual_sha256": perceptual_sha256}
+        self._identity["initial"] = initial
         self._identity["config"] = asdict(config)
         self.state = load_state(folder / "state.pt", processes.first)
         if self.state:
@@ -154,7 +157,7 @@ class Run:
     def record(self, iterations: int) -> dict[str, Any]:
         """A record of the training of this stage, for the snapshot."""
         versions = {package: importlib.metadata.version(package) for package in ("torch", "monai", "numpy")}
-        about = {name: self._identity[name] for name in ("data", "parts", "perceptual_sha256")}
+        about = {name: self._identity[name] for name in ("data", "parts", "perceptual_sha256", "initial")}
         return {**about, "iterations": iterations, "smoothed_losses": dict(self.smooth), "versions": versions}
 
     def save_snapshot(self, snapshot: Snapshot, best: bool = False) -> None:

@@ -30,11 +30,13 @@ class Arguments:
     """Folder that holds Task01_BrainTumour."""
     out: Path = tyro.MISSING
     """Run folder: resume state, events, pictures, snapshots."""
+    initial: Path | None = None
+    """Snapshot folder whose weights training begins with, to continue on other data; default: random weights."""
     dry_run: bool = False
     """Print the settings, sizes, memory, steps and files, and stop."""
 
 
-def train(config: Config, data: Path, out: Path) -> Path:
+def train(config: Config, data: Path, out: Path, initial: Path | None = None) -> Path:
     """Train to the configured number of epochs, from the start or from the state in `out`; returns the snapshot folder.
 
     Raises:
@@ -46,7 +48,7 @@ def train(config: Config, data: Path, out: Path) -> Path:
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import Snapshot
+    from training.checkpoint import Snapshot, initial_weights
     from training.data import autoencoder_transforms, check_voxels, open_volumes, slice_batches
     from training.decathlon import describe_data, read_index
     from training.files import sha256
@@ -69,9 +71,13 @@ def train(config: Config, data: Path, out: Path) -> Path:
         # The licence of these weights may limit the use of the result, so the snapshot records which weights they are.
         perceptual_sha256 = sha256(Path(weights))
     data_record = describe_data(read_index(data))
-    run = Run(out, "autoencoder", config, data_record, all_parts, processes, perceptual_sha256)
+    first_weights, first_record = initial_weights(initial, "autoencoder", config.autoencoder)
+    run = Run(out, "autoencoder", config, data_record, all_parts, processes, perceptual_sha256, first_record)
     torch.manual_seed(config.seed)
-    autoencoder = Trained(build_autoencoder(config.autoencoder), settings, processes)
+    network = build_autoencoder(config.autoencoder)
+    if first_weights is not None:
+        network.load_state_dict(first_weights)
+    autoencoder = Trained(network, settings, processes)
     discriminator = Trained(build_discriminator(config.discriminator), settings, processes)
     run.restore(autoencoder=autoencoder, discriminator=discriminator)
 
@@ -142,7 +148,7 @@ def _run(arguments: Arguments) -> None:
         return
     from training.processes import joined
 
-    folder = train(arguments.settings, arguments.data, arguments.out)
+    folder = train(arguments.settings, arguments.data, arguments.out, arguments.initial)
     if joined().first:
         print(f"snapshot: {folder}")
 

@@ -33,11 +33,13 @@ class Arguments:
     """Folder that holds Task01_BrainTumour."""
     out: Path = tyro.MISSING
     """Run folder: resume state, latents, events, pictures, snapshots."""
+    initial: Path | None = None
+    """Snapshot folder whose UNet training begins with, to continue on other data; default: random weights."""
     dry_run: bool = False
     """Print the settings, sizes, memory, steps and files, and stop."""
 
 
-def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> Path:
+def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, initial: Path | None = None) -> Path:
     """Train to the configured number of epochs, from the start or from the state in `out`; returns the snapshot folder.
 
     Raises:
@@ -49,10 +51,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import Snapshot, load_snapshot
+    from training.checkpoint import Snapshot, initial_weights, load_snapshot
     from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
-    from training.latents import cached_latents, draw_latents, latents_key, measure_scale_factor
+    from training.latents import LATENTS, cached_latents, draw_latents, latents_key, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
     from training.processes import joined
@@ -67,11 +69,12 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
     settings, processes = config.diffusion_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     index = read_index(data)
-    run = Run(out, "diffusion", config, describe_data(index), all_parts, processes)
+    first_weights, first_record = initial_weights(initial, "diffusion", config.unet)
+    run = Run(out, "diffusion", config, describe_data(index), all_parts, processes, initial=first_record)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(stage1.autoencoder)
     key = latents_key(autoencoder_snapshot, index, config.data)
-    latents = cached_latents(autoencoder, data, config.data, processes, out / "latents.safetensors", key)
+    latents = cached_latents(autoencoder, data, config.data, processes, out / LATENTS, key)
     share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
     if processes.first:
@@ -82,7 +85,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path) -> 
 
     # The network and the run that it continues.
     torch.manual_seed(config.seed)
-    unet = Trained(build_unet(config.unet), settings, processes)
+    network = build_unet(config.unet)
+    if first_weights is not None:
+        network.load_state_dict(first_weights)
+    unet = Trained(network, settings, processes)
     run.restore(unet=unet)
     alpha_bars = alpha_bars_of(config.noise_schedule).to(processes.device)
     steps_per_epoch = max(1, len(latents["mu"]) // (settings.volumes_per_batch * all_parts))
@@ -182,7 +188,7 @@ def _run(arguments: Arguments) -> None:
         return
     from training.processes import joined
 
-    folder = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out)
+    folder = train(arguments.settings, arguments.autoencoder, arguments.data, arguments.out, arguments.initial)
     if joined().first:
         print(f"snapshot: {folder}")
 

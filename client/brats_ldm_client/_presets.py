@@ -60,7 +60,7 @@ def resolve(
     Raises:
         InvalidRequest: no such preset, one together with what else it says, or a name that is no text.
     """
-    names = {"sampler": sampler, "timestep_grid": timestep_grid, "decoder": decoder}
+    names: dict[str, Any] = {"sampler": sampler, "timestep_grid": timestep_grid, "decoder": decoder}
     for name, value in names.items():
         if value is not None and (not isinstance(value, str) or not value):
             raise InvalidRequest(f"{name} must be a name such as {_EXAMPLES[name]!r}, not {value!r}")

@@ -55,7 +55,7 @@ class Records:
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
         """Whether the folder has that file, unchanged, with a record that contains `what`. Old ones lack defaults."""
-        records = [each for each in self._before.get(name, ()) if what.items() <= (DEFAULTS | each).items()]
+        records = [each for each in self._before.get(name, ()) if what.items() <= {**DEFAULTS, **each}.items()]
         return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:

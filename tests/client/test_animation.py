@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from brats_ldm_client import Client, Generation, InvalidRequest, Progress
+from brats_ldm_client import PRESETS, Client, Generation, InvalidRequest, Progress
 from brats_ldm_client._cli import main
 from brats_ldm_client.animation import save_animation
 from brats_ldm_client.pictures import NOTICE, SOURCE_TYPE, to_display
 from support.fake_triton import DIGEST, Served
 
 ENDINGS = ("gif", "webp")
+FAST = PRESETS["fast"].steps
 
 
 def disc(size: int) -> np.ndarray:
@@ -127,7 +128,8 @@ def test_the_command_refuses_in_one_line(served: Served, capsys: pytest.CaptureF
     [
         (("--every", "0"), "--every is 0: choose 1 to 50, the number of steps"),
         (("--every", "9", "--steps", "4"), "--every is 9: choose 1 to 4, the number of steps"),
-        (("--every", "21", "--preset", "fast"), "--every is 21: choose 1 to 20, the number of steps"),
+        (("--every", f"{FAST + 1}", "--preset", "fast"), f"--every is {FAST + 1}: choose 1 to {FAST}, the number of"),
+        (("--every", "9", "--decoder", "tiny", "--steps", "8"), "--every is 9: choose 1 to 8, the number of steps"),
         (("--preset", "fast", "--steps", "4"), "--preset"),
         (("--seed", "x"), "--seed"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brats_ldm_client import InvalidRequest
+from brats_ldm_client import PRESETS, InvalidRequest
 from brats_ldm_client._statistics import BINS, HIGH, LOW, Statistics, total
 from brats_ldm_client.bulk import FORMATS, Plan, plan_for
 from brats_ldm_client.bulk.plan import check_same, read_manifest, write_manifest
@@ -43,7 +43,9 @@ def test_seeds_are_int64() -> None:
 WRONG: list[dict[str, object]] = [{"count": 0}, {"shard_size": 0}, {"formats": "npz"}, {"formats": ""}]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, {"steps": 5, "preset": "fast"}, {"sampler": "dpmpp_2m", "eta": 0.5}])
+@pytest.mark.parametrize(
+    "wrong", [*WRONG, {"steps": 5, "preset": "fast"}, {"timestep_grid": 1}, {"sampler": "dpmpp_2m", "eta": 0.5}]
+)
 def test_what_makes_no_plan(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         plan(**wrong)  # type: ignore[arg-type]
@@ -58,7 +60,8 @@ def test_a_plan_says_what_the_server_says() -> None:
     """ddpm is recorded with an eta of 1, and asked for without one; the server rounds an eta to 7 digits."""
     assert (plan(sampler="ddpm").eta, plan(sampler="ddpm").sampling()["eta"]) == (1.0, 0.0)
     assert plan(eta=0.123456789).eta == 0.1234568
-    assert plan(preset="fast").sampling() == {"sampler": "dpmpp_2m", "steps": 20, "eta": 0.0}
+    for name, preset in PRESETS.items():
+        assert plan(preset=name).sampling() == asdict(preset)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
@@ -92,6 +95,41 @@ def test_a_manifest_keeps_the_plan(tmp_path: Path) -> None:
     assert document["synthetic"] is True
     assert document["notice"].startswith("SYNTHETIC")
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+OLD = {
+    "seed_base": 0,
+    "count": 10,
+    "shard_size": 1000,
+    "sampler": "ddim",
+    "steps": 50,
+    "eta": 0.0,
+    "formats": ["png"],
+    **MODEL,
+}
+"""A plan of a client that knew no grids and decoders."""
+
+
+def test_a_plan_without_grid_and_decoder_has_the_bytes_that_it_had(tmp_path: Path) -> None:
+    """So a folder of an older client can be finished by this one, and by that one again."""
+    write_manifest(tmp_path, plan())
+    path = tmp_path / "manifest.json"
+    document = json.loads(path.read_text())
+    assert list(document["plan"].items()) == list(OLD.items())
+    assert plan(timestep_grid="leading", decoder="full") == plan() == read_manifest(tmp_path)["plan"]
+    assert plan().record(3) == {"synthetic": True, "seed": 3, "sampler": "ddim", "steps": 50, "eta": 0.0, **MODEL}
+
+
+def test_a_plan_keeps_grid_and_decoder(tmp_path: Path) -> None:
+    more = {"timestep_grid": "log_snr", "decoder": "tiny"}
+    draft = plan(**more)
+    write_manifest(tmp_path, draft)
+    assert read_manifest(tmp_path)["plan"] == draft != plan(timestep_grid="log_snr")
+    assert more.items() <= draft.record(3).items()
+    with pytest.raises(
+        InvalidRequest, match="timestep_grid log_snr, not karras; decoder tiny, not full: give the same"
+    ):
+        check_same(draft, replace(draft, timestep_grid="karras", decoder="full"), tmp_path)
 
 
 @pytest.mark.parametrize(

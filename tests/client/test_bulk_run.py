@@ -9,16 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import h5py
 import numpy as np
 import pytest
 
-from brats_ldm_client import Client, ServerError, WeightsChanged, _cli_bulk
+from brats_ldm_client import PRESETS, Client, ServerError, WeightsChanged, _cli_bulk
 from brats_ldm_client._cli import main
+from brats_ldm_client._presets import DEFAULTS
 from brats_ldm_client.bulk import (
     FORMATS,
     Done,
@@ -317,6 +320,46 @@ def test_a_package_that_is_missing(
     assert not (tmp_path / "out").exists()
 
 
+def test_drafts_are_verified_as_drafts(
+    run: Run, served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images are asked for by the same decoder and grid again, and each file says them."""
+    more = {"timestep_grid": PRESETS["draft"].timestep_grid, "decoder": PRESETS["draft"].decoder}
+    assert not DEFAULTS.items() & more.items()
+    assert run("--preset", "draft", "--format", ",".join(FORMATS))[0] == 0
+    served.triton.received.clear()
+    assert main(["verify", str(tmp_path / "out"), "--url", served.url]) == 0, capsys.readouterr().err
+    probe, *again = served.triton.received
+    assert sorted(seed for tensors in again for seed in tensors["seed"][:, 0].tolist()) == [*range(10)]
+    assert all(tensors[name][0, 0] == value for tensors in again for name, value in more.items())
+    assert not more.keys() & probe.keys(), "it asks for the weights alone"
+    with h5py.File(tmp_path / "out" / "shard-000000.h5") as file:
+        assert more.items() <= dict(file.attrs).items()
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as archive:
+        records = [json.load(archive.extractfile(name)) for name in archive.getnames() if name.endswith(".json")]
+    assert len(records) == 4
+    assert all(more.items() <= record.items() for record in records)
+    page = (tmp_path / "out" / "summary.html").read_text()
+    assert all(value in page for value in more.values())
+    assert (
+        f"timestep_grid {more['timestep_grid']}, not leading; decoder tiny, not full"
+        in run("--format", ",".join(FORMATS))[2]
+    )
+
+
+def test_a_folder_of_an_older_client_is_finished_byte_for_byte(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert run("--format", "webdataset,dicom")[0] == 0
+    whole = tree(folder)
+    assert not re.search(rb"timestep_grid|leading|decoder", b"".join(whole.values()), re.IGNORECASE)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    old = {"seed_base", "count", "shard_size", "sampler", "steps", "eta", "formats", "model_name", "model_digest"}
+    assert set(manifest["plan"]) == old, "that client would not know another field"
+    shutil.rmtree(folder / "shard-000001-dicom")
+    assert run("--format", "webdataset,dicom")[0] == 0
+    assert tree(folder) == whole
+
+
 def test_a_warning_is_said_once(run: Run, served: Served) -> None:
     served.triton.more = {"warning": "300 steps leave out something"}
     status, _, err = run("--steps", 300)
@@ -333,6 +376,7 @@ def test_a_warning_is_said_once(run: Run, served: Served) -> None:
         ("--format", "npz"),
         ("--format", ","),
         ("--preset", "fast", "--steps", 20),
+        ("--preset", "fast", "--timestep-grid", "karras"),
     ],
 )
 def test_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[object, ...]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from brats_ldm_client import Client, InvalidRequest
 from brats_ldm_client._calibrate import REPEATS, ROWS, STEPS, Calibration, as_json, calibrate, describe, fit
 from brats_ldm_client._cli import main
+from brats_ldm_client.testing import FakeTransport
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +23,15 @@ def measured(of: Calibration, noise: float = 0.0) -> list[tuple[int, int, float]
         for rows in ROWS
         for steps in STEPS
     ]
+
+
+def test_a_decoder_is_that_of_all_timed_requests() -> None:
+    transport = FakeTransport()
+    with Client(transport=transport) as client:
+        calibrate(client, rows=(1, 2), steps=(1, 2), repeats=1, decoder="tiny")
+        assert {request.decoder for request in transport.requests} == {"tiny"}
+        calibrate(client, rows=(1, 2), steps=(1, 2), repeats=1)
+    assert transport.requests[-1].decoder == "full"
 
 
 def test_a_server_that_follows_the_model_is_recovered() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import grpc
@@ -68,10 +69,33 @@ def test_generate_these_seeds(here: Here, served: Served, tmp_path: Path) -> Non
 
 
 def test_generate_by_preset(here: Here, served: Served, tmp_path: Path) -> None:
-    done = here("generate", "--preset", "fast", "--out", tmp_path, "--url", served.url)
+    done = here("generate", "--preset", "draft", "--out", tmp_path, "--url", served.url)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads((tmp_path / "provenance.json").read_text())["images"]
-    assert (record["sampler"], record["steps"]) == (PRESETS["fast"].sampler, PRESETS["fast"].steps)
+    assert asdict(PRESETS["draft"]).items() <= record.items()
+
+
+def test_images_that_are_there_are_kept_if_they_were_made_in_the_same_way(
+    here: Here, served: Served, tmp_path: Path
+) -> None:
+    """The records of an older client name no decoder, and those of an older server no grid."""
+
+    def asked(*more: object) -> list[int]:
+        served.triton.received.clear()
+        assert here("generate", "--seeds", "1,2", *more, "--out", tmp_path, "--url", served.url).returncode == 0
+        images = [tensors for tensors in served.triton.received if tensors["steps"][0, 0] == 50]
+        return [seed for tensors in images for seed in tensors["seed"][:, 0].tolist()]
+
+    assert asked() == [1, 2]
+    path = tmp_path / "provenance.json"
+    records = json.loads(path.read_text())
+    for image in records["images"]:
+        assert (image.pop("timestep_grid"), image.pop("decoder")) == ("leading", "full")
+    path.write_text(json.dumps(records))
+    assert asked() == asked("--timestep-grid", "leading", "--decoder", "full") == []
+    assert asked("--decoder", "tiny") == [1, 2]
+    assert asked("--decoder", "tiny") == []
+    assert asked("--timestep-grid", "karras", "--decoder", "tiny") == [1, 2]
 
 
 def test_connection_refused_is_one_line_at_once(here: Here, tmp_path: Path) -> None:
@@ -214,6 +238,7 @@ def test_ctrl_c(served: Served, tmp_path: Path) -> None:
         ("generate", "--preset", "quick"),
         ("generate", "--preset", "fast", "--steps", "20"),
         ("generate", "--preset", "standard", "--eta", "1"),
+        ("generate", "--preset", "fast", "--timestep-grid", "karras"),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -255,7 +280,8 @@ def test_help_is_fast_complete_and_light() -> None:
     before = processor_seconds()
     done = run("generate", "--help")
     took = processor_seconds() - before
-    options = "-n --seed --seeds --preset --steps --sampler --eta --out --format --watch --url --tls-ca --concurrency"
+    options = "-n --seed --seeds --preset --steps --sampler --eta --timestep-grid --decoder"
+    options += " --out --format --watch --url --tls-ca --concurrency"
     assert all(option in done.stdout for option in options.split())
     assert took < 1, "0.1 s is usual"
     program = (

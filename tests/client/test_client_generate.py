@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -46,18 +47,25 @@ def test_one_request(caller: Caller, served: Served) -> None:
     assert served.triton.asked == [["image", "provenance"]]
 
 
-def test_a_preset_is_sent_as_its_sampler_and_steps(caller: Caller, served: Served) -> None:
-    fast = PRESETS["fast"]
-    generation = caller("generate", 2, preset="fast")
-    *_, streamed = caller.stream(2, preset="fast", preview_every=0)
+def test_a_preset_is_sent_as_what_it_stands_for(caller: Caller, served: Served) -> None:
+    draft = asdict(PRESETS["draft"])
+    generation = caller("generate", 2, preset="draft")
+    *_, streamed = caller.stream(2, preset="draft", preview_every=0)
     for made in (generation, streamed):
-        assert (made.sampler, made.steps, made.eta) == (fast.sampler, fast.steps, 0.0)
-        assert {(record["sampler"], record["steps"]) for record in made.provenance} == {(fast.sampler, fast.steps)}
+        assert {name: getattr(made, name) for name in draft} == draft
+        assert all(draft.items() <= record.items() for record in made.provenance)
+    assert all(draft.items() <= made.record.items() for made in caller.iter_images(range(2), preset="draft"))
+    served.triton.received.clear()
+    caller("generate", 1, preset="draft", decoder="full")
+    caller.stream(1, preset="draft", decoder="full")
+    assert [{"timestep_grid", "decoder"} & set(tensors) for tensors in served.triton.received] == [
+        {"timestep_grid"}
+    ] * 2
     with pytest.raises(InvalidRequest, match="preset 'fast' means"):
         caller("generate", 1, preset="fast", steps=20)
     with pytest.raises(InvalidRequest, match="preset 'fast' means"):
         caller.stream(1, preset="fast", sampler="ddim")
-    assert len(served.triton.received) == 2
+    assert len(served.triton.received) == 2, "what was refused is not sent"
 
 
 def test_a_large_n_is_split_and_put_back_in_order_though_answers_come_in_any(caller: Caller, served: Served) -> None:

@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from brats_ldm_client import PRESETS, InvalidRequest, ProtocolError
+from brats_ldm_client import PRESETS, Client, InvalidRequest, ProtocolError, Sampling
 from brats_ldm_client._endpoints import endpoint
 from brats_ldm_client._options import Options
+from brats_ldm_client._presets import resolve
 from brats_ldm_client._protocol import infer_inputs, parse_rows
 from brats_ldm_client._request import Previews, make_request, seeds_for
+from brats_ldm_client.testing import FakeTransport
 
 LARGEST = 2**63 - 1
 
@@ -53,9 +57,13 @@ def test_random_seeds_differ_and_survive_json_readers() -> None:
         ({"n": 1, "eta": "x"}, "number"),
         ({"n": 1, "sampler": ""}, "sampler"),
         ({"n": 1, "sampler": 3}, "sampler"),
-        ({"n": 1, "preset": "quick"}, "'quick' is unknown: choose fast, standard, reference, or"),
+        ({"n": 1, "timestep_grid": 3}, "timestep_grid must be a name such as 'leading', not 3"),
+        ({"n": 1, "decoder": ""}, "decoder must be a name such as 'full', not ''"),
+        ({"n": 1, "preset": "fast", "decoder": b"tiny"}, "decoder"),
+        ({"n": 1, "preset": "quick"}, "'quick' is unknown: choose draft, fast, standard, reference, or"),
         ({"n": 1, "preset": ["fast"]}, "unknown"),
         ({"n": 1, "preset": "fast", "steps": 20}, "leave out steps=20, or the preset"),
+        ({"n": 1, "preset": "fast", "timestep_grid": "karras"}, "leave out timestep_grid='karras', or the preset"),
         ({"n": 1, "preset": "fast", "sampler": "ddim", "eta": 0.5}, "leave out sampler='ddim' and eta=0.5, or"),
         ({"n": 3, "latents": np.zeros((2, 64, 64))}, "2 latents"),
         ({"n": 1, "latents": np.full((1, 64, 64), np.nan)}, "finite"),
@@ -64,26 +72,32 @@ def test_random_seeds_differ_and_survive_json_readers() -> None:
     ],
 )
 def test_bad_arguments(arguments: dict, word: str) -> None:
-    with pytest.raises(InvalidRequest, match=word):
-        make_request(arguments.pop("n", None), **arguments)
+    transport = FakeTransport()
+    with Client(transport=transport) as client, pytest.raises(InvalidRequest, match=word):
+        client.generate(arguments.pop("n", None), **arguments)
+    assert not transport.requests
 
 
 def test_ranges_are_left_to_the_server() -> None:
-    request = make_request(1, steps=0, eta=7.0, sampler="of tomorrow")
-    assert (request.steps, request.eta, request.sampler) == (0, 7.0, "of tomorrow")
+    asked = {"steps": 0, "eta": 7.0, "sampler": "of tomorrow", "timestep_grid": "square", "decoder": "huge"}
+    assert make_request(1, resolve(**asked)).sampling() == asked
 
 
 def test_ways_to_name_sampler_and_steps() -> None:
-    def named(**arguments: object) -> tuple[str, int, float]:
-        request = make_request(1, **arguments)
-        return request.sampler, request.steps, request.eta
-
-    assert named() == named(preset="standard") == ("ddim", 50, 0.0)
-    assert named(steps=7) == ("ddim", 7, 0.0)
-    assert named(sampler="ddpm") == ("ddpm", 50, 0.0)
-    assert named(preset="reference", eta=0.0) == ("ddim", 1000, 0.0)
+    assert resolve() == resolve("standard") == Sampling("ddim", 50, 0.0, "leading", "full")
+    assert resolve(steps=7) == Sampling("ddim", 7)
+    assert resolve(sampler="ddpm", timestep_grid="karras") == Sampling("ddpm", 50, timestep_grid="karras")
+    assert resolve("reference", eta=0.0) == Sampling("ddim", 1000)
     for name, preset in PRESETS.items():
-        assert named(preset=name) == (preset.sampler, preset.steps, 0.0)
+        assert resolve(name) == preset
+        assert preset.eta == 0
+
+
+def test_a_decoder_takes_the_place_of_a_presets() -> None:
+    draft = PRESETS["draft"]
+    assert draft.decoder == "tiny"
+    assert resolve("draft", decoder="full") == replace(draft, decoder="full")
+    assert resolve("standard", decoder="tiny") == Sampling("ddim", 50, decoder="tiny")
 
 
 def test_ways_to_name_rows() -> None:
@@ -97,7 +111,7 @@ def test_ways_to_name_rows() -> None:
 
 def test_tensors_on_the_wire() -> None:
     latents = np.arange(2 * 64 * 64, dtype=np.float64).reshape(2, 64, 64)
-    request = make_request(2, seed=1, steps=20, latents=latents)
+    request = make_request(2, resolve(steps=20), seed=1, latents=latents)
     inputs = {tensor.name(): tensor for tensor in infer_inputs(request, Previews(5))}
     described = {name: (tensor.datatype(), list(tensor.shape())) for name, tensor in inputs.items()}
     assert described == {
@@ -108,8 +122,29 @@ def test_tensors_on_the_wire() -> None:
         "latent": ("FP32", [2, 1, 64, 64]),
         "preview_every": ("INT32", [2, 1]),
     }
-    names = {tensor.name() for tensor in infer_inputs(make_request(1, sampler="ddpm"))}
+    names = {tensor.name() for tensor in infer_inputs(make_request(1, resolve(sampler="ddpm")))}
     assert names == {"seed", "steps", "sampler"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [
+        ({"timestep_grid": "leading", "decoder": "full"}, {}),
+        ({"timestep_grid": "karras"}, {"timestep_grid": b"karras"}),
+        ({"decoder": "tiny"}, {"decoder": b"tiny"}),
+        (
+            {"timestep_grid": "aligned", "decoder": "tiny", "sampler": "unipc"},
+            {"timestep_grid": b"aligned", "decoder": b"tiny"},
+        ),
+    ],
+)
+def test_a_grid_or_decoder_is_sent_only_where_an_older_server_would_make_another_image(asked: dict, more: dict) -> None:
+    inputs = infer_inputs(make_request(3, resolve(**asked)))
+    sent = {tensor.name(): tensor for tensor in inputs if tensor.name() not in ("seed", "steps", "sampler", "eta")}
+    assert set(sent) == set(more)
+    for name, tensor in sent.items():
+        assert (tensor.datatype(), list(tensor.shape())) == ("BYTES", [3, 1])
+        assert tensor._get_content() == (len(more[name]).to_bytes(4, "little") + more[name]) * 3
 
 
 class Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -46,6 +47,22 @@ def write(folder: Path, format: str, image: np.ndarray | None = None, **changes:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder / next(iter(files))
+
+
+@pytest.mark.parametrize("format", _formats.files_per_image)
+def test_grid_and_decoder_stand_in_the_files_where_they_are_not_the_default(format: str) -> None:
+    """An image that an older client would have asked for has the bytes that this client gave it."""
+
+    def files(**more: str) -> list[bytes]:
+        return [*_formats.image_files(format, "name", picture(), {**RECORD, **more}).values()]
+
+    plain = files()
+    assert files(timestep_grid="leading", decoder="full") == plain
+    ours = files(timestep_grid="karras", decoder="tiny")
+    assert ours != plain
+    written = b"".join(gzip.decompress(each) if each[:2] == b"\x1f\x8b" else each for each in ours)
+    assert b"karras" in written
+    assert b"tiny" in written
 
 
 @pytest.mark.parametrize("format", _formats.files_per_image)
@@ -155,7 +172,14 @@ def test_identifiers_of_dicom_are_those_of_the_content(tmp_path: Path) -> None:
     assert identifiers(seed=43)[:2] == (study, series)
     # Another start noise, or another processor: other pixels with the same record must not pass for the same object.
     others = [identifiers(seed=43)[2], identifiers(picture()[::-1])[2]]
-    for change in ({"steps": 20}, {"eta": 0.5}, {"sampler": "ddpm"}, {"model_digest": "sha256:" + "f" * 64}):
+    for change in (
+        {"steps": 20},
+        {"eta": 0.5},
+        {"timestep_grid": "karras"},
+        {"decoder": "tiny"},
+        {"sampler": "ddpm"},
+        {"model_digest": "sha256:" + "f" * 64},
+    ):
         changed = identifiers(**change)
         assert not {study, series} & set(changed)
         others.append(changed[2])

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from brats_ldm_client import Client, Generation, InvalidRequest, MissingPackage
+from brats_ldm_client import PRESETS, Client, Generation, InvalidRequest, MissingPackage
 from brats_ldm_client.bulk import FORMATS, make_all, model_of, plan_for
 from brats_ldm_client.pictures import MARK, NOTICE, marked, to_display
 from brats_ldm_client.report import write_report
@@ -155,7 +155,9 @@ def test_a_run_in_bulk(format: str, tmp_path: Path) -> None:
     # Of the values that the server sent, whatever the files hold of them.
     assert page.value("least and largest") == f"{values.min():.4g} and {values.max():.4g}"
     assert page.value("seeds") == "10\N{EN DASH}16"
-    assert (page.value("sampler"), page.value("steps")) == ("dpmpp_2m", "20")
+    fast = PRESETS["fast"]
+    assert (page.value("sampler"), page.value("steps")) == (fast.sampler, str(fast.steps))
+    assert page.value("timestep_grid") == fast.timestep_grid
 
 
 def test_a_run_in_bulk_that_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from brats_ldm_client import PRESETS, InvalidRequest
@@ -61,13 +63,13 @@ def test_steps() -> None:
 
 def test_presets_mean_what_they_mean_for_the_client() -> None:
     for name, preset in PRESETS.items():
-        assert form.how(name, "ddpm", None, None) == How(preset.sampler, preset.steps)
+        assert form.how(name, "ddpm", None, None, "karras", "tiny") == How(**asdict(preset)) == form.of_preset(name)
 
 
 @pytest.mark.parametrize(
     ("sampler", "steps", "eta", "says"),
     [
-        ("euler", 50, 0, "DDIM"),
+        ("euler", 50, 0, "Choose a sampler: DDIM"),
         ("ddim", None, 0, "“nothing”"),
         ("ddim", 0, 0, "not 0"),
         ("ddim", 50, 1.5, "“1.5”"),
@@ -77,12 +79,27 @@ def test_presets_mean_what_they_mean_for_the_client() -> None:
 )
 def test_no_such_way(sampler: str, steps: object, eta: object, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        form.how(form.CUSTOM, sampler, steps, eta)
+        form.how(form.CUSTOM, sampler, steps, eta, "leading", "full")
+
+
+def test_no_such_grid_and_no_such_decoder() -> None:
+    with pytest.raises(InvalidRequest, match="Choose a timestep grid: Leading, Log SNR, Karras, Aligned"):
+        form.how(form.CUSTOM, "ddim", 50, 0, "square", "full")
+    with pytest.raises(InvalidRequest, match="Choose a decoder: Full decoder, Tiny decoder"):
+        form.how(form.CUSTOM, "ddim", 50, 0, "leading", None)
+
+
+def test_a_way_in_words() -> None:
+    assert How("ddim", 1).words == "DDIM, 1 step"
+    assert How("ddim", 20, 0.5).words == "DDIM, 20 steps, eta 0.5"
+    every = form.how(form.CUSTOM, "unipc", 8, 0, "karras", "tiny")
+    assert every == How("unipc", 8, timestep_grid="karras", decoder="tiny")
+    assert every.words == "UniPC, 8 steps, Karras grid, tiny decoder"
 
 
 def test_only_ddim_has_an_eta() -> None:
-    assert form.how(form.CUSTOM, "ddim", 20, 0.5) == How("ddim", 20, 0.5)
-    assert form.how(form.CUSTOM, "ddpm", 20, 0.5) == How("ddpm", 20)
+    assert form.how(form.CUSTOM, "ddim", 20, 0.5, "leading", "full") == How("ddim", 20, 0.5)
+    assert form.how(form.CUSTOM, "ddpm", 20, 0.5, "leading", "full") == How("ddpm", 20)
 
 
 def test_a_comparison_begins_with_its_reference_and_has_nothing_twice() -> None:
@@ -93,8 +110,17 @@ def test_a_comparison_begins_with_its_reference_and_has_nothing_twice() -> None:
         How("dpmpp_2m", 10),
         How("dpmpp_2m", 50),
     ]
-    with pytest.raises(InvalidRequest, match="at least one sampler"):
-        ways([], [10], reference)
+    assert ways(["unipc"], [8], reference, ["karras", "leading"], ["tiny", "full"]) == [
+        reference,
+        How("unipc", 8),
+        How("unipc", 8, decoder="tiny"),
+        How("unipc", 8, timestep_grid="karras"),
+        How("unipc", 8, timestep_grid="karras", decoder="tiny"),
+    ]
+    for wrong, says in (([[]], "sampler"), ([["ddim"], []], "timestep grid"), ([["ddim"], ["karras"], []], "decoder")):
+        samplers, *others = wrong
+        with pytest.raises(InvalidRequest, match=f"at least one {says}"):
+            ways(samplers, [10], reference, *others)
     with pytest.raises(InvalidRequest, match="17 images"):
         ways(["ddim"], range(1, 17), reference)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -97,6 +98,8 @@ def test_the_longest_description_fits_its_field() -> None:
     text = describe(record)
     assert len(text) <= 79
     assert text.startswith("SYNTHETIC seed=-9223372036854775808 dpmpp_2m steps=1000 eta=0.123457")
+    text = describe({**record, "seed": 7, "eta": 0.0, "timestep_grid": "log_snr", "decoder": "tiny"})
+    assert text == "SYNTHETIC seed=7 dpmpp_2m steps=1000 eta=0 log_snr tiny model=0123456789ab"
 
 
 def test_npz(tmp_path: Path) -> None:
@@ -109,6 +112,10 @@ def test_npz(tmp_path: Path) -> None:
         assert read["latents"].shape == (2, 64, 64)
         assert [json.loads(str(text))["seed"] for text in read["provenance"]] == [3, 1]
         assert str(read["notice"]).startswith("SYNTHETIC")
+        assert not {"timestep_grid", "decoder"} & {*read.files}, "they are the default"
+    replace(made, timestep_grid="karras", decoder="tiny").save(tmp_path, "npz")
+    with np.load(tmp_path / "slices.npz", allow_pickle=False) as read:
+        assert (str(read["timestep_grid"]), str(read["decoder"])) == ("karras", "tiny")
 
 
 def test_contact_sheet(tmp_path: Path) -> None:

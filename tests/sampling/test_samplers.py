@@ -52,7 +52,9 @@ def test_a_grid_that_leaves_out_the_noisiest_end_says_so() -> None:
         "300 steps do not divide 1000: they start at timestep 897 and leave out the noisiest 100 timesteps; "
         "250 or 500 steps leave out none"
     )
-    assert not any(left_out(SCHEDULE, preset.steps) for preset in PRESETS.values())
+    leading = [preset for preset in PRESETS.values() if preset.timestep_grid == "leading"]
+    assert leading
+    assert not any(left_out(SCHEDULE, preset.steps) for preset in leading)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 50, 250, 1000])
@@ -126,7 +128,7 @@ IN_DIFFUSERS = {"dpmpp_2m": lambda: multistep(2), "dpmpp_3m": lambda: multistep(
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 14, 15, 16, 20, 50, 250])
 @pytest.mark.parametrize("sampler", IN_DIFFUSERS)
 def test_trajectories_are_those_of_diffusers(sampler: str, steps: int, grid: str) -> None:
-    """In float64 on both sides. diffusers gets the exact noise levels, since it rounds its own to float32."""
+    """diffusers gets the exact noise levels, since it rounds its own to float32; its DPM-Solver rounds latents, too."""
     alpha_bars = SCHEDULE.alpha_bars()
     if grid == "irregular":
         timesteps = -np.sort(-np.random.default_rng(steps).choice(1000, steps, replace=False))
@@ -150,7 +152,8 @@ def test_trajectories_are_those_of_diffusers(sampler: str, steps: int, grid: str
     for i, t in enumerate(timesteps):
         eps = eps_of(x, int(t))
         x, h, g = a[i] * x + b[i] * eps + c[i] * h + e[i] * g, (x - sigma[i] * eps) / alpha[i], h
-    np.testing.assert_allclose(x, expected.numpy(), rtol=1e-8, atol=1e-8 * np.abs(x).max())
+    tolerance = 1e-9 if sampler == "unipc" else 2e-5
+    np.testing.assert_allclose(x, expected.numpy(), atol=tolerance * max(1, np.abs(x).max()))
 
 
 @pytest.mark.parametrize("sampler", IN_DIFFUSERS)

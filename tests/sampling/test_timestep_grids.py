@@ -90,7 +90,7 @@ def test_an_aligned_grid_is_the_stored_one_or_lies_between_its_points() -> None:
 @pytest.mark.parametrize("grid", TIMESTEP_GRIDS)
 def test_every_sampler_takes_every_grid(sampler: str, grid: str) -> None:
     """With the exact noise prediction of N(0, 0.5^2) data the trajectory ends near the data's deviation."""
-    table = sampler_table(SCHEDULE, sampler, 40, 0.0, grid, ALIGNED)
+    table = sampler_table(SCHEDULE, sampler, 250, 0.0, grid, ALIGNED)
     rng = np.random.default_rng(0)
     x, h, g = rng.standard_normal(20_000), 0.0, 0.0
     for t, (a, b, c, d, e, alpha, sigma) in zip(table.timesteps, table.coefficients.astype(float), strict=True):

@@ -180,7 +180,10 @@ def test_fuzzing_would_find_a_wrong_image_and_a_wrong_refusal(
 
 DTYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
 
-WORDS = {"sampler": [b"ddim", b"ddpm", "dpmpp_2m", b"unipc"], "timestep_grid": [b"leading", "log_snr", b"karras"]}
+WORDS = {
+    "sampler": [b"ddim", b"ddpm", "dpmpp_2m", b"unipc"],
+    "timestep_grid": [b"leading", "log_snr", b"karras", "aligned"],
+}
 
 
 @st.composite

@@ -19,8 +19,9 @@ LIMITS = {"max_rows_in_flight": 8, "max_rows_waiting": 8}  # few, so that a test
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A real server on toy networks, as fast as its tests order."""
-    repository = write_faulty(tmp_path_factory.mktemp("toy") / "repository", **LIMITS)
+    """A real server on toy networks, as fast as its tests order. Its tiny decoder makes brighter images."""
+    repository = write_faulty(tmp_path_factory.mktemp("toy") / "repository", tiny=True, **LIMITS)
+    order(repository, "vae_decoder_tiny", offset=0.25)
     with TritonServer(repository) as server:
         server.probe()
         yield server

@@ -15,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from brats_ldm_client import Client
 from brats_ldm_client.pictures import difference_picture, marked
+from brats_ldm_client.studio.parts import preset_choices
 from server.process import TritonServer
 from support.serving import gauge, wait_for_rows, wait_until, wait_until_idle
 from support.studio import (
@@ -64,6 +65,23 @@ def test_samplers_and_steps_side_by_side(page: Page, plain: Client) -> None:
         np.testing.assert_array_equal(differences[key].pixels, marked(difference_picture(image, reference)))
     assert set(differences) == {(sampler, str(steps)) for sampler in SAMPLERS for steps in STEPS} | {("ddim", "50")}
     assert float(differences["ddim", "50"].data["ssim"]) == 1, "the reference"
+
+
+def test_grids_and_decoders_side_by_side(page: Page, plain: Client) -> None:
+    tab(page, "Compare")
+    for sampler in ("DDIM", "DPM-Solver++"):
+        page.locator("#compare-samplers").get_by_label(sampler, exact=True).uncheck()
+    choose(page, "compare-samplers", "DPM-Solver++ 3M")
+    choose(page, "compare-timesteps", "Log SNR")
+    choose(page, "compare-decoder", "Tiny decoder")
+    choose(page, "compare-reference", next(words for words, name in preset_choices() if name == "fast"))
+    fill(page, "compare-steps", "6")
+    press(page, "compare-run")
+    shown = {(each.data["grid"], each.data["decoder"]): each for each in made(page, "compare-grid", 5)[1:]}
+    assert set(shown) == {(grid, decoder) for grid in ("leading", "log_snr") for decoder in ("full", "tiny")}
+    for (grid, decoder), figure in shown.items():
+        how = {"sampler": "dpmpp_3m", "steps": 6, "timestep_grid": grid, "decoder": decoder}
+        np.testing.assert_array_equal(figure.pixels, picture_of(plain.generate(seeds=[42], **how).images[0]))
 
 
 def test_a_comparison_can_be_stopped(page: Page, toy: TritonServer, slow: Callable[[float], None]) -> None:

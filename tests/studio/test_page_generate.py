@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from support.serving import gauge, metrics_text, tensors, wait_for_rows, wait_un
 from support.studio import (
     PATIENCE,
     ask,
+    choose,
     download,
     field,
     figures,
@@ -55,6 +57,29 @@ def test_a_grid_of_images(page: Page, plain: Client) -> None:
         assert f"seed {figure.seed}" in figure.caption
         assert NOTICE.encode() in figure.png
         assert "Synthetic" in figure.alt
+
+
+def test_every_field_of_the_form_is_heard(page: Page, plain: Client) -> None:
+    choose(page, "generate-preset", "Custom")
+    choose(page, "generate-timesteps", "Karras")
+    choose(page, "generate-decoder", "Tiny decoder")
+    ask(page, "3", steps=6, sampler="UniPC")
+    [shown] = made(page, "generate-grid", 1)
+    how = {"sampler": "unipc", "steps": 6, "timestep_grid": "karras", "decoder": "tiny"}
+    expected = plain.generate(seeds=[3], **how)
+    np.testing.assert_array_equal(shown.pixels, picture_of(expected.images[0]))
+    with Image.open(io.BytesIO(shown.png)) as picture:
+        assert {name: picture.text[name] for name in ("timestep_grid", "decoder")} == {
+            "timestep_grid": "karras",
+            "decoder": "tiny",
+        }
+
+
+def test_a_grid_that_the_server_lacks_is_refused_in_its_words(page: Page) -> None:
+    choose(page, "generate-preset", "Custom")
+    choose(page, "generate-timesteps", "Aligned")
+    ask(page, "3")
+    wait_for_words(page, "generate-words", "^timestep_grid is 'aligned'")
 
 
 def test_previews_change_while_it_runs(page: Page, slow: Slow) -> None:

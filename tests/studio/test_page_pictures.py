@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
+from brats_ldm_client.studio.parts import preset_choices
 from support.browser import SIZE, Visitor, screenshot
 from support.serving import wait_until
 from support.studio import PATIENCE, choose, figures, fill, made, open_page, press, studio, tab, wait_for_words
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_generate(visitor: Visitor, demo: str, folder: Path) -> None:
     page = open_page(visitor, demo)
     fill(page, "generate-seeds", "0-7")
-    choose(page, "generate-preset", "Fast · DPM-Solver++, 20 steps")
+    choose(page, "generate-preset", next(words for words, name in preset_choices() if name == "standard"))
     press(page, "generate-run")
     wait_until(lambda: previewed(page) >= 6, "there are no previews", PATIENCE)
     keep(page, folder / "studio-generating.png")
@@ -44,7 +45,7 @@ def test_generate(visitor: Visitor, demo: str, folder: Path) -> None:
 
 def previewed(page: Page) -> int:
     """Pictures that have done half of their steps."""
-    return sum(figure.step >= 10 for figure in figures(page, "generate-grid", "preview"))
+    return sum(figure.step >= 25 for figure in figures(page, "generate-grid", "preview"))
 
 
 def test_compare(visitor: Visitor, demo: str, folder: Path) -> None:

@@ -116,6 +116,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                     "sampler": tensors["sampler"][0, 0],
                     "steps": int(tensors["steps"][0, 0]),
                     "eta": float(tensors.get("eta", np.zeros((1, 1)))[0, 0]),
+                    "timestep_grid": tensors.get("timestep_grid", [["leading"]])[0][0],
+                    "decoder": tensors.get("decoder", [["full"]])[0][0],
                     "start_noise": "given" if "latent" in tensors else "seed",
                     "model_name": "mri_ldm",
                     "model_digest": self.digest,

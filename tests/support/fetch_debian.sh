@@ -1,6 +1,7 @@
 #!/bin/sh
 # Puts the programs that the tests need and PyPI lacks into FOLDER: tests/support/fetch_debian.sh FOLDER
-# Those on PATH are linked. The others come out of Debian's packages, which are not installed. Needs apt for that, not root.
+# With colin27 as a second argument, puts the file of that brain template there instead.
+# Programs on PATH are linked. The others come out of Debian's packages, which are not installed. Needs apt for that, not root.
 set -eu
 into=$(cd "$1" && pwd -P)
 work=$(mktemp -d)
@@ -106,6 +107,14 @@ browser() {
     script "$program" "FONTCONFIG_FILE=\"$together/fonts.conf\""
 }
 
+colin27() {
+    [ -f "$into/ch2better.nii.gz" ] && return
+    program=template
+    fetch mricron-data
+    install -m 644 "$folder/usr/share/mricron/templates/ch2better.nii.gz" "$into"
+}
+
+[ "${2-}" != colin27 ] || { colin27 && exit; }
 tools prometheus promtool prometheus
 tools dicom3tools dciodvfy dcentvfy
 tools "haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1" haproxy

@@ -25,7 +25,7 @@ def tensors(**values) -> list[triton.InferInput]:
     """Input tensors from lists with one value a row; arrays are taken as they are."""
     inputs = []
     for name, value in values.items():
-        if name in ("sampler", "preview_decoder", "decoder"):
+        if name in ("sampler", "timestep_grid", "preview_decoder", "decoder"):
             array = np.array([[text] for text in value], dtype=np.object_)
         elif isinstance(value, np.ndarray):
             array = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -19,6 +20,8 @@ from support.toy_models import tensor, write_model
 
 Array = np.ndarray[Any, Any]
 LATENT, DECODED = (1, 64, 64), (1, 256, 256)
+ALIGNED = [[999, 640, 250, 40], [999, 800, 610, 430, 280, 150, 60, 12]]
+"""Timesteps as `training.align_steps` finds them, for four and for eight steps."""
 
 
 def write_pipeline(repository: Path) -> Path:
@@ -27,6 +30,8 @@ def write_pipeline(repository: Path) -> Path:
         shutil.copytree(
             ROOT / "model_repository" / model, repository / model, ignore=shutil.ignore_patterns("__pycache__")
         )
+    for path in repository.glob("mri_ldm*/1/model.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"aligned_timesteps": ALIGNED}))
     _write_unet(repository)
     _write_decoder(repository)
     for model in ("unet", "vae_decoder"):

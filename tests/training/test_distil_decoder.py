@@ -13,11 +13,12 @@ from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, 
 from training.config import TinyDecoder, TinyDecoderTraining, load_config
 from training.files import sha256
 from training.networks import build_autoencoder
+from training.latents import LATENTS
 from training.run import Run
 from training.tiny_decoder import build_tiny_decoder, operations, with_noise
 
 
-@pytest.mark.parametrize("name", ["demo", "brats"])
+@pytest.mark.parametrize("name", ["demo", "demo_colin27", "brats"])
 def test_the_tiny_decoder_needs_a_fifteenth_of_the_operations(name: str) -> None:
     config = load_config(name)
     with torch.device("meta"):
@@ -117,6 +118,20 @@ def test_below_the_gate_the_snapshot_stays_as_it_was(config, folder, small_data,
     assert (folder / AUTOENCODER).read_bytes() == before[AUTOENCODER]
     assert (folder / UNET).read_bytes() == before[UNET]
     assert sha256(folder / TINY_DECODER) == sha256(tmp_path / "run" / "snapshot" / TINY_DECODER)
+
+
+@pytest.mark.slow
+def test_without_out_the_run_is_beside_the_snapshot_and_takes_its_latents(config, folder, small_data, tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    assert command(config, folder, small_data, tmp_path / "other/run") == 1  # it encodes
+    (tmp_path / "other/run" / LATENTS).rename(tmp_path / LATENTS)
+    toml = write_toml(config, tmp_path / "settings.toml")
+    paths = ["--snapshot", str(folder), "--data", str(small_data)]
+    assert distil_decoder.main(["--config", toml, *paths, "--gate", "-1"]) == 0
+    run = tmp_path / "tiny_decoder"
+    assert (run / "state.pt").is_file()
+    assert not (run / LATENTS).exists()
+    assert sha256(run / "snapshot" / TINY_DECODER) == sha256(tmp_path / "other/run/snapshot" / TINY_DECODER)
 
 
 @pytest.mark.slow

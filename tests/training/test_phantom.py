@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from support.common import PHANTOM_SEED
-from training.phantom import NOTICE, TASK, write_dataset
+from training.phantom import COLIN27, ICBM152, NOTICE, TASK, write_dataset
+from training.phantom_template import colin27
 from training.phantom_volume import smooth_field
 
 pytestmark = pytest.mark.slow
@@ -20,9 +23,16 @@ def read(folder, kind, number):
     return nib.load(folder / kind / f"BRATS_{number:03d}.nii.gz")
 
 
+@pytest.fixture(scope="module", params=[None, Path(sys.prefix) / "ch2better.nii.gz"], ids=["icbm152", "colin27"])
+def template(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(phantom):
-    return phantom / TASK
+def folder(template, phantom, tmp_path_factory):
+    if template is None:
+        return phantom / TASK
+    return write_dataset(tmp_path_factory.mktemp("colin27"), volumes=2, seed=SEED, colin27=template)
 
 
 def test_geometry_is_that_of_brats(folder):
@@ -98,7 +108,7 @@ def test_decathlon_dataset_reads_it(folder, section):
     np.testing.assert_array_equal(np.asarray(item["image"][0]), stored)  # RAS already: nothing flips
 
 
-def test_same_seed_same_bytes_and_a_shorter_run_is_a_prefix(folder, tmp_path):
+def test_same_seed_same_bytes_and_a_shorter_run_is_a_prefix(folder, template, tmp_path):
     """A lost file of volume 1 comes back byte for byte in a run of another length; volume 2 is left alone."""
     copy, files = tmp_path / TASK, [f"{kind}/BRATS_001.nii.gz" for kind in ("imagesTr", "labelsTr")]
     shutil.copytree(folder, copy)
@@ -106,7 +116,7 @@ def test_same_seed_same_bytes_and_a_shorter_run_is_a_prefix(folder, tmp_path):
         (copy / name).unlink()
     kept = copy / "imagesTr/BRATS_002.nii.gz"
     before = kept.stat().st_mtime_ns
-    write_dataset(tmp_path, volumes=1, seed=SEED)
+    write_dataset(tmp_path, volumes=1, seed=SEED, colin27=template)
     for name in files:
         assert (copy / name).read_bytes() == (folder / name).read_bytes()
     assert kept.stat().st_mtime_ns == before
@@ -114,12 +124,12 @@ def test_same_seed_same_bytes_and_a_shorter_run_is_a_prefix(folder, tmp_path):
     assert not list(copy.rglob(".*"))  # no half-written file left
 
 
-def test_complete_volumes_are_not_made_again(folder, monkeypatch):
+def test_complete_volumes_are_not_made_again(folder, template, monkeypatch):
     monkeypatch.setattr("training.phantom_volume.make_volume", lambda *_: pytest.fail("made again"))
-    assert write_dataset(folder.parent, volumes=2, seed=SEED) == folder
+    assert write_dataset(folder.parent, volumes=2, seed=SEED, colin27=template) == folder
     monkeypatch.setattr("training.phantom_volume.make_volume", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # the third is missing, so this run does generate
-        write_dataset(folder.parent, volumes=3, seed=SEED)
+        write_dataset(folder.parent, volumes=3, seed=SEED, colin27=template)
 
 
 def test_volumes_differ(folder):
@@ -128,11 +138,23 @@ def test_volumes_differ(folder):
     assert first.max() != second.max()
 
 
-def test_another_seed_in_the_same_folder_is_refused(folder):
+def test_another_seed_in_the_same_folder_is_refused(folder, template):
     listing = (folder / "dataset.json").read_bytes()
     with pytest.raises(ValueError, match=f'"seed": {SEED},.*"seed": {SEED + 1},'):
-        write_dataset(folder.parent, volumes=2, seed=SEED + 1)
+        write_dataset(folder.parent, volumes=2, seed=SEED + 1, colin27=template)
     assert (folder / "dataset.json").read_bytes() == listing
+
+
+def test_another_template_in_the_same_folder_is_refused(folder, template):
+    other = None if template else Path(sys.prefix) / "ch2better.nii.gz"
+    mine, wanted = (ICBM152, COLIN27) if other else (COLIN27, ICBM152)
+    with pytest.raises(ValueError, match=f"{mine}.*not.*{wanted}"):
+        write_dataset(folder.parent, volumes=2, seed=SEED, colin27=other)
+
+
+def test_another_file_is_not_taken_for_colin27(phantom):
+    with pytest.raises(ValueError, match=r"BRATS_001.nii.gz is not Colin27 at 0.5 mm: give ch2better.nii.gz"):
+        colin27(phantom / TASK / "imagesTr/BRATS_001.nii.gz")
 
 
 def test_real_data_is_never_written_into(tmp_path):
@@ -160,13 +182,14 @@ def test_impossible_arguments_are_refused_before_anything_is_written(tmp_path, v
     assert not list(tmp_path.iterdir())
 
 
-def test_index_says_what_it_is(folder):
+def test_index_says_what_it_is(folder, template):
     index = json.loads((folder / "dataset.json").read_text())
     assert index["numTraining"] == len(index["training"]) == 2
     assert index["training"][1]["label"] == "./labelsTr/BRATS_002.nii.gz"
     assert index["modality"]["0"] == "FLAIR"
     assert NOTICE in index["description"]
     assert f"seed {SEED}," in index["description"]
+    assert index["reference"] == (COLIN27 if template else ICBM152)
 
 
 def test_smooth_field_has_unit_variance_everywhere():

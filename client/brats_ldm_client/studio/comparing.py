@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from itertools import product
 
 from .._errors import InvalidRequest
 from .._extras import need
+from .._presets import DECODER, GRID
 from .._types import Generation
 from ..compare import ssim
 from ..pictures import difference_picture
 from .figures import Album, empty, figure
-from .form import SAMPLERS, How
+from .form import DECODERS, GRIDS, SAMPLERS, How
 from .runs import Asked, State
 from .sessions import Session, Studio
 from .views import View, run_views
@@ -20,16 +22,32 @@ MOST = 16  # cells
 GAIN = 4.0
 
 
-def ways(samplers: Iterable[str], steps: Iterable[int], reference: How) -> list[How]:
-    """The reference, then each sampler with each number of steps.
+def ways(
+    samplers: Collection[str],
+    steps: Collection[int],
+    reference: How,
+    grids: Collection[str] = (GRID,),
+    decoders: Collection[str] = (DECODER,),
+) -> list[How]:
+    """The reference, then each sampler with each number of steps, on each grid, by each decoder.
 
     Raises:
         InvalidRequest: there is nothing to compare, or too much.
     """
-    chosen = [How(sampler, count) for sampler in SAMPLERS if sampler in set(samplers) for count in sorted(steps)]
-    if not chosen:
-        raise InvalidRequest("Choose at least one sampler to compare.")
-    every = list(dict.fromkeys([reference, *chosen]))
+    chosen = []
+    for name, wanted, known in (
+        ("sampler", samplers, SAMPLERS),
+        ("timestep grid", grids, GRIDS),
+        ("decoder", decoders, DECODERS),
+    ):
+        chosen.append([each for each in known if each in wanted])
+        if not chosen[-1]:
+            raise InvalidRequest(f"Choose at least one {name} to compare.")
+    found = [
+        How(sampler, count, timestep_grid=grid, decoder=decoder)
+        for sampler, grid, decoder, count in product(*chosen, sorted(steps))
+    ]
+    every = list(dict.fromkeys([reference, *found]))
     if len(every) > MOST:
         raise InvalidRequest(f"These are {len(every)} images with the reference. The page compares at most {MOST}.")
     return every
@@ -64,7 +82,7 @@ def _cell(album: Album, place: int, state: State, reference: State) -> str:
     how, made, other = state.asked.how, state.generation, reference.generation
     picture = album.row((place, "image"), state, 0, name=how.words)
     if made is None or other is None:
-        blank = empty(_waiting(state), {"kind": "waiting", "sampler": how.sampler, "steps": how.steps})
+        blank = empty(_waiting(state), {"kind": "waiting", **_data(how)})
         return _article(how, picture, blank, place == 0)
     likeness = album.get((place, "ssim"), True, lambda: f"{ssim(made.images[0], other.images[0]):.6f}")
     same = "the reference" if place == 0 else f"SSIM {float(likeness):.3f}"
@@ -76,8 +94,12 @@ def _cell(album: Album, place: int, state: State, reference: State) -> str:
 
 
 def _article(how: How, picture: str, difference: str, first: bool, likeness: str = "") -> str:
-    data = f'data-sampler="{how.sampler}" data-steps="{how.steps}" data-ssim="{likeness}"'
+    data = " ".join(f'data-{name}="{value}"' for name, value in {**_data(how), "ssim": likeness}.items())
     return f'<article class="{"cell reference" if first else "cell"}" {data}>{picture}{difference}</article>'
+
+
+def _data(how: How) -> dict[str, object]:
+    return {"sampler": how.sampler, "steps": how.steps, "grid": how.timestep_grid, "decoder": how.decoder}
 
 
 def _waiting(state: State) -> str:
@@ -89,6 +111,6 @@ def _difference(made: Generation, reference: Generation, how: How, other: How, l
     pixels = difference_picture(made.images[0], reference.images[0], GAIN)
     seed = int(made.seeds[0])
     data = {"seed": seed, "step": how.steps, "kind": "difference", "source": "decoder"}
-    more = {"sampler": how.sampler, "steps": how.steps, "ssim": likeness}
+    more = {**_data(how), "ssim": likeness}
     record = {"seed": seed, "difference": f"{how.words} minus {other.words}, {GAIN:g} times enlarged"}
     return figure(pixels, caption, f"Difference of {how.words} from the reference", {**data, **more}, record)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .._errors import InvalidRequest
-from .._presets import PRESETS
+from .._presets import DECODER, GRID, PRESETS, Sampling
 from .._request import MAX_ROWS
 
-SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++", "ddpm": "DDPM"}
+SAMPLERS = {
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM-Solver++",
+    "dpmpp_3m": "DPM-Solver++ 3M",
+    "unipc": "UniPC",
+    "ddpm": "DDPM",
+}
+GRIDS = {GRID: "Leading", "log_snr": "Log SNR", "karras": "Karras", "aligned": "Aligned"}
+DECODERS = {DECODER: "Full decoder", "tiny": "Tiny decoder"}
 CUSTOM = "custom"
 MAX_STEPS = 1000
 _BETWEEN = re.compile(r"(?<=\d)\s*(?:-|\u2013|to\b)\s*(?=-?\d)")
@@ -19,18 +27,17 @@ _NUMBER = re.compile(r"-?\d{1,40}")  # more than fit, so that these are refused 
 
 
 @dataclass(frozen=True)
-class How:
-    """A sampler, its steps and eta."""
-
-    sampler: str
-    steps: int
-    eta: float = 0.0
+class How(Sampling):
+    """A way to make images, with its name for people."""
 
     @property
     def words(self) -> str:
-        """Such as "DDIM, 50 steps"."""
-        noise = f", eta {self.eta:g}" if self.eta else ""
-        return f"{SAMPLERS.get(self.sampler, self.sampler)}, {self.steps} step{'s' * (self.steps != 1)}{noise}"
+        """Such as "DDIM, 50 steps" or "UniPC, 8 steps, Karras grid, tiny decoder"."""
+        parts = [SAMPLERS[self.sampler], f"{self.steps} step{'s' * (self.steps != 1)}"]
+        parts += [f"eta {self.eta:g}"] if self.eta else []
+        parts += [f"{GRIDS[self.timestep_grid]} grid"] if self.timestep_grid != GRID else []
+        parts += [DECODERS[self.decoder].lower()] if self.decoder != DECODER else []
+        return ", ".join(parts)
 
 
 def seeds_from(text: str) -> tuple[int, ...]:
@@ -103,17 +110,26 @@ def interval_of(number: object) -> int:
     return every
 
 
-def how(preset: str, sampler: str, steps: object, eta: object) -> How:
+def of_preset(name: str) -> How:
+    return How(**asdict(PRESETS[name]))
+
+
+def how(preset: str, sampler: str, steps: object, eta: object, grid: str, decoder: str) -> How:
     """A preset, or what was chosen with `custom`.
 
     Raises:
         InvalidRequest: a value is out of its range.
     """
     if preset in PRESETS:
-        return How(PRESETS[preset].sampler, PRESETS[preset].steps)
-    if sampler not in SAMPLERS:
-        raise InvalidRequest(f"Choose a sampler: {', '.join(SAMPLERS.values())}.")
-    return How(sampler, steps_of(steps), eta_of(eta) if sampler == "ddim" else 0.0)
+        return of_preset(preset)
+    for name, value, known in (
+        ("sampler", sampler, SAMPLERS),
+        ("timestep grid", grid, GRIDS),
+        ("decoder", decoder, DECODERS),
+    ):
+        if value not in known:
+            raise InvalidRequest(f"Choose a {name}: {', '.join(known.values())}.")
+    return How(sampler, steps_of(steps), eta_of(eta) if sampler == "ddim" else 0.0, grid, decoder)
 
 
 def eta_of(number: object) -> float:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from .._errors import BratsLDMError
-from .._presets import PRESETS
+from .._presets import DECODER, GRID, PRESETS
 from .downloads import FORMATS, pack
 from .figures import nothing_yet, say, say_error, viewer_frame
-from .form import CUSTOM, SAMPLERS, How
+from .form import CUSTOM, DECODERS, GRIDS, SAMPLERS, of_preset
 from .sessions import Studio
 from .views import View, failed, refused
 
@@ -98,23 +98,27 @@ def _updates(shown: Shown, view: View) -> dict[Any, Any]:
 
 
 def preset_choices() -> list[tuple[str, str]]:
-    return [
-        (f"{name.capitalize()} · {How(preset.sampler, preset.steps).words}", name) for name, preset in PRESETS.items()
-    ]
+    return [(f"{name.capitalize()} · {of_preset(name).words}", name) for name in PRESETS]
 
 
-def how_inputs(kind: str) -> tuple[gr.Radio, gr.Radio, gr.Number, gr.Number]:
-    """Preset, and what belongs to the choice "Custom": sampler, steps, eta."""
+def named_choices(names: Mapping[str, str]) -> list[tuple[str, str | int | float]]:
+    """For Gradio: words, then what stands for them."""
+    return [(words, name) for name, words in names.items()]
+
+
+def how_inputs(kind: str) -> tuple[gr.Radio, gr.Radio, gr.Number, gr.Number, gr.Radio, gr.Radio]:
+    """Preset, and what belongs to the choice "Custom": sampler, steps, eta, grid, decoder."""
     choices = [*preset_choices(), ("Custom", CUSTOM)]
     preset = gr.Radio(choices, value="standard", label="Quality", elem_id=f"{kind}-preset", elem_classes="stacked")
     with gr.Group(visible=False) as own:
-        names = [(words, name) for name, words in SAMPLERS.items()]
-        sampler = gr.Radio(names, value="ddim", label="Sampler", elem_id=f"{kind}-sampler")
+        sampler = gr.Radio(named_choices(SAMPLERS), value="ddim", label="Sampler", elem_id=f"{kind}-sampler")
         with gr.Row():
             steps = gr.Number(50, label="Steps", precision=0, elem_id=f"{kind}-steps", min_width=100)
             eta = gr.Number(0.0, label="Eta (DDIM only)", step=0.1, elem_id=f"{kind}-eta", min_width=100)
+        grid = gr.Radio(named_choices(GRIDS), value=GRID, label="Timesteps", elem_id=f"{kind}-timesteps")
+        decoder = gr.Radio(named_choices(DECODERS), value=DECODER, label="Image by", elem_id=f"{kind}-decoder")
     preset.change(lambda name: gr.update(visible=name == CUSTOM), preset, own, **SILENT)
-    return preset, sampler, steps, eta
+    return preset, sampler, steps, eta, grid, decoder
 
 
 def keep_row(studio: Studio, kind: str) -> gr.Row:

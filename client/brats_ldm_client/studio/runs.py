@@ -112,6 +112,8 @@ async def _events(client: AsyncClient, asked: Asked) -> AsyncGenerator[Progress 
         sampler=how.sampler,
         steps=how.steps,
         eta=how.eta,
+        timestep_grid=how.timestep_grid,
+        decoder=how.decoder,
         latents=asked.latents,
         preview_every=asked.preview_every,
         preview_decoder=asked.preview_decoder,

@@ -8,13 +8,14 @@ from typing import Any
 import gradio as gr
 
 from .._errors import BratsLDMError
+from .._presets import DECODER, GRID
 from . import form
 from .comparing import KIND, compare, ways
 from .figures import nothing_yet
-from .parts import SILENT, Shown, plain_html, preset_choices, refusal, shown_views
+from .parts import SILENT, Shown, named_choices, plain_html, preset_choices, refusal, shown_views
 from .sessions import Studio
 
-_NOTHING = "Press Compare", "One seed, several samplers: what changes, and how much."
+_NOTHING = "Press Compare", "One seed, made in several ways: what changes, and how much."
 
 
 def lay_out(studio: Studio) -> None:
@@ -24,15 +25,20 @@ def lay_out(studio: Studio) -> None:
             run = gr.Button("Compare", variant="primary", elem_id="compare-run", size="lg")
             stop = gr.Button("Stop", variant="stop", elem_id="compare-stop", size="lg", visible=False)
             with gr.Column(elem_classes="settings"):
-                names = [(words, name) for name, words in form.SAMPLERS.items()]
                 samplers = gr.CheckboxGroup(
-                    names,
+                    named_choices(form.SAMPLERS),
                     value=["ddim", "dpmpp_2m"],
                     label="Samplers",
                     elem_id="compare-samplers",
                     elem_classes="stacked",
                 )
                 steps = gr.Textbox("10, 20", label="Steps", info="one or several, with commas", elem_id="compare-steps")
+                grid = gr.CheckboxGroup(
+                    named_choices(form.GRIDS), value=[GRID], label="Timesteps", elem_id="compare-timesteps"
+                )
+                decoder = gr.CheckboxGroup(
+                    named_choices(form.DECODERS), value=[DECODER], label="Image by", elem_id="compare-decoder"
+                )
                 reference = gr.Radio(
                     preset_choices(),
                     value="standard",
@@ -46,11 +52,17 @@ def lay_out(studio: Studio) -> None:
     shown = Shown(run, stop, words, progress, pictures, None, None, None)
 
     async def start(
-        text: str, chosen: list[str], counts: str, against: str, request: gr.Request
+        text: str,
+        chosen: list[str],
+        counts: str,
+        grids: list[str],
+        decoders: list[str],
+        against: str,
+        request: gr.Request,
     ) -> AsyncGenerator[dict[Any, Any], None]:
         session = studio.session(request.session_hash)
         try:
-            every = ways(chosen, form.steps_from(counts), form.how(against, "", None, None))
+            every = ways(chosen, form.steps_from(counts), form.of_preset(against), grids, decoders)
             views = compare(studio, session, form.one_seed(text, "The seed"), every)
         except BratsLDMError as error:
             yield refusal(shown, error)
@@ -61,6 +73,6 @@ def lay_out(studio: Studio) -> None:
     def halt(request: gr.Request) -> None:
         studio.session(request.session_hash).stop(KIND)
 
-    inputs = [seed, samplers, steps, reference]
+    inputs = [seed, samplers, steps, grid, decoder, reference]
     gr.on([run.click, seed.submit, steps.submit], start, inputs, shown.outputs, trigger_mode="once", **SILENT)
     stop.click(halt, None, None, **SILENT)

@@ -26,7 +26,7 @@ def lay_out(studio: Studio) -> None:
             run = gr.Button("Generate", variant="primary", elem_id="generate-run", size="lg")
             stop = gr.Button("Stop", variant="stop", elem_id="generate-stop", size="lg", visible=False)
             with gr.Column(elem_classes="settings"):
-                how = how_inputs(KIND)
+                inputs = how_inputs(KIND)
                 with gr.Accordion("Previews", open=False):
                     every = gr.Number(5, label="Show one every … steps", precision=0, elem_id="generate-previews")
                     kinds = [("Latent", "latent"), ("Tiny decoder", "tiny")]
@@ -35,11 +35,21 @@ def lay_out(studio: Studio) -> None:
             shown = show_parts(studio, KIND, run, stop, _NOTHING, grid="generate-grid")
 
     async def start(
-        text: str, preset: str, sampler: str, steps: Any, eta: Any, interval: Any, kind: str, request: gr.Request
+        text: str,
+        preset: str,
+        sampler: str,
+        steps: Any,
+        eta: Any,
+        grid: str,
+        made_by: str,
+        interval: Any,
+        kind: str,
+        request: gr.Request,
     ) -> AsyncGenerator[dict[Any, Any], None]:
         session = studio.session(request.session_hash)
         try:
-            asked = form.seeds_from(text), form.how(preset, sampler, steps, eta), form.interval_of(interval)
+            how = form.how(preset, sampler, steps, eta, grid, made_by)
+            asked = form.seeds_from(text), how, form.interval_of(interval)
         except BratsLDMError as error:
             yield refusal(shown, error)
             return
@@ -52,7 +62,7 @@ def lay_out(studio: Studio) -> None:
     gr.on(
         [run.click, seeds.submit],
         start,
-        [seeds, *how, every, decoder],
+        [seeds, *inputs, every, decoder],
         shown.outputs,
         trigger_mode="once",
         **SILENT,

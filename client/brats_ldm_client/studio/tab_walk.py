@@ -47,7 +47,7 @@ def lay_out(studio: Studio) -> None:
         except BratsLDMError as error:
             yield refusal(shown, error)
             return
-        async for update in shown_views(shown, walk(studio, session, *ends, where, form.how(chosen, "", None, None))):
+        async for update in shown_views(shown, walk(studio, session, *ends, where, form.of_preset(chosen))):
             yield update
 
     def halt(request: gr.Request) -> None:

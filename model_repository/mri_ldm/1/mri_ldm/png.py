@@ -17,8 +17,10 @@ from .job_queue import Array
 # Hyphens, not dashes: this is the client's notice, whose font has no others.
 NOTICE = "SYNTHETIC - research use only - not for diagnosis"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-RECORDED = ("synthetic", "seed", "sampler", "steps", "eta", "model_name", "model_digest")
+RECORDED = ("synthetic", "seed", "sampler", "steps", "eta", "timestep_grid", "decoder", "model_name", "model_digest")
 """The image depends on these. Versions would make the files of two servers differ."""
+DEFAULTS = {"timestep_grid": "leading", "decoder": "full"}
+"""Left out of the text: a file without them says the same as one from before there were others."""
 XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -59,7 +61,7 @@ def _compressed(pixels: NDArray[np.uint8]) -> bytes:
 
 def _texts(record: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
     """Chunks for notice, source type, record and scaling; the source type again where image tools look for it."""
-    recorded = {key: record[key] for key in RECORDED if key in record}
+    recorded = {key: record[key] for key in RECORDED if key in record and record[key] != DEFAULTS.get(key)}
     for key, value in {"Description": NOTICE, "DigitalSourceType": SOURCE_TYPE, **recorded, "Scaling": SCALING}.items():
         yield _text(key, value if isinstance(value, str) else json.dumps(value))
     yield _unicode("XML:com.adobe.xmp", XMP)

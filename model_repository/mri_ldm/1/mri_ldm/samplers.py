@@ -225,13 +225,13 @@ def _unipc(alpha_bar: Float64) -> _Weights:
 def _correction(h: Float64) -> Float64:
     """Weights of x0, h and g in (corrected - predicted latent) / alpha; h: the last one or two steps in lambda."""
     scale = np.expm1(-h[-1])  # B(h), and h phi_1(h), of the paper
-    if len(h) == 1:
-        return scale * np.array([-0.5, 0.5, 0.0])
-    ratio = -h[0] / h[1]
-    phi2 = scale / -h[1] - 1
-    phi3 = phi2 / -h[1] - 0.5
-    earlier, newest = np.linalg.solve([[1, 1], [ratio, 1]], np.array([phi2, 2 * phi3]) / scale)
-    change = (0.5 - earlier) / ratio  # of (g - h), which the predictor weighs with 0.5 / ratio
+    newest, change = 0.5, 0.0
+    if len(h) > 1:
+        ratio = -h[0] / h[1]
+        phi2 = scale / -h[1] - 1
+        phi3 = phi2 / -h[1] - 0.5
+        earlier, newest = np.linalg.solve([[1, 1], [ratio, 1]], np.array([phi2, 2 * phi3]) / scale)
+        change = (0.5 - earlier) / ratio  # of (g - h), which the predictor weighs with 0.5 / ratio
     weights: Float64 = scale * np.array([-newest, newest - change, change])
     return weights
 

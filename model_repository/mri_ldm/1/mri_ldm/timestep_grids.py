@@ -48,19 +48,22 @@ def leading(trained: int, steps: int) -> Timesteps:
 
 def half_log_snr(alpha_bars: Float64) -> Float64:
     """lambda = log(alpha / sigma) [T], descending."""
-    return 0.5 * np.log(alpha_bars / (1 - alpha_bars))
+    lambdas: Float64 = 0.5 * np.log(alpha_bars / (1 - alpha_bars))
+    return lambdas
 
 
 def _log_snr(alpha_bars: Float64, steps: int) -> Float64:
     """lambda [steps], evenly spaced from the noisiest to the cleanest timestep (Lu et al. 2022, section 4.1)."""
     lambdas = half_log_snr(alpha_bars)
-    return np.linspace(lambdas[-1], lambdas[0], steps)
+    even: Float64 = np.linspace(lambdas[-1], lambdas[0], steps)
+    return even
 
 
 def _karras(alpha_bars: Float64, steps: int) -> Float64:
     """lambda [steps] of Karras et al. 2022, eq. 5, where the noise is sigma / alpha = exp(-lambda)."""
     largest, smallest = np.exp(-half_log_snr(alpha_bars)[[-1, 0]] / RHO)
-    return -RHO * np.log(np.linspace(largest, smallest, steps))
+    lambdas: Float64 = -RHO * np.log(np.linspace(largest, smallest, steps))
+    return lambdas
 
 
 def _aligned(aligned: AlignedTimesteps, steps: int, alpha_bars: Float64) -> Timesteps:
