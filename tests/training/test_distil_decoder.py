@@ -12,8 +12,8 @@ from training import distil_decoder
 from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, save_snapshot
 from training.config import TinyDecoder, TinyDecoderTraining, load_config
 from training.files import sha256
-from training.networks import build_autoencoder
 from training.latents import LATENTS
+from training.networks import build_autoencoder
 from training.run import Run
 from training.tiny_decoder import build_tiny_decoder, operations, with_noise
 
