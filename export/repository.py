@@ -240,7 +240,7 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> di
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
-        "digest": _weights_digest(folder, graphs),
+        "digest": _weights_digest(folder, graphs, snapshot.aligned_timesteps),
         "prediction_type": "epsilon",
         "noise_schedule": asdict(snapshot.config.noise_schedule),
         "decoded_size": VAE_DECODER.output.shape[-1],
@@ -251,13 +251,16 @@ def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> di
     }
 
 
-def _weights_digest(folder: Path, graphs: tuple[Graph, ...]) -> str:
-    """A digest of the files of all networks: model.onnx, or model.pt2 where there is no ONNX file."""
+def _weights_digest(folder: Path, graphs: tuple[Graph, ...], aligned: tuple[tuple[int, ...], ...]) -> str:
+    """A digest of all that images depend on besides the request: the files of all networks (model.onnx, or model.pt2
+    where there is no ONNX file) and the aligned timesteps."""
     lines = ""
     for graph in graphs:
         version = folder / graph.name / "1"
         file = next(path for path in (version / "model.onnx", version / "model.pt2") if path.is_file())
         lines += f"{graph.name} {sha256(file)}\n"
+    if aligned:
+        lines += f"aligned_timesteps {json.dumps(aligned)}\n"
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 

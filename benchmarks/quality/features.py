@@ -129,7 +129,10 @@ def measure_all(measurer: Measurer, folder: Path, design: Design) -> Measured:
             measurer.features(setting, first) if group == "features" else measurer.pairs(setting, reference, first)
         )
         parts[group][setting].append(figures)
-    joined = {group: {one: _joined(many) for one, many in settings.items()} for group, settings in parts.items()}
+    joined = {
+        group: {setting: _joined(parts[group][setting]) for setting in settings if setting in parts[group]}
+        for group, settings in groups.items()
+    }
     return Measured(**joined)
 
 

@@ -27,8 +27,9 @@ def presets(bench: Bench) -> dict[str, Any]:
     running, told = ready(bench, 1, only=(BASELINE, OURS, IN_BF16))
     told.setdefault(IN_BF16, {"left_out": "it needs OpenVINO and a CPU that computes bf16"})
     calls = {BASELINE: partial(_loop, bench)}
-    for server, contestant in running.items():
-        for preset in TIMED if isinstance(contestant, Ours) else ():
+    servers = {name: contestant for name, contestant in running.items() if isinstance(contestant, Ours)}
+    for server, contestant in servers.items():
+        for preset in TIMED:
             try:
                 contestant.client.generate([SEEDS[0]], preset=preset)  # a warm-up, too
             except InvalidRequest as error:

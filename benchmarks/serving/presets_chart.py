@@ -79,7 +79,7 @@ def _words(axes: Axes, quality: Record) -> None:
             real = f"{1000 * row['to_real']['frechet']:.0f}" if row["to_real"] else "not measured"
             for x, text in zip(columns, (f"{row['paired']['ssim_mean']:.3f}", real), strict=True):
                 axes.text(x, line, text, ha="center", va="center")
-    axes.set_xlabel("demo weights; distance x 1000, less is better", fontsize=9)
+    axes.set_xlabel("demo weights; distance x 1000", fontsize=9)
     axes.set_xticks([])
     axes.tick_params(left=False)
     axes.spines[:].set_visible(False)

@@ -26,8 +26,9 @@ def presets(record: Record) -> Lines:
             "{title} | {preset} | {psnr} | {ssim} | {same} | {images} | {real} | {change}",
             [_preset(setting, distance["baseline"]) for setting in distance["presets"]],
         )
-        yield from ["", _legend(distance), ""]
+        yield from ["", _legend(distance)]
     if time:
+        yield ""
         rows = [
             [f"`{name}`", f"{number(values['median'])} ({around(values)})", number(_ratio(values))]
             for name, values in time["presets"].items()
@@ -76,7 +77,7 @@ def _legend(distance: Record) -> str:
     parts = [f"PSNR, SSIM and Fréchet of the same seeds: {paired['images']} images."]
     if beside := distance["reference"]["beside"]:
         parts.append(
-            f"The reference, {_setting(distance['reference']).title}, beside {beside['steps']} steps, "
+            f"The reference ({_setting(distance['reference']).title}) beside {beside['steps']} steps, "
             f"{beside['images']} images: PSNR {beside['psnr_mean']:.1f} dB (worst {beside['psnr_min']:.1f}), "
             f"SSIM {beside['ssim_mean']:.4f} (worst {beside['ssim_min']:.4f})."
         )

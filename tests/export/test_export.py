@@ -1,6 +1,7 @@
 """Export: the graphs compute what PyTorch computes, the configs describe them, the result is complete."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +226,16 @@ def test_the_command_says_what_is_wrong(small_snapshot, tmp_path: Path, capsys) 
     save_snapshot(Snapshot(small_snapshot.config, small_snapshot.autoencoder), tmp_path)
     assert main(["repository", str(tmp_path), "--into", str(tmp_path / "out")]) == 1
     assert "training.train_diffusion" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_aligned_timesteps_reach_the_server_and_its_digest(tiny_snapshot, small_repository) -> None:
+    """Images on the grid "aligned" depend on them as on weights, and the digest must tell two such models apart."""
+
+    def record(*grids: tuple[int, ...]):
+        return repository._model_record(replace(tiny_snapshot, aligned_timesteps=grids), small_repository, "x", steps=1)
+
+    plain, aligned, other = record(), record((999, 500)), record((999, 400))
+    assert "aligned_timesteps" not in plain
+    assert plain["digest"] == json.loads((small_repository / "mri_ldm/1/model.json").read_text())["digest"]
+    assert aligned["aligned_timesteps"] == ((999, 500),)
+    assert len({part["digest"] for part in (plain, aligned, other)}) == 3

@@ -99,10 +99,13 @@ class Reference:
 
     def _one(self, row: RowParameters) -> tuple[Array, Array]:
         start = None if row.latent is None else row.latent.tobytes()
-        return self._row(row.seed, row.steps, row.sampler, row.eta, start)
+        return self._row(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid, start)
 
-    def _compute(self, seed: int, steps: int, sampler: str, eta: float, start: bytes | None) -> tuple[Array, Array]:
+    def _compute(
+        self, seed: int, steps: int, sampler: str, eta: float, grid: str, start: bytes | None
+    ) -> tuple[Array, Array]:
         latent = None if start is None else np.frombuffer(start, np.float32).reshape(LATENT)
-        latents, images = self._engine.generate([RowParameters(seed, steps, sampler, eta, latent)])
+        row = RowParameters(seed, steps, sampler, eta, latent, timestep_grid=grid)
+        latents, images = self._engine.generate([row])
         assert images is not None
         return latents[0], images[0]
