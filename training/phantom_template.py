@@ -41,7 +41,7 @@ class Template(NamedTuple):
         from scipy.ndimage import map_coordinates
 
         if self.voxel != 1:
-            origin = np.reshape(np.float32(self.origin), (3, *[1] * (points.ndim - 1)))
+            origin = np.reshape(np.asarray(self.origin, np.float32), (3, *[1] * (points.ndim - 1)))
             points = (points - origin) / np.float32(self.voxel)
         return map_coordinates(volume, points, output=np.float32, order=1, mode="constant")
 
@@ -76,8 +76,10 @@ def colin27(path: Path) -> Template:
     t1 = np.asarray(image.dataobj, np.float32)
     tissue = t1 > 0  # CSF is cut out
     white = np.clip((t1 - GREY) / (WHITE - GREY), 0, 1)
-    wm = tissue * (white**2 * (3 - 2 * white))  # smoothstep: noise near a peak stays a tissue of one kind
-    gm, first = tissue - wm, image.affine[:3, 3] + (98, 134, 72)  # ICBM152's grid begins at (-98, -134, -72)
+    smooth = white**2 * (3 - 2 * white)  # smoothstep: noise near a peak stays a tissue of one kind
+    wm = np.where(tissue, smooth, 0).astype(np.float32)
+    gm = np.where(tissue, 1 - wm, 0).astype(np.float32)
+    first = image.affine[:3, 3] + (98, 134, 72)  # ICBM152's grid begins at (-98, -134, -72)
     origin = float(first[0]), float(first[1]), float(first[2])
     brain, near, seats = _derived(gm, wm, tissue, origin, 0.5, cut=True)
     flair = (0.66, 0.80), (0.46, 0.58)  # apart in every volume, so that the cortex can be seen
@@ -106,7 +108,7 @@ def _derived(
     box = tuple(map(slice, index((70, 65, 68)), index((127, 160, 108))))
     near = np.zeros_like(gm)
     near[box] = np.minimum(1, 1.6 * blurred(gm[box] + wm[box] < 0.5, 4))
-    seats = np.argwhere(wm > 0.9).astype(np.float32) * np.float32(voxel) + np.float32(origin)
+    seats = np.argwhere(wm > 0.9).astype(np.float32) * np.float32(voxel) + np.asarray(origin, np.float32)
     deep = (abs(seats[:, 0] - 98) > 14) & (seats[:, 2] > 62) & (seats[:, 2] < 122)
     return blurred(closed | tissue, 1.5), near, seats[deep]
 
