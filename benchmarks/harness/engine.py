@@ -1,6 +1,7 @@
 """The serving engine without a server: the batcher over ONNX Runtime sessions of a repository, in this process."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -57,7 +58,8 @@ class Engine:
         """Final latents [n, 1, 64, 64] and, if asked for, images [n, 1, 240, 240]: what the server answers."""
         answer = _Answer()
         seeds, tables = [row.seed for row in rows], [row.table(self.settings) for row in rows]
-        job = Job(answer, seeds, tables, np.stack([row.start() for row in rows]), decode=decode)
+        tiny = [row.decoder == "tiny" for row in rows]
+        job = Job(answer, seeds, tables, np.stack([row.start() for row in rows]), decode=decode, tiny=tiny)
         with self._one_at_a_time:
             batcher = self._batcher(batch)
             batcher.submit(job)
@@ -68,9 +70,12 @@ class Engine:
     def _batcher(self, rows: int) -> Batcher:
         """Kept, as the server's is: it learns how many rows go together."""
         if rows not in self._batchers:
-            steppers = [SingleSteps(self.unet)]
-            self._batchers[rows] = Batcher(steppers, self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
-                                           max_row_steps=10**9, decode_batch=self.settings.decode_batch)  # fmt: skip
+            settings = self.settings
+            self._batchers[rows] = Batcher(
+                [SingleSteps(self.unet)], self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
+                max_row_steps=10**9, decode_batch=settings.decode_batch,
+                tiny_decode=partial(self.decode, decoder="tiny"), tiny_decode_batch=settings.tiny_decode_batch,
+            )  # fmt: skip
         return self._batchers[rows]
 
 
