@@ -57,20 +57,14 @@ bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; 
 perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurrency 4 --steps 10", ARGS=--help
 	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
-demo-weights: $(VENV)/.export  ## Make the committed demo weights anew, in two phases (hours)
+demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
-	@tests/support/fetch_debian.sh $(VENV) colin27
-	$(BIN)/python -m training.phantom --out data/colin27 --volumes 200 --seed 0 --colin27 $(VENV)/ch2better.nii.gz
-	$(BIN)/python -m training.train_autoencoder --config demo_colin27 --initial runs/demo/diffusion/snapshot \
-		--data data/colin27 --out runs/colin27/autoencoder
-	$(BIN)/python -m training.train_diffusion --config demo_colin27 --initial runs/demo/diffusion/snapshot \
-		--autoencoder runs/colin27/autoencoder/snapshot --data data/colin27 --out runs/colin27/diffusion
-	$(BIN)/python -m training.distil_decoder --config demo_colin27 --snapshot runs/colin27/diffusion/snapshot --data data/colin27
-	$(BIN)/python -m training.align_steps --snapshot runs/colin27/diffusion/snapshot --data data/colin27
-	$(BIN)/python -m export repository runs/colin27/diffusion/snapshot --into model_repository --name brats_phantom_demo
+	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/phantom
+	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/phantom
+	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
 
 gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/serving/gpu-*.json (under ten minutes)
 	$(BIN)/python -m benchmarks.serving --device gpu

@@ -231,8 +231,10 @@ class TinyDecoderTraining(Stage):
     """Random slices of each drawn volume; the batch is volumes x slices."""
     learning_rate: PositiveFloat = 1e-3
     """Learning rate of Adam."""
-    ssim_weight: NonNegativeFloat = 0.2
-    """Weight of 1 - SSIM beside L1; 0 = off."""
+    squared_weight: NonNegativeFloat = 2.0
+    """Weight of the mean squared error beside L1; 0 = off."""
+    reuse: Count = 4
+    """Updates that see each latent: the full decoder's image of it costs more than an update."""
     latent_noise: NonNegativeFloat = 0.1
     """Largest standard deviation of the noise on scaled latents; 0 = off."""
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from training.checkpoint import Snapshot, StateDict
 
 SHOWN = 6  # columns of the picture
+BATCHES = 8  # decoded by the full decoder at once
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     from training.networks import build_autoencoder
     from training.processes import joined
     from training.run import Run
-    from training.tiny_decoder import build_tiny_decoder, compare, decoded, with_noise
+    from training.tiny_decoder import Lesson, build_tiny_decoder, compare, decoded, with_noise
     from training.update import Trained, learning_rate, update_tiny_decoder
     from training.validation import encode_mean, validation_slices
 
@@ -106,7 +107,9 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     targets = decoded(autoencoder, held_out, scale_factor)
     key = latents_key(snapshot_folder, index, config.data)
     latents = cached_latents(autoencoder, data, config.data, processes, latents_file, key)
-    share = (settings.volumes_per_batch, settings.slices_per_volume, config.seed)
+    share = (BATCHES * settings.volumes_per_batch, settings.slices_per_volume, config.seed)
+    rows = settings.volumes_per_batch * settings.slices_per_volume
+    lessons: dict[int, Lesson] = {}
 
     # The network and the run that it continues.
     torch.manual_seed(config.seed)
@@ -118,6 +121,12 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     steps_per_epoch = max(1, len(latents["mu"]) // (settings.volumes_per_batch * all_parts))
     total = done if run.without_progress(settings.patience) else settings.epochs * steps_per_epoch
 
+    def lesson(number: int, part: int) -> Lesson:
+        drawn = scale_factor * draw_latents(latents, *share, number, part, all_parts)
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, number, 5, part))
+        noisy = with_noise(drawn, settings.latent_noise, generator).to(processes.device)
+        return Lesson(noisy, decoded(autoencoder, noisy, scale_factor))
+
     def result() -> Snapshot:
         return with_tiny_decoder(snapshot, config, run.record(done), tiny.averaged.state_dict())
 
@@ -125,16 +134,16 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     bar = tqdm(range(done, total), "tiny decoder", total, initial=done, disable=not processes.first)
     with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
-            drawn = {part: scale_factor * draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
-            batch = {}
-            for part, z in drawn.items():
-                generator = torch.Generator().manual_seed(derived_seed(config.seed, iteration, 5, part))
-                batch[part] = with_noise(z, settings.latent_noise, generator).to(processes.device)
-            images = {part: decoded(autoencoder, z, scale_factor) for part, z in batch.items()}
+            number, update = divmod(iteration, BATCHES * settings.reuse)
+            if not lessons or update == 0:
+                lessons = {part: lesson(number, part) for part in parts}
+            batch, images = {}, {}
+            for part, taught in lessons.items():
+                batch[part], images[part] = taught.batch(update, rows, derived_seed(config.seed, number, 6, part))
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
             tiny.begin(rate)
             try:
-                losses, norms = update_tiny_decoder(tiny, batch, images, settings.ssim_weight)
+                losses, norms = update_tiny_decoder(tiny, batch, images, settings.squared_weight)
             except FloatingPointError as error:
                 raise run.not_finite(iteration, batch, error) from error
             done = iteration + 1

@@ -6,9 +6,9 @@ cheaper than at that of the image. Knows nothing of files and optimisers.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from monai.losses import SSIMLoss
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,12 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.checkpoint import StateDict
 from training.config import TinyDecoder as TinyDecoderConfig
+from training.data import derived_seed
 from training.metrics import reconstruction_metrics
 
 UPSCALING = 4  # pixels of the image for one of the latent, along each axis
 ROWS = 8
-
-dissimilarity = SSIMLoss(spatial_dims=2, data_range=1.0, reduction="none")
 
 
 class ResidualBlock(nn.Module):
@@ -59,14 +58,14 @@ def build_tiny_decoder(config: TinyDecoderConfig, weights: StateDict | None = No
     return network
 
 
-def distillation_losses(tiny: nn.Module, latents: Tensor, targets: Tensor, ssim_weight: float) -> dict[str, Tensor]:
-    """L1 and 1 - SSIM between tiny(latents) and the full decoder's images [B, 1, H, W]; `loss` is their weighted sum.
+def distillation_losses(tiny: nn.Module, latents: Tensor, targets: Tensor, squared_weight: float) -> dict[str, Tensor]:
+    """L1 and squared error of tiny(latents) beside the full decoder's images [B, 1, H, W]; `loss` is the weighted sum.
 
     latents: scaled, [B, 1, H / 4, W / 4].
     """
     images = tiny(latents).float()
-    l1, ssim = F.l1_loss(images, targets), dissimilarity(images, targets).mean()
-    return {"l1": l1, "ssim_loss": ssim, "loss": l1 + ssim_weight * ssim}
+    l1, squared = F.l1_loss(images, targets), F.mse_loss(images, targets)
+    return {"l1": l1, "squared": squared, "loss": l1 + squared_weight * squared}
 
 
 def with_noise(latents: Tensor, most: float, generator: torch.Generator) -> Tensor:
@@ -76,6 +75,21 @@ def with_noise(latents: Tensor, most: float, generator: torch.Generator) -> Tens
     """
     spread = most * torch.rand(len(latents), 1, 1, 1, generator=generator)
     return latents + spread * torch.randn(latents.shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Noisy scaled latents [N, 1, h, w] and the full decoder's images of them [N, 1, 4h, 4w], for several updates."""
+
+    latents: Tensor
+    images: Tensor
+
+    def batch(self, update: int, rows: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Latents and images of the update with this number: in N / rows updates each latent comes once."""
+        time_through, place = divmod(update, len(self.latents) // rows)
+        generator = torch.Generator().manual_seed(derived_seed(seed, time_through))
+        chosen = torch.randperm(len(self.latents), generator=generator)[place * rows : (place + 1) * rows]
+        return self.latents[chosen], self.images[chosen]
 
 
 @torch.no_grad()
