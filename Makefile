@@ -63,7 +63,8 @@ demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/phantom --out runs/demo/diffusion
 	$(BIN)/python -m training.phantom --out data/phantom --volumes 40 --seed 0 # the first of them are enough for what follows
-	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/phantom
+	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/phantom \
+		--gate 0.97
 	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/phantom
 	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
 

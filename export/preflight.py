@@ -205,7 +205,7 @@ def describe(folder: Path, manifest: Manifest, configs: Configs, machine: Machin
     """What the repository holds, as lines for people."""
     lines = [f"{folder}: {manifest['name']}, {len(manifest['sha256'])} files as recorded"]
     for model, by_profile in configs.items():
-        lines.append(f"  {model:<16}{', '.join(f'{profile} ({c.backend})' for profile, c in by_profile.items())}")
+        lines.append(f"  {model:<18}{', '.join(f'{profile} ({c.backend})' for profile, c in by_profile.items())}")
     lines += _plan_lines(manifest) + _program_lines(manifest)
     if not manifest.get("plans"):
         servable = [name for name in configs["unet"] if not check_profile(folder, configs, name, machine)]

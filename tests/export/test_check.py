@@ -66,7 +66,7 @@ def test_the_committed_repository_passes_in_a_moment_and_without_torch() -> None
     )
     result = run_python("-c", code)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "unet            default (tensorrt), cpu (onnxruntime)" in result.stdout
+    assert "unet              default (tensorrt), cpu (onnxruntime)" in result.stdout
     assert "No plans" in result.stdout
     assert processor_seconds() - before < 5, "under one second is usual"
 
