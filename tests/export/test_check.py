@@ -216,7 +216,7 @@ def test_a_profile_that_nobody_has_and_a_plan_that_is_not_there(
     (error,) = problems(repository, capsys, *SERVER, "--profile", "gpu")
     assert "no profile 'gpu', and Triton would use config.pbtxt instead: choose one of ['cpu', 'default'" in error
     committed = problems(ROOT / "model_repository", capsys, "--profile", "default")
-    assert ["model.plan: missing, and profile 'default' serves it" in error for error in committed] == [True, True]
+    assert ["model.plan: missing, and profile 'default' serves it" in error for error in committed] == [True] * 3
 
 
 def test_a_folder_that_is_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

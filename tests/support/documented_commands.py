@@ -92,8 +92,7 @@ NO_CONTAINERS = "needs a container engine, which no test has"
 NO_CLUSTER = "needs a cluster, which no test has; tests render and validate what it would send"
 
 NOT_RUN: dict[str, str] = {
-    "apt-get download": "tests/support/fetch_debian.sh does it for the tests, with the next one",
-    "dpkg-deb -x": "as the one before",
+    "apt-get download": "tests/support/fetch_debian.sh does the same for the tests",
     "docker build": NO_CONTAINERS,
     "docker compose": NO_CONTAINERS,
     "docker push": NO_CONTAINERS,
