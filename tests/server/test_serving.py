@@ -129,7 +129,7 @@ def test_mixed_requests_are_answered_as_if_alone(raw, small_server) -> None:
     with ThreadPoolExecutor(len(cases)) as pool:
         answers = list(pool.map(run, cases))
     after = triton_counted(raw, small_server)["unet"]
-    assert after.rows - before.rows == sum(steps for _, steps, _ in cases)
+    assert after.rows - before.rows == sum(steps for _, steps, *_ in cases)
     assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
 
 

@@ -59,6 +59,7 @@ def write_faulty(repository: Path, *, missing: str = "", tiny: bool = False, **l
         (repository / model / "config.pbtxt").write_text(str(config))
         path = repository / model / "1" / "model.json"
         record = json.loads(path.read_text())
+        record.pop("aligned_timesteps", None)  # they are of the demo weights
         record["max_batch_size"] = {"unet": 64, "vae_decoder": 4} | ({"vae_decoder_tiny": 4} if tiny else {})
         path.write_text(json.dumps(record))
     for model, output in zip(NETWORKS, ("pred", "image"), strict=True):
