@@ -26,10 +26,16 @@ def copy_light(folder: Path) -> Path:
     return folder
 
 
+def _record() -> dict[str, Any]:
+    """The committed model.json without the aligned timesteps, which are of the demo weights."""
+    record: dict[str, Any] = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
+    record.pop("aligned_timesteps", None)
+    return record
+
+
 def set_rows(folder: Path, rows: dict[str, int]) -> None:
     """The networks of such a copy and the most rows of their calls, in model.json."""
-    record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
-    record.pop("aligned_timesteps", None)  # they are of the demo weights
+    record = _record()
     for front in FRONT_MODELS:
         write_text(folder / front / "1" / "model.json", json.dumps(record | {"max_batch_size": rows}))
 
@@ -50,8 +56,7 @@ def add_steps(folder: Path, steps: int) -> None:
     (folder / "unet_steps" / "1").mkdir()
     for name in ("model.onnx", "model.fp16.onnx"):
         (folder / "unet_steps" / "1" / name).write_text(f"{name} of unet_steps")
-    record = json.loads((ROOT / "model_repository" / "mri_ldm" / "1" / "model.json").read_text())
-    record.pop("aligned_timesteps", None)  # they are of the demo weights
+    record = _record()
     record |= {"max_batch_size": {"unet": 64, "vae_decoder": 4, "unet_steps": 64}, "steps_per_call": steps}
     for front in ("mri_ldm", "mri_ldm_stream"):
         write_text(folder / front / "1" / "model.json", json.dumps(record))
