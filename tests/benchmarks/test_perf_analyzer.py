@@ -117,10 +117,12 @@ def test_tls_and_a_secret(
     with TritonServer(small_repository, security=security) as server:
         monkeypatch.setenv("BRATS_LDM_SECRET", SECRET)
         options = ["--url", server.grpc_url, "--concurrency", "2", "--requests", "4", "--steps", "2"]
+        options += ["--decoder", "tiny"]
         files = ["--tls-ca", str(authority.ca), "--tls-cert", str(certificate), "--tls-key", str(key)]
         done = measure(perf_analyzer, tmp_path / "out", *options, *files)
         assert done.returncode == 0, done.stderr
         assert "all 4 requests answered" in done.stdout
+        assert "rows in a call of vae_decoder_tiny" in done.stdout
         assert "$BRATS_LDM_SECRET" in done.stdout
         for path in [*(tmp_path / "out").iterdir()]:
             assert SECRET not in path.read_text(), path

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.harness.weights import load_weights
-from benchmarks.micro.rewrite import BASELINE, _variants, gflop, main, measure, peaks
+from benchmarks.harness.operations import gflop
+from benchmarks.micro.rewrite import BASELINE, _variants, main, measure, peaks
 from benchmarks.tables.micro import operations
 from export.graphs import GRAPHS, VAE_DECODER, Graph
 from export.rewrite import rewritten

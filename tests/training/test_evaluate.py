@@ -17,7 +17,8 @@ from training.evaluation import slices
 from training.evaluation.measure import distribution_metrics, pair_similarity
 from training.evaluation.memorisation import Folder, Memorisation, find_copies, plant_copies
 from training.evaluation.slices import read_slices
-from training.phantom_volume import load_template, make_volume
+from training.phantom_template import icbm152
+from training.phantom_volume import make_volume
 
 NEW_VOLUMES, NEW_DEPTHS = 3, np.s_[3:148]  # 435 slices
 
@@ -98,7 +99,7 @@ def folder(phantom, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def heads() -> list[np.ndarray]:
     """Volumes that the training folder does not know."""
-    template = load_template()
+    template = icbm152()
     seeds = range(1000, 1000 + 2 + NEW_VOLUMES)
     return [make_volume(template, np.random.default_rng(seed))[0] for seed in seeds]
 

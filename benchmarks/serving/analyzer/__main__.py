@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server of its own must not outlive it
     fields = {"steps": options.steps, "sampler": options.sampler}
     fields |= {"preview_every": options.preview_every} if options.preview_every else {}
+    fields |= {"decoder": "tiny"} if options.decoder == "tiny" else {}
     try:
         if not (options.tool / fetch.BINARY).is_file():
             print(f"Fetching perf_analyzer into {options.tool} ...", flush=True)
@@ -96,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests", type=_positive, metavar="N", help=at_least)
     add("--model", choices=MODELS, default=UNARY, help="one response, or a stream (%(default)s)")
     add("--steps", type=_positive, default=50, help="denoising steps (%(default)s)")
-    add("--sampler", default="ddim", help="ddim, ddpm or dpmpp_2m (%(default)s)")
+    add("--sampler", default="ddim", help="ddim, ddpm, dpmpp_2m, dpmpp_3m or unipc (%(default)s)")
+    add("--decoder", choices=("full", "tiny"), default="full", help="of the images (%(default)s)")
     add("--seed", type=int, default=0, help="the first seed; the others count up (%(default)s)")
     add("--preview-every", type=_positive, metavar="N", help="for a stream: a preview every N steps (none)")
     add = parser.add_argument_group("server: one of its own, unless --url is given").add_argument

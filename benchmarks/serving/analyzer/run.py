@@ -117,7 +117,8 @@ def run(
     data, profile = folder / f"{load.name}.input.json", folder / f"{load.name}.requests.json"
     write_text(data, json.dumps(content))
     profile.unlink(missing_ok=True)  # it refuses to write over one
-    before = _counts(client, target.access)
+    networks = _networks(content)
+    before = _counts(client, target.access, networks)
     arguments = [*_command(target, load, before), "--input-data", data.name, "--profile-export-file", profile.name]
     arguments += ["-f", f"{load.name}.csv", *more]
     command, env = [str(program), *arguments], environment(program.parent)
@@ -130,7 +131,7 @@ def run(
     answered = _requests(profile)
     if len(answered) < load.requests:
         return Run(report, f"{len(answered)} of {load.requests} requests were answered")
-    after = {name: now.since(before[name]) for name, now in _counts(client, target.access).items()}
+    after = {name: now.since(before[name]) for name, now in _counts(client, target.access, networks).items()}
     mean_rows = {name: counted.rows / max(1, counted.calls) for name, counted in after.items()}
     return Run(report, requests=answered, mean_rows=mean_rows)
 
@@ -196,15 +197,22 @@ def _requests(path: Path) -> list[Request]:
     ]
 
 
-def _counts(client: InferenceServerClient, access: Access) -> dict[str, Counts]:
-    """Those so far, by network, of the networks that are there. Raises AnalyzerError where Triton has none."""
+def _networks(content: Mapping[str, Any]) -> list[str]:
+    """Those that its requests may call. perf_analyzer fails over a network that was not called once."""
+    decoder = content["data"][0].get("decoder", ["full"])[0]
+    unused = {"full": "vae_decoder_tiny", "tiny": "vae_decoder"}[decoder]
+    return [name for name in NETWORKS if name != unused]
+
+
+def _counts(client: InferenceServerClient, access: Access, networks: Iterable[str]) -> dict[str, Counts]:
+    """Those so far of the networks that are there. Raises AnalyzerError where Triton has none."""
     from tritonclient.utils import InferenceServerException
 
     from benchmarks.harness import wire  # with NumPy, which --help is spared
 
     headers = dict(access.headers) or None
     try:
-        ready = [name for name in NETWORKS if client.is_model_ready(name, headers=headers, client_timeout=TIMEOUT_S)]
+        ready = [name for name in networks if client.is_model_ready(name, headers=headers, client_timeout=TIMEOUT_S)]
         return {network: wire.counts(client, network, access.headers, TIMEOUT_S) for network in ready}
     except InferenceServerException as error:
         raise AnalyzerError(f"the server's statistics of its networks cannot be had: {error}") from error
