@@ -57,15 +57,13 @@ bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; 
 perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurrency 4 --steps 10", ARGS=--help
 	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
-demo-weights: $(VENV)/.export  ## Make the committed demo weights anew (hours)
-	$(BIN)/python -m training.phantom --out data/phantom --volumes 160 --seed 0
-	$(BIN)/python -m training.train_autoencoder --config demo --data data/phantom --out runs/demo/autoencoder
+demo-weights: $(VENV)/.export $(VENV)/.tools  ## Make the committed demo weights anew (hours)
+	$(BIN)/python -m training.phantom --out data/colin27 --volumes 160 --seed 0 --colin27 $(VENV)/ch2better.nii.gz
+	$(BIN)/python -m training.train_autoencoder --config demo --data data/colin27 --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
-		--data data/phantom --out runs/demo/diffusion
-	$(BIN)/python -m training.phantom --out data/phantom --volumes 40 --seed 0 # the first of them are enough for what follows
-	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/phantom \
-		--gate 0.97
-	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/phantom
+		--data data/colin27 --out runs/demo/diffusion
+	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/colin27
+	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/colin27
 	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
 
 gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/serving/gpu-*.json (under ten minutes)

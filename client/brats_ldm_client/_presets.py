@@ -33,8 +33,8 @@ class Sampling:
 
 PRESETS: Mapping[str, Sampling] = MappingProxyType(
     {
-        "draft": Sampling("dpmpp_2m", 6, timestep_grid="log_snr", decoder="tiny"),
-        "fast": Sampling("dpmpp_2m", 10, timestep_grid="log_snr"),
+        "draft": Sampling("unipc", 7, timestep_grid="log_snr", decoder="tiny"),
+        "fast": Sampling("unipc", 10, timestep_grid="log_snr"),
         "standard": Sampling("ddim", 50),  # the bundle's
         "reference": Sampling("ddim", 1000),  # all steps of the training: what the others are measured by
     }
