@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.harness.weights import load_weights
 from benchmarks.harness.operations import gflop
+from benchmarks.harness.weights import load_weights
 from benchmarks.micro.rewrite import BASELINE, _variants, main, measure, peaks
 from benchmarks.tables.micro import operations
 from export.graphs import GRAPHS, VAE_DECODER, Graph
