@@ -132,7 +132,7 @@ def test_batch_limits_agree() -> None:
 def test_files_stay_small() -> None:
     for path in tracked(".py"):
         assert len(path.read_text().splitlines()) <= 400, path
-    for suffixes, most in (((".onnx", ".safetensors"), 20e6), ((".png", ".npz", ".gz"), 5e6)):
+    for suffixes, most in (((".onnx",), 20e6), ((".safetensors", ".png", ".npz", ".gz"), 10e6)):
         assert sum(path.stat().st_size for path in tracked() if path.suffix in suffixes) <= most
 
 
