@@ -57,7 +57,7 @@ bench: $(VENV)/.bench  ## Measure the server beside what one would run instead; 
 perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurrency 4 --steps 10", ARGS=--help
 	@$(BIN)/python -m benchmarks.serving.analyzer $(ARGS)
 
-demo-weights: $(VENV)/.export $(VENV)/.tools  ## Make the committed demo weights anew (hours)
+demo-weights: $(VENV)/.export $(VENV)/.tools  ## Train weights like the committed ones (hours)
 	$(BIN)/python -m training.phantom --out data/colin27 --volumes 160 --seed 0 --colin27 $(VENV)/ch2better.nii.gz
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/colin27 --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
