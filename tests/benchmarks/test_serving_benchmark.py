@@ -24,6 +24,7 @@ from benchmarks.tables.serving import write_table
 from brats_ldm_client import PRESETS
 from export.configs import parse_config
 from support.common import ROOT, run_python
+from training.checkpoint import Snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,11 @@ def test_the_rivals_make_the_same_images_and_are_timed(small_repository: Path, t
     assert (tmp_path / "small.png").stat().st_size > 1000
 
 
-def test_presets_are_timed_beside_the_loop_with_their_operations(small_repository: Path, tmp_path: Path) -> None:
+def test_presets_are_timed_beside_the_loop_with_their_operations(
+    small_repository: Path, tiny_snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop takes part with its own steps; a preset's operations are its steps of the UNet and its decoder."""
+    monkeypatch.setattr("benchmarks.serving.presets.load_weights", lambda *_: tiny_snapshot)  # those of the repository
     shutil.copytree(small_repository, tmp_path / "work" / "small")
     folders = ["--out", str(tmp_path), "--work", str(tmp_path / "work")]
     assert main(["--quick", *folders, "--only", "presets", "--without", "bf16"]) == 0
