@@ -82,7 +82,8 @@ def test_each_decoder_has_the_rows_of_its_own(raw, small_server) -> None:
     infer(raw, "final_latent", seed=[1], steps=[1], decoder=["tiny"])
     wait_until_idle(small_server)
     assert [counts(raw, name).rows - rows for name, rows in zip(names, before, strict=True)] == [1, 2]
-    assert scrape(small_server)["mri_ldm_decoder_calls_total"] - calls == 2
+    made = scrape(small_server)["mri_ldm_decoder_calls_total"] - calls
+    assert made in (2, 3), "rows that a busy machine starts apart are decoded apart"
 
 
 def test_another_decoder_is_refused_by_name(raw) -> None:

@@ -115,9 +115,10 @@ def triton_counted(raw, server) -> dict[str, Counts]:
     """Triton's own statistics of the UNet and the full decoder, once the server is idle and they have all calls."""
     wait_until_idle(server)
     now = scrape(server)
+    there = {word: [*filter(raw.is_model_ready, models)] for word, models in NETWORK_CALLS.items()}
 
     def has_all() -> bool:
-        counted = {word: sum(counts(raw, model).calls for model in models) for word, models in NETWORK_CALLS.items()}
+        counted = {word: sum(counts(raw, model).calls for model in models) for word, models in there.items()}
         return all(calls >= now[f"mri_ldm_{word}_calls_total"] for word, calls in counted.items())
 
     wait_until(has_all, "Triton has not counted all calls")
