@@ -61,6 +61,8 @@ class Extras:
     """Also model.pt2, for the profile torch."""
     compiled: bool = False
     """Also model.compiled.pt2 beside model.pt2, for the device of this machine."""
+    monai_layers: bool = False
+    """True: model.onnx keeps MONAI's layers, from which `snapshot_from_onnx` reads the weights back; slower on CPUs."""
     with_onnx: bool = True
     """False: only model.pt2, on a machine without ONNX."""
     steps_per_call: int | None = None
@@ -216,7 +218,8 @@ def _write_onnx(
     parity, reduced = {}, []
     for graph in graphs_of(snapshot):
         module = graph.build(snapshot)
-        parity[graph.name] = _write_network(graph, module, folder, report)
+        served = module if extras.monai_layers else rewritten(module)
+        parity[graph.name] = _write_network(graph, module, served, folder, report)
         reduced += [write_reduced(graph, module, folder, precision, report) for precision in extras.reduced()]
     if extras.steps() > 1:
         parity[STEPS_MODEL], unrolled = add_steps(snapshot, folder, extras.steps(), extras.reduced(), report)
@@ -224,10 +227,11 @@ def _write_onnx(
     return parity, reduced
 
 
-def _write_network(graph: Graph, module: Network, folder: Path, report: Report) -> Parity:
+def _write_network(graph: Graph, module: Network, served: Network, folder: Path, report: Report) -> Parity:
+    """Write model.onnx of `served` and compare it with `module`, which is the same function."""
     report(f"{graph.name}: exporting")
     path = folder / graph.name / "1" / "model.onnx"
-    export_onnx(graph, rewritten(module), path)
+    export_onnx(graph, served, path)
     parity: Parity = compare_onnx(graph, module, path)
     megabytes = path.stat().st_size / 1e6
     report(f"{graph.name}: {megabytes:.1f} MB, differs from PyTorch by {parity.relative_l2:.1e} (relative L2)")

@@ -233,6 +233,8 @@ class TinyDecoderTraining(Stage):
     """Learning rate of Adam."""
     squared_weight: NonNegativeFloat = 2.0
     """Weight of the mean squared error beside L1; 0 = off."""
+    ssim_weight: NonNegativeFloat = 0.2
+    """Weight of 1 - SSIM; 0 = off."""
     reuse: Count = 4
     """Updates that see each latent: the full decoder's image of it costs more than an update."""
     latent_noise: NonNegativeFloat = 0.1

@@ -143,7 +143,7 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
             tiny.begin(rate)
             try:
-                losses, norms = update_tiny_decoder(tiny, batch, images, settings.squared_weight)
+                losses, norms = update_tiny_decoder(tiny, batch, images, settings)
             except FloatingPointError as error:
                 raise run.not_finite(iteration, batch, error) from error
             done = iteration + 1

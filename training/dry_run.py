@@ -147,7 +147,7 @@ def tiny_decoder_activations(config: Config) -> tuple[Networks, float]:
     latents, targets = batch(settings, LATENT), batch(settings, UPSCALING * LATENT)
 
     def loss() -> Tensor:
-        return distillation_losses(tiny, latents, targets, settings.squared_weight)["loss"]
+        return distillation_losses(tiny, latents, targets, settings)["loss"]
 
     return {"tiny decoder": tiny}, bytes_for_backward(loss, {"tiny decoder": tiny})
 

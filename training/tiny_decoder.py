@@ -5,10 +5,12 @@ attention nor normalisation. Here all blocks work at the size of the latent, whe
 cheaper than at that of the image. Knows nothing of files and optimisers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from monai.losses import SSIMLoss
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,11 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.checkpoint import StateDict
 from training.config import TinyDecoder as TinyDecoderConfig
+from training.config import TinyDecoderTraining
 from training.data import derived_seed
 from training.metrics import reconstruction_metrics
 
 UPSCALING = 4  # pixels of the image for one of the latent, along each axis
 ROWS = 8
+# 1 - SSIM (Wang et al. 2004), as in training.metrics.
+dissimilarity = SSIMLoss(spatial_dims=2, data_range=1.0)
 
 
 class ResidualBlock(nn.Module):
@@ -58,14 +63,24 @@ def build_tiny_decoder(config: TinyDecoderConfig, weights: StateDict | None = No
     return network
 
 
-def distillation_losses(tiny: nn.Module, latents: Tensor, targets: Tensor, squared_weight: float) -> dict[str, Tensor]:
-    """L1 and squared error of tiny(latents) beside the full decoder's images [B, 1, H, W]; `loss` is the weighted sum.
+def distillation_losses(
+    tiny: nn.Module, latents: Tensor, targets: Tensor, settings: TinyDecoderTraining
+) -> dict[str, Tensor]:
+    """L1, squared error and 1 - SSIM of tiny(latents) beside the full decoder's images; `loss` is the weighted sum.
 
-    latents: scaled, [B, 1, H / 4, W / 4].
+    latents: scaled, [B, 1, H / 4, W / 4]; targets: [B, 1, H, W] in [0, 1]. A term without weight is left out. SSIM is
+    that of the first rows, a quarter of them: on a CPU its windows cost more than the rest of an update.
     """
     images = tiny(latents).float()
-    l1, squared = F.l1_loss(images, targets), F.mse_loss(images, targets)
-    return {"l1": l1, "squared": squared, "loss": l1 + squared_weight * squared}
+    losses = {"l1": F.l1_loss(images, targets), "squared": F.mse_loss(images, targets)}
+    loss = losses["l1"] + settings.squared_weight * losses["squared"]
+    if settings.ssim_weight:
+        rows = math.ceil(len(images) / 4)
+        # Autocast would round the sums of squares whose differences are the variances.
+        with torch.autocast(images.device.type, enabled=False):
+            losses["ssim"] = dissimilarity(images[:rows], targets[:rows])
+        loss = loss + settings.ssim_weight * losses["ssim"]
+    return losses | {"loss": loss}
 
 
 def with_noise(latents: Tensor, most: float, generator: torch.Generator) -> Tensor:

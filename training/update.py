@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import Config, Stage
+from training.config import Config, Stage, TinyDecoderTraining
 from training.data import derived_seed
 from training.losses import diffusion_step, discriminator_step, generator_step
 from training.networks import average_of
@@ -169,13 +169,13 @@ def update_unet(
 
 
 def update_tiny_decoder(
-    tiny: Trained, batch: dict[int, Tensor], targets: dict[int, Tensor], squared_weight: float
+    tiny: Trained, batch: dict[int, Tensor], targets: dict[int, Tensor], settings: TinyDecoderTraining
 ) -> tuple[Numbers, Numbers]:
     """One update of the tiny decoder on scaled latents and the full decoder's images of them, as `update_unet`."""
     terms: list[Losses] = []
     for part, latents in batch.items():
         with tiny.part(last=part == max(batch)):
-            losses = distillation_losses(tiny.model, latents, targets[part], squared_weight)
+            losses = distillation_losses(tiny.model, latents, targets[part], settings)
         tiny.backward(losses["loss"])
         terms.append(losses)
     return means(terms), {"tiny_decoder_gradient": tiny.step()}

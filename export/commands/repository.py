@@ -68,6 +68,12 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         "--no-onnx", action="store_true", help="with --torch: write model.pt2 only; needs no ONNX packages"
     )
     parser.add_argument(
+        "--monai-layers",
+        action="store_true",
+        help="keep MONAI's layers in model.onnx, in place of operations that are faster on CPUs; a checkout then needs "
+        "no snapshot to build its benchmarks' PyTorch networks",
+    )
+    parser.add_argument(
         "--steps-per-call",
         type=int,
         metavar="K",
@@ -156,6 +162,7 @@ def _export(arguments: argparse.Namespace) -> None:
         _build_options(arguments),
         arguments.torch,
         compiled=arguments.compile,
+        monai_layers=arguments.monai_layers,
         with_onnx=not arguments.no_onnx,
         steps_per_call=arguments.steps_per_call,
     )

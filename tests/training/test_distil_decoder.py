@@ -13,9 +13,10 @@ from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, 
 from training.config import TinyDecoder, TinyDecoderTraining, load_config
 from training.files import sha256
 from training.latents import LATENTS
+from training.metrics import reconstruction_metrics
 from training.networks import build_autoencoder
 from training.run import Run
-from training.tiny_decoder import Lesson, build_tiny_decoder, operations, with_noise
+from training.tiny_decoder import Lesson, build_tiny_decoder, distillation_losses, operations, with_noise
 
 
 @pytest.mark.parametrize("name", ["demo", "brats"])
@@ -50,6 +51,27 @@ def test_noise_has_its_own_strength_in_each_row() -> None:
     spread = noisy.flatten(1).std(1)
     assert 0 <= spread.min() < 0.05 < 0.45 < spread.max() < 0.6
     assert torch.equal(with_noise(latents, 0.0, torch.Generator()), latents)
+
+
+def test_the_loss_has_the_similarity_of_a_quarter_of_the_rows() -> None:
+    """MONAI's metric is the oracle. In bf16 the similarity is still computed in float32."""
+    torch.manual_seed(0)
+    tiny, latents, targets = (
+        build_tiny_decoder(TinyDecoder(channels=8)),
+        torch.randn(5, 1, 16, 16),
+        torch.rand(5, 1, 64, 64),
+    )
+    settings = TinyDecoderTraining(squared_weight=3.0, ssim_weight=0.5)
+    with torch.no_grad():
+        losses = distillation_losses(tiny, latents, targets, settings)
+        similarity = reconstruction_metrics(tiny(latents), targets)["ssim"][:2].mean()
+        torch.testing.assert_close(losses["ssim"], 1 - similarity)
+        torch.testing.assert_close(losses["loss"], losses["l1"] + 3 * losses["squared"] + 0.5 * losses["ssim"])
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = tiny(latents).float()
+            losses = distillation_losses(tiny, latents, targets, settings)
+        torch.testing.assert_close(losses["ssim"], 1 - reconstruction_metrics(rounded, targets)["ssim"][:2].mean())
+        assert "ssim" not in distillation_losses(tiny, latents, targets, replace(settings, ssim_weight=0.0))
 
 
 @pytest.fixture

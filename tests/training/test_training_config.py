@@ -91,7 +91,13 @@ OUT_OF_RANGE = {
     "autoencoder_training": {**STAGE, "kl_weight": (-1e-6,), "adversarial_weight": (-0.5,), "adversarial_start": (-1,)},
     "diffusion_training": {**STAGE, "scale_factor_batches": (0,)},
     "tiny_decoder": {"channels": (0, 12), "blocks": (0,)},
-    "tiny_decoder_training": {**STAGE, "squared_weight": (-0.5,), "reuse": (0,), "latent_noise": (-0.1,)},
+    "tiny_decoder_training": {
+        **STAGE,
+        "squared_weight": (-0.5,),
+        "ssim_weight": (-0.1,),
+        "reuse": (0,),
+        "latent_noise": (-0.1,),
+    },
 }
 CASES = [
     (section, field, value)
