@@ -62,10 +62,10 @@ demo-weights: $(VENV)/.export $(VENV)/.tools  ## Train weights like the committe
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/colin27 --out runs/demo/autoencoder
 	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/colin27 --out runs/demo/diffusion
-	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/colin27 \
-		--gate 0.97
+	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/colin27
 	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/colin27
-	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo
+	$(BIN)/python -m export repository runs/demo/diffusion/snapshot --into model_repository --name brats_phantom_demo \
+		--monai-layers
 
 gpu: $(VENV)/.test  ## Measure on this machine's GPU; writes benchmarks/serving/gpu-*.json (under ten minutes)
 	$(BIN)/python -m benchmarks.serving --device gpu

@@ -26,7 +26,9 @@ SHAPE = (1, 1, 240, 240)
 TOLERANCE = 1e-2
 BUSY = "[BUSY"
 """How the models' errors begin that say so: docs/errors.md."""
-NETWORKS = ("unet", "unet_steps", "vae_decoder", "vae_decoder_tiny")
+DECODERS = {"full": "vae_decoder", "tiny": "vae_decoder_tiny"}
+"""The network of each value of the input `decoder`."""
+NETWORKS = ("unet", "unet_steps", *DECODERS.values())
 
 
 class Busy(ServerError):

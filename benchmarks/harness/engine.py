@@ -15,9 +15,9 @@ from mri_ldm.job_queue import Job
 from mri_ldm.request import RowParameters
 from mri_ldm.settings import TINY_DECODER, read_settings
 from mri_ldm.stepping import SingleSteps
+from server.health import DECODERS
 
 Array = NDArray[Any]
-DECODERS = {"full": "vae_decoder", "tiny": TINY_DECODER}
 
 
 class Engine:

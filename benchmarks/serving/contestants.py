@@ -31,6 +31,7 @@ from benchmarks.serving.rivals.bls_loop import bls_loop
 from benchmarks.serving.rivals.litserve_client import litserve_server
 from benchmarks.serving.rivals.loops import diffusers_loop, monai_loop
 from benchmarks.serving.worker import Array, Running, Worker
+from server.health import DECODERS
 from training.files import write_text
 
 SEEDS = range(1000, 1064)
@@ -66,7 +67,7 @@ def entries(bench: Bench) -> dict[str, Entry]:
     if find_spec("openvino") and (bench.repository() / "unet/configs/openvino.pbtxt").is_file():
         listed[OPENVINO] = Entry(lambda: Ours(bench.repository(), "openvino"))
         if has_bf16():
-            decoders = [name for name in ("vae_decoder", "vae_decoder_tiny") if (bench.repository() / name).is_dir()]
+            decoders = [name for name in DECODERS.values() if (bench.repository() / name).is_dir()]
             for name, networks in ((DECODER_IN_BF16, decoders), (IN_BF16, ["unet", *decoders])):
                 listed[name] = Entry(partial(_in_bf16, bench, networks), "bf16")
     left_out = [name for name in listed if any(part.lower() in name.lower() for part in bench.without)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.harness.engine import DECODERS
 from benchmarks.harness.operations import gflop
 from benchmarks.harness.timing import compare, in_turns
 from benchmarks.harness.weights import load_weights
@@ -16,6 +15,7 @@ from benchmarks.serving.ours import Ours
 from brats_ldm_client import PRESETS, InvalidRequest
 from export.graphs import graphs_of
 from export.rewrite import rewritten
+from server.health import DECODERS
 from training.checkpoint import Snapshot
 
 TIMED = tuple(name for name in PRESETS if name != "reference")

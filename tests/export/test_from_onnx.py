@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,9 @@ from export.graphs import GRAPHS
 from export.manifest import RepositoryError
 from export.onnx.read import snapshot_from_onnx
 from export.onnx.run import compare_onnx
-from export.onnx.write import export_onnx
+from export.repository import Extras, export_repository
 from support.common import ROOT
 from training.checkpoint import CheckpointError, Snapshot, load_snapshot
-from training.files import sha256
 
 pytestmark = pytest.mark.slow
 
@@ -24,26 +23,21 @@ COMMITTED = ROOT / "model_repository"
 
 
 @pytest.fixture(scope="module")
-def snapshot(small_snapshot) -> Snapshot:
-    """`small_snapshot` with no two equal tensors. Otherwise all its normalisations have the same scales."""
+def snapshot(tiny_snapshot) -> Snapshot:
+    """`tiny_snapshot` with no two equal tensors. Otherwise all its normalisations have the same scales."""
     torch.manual_seed(5)
     unet, autoencoder = (
         {name: tensor + 0.1 * torch.rand(tensor.shape) for name, tensor in state.items()}
-        for state in (small_snapshot.unet, small_snapshot.autoencoder)
+        for state in (tiny_snapshot.unet, tiny_snapshot.autoencoder)
     )
-    return Snapshot(small_snapshot.config, autoencoder, unet, small_snapshot.scale_factor, {"made": "up"})
+    return replace(tiny_snapshot, unet=unet, autoencoder=autoencoder, history={"made": "up"})
 
 
 @pytest.fixture(scope="module")
 def plain(snapshot, tmp_path_factory) -> Path:
     """A repository with MONAI's layers, as in the committed weights."""
-    folder = tmp_path_factory.mktemp("plain")
-    for graph in GRAPHS:
-        export_onnx(graph, graph.build(snapshot), folder / graph.name / "1" / "model.onnx")
-    files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.onnx")}
-    training = {"config": asdict(snapshot.config), "history": snapshot.history}
-    manifest = {"scale_factor": snapshot.scale_factor, "training": training, "sha256": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder = tmp_path_factory.mktemp("plain") / "repository"
+    export_repository(snapshot, folder, "plain", report=lambda _: None, extras=Extras(monai_layers=True))
     return folder
 
 
@@ -56,10 +50,12 @@ def test_every_served_tensor_comes_back_bit_by_bit(snapshot, plain: Path) -> Non
     )
     assert rebuilt.unet.keys() == snapshot.unet.keys()
     assert rebuilt.autoencoder.keys() == snapshot.autoencoder.keys()
+    assert rebuilt.tiny_decoder.keys() == snapshot.tiny_decoder.keys()
     decoder = [name for name in snapshot.autoencoder if name.startswith(("decoder.", "post_quant_conv."))]
     for original, state, names in (
         (rebuilt.unet, snapshot.unet, snapshot.unet),
         (rebuilt.autoencoder, snapshot.autoencoder, decoder),
+        (rebuilt.tiny_decoder, snapshot.tiny_decoder, snapshot.tiny_decoder),
     ):
         assert [name for name in names if not torch.equal(original[name], state[name])] == []
 

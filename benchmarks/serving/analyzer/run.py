@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.serving.analyzer.attempts import run_to_end
 from benchmarks.serving.analyzer.fetch import environment
 from server.channel import EVERYBODY, connect
-from server.health import NETWORKS
+from server.health import DECODERS, NETWORKS
 from server.security import Access
 from training.files import write_text
 
@@ -200,8 +200,8 @@ def _requests(path: Path) -> list[Request]:
 def _networks(content: Mapping[str, Any]) -> list[str]:
     """Those that its requests may call. perf_analyzer fails over a network that was not called once."""
     decoder = content["data"][0].get("decoder", ["full"])[0]
-    unused = {"full": "vae_decoder_tiny", "tiny": "vae_decoder"}[decoder]
-    return [name for name in NETWORKS if name != unused]
+    unused = set(DECODERS.values()) - {DECODERS[decoder]}
+    return [name for name in NETWORKS if name not in unused]
 
 
 def _counts(client: InferenceServerClient, access: Access, networks: Iterable[str]) -> dict[str, Counts]:
