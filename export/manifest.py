@@ -34,3 +34,9 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise RepositoryError(f"{folder / MANIFEST} is damaged: {error}: export again") from error
     return manifest
+
+
+def read_digest(folder: Path) -> str:
+    """The digest of the weights of a repository, as requests' records have it."""
+    digest: str = json.loads((folder / "mri_ldm" / "1" / "model.json").read_text())["digest"]
+    return digest

@@ -74,6 +74,8 @@ class Extras:
                 "--no-onnx writes files for the profile torch only: "
                 "give --torch PRECISION, and neither --onnx nor a plan"
             )
+        if self.monai_layers and not self.with_onnx:
+            raise RepositoryError("--monai-layers is about model.onnx, which --no-onnx leaves out: give one of them")
         if self.steps_per_call is not None and not 1 <= self.steps_per_call <= MOST_STEPS:
             raise RepositoryError(f"--steps-per-call is {self.steps_per_call}; it must be 1 to {MOST_STEPS}")
 

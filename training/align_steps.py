@@ -114,17 +114,23 @@ def run(arguments: Arguments) -> None:
         CheckpointError, DataError, ValueError, NotWritten: an unusable snapshot, data, argument or disk. The snapshot
             is as it was.
     """
-    from training.checkpoint import load_snapshot, save_snapshot
+    from training.checkpoint import UNET, CheckpointError, load_snapshot, save_snapshot
+    from training.files import sha256
 
-    snapshot = load_snapshot(arguments.snapshot)
+    snapshot, weights = load_snapshot(arguments.snapshot), arguments.snapshot / UNET
     if snapshot.unet is None or snapshot.scale_factor is None:
         raise ValueError("the snapshot holds an autoencoder only: give that of training.train_diffusion")
     trained = snapshot.config.noise_schedule.num_train_timesteps
     if not 8 <= arguments.candidates <= trained or min(arguments.paths, arguments.batch) < 1:
         raise ValueError(f"--candidates must lie in 8..{trained}, and --paths and --batch must be 1 or more")
+    aligned = sha256(weights)
     latents = training_latents(snapshot, arguments.data, arguments.paths, arguments.seed)
     grids = align(snapshot, latents, arguments)
-    save_snapshot(replace(snapshot, aligned_timesteps=grids), arguments.snapshot)
+    # Read anew: another command may have added something meanwhile.
+    current = load_snapshot(arguments.snapshot)
+    if sha256(weights) != aligned:
+        raise CheckpointError(f"{weights} was replaced meanwhile: align the steps of the new weights")
+    save_snapshot(replace(current, aligned_timesteps=grids), arguments.snapshot)
     for grid in grids:
         print(f"{len(grid):3} steps: {' '.join(map(str, grid))}")
     if arguments.picture is not None:

@@ -4,9 +4,8 @@
 
 Needs a snapshot with a scale factor: of training.train_diffusion, or of `python -m export from-monai`. Run the same
 command again to continue after an interruption. At the end held-out latents are decoded by both decoders. With a mean
-SSIM of 0.98 or more the snapshot gets the tiny decoder. Below that the snapshot stays as it was and the status is 1; a
-larger --tiny-decoder-training.epochs trains on. For several GPUs use `torchrun --nproc-per-node N -m` in place of
-`python -m`.
+SSIM of 0.98 or more the snapshot gets the tiny decoder. Below that the snapshot stays as it was and the status is 1.
+For several GPUs use `torchrun --nproc-per-node N -m` in place of `python -m`.
 """
 
 from __future__ import annotations
@@ -80,9 +79,10 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     import torch
     from tqdm import tqdm
 
-    from training.checkpoint import CheckpointError, load_snapshot
+    from training.checkpoint import AUTOENCODER, CheckpointError, load_snapshot
     from training.data import derived_seed
     from training.decathlon import describe_data, read_index
+    from training.files import sha256
     from training.interrupt import Interrupt
     from training.latents import cached_latents, draw_latents, latents_key
     from training.networks import build_autoencoder
@@ -100,7 +100,8 @@ def train(config: Config, snapshot_folder: Path, data: Path, out: Path, latents_
     settings, processes = config.tiny_decoder_training, joined()
     parts, all_parts = processes.parts(settings.accumulate), processes.all_parts(settings.accumulate)
     index = read_index(data)
-    run = Run(out, "tiny_decoder", config, describe_data(index), all_parts, processes)
+    teacher = {"autoencoder": sha256(snapshot_folder / AUTOENCODER), "scale_factor": scale_factor}
+    run = Run(out, "tiny_decoder", config, describe_data(index), all_parts, processes, initial=teacher)
     autoencoder = build_autoencoder(config.autoencoder).to(processes.device).eval().requires_grad_(False)
     autoencoder.load_state_dict(snapshot.autoencoder)
     held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
@@ -221,6 +222,8 @@ def add_tiny_decoder(snapshot_folder: Path, trained: Path) -> None:
         raise CheckpointError(f"{snapshot_folder} has another autoencoder than {trained}: give a new --out")
     # Read anew: another command may have added something since the training began.
     snapshot, source = load_snapshot(snapshot_folder), load_snapshot(trained)
+    if snapshot.scale_factor != source.scale_factor:
+        raise CheckpointError(f"{snapshot_folder} has another scale factor than {trained}: give a new --out")
     assert source.tiny_decoder is not None
     record = source.history["tiny_decoder"]
     save_snapshot(with_tiny_decoder(snapshot, source.config, record, source.tiny_decoder), snapshot_folder)
@@ -256,7 +259,7 @@ def _run(arguments: Arguments) -> None:
     if not measured["ssim"] >= arguments.gate:
         raise GateError(
             f"the mean SSIM {measured['ssim']:.4f} is below the gate, {arguments.gate}: {arguments.snapshot} stays as "
-            "it was; train on with a larger --tiny-decoder-training.epochs and the same --out"
+            "it was; give a new --out with more --tiny-decoder-training.epochs and later milestones, or more channels"
         )
     add_tiny_decoder(arguments.snapshot, out / "snapshot")
     print(f"snapshot with the tiny decoder: {arguments.snapshot}")

@@ -68,7 +68,10 @@ def cached_latents(
     processes.agree(0)  # the others wait
     with utf8_name(path) as readable, safe_open(readable, "pt") as file:
         if (file.metadata() or {}).get("key") != key:
-            raise CheckpointError(f"{path} was encoded by another autoencoder or from other data: give a new --out")
+            raise CheckpointError(
+                f"{path} was encoded by another autoencoder or from other data: give a new --out, and to "
+                "training.distil_decoder another --latents"
+            )
         return {name: file.get_tensor(name) for name in ("mu", "sigma")}
 
 

@@ -68,7 +68,10 @@ def colin27(path: Path) -> Template:
     """
     import nibabel as nib
 
-    image: Any = nib.load(path)
+    try:
+        image: Any = nib.load(path)
+    except nib.filebasedimages.ImageFileError as error:
+        raise ValueError(f"{path} is no NIfTI file ({error}): give {COLIN27} of MRIcron") from None
     if image.shape != (301, 370, 316) or image.affine[0, 0] != 0.5:
         raise ValueError(
             f"{path} is not Colin27 at 0.5 mm: give {COLIN27} of MRIcron, in Debian's package mricron-data"

@@ -70,13 +70,18 @@ class Measurer:
 
     def real(self, images: Array) -> Array:
         """Features of real slices [n, H, W] in [0, 1]."""
-        key = f"{hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()} {self.origin}"
+        key = f"{digest_of(images)} {self.origin}"
         path = self._folder / "measured" / "real.npz"
         return cached(path, key, lambda: {"features": self._extracted(images, "real")})["features"]
 
     def _extracted(self, images: Array, name: str) -> Array:
         features: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
         return features
+
+
+def digest_of(images: Array) -> str:
+    """Tells sets of images apart."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:

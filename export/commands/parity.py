@@ -38,7 +38,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> list[str]:
-    from export.manifest import read_manifest
+    from export.manifest import read_digest, read_manifest
     from export.parity.measure import measure, table
     from export.parity.record import write_record
     from training.checkpoint import load_snapshot
@@ -48,6 +48,11 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
     records = measure(snapshot, arguments.repository, range(arguments.seeds), arguments.steps, arguments.batch)
     print(table(records))
     if arguments.out is not None:
-        setting = {"weights": weights, "seeds": arguments.seeds, "steps": arguments.steps}
+        setting = {
+            "weights": weights,
+            "digest": read_digest(arguments.repository),
+            "seeds": arguments.seeds,
+            "steps": arguments.steps,
+        }
         write_record(arguments.out, setting, records)
     return [f"{record['runtime']} {record['precision']}: {text}" for record in records for text in record["problems"]]

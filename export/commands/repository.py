@@ -145,7 +145,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 def _add_plans(arguments: argparse.Namespace) -> None:
     """Raises RepositoryError, PlanError, ParityError: the repository is as it was."""
     plan = _build_options(arguments)
-    if plan is None or arguments.onnx or arguments.torch or arguments.steps_per_call is not None:
+    others = (arguments.onnx, arguments.torch, arguments.no_onnx, arguments.monai_layers)
+    if plan is None or any(others) or arguments.steps_per_call is not None:
         raise RepositoryError(f"{arguments.source} is a repository; it takes plans only: give --tensorrt PRECISION")
     from export.repository import add_to_repository
 

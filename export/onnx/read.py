@@ -6,6 +6,7 @@ normalisations, and the transposed matrices of queries, keys and values. These a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def snapshot_from_onnx(repository: Path) -> Snapshot:
-    """The snapshot from which `repository` was exported: weights from each model.onnx, the rest from manifest.json.
+    """The snapshot from which `repository` was exported: weights from each model.onnx, the rest from its JSON files.
 
     No served file holds the encoder, so the encoder is that of a fresh network.
 
@@ -43,7 +44,9 @@ def snapshot_from_onnx(repository: Path) -> Snapshot:
     if f"{VAE_DECODER_TINY.name}/1/model.onnx" in manifest["sha256"]:
         tiny = build_tiny_decoder(config.tiny_decoder).state_dict()
         states.append((VAE_DECODER_TINY, tiny))
-    fresh = Snapshot(config, autoencoder, unet, scale_factor, history, tiny)
+    model = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
+    aligned = tuple(tuple(grid) for grid in model.get("aligned_timesteps", ()))
+    fresh = Snapshot(config, autoencoder, unet, scale_factor, history, tiny, aligned)
     for graph, state in states:
         file = f"{graph.name}/1/model.onnx"
         if not (repository / file).is_file() or sha256(repository / file) != manifest["sha256"].get(file):

@@ -32,6 +32,8 @@ BAD_ETAS = (-0.1, -1e-9, 1.0000001192092896, 2.0, math.nan, math.inf, -math.inf,
 SAMPLERS = (b"ddim", b"ddpm", b"dpmpp_2m", b"dpmpp_3m", b"unipc")
 GRIDS = (b"leading", b"log_snr", b"karras", b"aligned")
 BAD_GRIDS = (b"", b"even", b"Karras", b"log_snr ", b"karras\0", b"\xff\xfe", b"x" * 10_000)
+DECODERS = (b"full", b"tiny")
+BAD_DECODERS = (b"", b"small", b"Tiny", b"full ", b"tiny\0", b"\xff\xfe", b"x" * 10_000)
 BAD_SAMPLERS = (b"", b"euler", b"DDIM", b"ddim ", b"ddim\0", b"\xff\xfe", b"\xd0\x94", b"x" * 10_000, b"eval(1)")
 BAD_LATENTS = (math.nan, math.inf, -math.inf, 1e38, -1001.0)
 INTERVALS = (0, 1, 3, INT32.max)
@@ -89,14 +91,16 @@ def rows_of(ask: Ask) -> list[RowParameters] | None:
     for i in range(count):
         eta, sampler = float(np.float32(column("eta", 0.0)[i])), column("sampler", b"ddim")[i]
         steps, every = column("steps", 50)[i], column("preview_every", 0)[i]
-        grid = column("timestep_grid", b"leading")[i]
-        fits = sampler in SAMPLERS and grid in GRIDS and 1 <= steps <= 1000 and 0 <= eta <= 1 and every >= 0
+        grid, decoder = column("timestep_grid", b"leading")[i], column("decoder", b"full")[i]
+        fits = sampler in SAMPLERS and grid in GRIDS and decoder in DECODERS
+        fits = fits and 1 <= steps <= 1000 and 0 <= eta <= 1 and every >= 0
         eta = abs(round(eta, 7)) if fits else eta
         if not fits or (eta and sampler != b"ddim") or not (np.abs(latents[i]) <= 1000).all():
             return None
         start = latents[i] if "latent" in given else None
         seed = column("seed", 0)[i]
-        rows.append(RowParameters(seed, steps, sampler.decode(), eta, start, timestep_grid=grid.decode()))
+        words = {"timestep_grid": grid.decode(), "decoder": decoder.decode()}
+        rows.append(RowParameters(seed, steps, sampler.decode(), eta, start, **words))
     return rows
 
 
@@ -111,6 +115,8 @@ def good(rng: random.Random) -> Ask:
         tensors.append(Tensor("sampler", "BYTES", [rows, 1], samplers))
     if rng.random() < 0.3:
         tensors.append(Tensor("timestep_grid", "BYTES", [rows, 1], rng.choices(GRIDS, k=rows)))
+    if rng.random() < 0.3:
+        tensors.append(Tensor("decoder", "BYTES", [rows, 1], rng.choices(DECODERS, k=rows)))
     if rng.random() < 0.4:
         tensors.append(Tensor("eta", "FP32", [rows, 1], rng.choices(ETAS, k=rows)))
     if rng.random() < 0.2:
@@ -140,7 +146,7 @@ def bad(rng: random.Random, protocol: str) -> Ask:
 
 
 def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
-    name = rng.choice(("steps", "eta", "sampler", "timestep_grid", "latent", "preview_every"))
+    name = rng.choice(("steps", "eta", "sampler", "timestep_grid", "decoder", "latent", "preview_every"))
     rows = len(_find(ask, "seed").values)
     if name == "latent":
         values: Any = list(_latent(rows, 0).values)
@@ -150,10 +156,12 @@ def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
         kind, worst = {
             "steps": ("INT32", BAD_STEPS), "eta": ("FP32", BAD_ETAS), "sampler": ("BYTES", BAD_SAMPLERS),
             "preview_every": ("INT32", BAD_INTERVALS), "timestep_grid": ("BYTES", BAD_GRIDS),
+            "decoder": ("BYTES", BAD_DECODERS),
         }[name]  # fmt: skip
         # Beside it may stand values that are right: one bad row is enough.
         fine: Sequence[Any] = {
             "steps": STEPS, "eta": ETAS, "sampler": SAMPLERS, "preview_every": INTERVALS, "timestep_grid": GRIDS,
+            "decoder": DECODERS,
         }[name]  # fmt: skip
         values = rng.choices(fine, k=rows)
         values[rng.randrange(rows)] = rng.choice(worst)

@@ -98,7 +98,7 @@ def test_the_tiny_decoder_is_chosen_row_by_row_where_there_is_one() -> None:
     assert [json.loads(row.provenance(SETTINGS))["decoder"] for row in rows] == ["full", "tiny", "full"]
     assert parse_rows(tensors(), SETTINGS)[0].decoder == "full"
     without = replace(SETTINGS, tiny_decode_batch=0)
-    with pytest.raises(InvalidRequest, match="row 1: decoder is 'tiny', but this server's repository has no vae_dec"):
+    with pytest.raises(InvalidRequest, match=r"row 1: decoder is 'tiny', but this server's model\.json names no vae_"):
         parse_rows(asked, without)
     assert len(parse_rows(tensors(1, decoder=np.array([[b"full"]], np.object_)), without)) == 1
 

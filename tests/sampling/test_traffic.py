@@ -54,6 +54,11 @@ def test_an_unrolled_network_gives_the_same_and_leaves_stochastic_rows_to_the_ot
     serve_and_check(several(most, unrolled=5), traffic, max_rows, 2, expected)
 
 
+def of_tiny_decoder(spec: Spec) -> bool:
+    """Whether that decoder makes the image of a row."""
+    return spec[0] % 2 == 1
+
+
 def serve_and_check(steppers: list[Stepper], traffic, max_rows: int, decode_batch: int, expected) -> None:
     """Let jobs come and go; each has to end once, with the latents, images and previews that `expected` gives a row."""
 
@@ -62,7 +67,10 @@ def serve_and_check(steppers: list[Stepper], traffic, max_rows: int, decode_batc
         return fake_decode(latents)
 
     clock = [0]
-    batcher = Batcher(steppers, decode, max_rows_in_flight=max_rows, max_rows_waiting=100, decode_batch=decode_batch)
+    batcher = Batcher(
+        steppers, decode, max_rows_in_flight=max_rows, max_rows_waiting=100, decode_batch=decode_batch,
+        tiny_decode=lambda latents: -decode(latents), tiny_decode_batch=decode_batch,
+    )  # fmt: skip
     arrivals = sorted(traffic, key=lambda job: job[0])
     recorders = []
     while arrivals or any(batcher.rows):
@@ -70,7 +78,9 @@ def serve_and_check(steppers: list[Stepper], traffic, max_rows: int, decode_batc
             _, rows, leave_at, wants_image, every = arrivals.pop(0)
             recorder = Recorder(clock, leave_at)
             recorders.append((recorder, rows, wants_image, every))
-            batcher.submit(make_job(recorder, rows, decode=wants_image, preview_every=[every] * len(rows)))
+            tiny = [of_tiny_decoder(spec) for spec in rows]
+            job = make_job(recorder, rows, decode=wants_image, preview_every=[every] * len(rows), tiny=tiny)
+            batcher.submit(job)
         batcher.tick()
         clock[0] += 1
         assert clock[0] < 1000
@@ -84,7 +94,8 @@ def serve_and_check(steppers: list[Stepper], traffic, max_rows: int, decode_batc
             assert np.array_equal(recorder.latents, latents)
             assert (recorder.images is not None) == wants_image
             if wants_image:
-                assert np.array_equal(recorder.images, fake_decode(latents))
+                signs = np.array([-1 if of_tiny_decoder(spec) else 1 for spec in rows], np.float32)
+                assert np.array_equal(recorder.images, signs[:, None, None, None] * fake_decode(latents))
         else:
             assert recorder.events["cancelled"]
             assert recorder.leave_at is not None

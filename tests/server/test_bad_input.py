@@ -65,6 +65,7 @@ VALUES = {
         bad_requests.BAD_GRIDS,
         "row 1: timestep_grid is {}; it must be one of leading, log_snr, karras, aligned",
     ),
+    "decoder": ("BYTES", bad_requests.BAD_DECODERS, "row 1: decoder is {}; it must be one of full, tiny"),
     "preview_every": ("INT32", bad_requests.BAD_INTERVALS, "row 1: preview_every is {}; it must be 0 (none) or more"),
     "preview_decoder": (
         "BYTES",
@@ -73,8 +74,8 @@ VALUES = {
     ),
     "latent": ("FP32", bad_requests.BAD_LATENTS, "row 1: latent holds {}"),
 }
-GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "timestep_grid": b"karras", "preview_every": 1,
-              "preview_decoder": b"tiny", "latent": 0.5}  # fmt: skip
+GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "timestep_grid": b"karras", "decoder": b"tiny",
+              "preview_every": 1, "preview_decoder": b"tiny", "latent": 0.5}  # fmt: skip
 
 
 def said(value: object) -> str:
@@ -183,6 +184,7 @@ DTYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.f
 WORDS = {
     "sampler": [b"ddim", b"ddpm", "dpmpp_2m", b"unipc"],
     "timestep_grid": [b"leading", "log_snr", b"karras", "aligned"],
+    "decoder": [b"full", "tiny", b"tiny"],
 }
 
 
@@ -238,7 +240,7 @@ def test_the_oracle_agrees_with_the_function_on_values(reference: Reference) -> 
         expected = rows_of(ask)
         assert (rows is None) == (expected is None), ask
         parts = [
-            [(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid) for row in row_list or []]
+            [(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid, row.decoder) for row in row_list or []]
             for row_list in (rows, expected)
         ]
         assert parts[0] == parts[1]

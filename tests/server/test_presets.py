@@ -121,7 +121,7 @@ def test_a_draft_needs_a_server_with_a_tiny_decoder(tmp_path: Path, capsys: pyte
         arguments = ["generate", "--preset", "draft", "--out", str(tmp_path / "out"), "--url", server.grpc_url]
         assert main(arguments) == 1
         said = capsys.readouterr().err
-        assert "tiny" in said
+        assert "give decoder full" in said
         assert len(said.splitlines()) == 1
         assert not (tmp_path / "out").exists()
         assert main([*arguments, "--decoder", "full"]) == 0, "as the page on presets says"

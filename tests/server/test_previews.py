@@ -192,8 +192,9 @@ def test_without_the_model_previews_are_latents_and_images_by_it_are_refused(tmp
             assert all(event.previews is not None for event in progress)
             np.testing.assert_array_equal(last.images, known)
         (error,) = stream(server.grpc_url, "image", seed=[1, 2], steps=[1, 1], decoder=["full", "tiny"])
-        assert "[INVALID row=1] row 1: decoder is 'tiny', but this server's repository has no vae_decoder_tiny" in str(
-            error
+        assert (
+            "[INVALID row=1] row 1: decoder is 'tiny', but this server's model.json names no vae_decoder_tiny"
+            in str(error)
         )
         server.probe()
 
@@ -245,13 +246,18 @@ def test_a_decoder_that_hangs_holds_nobody_up_for_long(faulty: TritonServer) -> 
 
 
 def test_images_of_a_wrong_shape_are_not_sent(tmp_path: Path) -> None:
-    repository = write_faulty(tmp_path / "repository")
+    repository = write_faulty(tmp_path / "repository", tiny=True)
+    shutil.rmtree(repository / "vae_decoder_tiny")
     write_tiny(repository, size=128)
     with TritonServer(repository) as server:
         server.probe()
         progress, last = watch(server)
         assert [event.source for event in progress] == ["latent"] * 4
         assert last.images.shape == (1, 240, 240)
-        assert "previews are latents for now: the decoder makes images of shape [1, 112, 112]" in "\n".join(
-            server.log_tail(1000)
-        )
+        wrong = "model 'vae_decoder_tiny' makes images of shape [1, 112, 112], not [1, 240, 240]"
+        assert f"previews are latents for now: {wrong}" in "\n".join(server.log_tail(1000))
+        # Nor as images: that fails its own request alone, even one with images of the right size.
+        (failed,) = stream(server.grpc_url, "image", seed=[5, 6], steps=[2, 2], decoder=["full", "tiny"])
+        assert f"[NETWORK_FAILED model=vae_decoder_tiny] {wrong}" in str(failed)
+        (made,) = stream(server.grpc_url, "image", seed=[5, 6], steps=[2, 2])
+        assert made.as_numpy("image").shape == (2, 1, 240, 240)

@@ -108,13 +108,17 @@ browser() {
 }
 
 colin27() {
-    [ -f "$into/ch2better.nii.gz" ] && return
+    [ ! -f "$into/ch2better.nii.gz" ] || return 0
     program=template
     fetch mricron-data
     install -m 644 "$folder/usr/share/mricron/templates/ch2better.nii.gz" "$into"
 }
 
-[ "${2-}" != colin27 ] || { colin27 && exit; }
+# Not in a list of commands with && or ||, where a failure would not end the script.
+if [ "${2-}" = colin27 ]; then
+    colin27
+    exit
+fi
 tools prometheus promtool prometheus
 tools dicom3tools dciodvfy dcentvfy
 tools "haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1" haproxy

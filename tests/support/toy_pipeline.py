@@ -33,8 +33,10 @@ def write_pipeline(repository: Path) -> Path:
     for path in repository.glob("mri_ldm*/1/model.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"aligned_timesteps": ALIGNED}))
     _write_unet(repository)
-    _write_decoder(repository)
-    for model in ("unet", "vae_decoder"):
+    plane = np.linspace(-1, 1, 256 * 256, dtype=np.float32).reshape(1, *DECODED)
+    _write_decoder(repository, "vae_decoder", plane)
+    _write_decoder(repository, "vae_decoder_tiny", -plane)
+    for model in ("unet", "vae_decoder", "vae_decoder_tiny"):
         shutil.copytree(ROOT / "model_repository" / model / "configs", repository / model / "configs")
         shutil.copy(ROOT / "model_repository" / model / "config.pbtxt", repository / model / "config.pbtxt")
     return repository
@@ -60,12 +62,11 @@ def _write_unet(repository: Path) -> None:
     )
 
 
-def _write_decoder(repository: Path) -> None:
+def _write_decoder(repository: Path, model: str, plane: Array) -> None:
     """Each latent pixel fills 4 x 4 pixels, on a plane that differs everywhere, so that a shifted crop shows."""
-    plane = np.linspace(-1, 1, 256 * 256, dtype=np.float32).reshape(1, *DECODED)
     write_model(
         repository,
-        "vae_decoder",
+        model,
         "",
         [
             helper.make_node("Reshape", ["latent", "split"], ["cells"]),
@@ -99,13 +100,13 @@ class Reference:
 
     def _one(self, row: RowParameters) -> tuple[Array, Array]:
         start = None if row.latent is None else row.latent.tobytes()
-        return self._row(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid, start)
+        return self._row(row.seed, row.steps, row.sampler, row.eta, row.timestep_grid, row.decoder, start)
 
     def _compute(
-        self, seed: int, steps: int, sampler: str, eta: float, grid: str, start: bytes | None
+        self, seed: int, steps: int, sampler: str, eta: float, grid: str, decoder: str, start: bytes | None
     ) -> tuple[Array, Array]:
         latent = None if start is None else np.frombuffer(start, np.float32).reshape(LATENT)
-        row = RowParameters(seed, steps, sampler, eta, latent, timestep_grid=grid)
+        row = RowParameters(seed, steps, sampler, eta, latent, timestep_grid=grid, decoder=decoder)
         latents, images = self._engine.generate([row])
         assert images is not None
         return latents[0], images[0]

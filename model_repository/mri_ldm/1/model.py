@@ -45,6 +45,7 @@ class TritonPythonModel:
         repository = Path(args["model_repository"]).parent
         self._networks = Networks(
             self._settings.crop,
+            self._settings.image_size,
             self._settings.network_timeout,
             self._tracer,
             repository,

@@ -11,7 +11,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .errors import NetworkGone
+from .errors import NetworkFailed, NetworkGone
 from .failures import failure
 from .job_queue import Array
 from .preview_decoder import LONGEST_SECONDS
@@ -32,12 +32,16 @@ class _Refused(Exception):
 class Networks:
     """Calls of `unet`, `unet_steps` and the decoders; a call that takes longer than `timeout` seconds fails.
 
-    crop: pixels cut from each side of a decoded image. tracer: whose trace a call belongs to. repository: where the
-    models lie, the networks beside this one. draws: whether `unet_steps` draws noise, so that it takes seeds.
+    crop: pixels cut from each side of a decoded image, which then has image_size pixels a side. tracer: whose trace a
+    call belongs to. repository: where the models lie, the networks beside this one. draws: whether `unet_steps` draws
+    noise, so that it takes seeds.
     """
 
-    def __init__(self, crop: int, timeout: float, tracer: Tracer, repository: Path, draws: bool = False) -> None:
+    def __init__(
+        self, crop: int, image_size: int, timeout: float, tracer: Tracer, repository: Path, draws: bool = False
+    ) -> None:
         self._crop, self._tracer, self._draws = crop, tracer, draws
+        self._image_shape = (1, image_size, image_size)
         # Images and previews have callers of their own for the small decoder: previews give up sooner.
         self._unet, self._unet_steps, self._decoder, self._tiny_decoder, self._preview_decoder = self._callers = [
             Caller(model, seconds, there=(repository / model).is_dir())
@@ -98,7 +102,14 @@ class Networks:
         with self._tracer.current() as trace:
             images = caller.run(lambda: _call(model, {"latent": latents}, ["image"], trace))[0]
         crop = self._crop
-        return images[:, :, crop:-crop, crop:-crop] if crop else images
+        images = images[:, :, crop:-crop, crop:-crop] if crop else images
+        # The rows of a request share one array, so images of another decoder must not have another size.
+        if images.shape[1:] != self._image_shape:
+            shapes = f"{list(images.shape[1:])}, not {list(self._image_shape)}"
+            raise NetworkFailed(
+                f"model {model!r} makes images of shape {shapes}: export the repository again", model=model
+            )
+        return images
 
     def close(self) -> None:
         """No more calls."""

@@ -134,7 +134,7 @@ def _decoder(value: str | bytes, settings: Settings, index: int) -> str:
     decoder = _choice("decoder", value, DECODERS, index)
     if decoder == "tiny" and not settings.tiny_decode_batch:
         raise InvalidRequest(
-            f"decoder is 'tiny', but this server's repository has no {TINY_DECODER}: give full, or run "
+            f"decoder is 'tiny', but this server's model.json names no {TINY_DECODER}: give decoder full, or run "
             "training.distil_decoder on the snapshot and export it again",
             index,
         )

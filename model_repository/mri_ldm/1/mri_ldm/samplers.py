@@ -28,8 +28,8 @@ NOISE, EARLIER = 3, 4
 """The columns d and e of a table."""
 IDENTITY = np.array([1, 0, 0, 0, 0, 0, 0, 1], np.float32)
 """A row of `SamplerTable.linear` that leaves the latent and both estimates as they are."""
-MULTISTEP_START = 15
-"""With fewer steps, the last step but one of dpmpp_3m is second order too, as in diffusers."""
+FEW_STEPS = 15
+"""With fewer steps than these, the last step but one of dpmpp_3m is second order too, as in diffusers."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _dpmpp_2m(alpha_bar: Float64) -> _Weights:
     next_alpha, next_sigma = np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
     k = next_alpha - alpha * next_sigma / sigma
     w = np.zeros_like(alpha)
-    h = np.diff(np.log(alpha / sigma))
+    h = np.diff(half_log_snr(alpha_bar))
     w[1:-1] = h[1:] / (2 * h[:-1])
     return _Weights(next_sigma / sigma, k * (1 + w), -k * w, np.zeros_like(alpha))
 
@@ -188,7 +188,7 @@ def _dpmpp_3m(alpha_bar: Float64) -> _Weights:
     of it, so that it converges with order two, at a smaller error than dpmpp_2m.
     """
     weights, steps = _dpmpp_2m(alpha_bar), len(alpha_bar)
-    third = slice(2, steps - 1 - (steps < MULTISTEP_START))
+    third = slice(2, steps - 1 - (steps < FEW_STEPS))
     h = np.diff(half_log_snr(alpha_bar))
     alpha = np.sqrt(alpha_bar[1:])
     for i in range(steps)[third]:
@@ -213,26 +213,21 @@ def _unipc(alpha_bar: Float64) -> _Weights:
     it. The last step is the estimate itself.
     """
     weights = _dpmpp_2m(alpha_bar)
-    h = np.diff(half_log_snr(alpha_bar))
-    for i in range(1, len(alpha_bar) - 1):
-        correction = weights.latent[i] * np.sqrt(alpha_bar[i]) * _correction(h[:i][-2:])
-        weights.m0[i] += correction[0]
-        weights.m1[i] += correction[1]
-        weights.m2[i] += correction[2]
-    return weights
-
-
-def _correction(h: Float64) -> Float64:
-    """Weights of x0, h and g in (corrected - predicted latent) / alpha; h: the last one or two steps in lambda."""
-    scale = np.expm1(-h[-1])  # B(h), and h phi_1(h), of the paper
-    newest, change = 0.5, 0.0
-    if len(h) > 1:
-        ratio = -h[0] / h[1]
-        phi2 = scale / -h[1] - 1
-        phi3 = phi2 / -h[1] - 0.5
-        earlier, newest = np.linalg.solve([[1, 1], [ratio, 1]], np.array([phi2, 2 * phi3]) / scale)
-        change = (0.5 - earlier) / ratio  # of (g - h), which the predictor weighs with 0.5 / ratio
-    weights: Float64 = scale * np.array([-newest, newest - change, change])
+    last = np.diff(half_log_snr(alpha_bar))[:-1]  # the step to each timestep but the first and the last one, in lambda
+    scale = np.expm1(-last)  # B(h), and h phi_1(h), of the paper
+    newest, change = np.full_like(last, 0.5), np.zeros_like(last)
+    ratio = -last[:-1] / last[1:]
+    phi2 = -scale[1:] / last[1:] - 1
+    phi3 = -phi2 / last[1:] - 0.5
+    # The two equations of the paper: earlier + newest = phi2 / B, ratio * earlier + newest = 2 phi3 / B.
+    earlier = (phi2 - 2 * phi3) / scale[1:] / (1 - ratio)
+    newest[1:] = phi2 / scale[1:] - earlier
+    change[1:] = (0.5 - earlier) / ratio  # of (g - h), which the predictor weighs with 0.5 / ratio
+    inner = slice(1, -1)
+    correction = weights.latent[inner] * np.sqrt(alpha_bar[inner]) * scale
+    weights.m0[inner] -= correction * newest
+    weights.m1[inner] += correction * (newest - change)
+    weights.m2[inner] += correction * change
     return weights
 
 
