@@ -21,7 +21,7 @@ from brats_ldm_client.studio.sessions import Session, Studio
 from brats_ldm_client.studio.views import View
 from brats_ldm_client.studio.walking import walk
 from support.fake_triton import DIGEST, Served
-from support.serving import PATIENCE
+from support.serving import PATIENCE, wait_until
 
 BUSY = "[BUSY retry_after=1] 8 rows wait, and no more than 8 may"
 FAST = How("ddim", 4)
@@ -35,7 +35,7 @@ def run(views: Callable[[Studio, Session], AsyncIterator[View]], served: Served)
 
 
 def states(served: Served, asked: list[Asked], stop_at: int | None = None) -> list[tuple[State, ...]]:
-    """What `watch` gives; it is stopped once a row has done `stop_at` steps."""
+    """What `watch` gives; it is stopped once each row has done `stop_at` steps."""
 
     async def all_of_them() -> list[tuple[State, ...]]:
         stop, seen = asyncio.Event(), []
@@ -45,7 +45,7 @@ def states(served: Served, asked: list[Asked], stop_at: int | None = None) -> li
         ):
             async for moment in moments:
                 seen.append(moment)
-                if stop_at is not None and max(state.step(0) for state in moment) >= stop_at:
+                if stop_at is not None and min(state.step(0) for state in moment) >= stop_at:
                     stop.set()
         return seen
 
@@ -84,9 +84,9 @@ def test_stop_cancels_what_runs_and_keeps_what_is_done(served: Served) -> None:
     last = states(served, [slow, quick], stop_at=2)[-1]
     assert last[0].phase == "stopped"
     assert last[0].step(0) == 2
-    served.triton.wait_cancelled(1)
+    # On a busy machine the quick one may not be quite done either.
+    wait_until(lambda: [1] in served.triton.cancelled, "the slow one was not cancelled")
     hold.set()
-    assert [1] in served.triton.cancelled
 
 
 def test_closing_the_states_cancels_the_request(served: Served) -> None:
