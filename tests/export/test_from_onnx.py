@@ -93,6 +93,11 @@ def test_a_checkout_without_a_snapshot_has_the_demo_weights(tmp_path: Path, monk
     assert load_weights("demo", absent).scale_factor == snapshot_from_onnx(COMMITTED).scale_factor
 
 
+def test_layers_of_a_file_that_is_not_written_are_refused() -> None:
+    with pytest.raises(RepositoryError, match=r"--monai-layers is about model\.onnx, which --no-onnx leaves out"):
+        Extras(torch="fp32", with_onnx=False, monai_layers=True)
+
+
 def refused(repository: Path, message: str, error_class: type[ValueError] = CheckpointError) -> None:
     with pytest.raises(error_class, match=message) as error:
         snapshot_from_onnx(repository)

@@ -231,8 +231,9 @@ def test_without_a_gpu_tensorrt_says_what_to_do(
 
 
 def test_options_that_make_no_sense(repository, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["repository", str(repository)]) == 1
-    assert "it takes plans only" in capsys.readouterr().err
+    for more in ([], ["--tensorrt-rtx", "fp16", "--monai-layers"], ["--tensorrt-rtx", "fp16", "--no-onnx"]):
+        assert main(["repository", str(repository), *more]) == 1
+        assert "it takes plans only" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["repository", str(repository), "--tensorrt-rtx", "fp16", "--version-compatible"])
     assert "are for --tensorrt" in capsys.readouterr().err

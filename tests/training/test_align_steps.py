@@ -175,6 +175,27 @@ def test_an_interrupted_write_leaves_the_snapshot_as_it_was(snapshot_folder, sma
     assert load_snapshot(snapshot_folder).aligned_timesteps == ()
 
 
+def test_what_was_added_meanwhile_stays(snapshot_folder, small_data, tiny_snapshot, monkeypatch, capsys) -> None:
+    before, grids = load_snapshot(snapshot_folder), ((999, 400, 100, 9),)
+    config = replace(before.config, tiny_decoder=tiny_snapshot.config.tiny_decoder)
+    written = replace(before, config=config, tiny_decoder=tiny_snapshot.tiny_decoder)
+
+    def meanwhile(*_: object) -> tuple[tuple[int, ...], ...]:
+        save_snapshot(written, snapshot_folder)
+        return grids
+
+    monkeypatch.setattr(align_steps, "align", meanwhile)
+    assert command(snapshot_folder, small_data) == 0
+    after = load_snapshot(snapshot_folder)
+    assert after.aligned_timesteps == grids
+    assert after.tiny_decoder is not None
+    # Other weights are not those that were aligned.
+    written = replace(written, unet={name: tensor + 1 for name, tensor in before.unet.items()})
+    assert command(snapshot_folder, small_data) == 1
+    assert "unet.safetensors was replaced meanwhile: align the steps of the new weights" in capsys.readouterr().err
+    assert load_snapshot(snapshot_folder).aligned_timesteps == ()
+
+
 def test_what_cannot_be_aligned_is_told(snapshot_folder, small_data, small_snapshot, tmp_path, capsys) -> None:
     assert command(snapshot_folder, small_data, "--candidates", "7") == 1
     assert "--candidates must lie in 8..1000, and --paths and --batch must be 1 or more" in capsys.readouterr().err

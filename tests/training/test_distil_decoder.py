@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.common import SMALL, write_toml
+from support.common import write_toml
 from training import distil_decoder
-from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, load_snapshot, save_snapshot
+from training.checkpoint import AUTOENCODER, TINY_DECODER, UNET, CheckpointError, load_snapshot, save_snapshot
 from training.config import TinyDecoder, TinyDecoderTraining, load_config
 from training.files import sha256
 from training.latents import LATENTS
@@ -194,4 +194,16 @@ def test_a_snapshot_without_a_scale_factor_is_refused(config, small_snapshot, sm
 def test_settings_of_the_snapshot_cannot_be_changed(config, folder, small_data, tmp_path, capsys) -> None:
     assert command(config, folder, small_data, tmp_path / "run", "--noise-schedule.beta-end", "0.1") == 1
     assert f"--noise-schedule.* cannot be given here: the snapshot {folder} settles it" in capsys.readouterr().err
-    assert config.data == SMALL
+
+
+@pytest.mark.slow
+def test_a_run_has_one_teacher(config, folder, small_data, tmp_path) -> None:
+    """Of one scale factor: the latents of another one would be decoded to other images."""
+    train(config, folder, small_data, tmp_path / "run")
+    other = replace(load_snapshot(folder), scale_factor=0.5)
+    save_snapshot(other, folder)
+    with pytest.raises(CheckpointError, match=r"belongs to another run .*scale_factor .*: give a new --out"):
+        train(config, folder, small_data, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has another scale factor"):
+        distil_decoder.add_tiny_decoder(folder, tmp_path / "run" / "snapshot")
+    assert load_snapshot(folder).tiny_decoder is None

@@ -155,6 +155,8 @@ def test_another_template_in_the_same_folder_is_refused(folder, template):
 def test_another_file_is_not_taken_for_colin27(phantom):
     with pytest.raises(ValueError, match=r"BRATS_001.nii.gz is not Colin27 at 0.5 mm: give ch2better.nii.gz"):
         colin27(phantom / TASK / "imagesTr/BRATS_001.nii.gz")
+    with pytest.raises(ValueError, match=r"dataset\.json is no NIfTI file .*: give ch2better\.nii\.gz"):
+        colin27(phantom / TASK / "dataset.json")
 
 
 def test_real_data_is_never_written_into(tmp_path):
