@@ -22,7 +22,7 @@ def test_a_short_soak_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     # A full queue is rarest: on a busy machine the six clients seldom ask at the same time.
     assert all(result.counts[kind] > 5 for kind in ("images", "cancelled", "bad input told", "refused, queue full"))
     assert result.counts["processes lost"] == 0
-    models = {"mri_ldm_0_0", "mri_ldm_stream_0_0", "unet_0_0", "vae_decoder_0_0"}
+    models = {"mri_ldm_0_0", "mri_ldm_stream_0_0", "unet_0_0", "vae_decoder_0_0", "vae_decoder_tiny_0_0"}
     assert set(result.megabytes) == {"tritonserver", "/dev/shm", *models}
     for name, growth in result.growth().items():
         assert growth < MOST_GROWTH.get(name, MOST_GROWTH_OF_A_MODEL), (name, result.megabytes[name])
