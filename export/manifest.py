@@ -36,7 +36,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_digest(folder: Path) -> str:
-    """The digest of the weights of a repository, as requests' records have it."""
-    digest: str = json.loads((folder / "mri_ldm" / "1" / "model.json").read_text())["digest"]
-    return digest
+def read_model(folder: Path) -> dict[str, Any]:
+    """The model.json of a repository: what its sampling loop knows of the weights."""
+    record: dict[str, Any] = json.loads((folder / "mri_ldm" / "1" / "model.json").read_text())
+    return record

@@ -26,7 +26,7 @@ from export.configs import (
     write_tiny_configs,
 )
 from export.graphs import GRAPHS, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, graphs_of, unet_steps, with_steps
-from export.manifest import MANIFEST, Manifest, RepositoryError, is_exported, read_manifest
+from export.manifest import MANIFEST, Manifest, RepositoryError, is_exported, read_manifest, read_model
 from export.onnx.reduced import write_reduced
 from export.onnx.run import compare_onnx
 from export.onnx.steps import add_steps
@@ -173,7 +173,7 @@ def add_to_repository(folder: Path, options: BuildOptions, report: Report = prin
 
 def _graphs_of(repository: Path) -> tuple[Graph, ...]:
     """The networks of an exported repository, as its model.json lists them."""
-    record = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
+    record = read_model(repository)
     return with_steps(record.get("steps_per_call", 1), tiny=TINY_MODEL in record["max_batch_size"])
 
 

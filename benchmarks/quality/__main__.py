@@ -101,7 +101,7 @@ def _distance(arguments: argparse.Namespace, design: Design, docs: Path) -> Reco
     from benchmarks.harness.machine import describe
     from benchmarks.quality.curves import draw_curves, draw_slices
     from benchmarks.quality.distances import compare
-    from benchmarks.quality.features import Measurer, digest_of, measure_all
+    from benchmarks.quality.features import Measurer, measure_all
     from training.evaluation import ENCODER
     from training.evaluation.slices import read_slices
 
@@ -109,8 +109,7 @@ def _distance(arguments: argparse.Namespace, design: Design, docs: Path) -> Reco
     measurer = Measurer(arguments.latents, arguments.repository, arguments.features or ENCODER)
     folder, real, slices = arguments.real or ROOT / "out" / "eval" / "real", None, None
     if arguments.real or folder.is_dir():
-        images = read_slices(folder).images
-        real, slices = measurer.real(images), digest_of(images)
+        real, slices = measurer.real(read_slices(folder).images)
     else:
         print(f"no distances to real slices: {folder} is missing; docs/quality.md says how to make it", flush=True)
     compared = compare(measure_all(measurer, arguments.latents, design), design, real)

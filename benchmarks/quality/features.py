@@ -68,20 +68,16 @@ class Measurer:
         path = self._folder / "measured" / setting.name / f"{first}-{other.name}.npz"
         return cached(path, self._key(first, setting, other), measure)
 
-    def real(self, images: Array) -> Array:
-        """Features of real slices [n, H, W] in [0, 1]."""
-        key = f"{digest_of(images)} {self.origin}"
+    def real(self, images: Array) -> tuple[Array, str]:
+        """Features of real slices [n, H, W] in [0, 1], and a digest that tells these slices from others."""
+        digest = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
         path = self._folder / "measured" / "real.npz"
-        return cached(path, key, lambda: {"features": self._extracted(images, "real")})["features"]
+        made = cached(path, f"{digest} {self.origin}", lambda: {"features": self._extracted(images, "real")})
+        return made["features"], digest
 
     def _extracted(self, images: Array, name: str) -> Array:
         features: Array = extract(self._extractor, images.clip(0, 1), self._device, name).numpy()
         return features
-
-
-def digest_of(images: Array) -> str:
-    """Tells sets of images apart."""
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def cached(path: Path, key: str, make: Callable[[], Figures]) -> Figures:

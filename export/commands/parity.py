@@ -38,7 +38,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> list[str]:
-    from export.manifest import read_digest, read_manifest
+    from export.manifest import read_manifest, read_model
     from export.parity.measure import measure, table
     from export.parity.record import write_record
     from training.checkpoint import load_snapshot
@@ -50,7 +50,7 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
     if arguments.out is not None:
         setting = {
             "weights": weights,
-            "digest": read_digest(arguments.repository),
+            "digest": read_model(arguments.repository)["digest"],
             "seeds": arguments.seeds,
             "steps": arguments.steps,
         }

@@ -6,7 +6,6 @@ normalisations, and the transposed matrices of queries, keys and values. These a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, random_inputs
-from export.manifest import MANIFEST, read_manifest
+from export.manifest import MANIFEST, read_manifest, read_model
 from training.checkpoint import CheckpointError, Snapshot, StateDict
 from training.config import config_from_dict
 from training.files import sha256
@@ -44,8 +43,7 @@ def snapshot_from_onnx(repository: Path) -> Snapshot:
     if f"{VAE_DECODER_TINY.name}/1/model.onnx" in manifest["sha256"]:
         tiny = build_tiny_decoder(config.tiny_decoder).state_dict()
         states.append((VAE_DECODER_TINY, tiny))
-    model = json.loads((repository / "mri_ldm" / "1" / "model.json").read_text())
-    aligned = tuple(tuple(grid) for grid in model.get("aligned_timesteps", ()))
+    aligned = tuple(tuple(grid) for grid in read_model(repository).get("aligned_timesteps", ()))
     fresh = Snapshot(config, autoencoder, unet, scale_factor, history, tiny, aligned)
     for graph, state in states:
         file = f"{graph.name}/1/model.onnx"

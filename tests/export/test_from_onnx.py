@@ -72,7 +72,7 @@ def test_the_committed_files_are_networks_of_pytorch() -> None:
     manifest = json.loads((COMMITTED / "manifest.json").read_text())
     for graph in graphs_of(snapshot):
         parity = compare_onnx(graph, graph.build(snapshot), COMMITTED / graph.name / "1" / "model.onnx")
-        # Seen: the same, to a third; raises beyond 5e-5.
+        # Seen: the figures of the manifest; compare_onnx raises beyond 5e-5.
         assert parity.relative_l2 < 3 * manifest["parity"][graph.name]["relative_l2"]
 
 

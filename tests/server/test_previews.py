@@ -254,7 +254,7 @@ def test_images_of_a_wrong_shape_are_not_sent(tmp_path: Path) -> None:
         progress, last = watch(server)
         assert [event.source for event in progress] == ["latent"] * 4
         assert last.images.shape == (1, 240, 240)
-        wrong = "model 'vae_decoder_tiny' makes images of shape [1, 112, 112], not [1, 240, 240]"
+        wrong = "model 'vae_decoder_tiny' makes images of shape [1, 1, 112, 112], not [1, 1, 240, 240]"
         assert f"previews are latents for now: {wrong}" in "\n".join(server.log_tail(1000))
         # Nor as images: that fails its own request alone, even one with images of the right size.
         (failed,) = stream(server.grpc_url, "image", seed=[5, 6], steps=[2, 2], decoder=["full", "tiny"])

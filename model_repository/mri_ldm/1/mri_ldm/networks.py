@@ -104,8 +104,8 @@ class Networks:
         crop = self._crop
         images = images[:, :, crop:-crop, crop:-crop] if crop else images
         # The rows of a request share one array, so images of another decoder must not have another size.
-        if images.shape[1:] != self._image_shape:
-            shapes = f"{list(images.shape[1:])}, not {list(self._image_shape)}"
+        if images.shape != (len(latents), *self._image_shape):
+            shapes = f"{list(images.shape)}, not {[len(latents), *self._image_shape]}"
             raise NetworkFailed(
                 f"model {model!r} makes images of shape {shapes}: export the repository again", model=model
             )
