@@ -17,6 +17,7 @@ from typing import Any
 
 TRTEXEC = os.environ.get("TRTEXEC", "/usr/src/tensorrt/bin/trtexec")
 LATENT = "1x64x64"
+CONDITION = "4x64x64"
 BEST_ROWS = {"unet": 8, "vae_decoder": 4, "vae_decoder_tiny": 16, "unet_steps": 8}
 """Network -> rows for which TensorRT chooses its kernels; all networks that a repository may have."""
 ONNX = {"fp16": "model.fp16.onnx", "bf16": "model.bf16.onnx", "tf32": "model.onnx", "fp32": "model.onnx"}
@@ -111,12 +112,13 @@ def build_command(source: Path, plan: Path, network: str, precision: str, versio
 
 def inputs(source: Path) -> dict[str, dict[str, str]]:
     """Network of the repository -> its inputs, each with the dims of one row."""
-    networks = {"unet": {"latent": LATENT, "timesteps": "1"}, "vae_decoder": {"latent": LATENT}}
     record = model_record(source)
+    seen = {"latent": LATENT} | ({"condition": CONDITION} if record.get("conditioning") == "labels" else {})
+    networks = {"unet": seen | {"timesteps": "1"}, "vae_decoder": {"latent": LATENT}}
     if "vae_decoder_tiny" in record["max_batch_size"]:
         networks["vae_decoder_tiny"] = {"latent": LATENT}
     if steps := record.get("steps_per_call"):
-        state = {"latent": LATENT, "estimate": LATENT, "earlier_estimate": LATENT}
+        state = seen | {"estimate": LATENT, "earlier_estimate": LATENT}
         networks["unet_steps"] = state | {"timesteps": f"{steps}", "coefficients": f"{steps}x8"}
     return networks
 

@@ -114,6 +114,38 @@ def write_tiny_configs(model_folder: Path) -> None:
         write_text(model_folder / path.relative_to(TINY_TEMPLATES), path.read_text())
 
 
+LATENT_INPUT = re.compile(r"""
+    ^\ *\{\ name:\ "latent"\ .*\n                 # of the model
+    | \ input\ \{\ key:\ "latent"\ .*?\}\ \}       # of a CUDA graph
+    | ^\ *inputs\ \{\ key:\ "latent"\ .*\n          # of a warm-up
+""", re.MULTILINE | re.VERBOSE)  # fmt: skip
+
+
+def takes_condition(model_folder: Path) -> bool:
+    """Whether the config.pbtxt of a denoiser has the input `condition`."""
+    return any(tensor.name == "condition" for tensor in parse_config(model_folder / "config.pbtxt").input)
+
+
+def write_condition(source: Path, model_folder: Path, channels: int) -> None:
+    """The configs of a denoiser in `source` to `model_folder`, with an input `condition` of `channels` after `latent`.
+
+    0: without such an input. `source` may have it or not, and may be `model_folder`.
+    """
+    for path in profiles(source).values():
+        plain = re.sub(
+            LATENT_INPUT.pattern.replace("latent", "condition"), "", path.read_text(), flags=LATENT_INPUT.flags
+        )
+        text = (
+            LATENT_INPUT.sub(lambda match: match[0] + _as_condition(match[0], channels), plain) if channels else plain
+        )
+        write_text(model_folder / path.relative_to(source), text)
+
+
+def _as_condition(latent: str, channels: int) -> str:
+    """The text of an input `latent` as that of the input `condition`."""
+    return re.sub(r"\[ ?1,", lambda match: match[0].replace("1", str(channels)), latent.replace("latent", "condition"))
+
+
 def check_image_size(size: int, path: Path) -> None:
     """Check that the `image` output of a front model has the size of the slices that training saw.
 

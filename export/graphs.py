@@ -6,12 +6,13 @@ Everything that needs a name, a shape or a batch size (ONNX export, parity check
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import CheckpointError, Snapshot
+from training.checkpoint import CheckpointError, Snapshot, takes_labels, without_labels
+from training.conditioning import CHANNELS
 from training.networks import build_autoencoder, build_unet
 from training.tiny_decoder import build_tiny_decoder
 
@@ -63,11 +64,23 @@ class Denoiser(nn.Module):
 
     def forward(self, latent: Tensor, timesteps: Tensor) -> Tensor:
         """Each row at its own timestep."""
-        return self.unet(latent.to(self.dtype), timesteps.flatten())
+        return self.predict(latent, timesteps)
+
+    def predict(self, seen: Tensor, timesteps: Tensor) -> Tensor:
+        """From all that the UNet sees, [B, channels, 64, 64]."""
+        return self.unet(seen.to(self.dtype), timesteps.flatten())
 
     def last_layers(self) -> tuple[nn.Module, nn.Module]:
         """The normalisation and the convolution that make the output."""
         return self.unet.out[0], self.unet.out[-1]
+
+
+class LabelledDenoiser(Denoiser):
+    """As Denoiser, with the condition [B, CHANNELS, 64, 64] of `training.conditioning` between its inputs."""
+
+    def forward(self, latent: Tensor, condition: Tensor, timesteps: Tensor) -> Tensor:  # type: ignore[override]
+        """Each row with its own labels, or with zeros."""
+        return self.predict(torch.cat([latent, condition], dim=1), timesteps)
 
 
 class Decoder(nn.Module):
@@ -129,8 +142,12 @@ UNET = Graph(
     outputs=(TensorSpec("pred", torch.float32, (1, 64, 64)),),
     opt_batch_size=8,
     max_batch_size=64,
-    build=Denoiser,
+    build=lambda snapshot: Denoiser(without_labels(snapshot)),
 )
+"""The denoiser without labels, of any snapshot."""
+CONDITION = TensorSpec("condition", torch.float32, (CHANNELS, *LATENT.shape[1:]))
+UNET_LABELS = replace(UNET, inputs=(LATENT, CONDITION, *UNET.inputs[1:]), build=LabelledDenoiser)
+"""The denoiser of a snapshot that takes labels."""
 VAE_DECODER = Graph(
     name="vae_decoder",
     inputs=(LATENT,),
@@ -148,42 +165,48 @@ VAE_DECODER_TINY = Graph(
     build=SmallDecoder,
 )
 GRAPHS = (UNET, VAE_DECODER)
-"""The networks that every repository has."""
+"""The networks that every repository has; with UNET_LABELS in the place of UNET if its weights take labels."""
 
 
-def graphs_of(snapshot: Snapshot) -> tuple[Graph, ...]:
-    """The networks that a repository of `snapshot` has, without unet_steps."""
-    return with_steps(1, tiny=snapshot.tiny_decoder is not None)
+def graphs_of(snapshot: Snapshot, steps: int = 1) -> tuple[Graph, ...]:
+    """The networks that a repository of `snapshot` has, for `steps` steps in a call."""
+    return with_steps(steps, tiny=snapshot.tiny_decoder is not None, labels=takes_labels(snapshot))
 
 
-def unet_steps(steps: int) -> Graph:
-    """`steps` steps of UNET in one call, with the recurrence of the samplers between them.
+def unet(labels: bool) -> Graph:
+    """The denoiser, with or without labels."""
+    return UNET_LABELS if labels else UNET
+
+
+def unet_steps(steps: int, labels: bool = False) -> Graph:
+    """`steps` steps of the denoiser in one call, with the recurrence of the samplers between them.
 
     `coefficients` has a row for each step: a, b, c, d, e, p, q, r as in export.onnx.unroll, which ignores d.
     """
+    single, condition = unet(labels), (CONDITION,) if labels else ()
     state = (LATENT, *(TensorSpec(name, torch.float32, LATENT.shape) for name in ("estimate", "earlier_estimate")))
     # With this spread, a sum of three terms is about as large as one term.
     coefficients = TensorSpec("coefficients", torch.float32, (steps, 8), spread=3**-0.5)
     return Graph(
         name="unet_steps",
-        inputs=(*state, TensorSpec("timesteps", torch.int32, (steps,)), coefficients),
+        inputs=(LATENT, *condition, *state[1:], TensorSpec("timesteps", torch.int32, (steps,)), coefficients),
         outputs=(
             *(TensorSpec(f"next_{spec.name}", torch.float32, LATENT.shape) for spec in state),
             TensorSpec("estimates", torch.float32, (steps, *LATENT.shape)),
         ),
-        opt_batch_size=UNET.opt_batch_size,
-        max_batch_size=UNET.max_batch_size,
-        build=Denoiser,
+        opt_batch_size=single.opt_batch_size,
+        max_batch_size=single.max_batch_size,
+        build=single.build,
     )
 
 
-def with_steps(steps: int, *, tiny: bool = False) -> tuple[Graph, ...]:
+def with_steps(steps: int, *, tiny: bool = False, labels: bool = False) -> tuple[Graph, ...]:
     """The networks of a repository that takes `steps` steps in a call; for one step, `unet` does it.
 
-    tiny: with the tiny decoder.
+    tiny: with the tiny decoder. labels: with a denoiser that takes labels.
     """
-    graphs = (*GRAPHS, VAE_DECODER_TINY) if tiny else GRAPHS
-    return (*graphs, unet_steps(steps)) if steps > 1 else graphs
+    graphs = (unet(labels), VAE_DECODER, *([VAE_DECODER_TINY] if tiny else []))
+    return (*graphs, unet_steps(steps, labels)) if steps > 1 else graphs
 
 
 def random_inputs(graph: Graph, rows: int, seed: int) -> tuple[Tensor, ...]:

@@ -22,10 +22,12 @@ from export.configs import (
     TINY_TEMPLATES,
     check_configs,
     check_image_size,
+    takes_condition,
+    write_condition,
     write_steps_configs,
     write_tiny_configs,
 )
-from export.graphs import GRAPHS, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, graphs_of, unet_steps, with_steps
+from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, graphs_of, unet, unet_steps, with_steps
 from export.manifest import MANIFEST, Manifest, RepositoryError, is_exported, read_manifest, read_model
 from export.onnx.reduced import write_reduced
 from export.onnx.run import compare_onnx
@@ -38,6 +40,7 @@ from export.tensorrt.plans import add_plans
 from export.torch.compiled import check_compiler
 from export.torch.program import add_programs, share_programs
 from training.checkpoint import Snapshot
+from training.conditioning import extra_channels
 from training.files import is_utf8, sha256, whole_folder, write_text
 
 SOURCE = Path(__file__).parent.parent / "model_repository"
@@ -121,8 +124,8 @@ def _check_before(snapshot: Snapshot, into: Path, extras: Extras) -> None:
         )
     if not _in_place(into) and into.exists() and not is_exported(into):
         raise RepositoryError(f"{into} exists and is not an exported repository: give another folder, or remove it")
-    for graph in GRAPHS:
-        check_configs(graph, SOURCE / graph.name)
+    check_configs(unet(takes_condition(SOURCE / UNET.name)), SOURCE / UNET.name)
+    check_configs(VAE_DECODER, SOURCE / VAE_DECODER.name)
     check_configs(unet_steps(STEPS_PER_CALL), STEPS_TEMPLATES)
     check_configs(VAE_DECODER_TINY, TINY_TEMPLATES)
     for model in FRONT_MODELS:
@@ -174,18 +177,15 @@ def add_to_repository(folder: Path, options: BuildOptions, report: Report = prin
 def _graphs_of(repository: Path) -> tuple[Graph, ...]:
     """The networks of an exported repository, as its model.json lists them."""
     record = read_model(repository)
-    return with_steps(record.get("steps_per_call", 1), tiny=TINY_MODEL in record["max_batch_size"])
+    labels = record.get("conditioning") == "labels"
+    return with_steps(record.get("steps_per_call", 1), tiny=TINY_MODEL in record["max_batch_size"], labels=labels)
 
 
 def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Report, extras: Extras) -> Manifest:
-    steps, tiny = extras.steps(), snapshot.tiny_decoder is not None
-    if tiny:
-        write_tiny_configs(folder / TINY_MODEL)
-    if steps > 1:
-        write_steps_configs(folder / STEPS_MODEL, steps)
-        check_configs(unet_steps(steps), folder / STEPS_MODEL)
+    steps = extras.steps()
+    _write_configs(snapshot, folder, steps)
     parity, reduced = _write_onnx(snapshot, folder, report, extras) if extras.with_onnx else ({}, [])
-    plans = add_plans(folder, extras.plan, report, with_steps(steps, tiny=tiny)) if extras.plan else []
+    plans = add_plans(folder, extras.plan, report, graphs_of(snapshot, steps)) if extras.plan else []
     programs = []
     if extras.torch:
         programs = add_programs(snapshot, folder, extras.torch, report, compiled=extras.compiled)
@@ -211,6 +211,19 @@ def _write_weights(snapshot: Snapshot, folder: Path, name: str, report: Report, 
     }
     _write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _write_configs(snapshot: Snapshot, folder: Path, steps: int) -> None:
+    """The configs that depend on the weights: of the denoiser, of several steps of it, of the tiny decoder."""
+    channels = extra_channels(snapshot.config.unet)
+    write_condition(SOURCE / UNET.name, folder / UNET.name, channels)
+    check_configs(unet(bool(channels)), folder / UNET.name)
+    if snapshot.tiny_decoder is not None:
+        write_tiny_configs(folder / TINY_MODEL)
+    if steps > 1:
+        write_steps_configs(folder / STEPS_MODEL, steps)
+        write_condition(folder / STEPS_MODEL, folder / STEPS_MODEL, channels)
+        check_configs(unet_steps(steps, bool(channels)), folder / STEPS_MODEL)
 
 
 def _write_onnx(
@@ -242,12 +255,13 @@ def _write_network(graph: Graph, module: Network, served: Network, folder: Path,
 
 def _model_record(snapshot: Snapshot, folder: Path, name: str, steps: int) -> dict[str, Any]:
     """What the sampling loop must know: model.json."""
-    graphs = with_steps(steps, tiny=snapshot.tiny_decoder is not None)
+    graphs, conditioning = graphs_of(snapshot, steps), snapshot.config.unet.conditioning
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
         "digest": _weights_digest(folder, graphs, snapshot.aligned_timesteps),
         "prediction_type": "epsilon",
+        **({"conditioning": conditioning} if conditioning != "none" else {}),
         "noise_schedule": asdict(snapshot.config.noise_schedule),
         "decoded_size": VAE_DECODER.output.shape[-1],
         "image_size": snapshot.config.data.size,

@@ -61,10 +61,12 @@ def align(snapshot: Snapshot, latents: Tensor, arguments: Arguments) -> tuple[tu
     import torch
     from tqdm import tqdm
 
+    from training.checkpoint import without_labels
     from training.losses import alpha_bars_of
     from training.networks import build_unet
     from training.step_alignment import best_paths, candidate_timesteps, estimate_distances, noise_levels, step_costs
 
+    snapshot = without_labels(snapshot)
     assert snapshot.unet is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     unet = build_unet(snapshot.config.unet).to(device).eval()

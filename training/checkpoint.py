@@ -5,14 +5,15 @@ Both are written under a temporary name and renamed when they are complete.
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.config import Config, config_from_dict
+from training.conditioning import narrowed, widened
+from training.config import Config, UNet, config_from_dict
 from training.files import duplicate, finish_interrupted, sha256, utf8_name, whole_file, whole_folder, write_text
 
 FORMAT_VERSION = 1
@@ -110,10 +111,24 @@ def load_snapshot(folder: Path) -> Snapshot:
     )
 
 
+def takes_labels(snapshot: Snapshot) -> bool:
+    """Whether the UNet can be given label maps."""
+    return snapshot.config.unet.conditioning == "labels"
+
+
+def without_labels(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with a UNet that takes no labels, and predicts what its own does where no map is given."""
+    if not takes_labels(snapshot):
+        return snapshot
+    config = replace(snapshot.config, unet=replace(snapshot.config.unet, conditioning="none"))
+    return replace(snapshot, config=config, unet=narrowed(snapshot.unet) if snapshot.unet else None)
+
+
 def initial_weights(folder: Path | None, stage: str, config: Any) -> tuple[StateDict | None, dict[str, Any] | None]:
     """The weights of a network in a snapshot, for a run to begin with, and a record of them; None without a folder.
 
-    stage: `autoencoder` or `diffusion`; config: of its network, which the weights must fit.
+    stage: `autoencoder` or `diffusion`; config: of its network, which the weights must fit. A UNet that takes
+    labels may begin with one that takes none.
 
     Raises:
         CheckpointError: the snapshot cannot be read, lacks the network, or its network has other sizes.
@@ -125,13 +140,17 @@ def initial_weights(folder: Path | None, stage: str, config: Any) -> tuple[State
     if weights is None:
         raise CheckpointError(f"--initial {folder} holds no {name}: give a snapshot of training.train_diffusion")
     before = snapshot.config.autoencoder if stage == "autoencoder" else snapshot.config.unet
+    record = {"sha256": sha256(folder / name), "history": snapshot.history.get(stage)}
+    if isinstance(before, UNet) and before.conditioning == "none" and config.conditioning != "none":
+        weights = widened(weights, before, config)
+        before = replace(before, conditioning=config.conditioning)
     if before != config:
         now = asdict(config)
         differs = "; ".join(
             f"{key} {value}, not {now[key]}" for key, value in asdict(before).items() if value != now[key]
         )
         raise CheckpointError(f"--initial {folder} holds another network ({differs}): give its settings")
-    return weights, {"sha256": sha256(folder / name), "history": snapshot.history.get(stage)}
+    return weights, record
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 They are filled from TOML, from snapshot.json, or by a command line (`training.stage_options`). Knows nothing of torch,
 so that `--help` is instant. The defaults are those of the MONAI bundle `brats_mri_axial_slices_generative_diffusion`,
 except that its perceptual loss needs weights of your own. `configs/brats.toml` writes them out; `configs/demo.toml` is
-a small version.
+a small version. `configs/brats-labels.toml` and `configs/demo-labels.toml` are the same with a UNet that takes labels.
 """
 
 import math
@@ -29,6 +29,7 @@ LEVELS = 3  # of the autoencoder: two halvings, because everything after it expe
 Modality = Literal["named", "any"]
 Spacing = Literal["1mm", "any"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Conditioning = Literal["none", "labels"]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -85,7 +86,7 @@ class Discriminator(Section):
 
 @dataclass(frozen=True)
 class UNet(Section):
-    """Unconditional DiffusionModelUNet over the 64x64 latent."""
+    """DiffusionModelUNet over the 64x64 latent."""
 
     channels: tuple[Count, ...] = (32, 64, 128, 256)
     """Channels of each level."""
@@ -97,6 +98,8 @@ class UNet(Section):
     """Residual blocks per level."""
     norm_num_groups: Count = 32
     """Groups of GroupNorm; divides every entry of `channels`."""
+    conditioning: Conditioning = "none"
+    """labels = the UNet also sees a label map, in half of the rows of training; it then works with and without one."""
 
     def relations(self, size: int) -> Iterator[Relation]:
         """size: of the slices; they are padded to a multiple of 32, and latents have a quarter of their pixels."""
@@ -314,15 +317,34 @@ def check_config(config: Config, source: str) -> None:
 def load_config(name: str) -> Config:
     """Read a shipped configuration by name (`demo`, `brats`) or any TOML file by path.
 
+    A file may begin with `base`, the name of a shipped configuration: its settings hold where the file gives none.
+
     Raises:
         ConfigError: there is no such file, or it holds no configuration that can be used.
     """
-    path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else _shipped(name)
+    values = _read_toml(path, name)
+    base = values.pop("base", None)
+    if base is not None:
+        values = _merged(_read_toml(_shipped(base), base), values)
+    return config_from_dict(values, str(path))
+
+
+def _shipped(name: object) -> Path:
+    return CONFIGS / f"{name}.toml"
+
+
+def _read_toml(path: Path, name: object) -> dict[str, Any]:
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.toml")))
         raise ConfigError(f"no configuration {name!r}: give one of {shipped}, or the path of a .toml file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no TOML, or not even text
         raise ConfigError(f"{path}: {error}") from None
-    return config_from_dict(values, str(path))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `changes`, section by section."""
+    sections = {name: _merged(base[name], value) for name, value in changes.items() if isinstance(base.get(name), dict)}
+    return {**base, **changes, **sections}

@@ -33,6 +33,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.conditioning import LABELS
 from training.config import Data
 from training.decathlon import DataError, Section, channel_of, read_index, section_of
 from training.file_problems import describe_file, list_problems
@@ -47,12 +48,31 @@ def volume_transforms(config: Data) -> list[Any]:
         Lambdad(keys="image", func=load_image),
         EnsureChannelFirstd(keys="image"),
         SelectChannel(config.channel),
-        EnsureChannelFirstd(keys="image", channel_dim="no_channel"),
-        EnsureTyped(keys="image"),
-        Orientationd(keys="image", axcodes="RAS", labels=None),
-        CenterSpatialCropd(keys="image", roi_size=(config.size, config.size, config.depth)),
+        *placed("image", config),
         Lambdad(keys="image", func=checked),
         ScaleIntensityRangePercentilesd(keys="image", lower=0, upper=100, b_min=0, b_max=1),
+    ]
+
+
+def placed(key: str, config: Data) -> list[Any]:
+    """One channel [x, y, z] to [1, size, size, depth] in RAS; moves voxels and changes none."""
+    return [
+        EnsureChannelFirstd(keys=key, channel_dim="no_channel"),
+        EnsureTyped(keys=key),
+        Orientationd(keys=key, axcodes="RAS", labels=None),
+        CenterSpatialCropd(keys=key, roi_size=(config.size, config.size, config.depth)),
+    ]
+
+
+def label_transforms(config: Data) -> list[Any]:
+    """The label map of a volume, uint8 [1, size, size, depth], voxel for voxel beside the image of `volume_transforms`.
+
+    Nothing here interpolates.
+    """
+    return [
+        Lambdad(keys="label", func=load_image),
+        *placed("label", config),
+        Lambdad(keys="label", func=checked_labels),
     ]
 
 
@@ -78,8 +98,12 @@ def diffusion_transforms(config: Data) -> Compose:
     The bundle crops random slices here and flips nothing, so all slices can be encoded once and drawn as latents
     (`training.latents`).
     """
-    pad = DivisiblePadd(keys="image", k=(32, 32, 1))
-    return Compose([*volume_transforms(config), pad])
+    return Compose([*volume_transforms(config), padded("image")])
+
+
+def padded(key: str) -> DivisiblePadd:
+    """Zeros on both sides of a slice, up to a multiple of 32 pixels."""
+    return DivisiblePadd(keys=key, k=(32, 32, 1))
 
 
 class Volumes(CacheDataset):
@@ -95,7 +119,8 @@ class Volumes(CacheDataset):
 def open_volumes(root: Path, section: Section, transform: Compose, config: Data, cache: bool = True) -> Volumes:
     """The volumes below `root`/Task01_BrainTumour, split 80/20 by MONAI's seed-0 shuffle.
 
-    A volume is a dictionary: `image`, which is the path or the result of `transform`, a unique `name`, and `channel`.
+    A volume is a dictionary: `image`, which is the path or the result of `transform`, a unique `name`, `channel`, and
+    `label` in the same way if dataset.json names a label map.
 
     Raises:
         DataError: the folder or its dataset.json is missing; a listed volume is missing, or its header does not fit
@@ -105,7 +130,11 @@ def open_volumes(root: Path, section: Section, transform: Compose, config: Data,
     index = read_index(root)
     channel = channel_of(index, config)
     check_headers([volume.path for volume in index.volumes], config, channel)
-    listed = [{"image": str(volume.path), "name": volume.name, "channel": channel} for volume in index.volumes]
+    listed = [
+        {"image": str(volume.path), "name": volume.name, "channel": channel}
+        | ({"label": str(volume.label)} if volume.label else {})
+        for volume in index.volumes
+    ]
     chosen = [listed[number] for number in section_of(len(listed), section)]
     cache_rate = config.cache_rate if cache else 0.0
     try:
@@ -240,6 +269,19 @@ def checked(image: MetaTensor) -> MetaTensor:
     return image
 
 
+def checked_labels(labels: MetaTensor) -> MetaTensor:
+    """The label map itself as uint8.
+
+    Raises:
+        DataError: it holds anything but 0 and the numbers of LABELS.
+    """
+    others = sorted(set(torch.unique(labels).tolist()) - {0, *LABELS})
+    if others:
+        allowed = ", ".join(f"{number} {name}" for number, name in LABELS.items())
+        raise DataError(f"{labels.meta['filename_or_obj']} holds {others[0]:g}: a label is 0 or one of {allowed}")
+    return labels.to(torch.uint8)
+
+
 def _reason(error: BaseException) -> str:
     """The text of the DataError that MONAI has wrapped in its own exceptions; without one, the text of the cause."""
     cause: BaseException | None = error
@@ -280,11 +322,14 @@ def slice_batches(
         yield batch
 
 
-def fixed_slices(dataset: Volumes, volumes: int, per_volume: int) -> torch.Tensor:
-    """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W]."""
+def fixed_slices(dataset: Volumes, volumes: int, per_volume: int, key: str = "image") -> torch.Tensor:
+    """Evenly spaced slices of the first `volumes` volumes (whole, [1, H, W, depth]): [n * per_volume, 1, H, W].
+
+    key: `image`, or `label` for the label maps of the same slices.
+    """
     slices = []
     for index in range(min(volumes, len(dataset))):
-        volume = load_volume(dataset, index)["image"].as_tensor().float()
+        volume = load_volume(dataset, index)[key].as_tensor().float()
         slices.append(volume[..., evenly_spaced(volume.shape[-1], per_volume)].permute(3, 0, 1, 2))
     return torch.cat(slices)
 

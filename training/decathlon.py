@@ -35,6 +35,8 @@ class Volume:
     path: Path
     name: str
     """The name of its file without .nii.gz; where two volumes have the same, with number and folder in front."""
+    label: Path | None = None
+    """Its label map, where dataset.json names one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def read_index(root: Path) -> Index:
         raise DataError(f"{path}: every entry of `training` must be a table with the path `image` of a volume")
     paths = [root / TASK / entry["image"] for entry in entries]
     _check_once(path, paths)
-    return Index(path, content, [Volume(*pair) for pair in zip(paths, volume_names(paths), strict=True)])
+    labels = [root / TASK / entry["label"] if isinstance(entry.get("label"), str) else None for entry in entries]
+    return Index(path, content, [Volume(*parts) for parts in zip(paths, volume_names(paths), labels, strict=True)])
 
 
 def section_of(count: int, section: Section) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from training.conditioning import extra_channels
 from training.config import Config, Stage
 from training.data import autoencoder_transforms, open_volumes
 from training.decathlon import describe_data, read_index
@@ -138,7 +139,13 @@ def unet_activations(config: Config) -> tuple[Networks, float]:
         batch(config.diffusion_training, LATENT),
         torch.ones(config.noise_schedule.num_train_timesteps),
     )
-    return {"unet": unet}, bytes_for_backward(lambda: diffusion_step(unet, latents, alpha_bars).mean(), {"unet": unet})
+    extra = extra_channels(config.unet)
+    condition = torch.ones(len(latents), extra, LATENT, LATENT) if extra else None
+
+    def loss() -> Tensor:
+        return diffusion_step(unet, latents, alpha_bars, condition).mean()
+
+    return {"unet": unet}, bytes_for_backward(loss, {"unet": unet})
 
 
 def tiny_decoder_activations(config: Config) -> tuple[Networks, float]:

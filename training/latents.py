@@ -4,6 +4,7 @@ Stage 2 has no augmentation, so encoding a slice in every epoch would only repea
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,10 +62,23 @@ def cached_latents(
 
     `key` identifies the weights of the autoencoder and the data. A file with another key raises CheckpointError.
     """
+    return cached_tensors(
+        path, key, processes, lambda: encode_volumes(autoencoder, root, "training", config, processes.device)
+    )
+
+
+def cached_tensors(
+    path: Path, key: str, processes: Processes, make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """What `make` returns, through the file `path`, which the first process writes; `key` says what it depends on.
+
+    Raises:
+        CheckpointError: the file has another key.
+    """
     if processes.first and not _complete(path):
-        encoded = encode_volumes(autoencoder, root, "training", config, processes.device)
+        made = make()
         with whole_file(path) as temporary:
-            save_file(encoded, temporary, metadata={"key": key})
+            save_file(made, temporary, metadata={"key": key})
     processes.agree(0)  # the others wait
     with utf8_name(path) as readable, safe_open(readable, "pt") as file:
         if (file.metadata() or {}).get("key") != key:
@@ -72,7 +86,7 @@ def cached_latents(
                 f"{path} was encoded by another autoencoder or from other data: give a new --out, and to "
                 "training.distil_decoder another --latents"
             )
-        return {name: file.get_tensor(name) for name in ("mu", "sigma")}
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _complete(path: Path) -> bool:
@@ -101,12 +115,30 @@ def draw_latents(
     Slices are drawn with replacement. The result does not depend on the process that draws it.
     """
     count, depth = latents["mu"].shape[:2]
+    share = (volumes_per_batch, slices_per_volume, seed, iteration, part, all_parts)
+    volumes, slices, generator = draw_slices(count, depth, *share)
+    mu, sigma = (latents[name][volumes, slices].flatten(0, 1)[:, None] for name in ("mu", "sigma"))
+    return mu + sigma * torch.randn(mu.shape, generator=generator)
+
+
+def draw_slices(
+    count: int,
+    depth: int,
+    volumes_per_batch: int,
+    slices_per_volume: int,
+    seed: int,
+    iteration: int,
+    part: int,
+    all_parts: int,
+) -> tuple[Tensor, Tensor, torch.Generator]:
+    """Numbers of volumes, out of `count`, [volumes, 1], and of slices, out of `depth`, [volumes, slices].
+
+    With the generator for what else a part draws.
+    """
     drawn = draw_volumes(count, volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)[part]
     generator = torch.Generator().manual_seed(derived_seed(seed, iteration, 3, part))
     slices = torch.randint(depth, (len(drawn), slices_per_volume), generator=generator)
-    volumes = torch.from_numpy(drawn)
-    mu, sigma = (latents[name][volumes[:, None], slices].flatten(0, 1)[:, None] for name in ("mu", "sigma"))
-    return mu + sigma * torch.randn(mu.shape, generator=generator)
+    return torch.from_numpy(drawn)[:, None], slices, generator
 
 
 def measure_scale_factor(

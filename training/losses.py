@@ -7,6 +7,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.conditioning import DROPPED, Denoiser, given_labels
 from training.config import Config, NoiseSchedule
 from training.perceptual import PerceptualLoss
 
@@ -69,21 +70,37 @@ def alpha_bars_of(schedule: NoiseSchedule) -> Tensor:
     ).alphas_cumprod
 
 
-def diffusion_step(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor) -> Tensor:
+def diffusion_step(
+    unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor, condition: Tensor | None = None
+) -> Tensor:
     """The simplified objective, E |eps - eps_theta(x_t, t)|^2 (Ho et al. 2020, eq. 14), t uniform.
 
     latents: scaled, [B, 1, 64, 64]; alpha_bars: float [T]. Draws t and eps from torch's global generator.
+    condition: [B, CHANNELS, 64, 64], for a UNet that takes one; a row loses it with the probability DROPPED,
+    drawn after the others (Ho & Salimans 2022, algorithm 1).
     Returns the mean squared error of each row, [B].
     """
     timesteps = torch.randint(len(alpha_bars), (len(latents),), device=latents.device)
-    return noise_error(unet, latents, timesteps, torch.randn_like(latents), alpha_bars)
+    noise = torch.randn_like(latents)
+    if condition is not None:
+        condition = condition * (torch.rand(len(latents), 1, 1, 1, device=latents.device) >= DROPPED)
+    return noise_error(unet, latents, timesteps, noise, alpha_bars, condition)
 
 
 def noise_error(
-    unet: DiffusionModelUNet, latents: Tensor, timesteps: Tensor, noise: Tensor, alpha_bars: Tensor
+    unet: Denoiser,
+    latents: Tensor,
+    timesteps: Tensor,
+    noise: Tensor,
+    alpha_bars: Tensor,
+    condition: Tensor | None = None,
 ) -> Tensor:
-    """|noise - eps_theta(x_t, t)|^2 of each row, [B], for latents and noise [B, 1, 64, 64] and timesteps int [B]."""
+    """|noise - eps_theta(x_t, t)|^2 of each row, [B], for latents and noise [B, 1, 64, 64] and timesteps int [B].
+
+    condition: [B, CHANNELS, 64, 64], for a UNet that takes one.
+    """
     alpha_bar = alpha_bars[timesteps].view(-1, 1, 1, 1)
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-    prediction = unet(noisy, timesteps).float()
+    denoise = unet if condition is None else given_labels(unet, condition)
+    prediction = denoise(noisy, timesteps).float()
     return F.mse_loss(prediction, noise, reduction="none").flatten(1).mean(1)

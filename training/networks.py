@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
 from torch.optim.swa_utils import AveragedModel
 
+from training.conditioning import extra_channels
 from training.config import Autoencoder, Discriminator, UNet
 
 
@@ -31,10 +32,13 @@ def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
 
 
 def build_unet(config: UNet) -> DiffusionModelUNet:
-    """The denoiser: (latent [B, 1, 64, 64], timesteps int [B]) -> predicted noise [B, 1, 64, 64]."""
+    """The denoiser: (latent [B, 1, 64, 64], timesteps int [B]) -> predicted noise [B, 1, 64, 64].
+
+    With `config.conditioning` the channels of the condition follow the latent (`training.conditioning`).
+    """
     return DiffusionModelUNet(
         spatial_dims=2,
-        in_channels=1,
+        in_channels=1 + extra_channels(config),
         out_channels=1,
         channels=config.channels,
         attention_levels=config.attention_levels,

@@ -138,8 +138,10 @@ def generate(
     import torch
     from tqdm import tqdm
 
+    from training.checkpoint import without_labels
     from training.networks import build_autoencoder, build_unet
 
+    snapshot = without_labels(snapshot)
     if snapshot.unet is None or snapshot.scale_factor is None:
         raise ValueError("the snapshot holds an autoencoder only: give that of training.train_diffusion")
     torch.backends.cudnn.allow_tf32 = False  # on by default in convolutions, with errors of 1e-3

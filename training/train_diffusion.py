@@ -5,7 +5,7 @@
 Run the same command again to continue after an interruption; Ctrl-C and SIGTERM save the state first. The settings
 of the autoencoder come from its snapshot. For several GPUs use `torchrun --nproc-per-node N -m` in place of
 `python -m`. OUT/snapshot holds the last weights. With validation, OUT/best holds those with the lowest error on
-held-out volumes.
+held-out volumes. With --config demo-labels or brats-labels the UNet learns to follow the label maps of the data.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Arguments:
     """Command line of stage 2."""
 
     config: str
-    """Source of all defaults: demo, brats, or the path of a .toml file."""
+    """Source of all defaults: demo, demo-labels, brats, brats-labels, or the path of a .toml file."""
     settings: Annotated[Config, tyro.conf.arg(name="")]
     autoencoder: Path = tyro.MISSING
     """Snapshot folder of stage 1."""
@@ -34,7 +34,7 @@ class Arguments:
     out: Path = tyro.MISSING
     """Run folder: resume state, latents, events, pictures, snapshots."""
     initial: Path | None = None
-    """Snapshot folder whose UNet training begins with, to continue on other data; default: random weights."""
+    """Snapshot folder whose UNet training begins with, to continue on other data or with labels; default: random."""
     dry_run: bool = False
     """Print the settings, sizes, memory, steps and files, and stop."""
 
@@ -52,8 +52,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot, initial_weights, load_snapshot
+    from training.conditioning import condition_of, given_labels, given_none, label_counts
     from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
+    from training.labels import LABELS_FILE, cached_labels, draw_condition
     from training.latents import LATENTS, cached_latents, draw_latents, latents_key, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
@@ -61,7 +63,14 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     from training.run import Run
     from training.sample import decode
     from training.update import Trained, learning_rate, update_unet
-    from training.validation import denoising_strips, encode_mean, validate_diffusion, validation_slices
+    from training.validation import (
+        denoising_strips,
+        encode_mean,
+        maps_to_show,
+        validate_diffusion,
+        validation_labels,
+        validation_slices,
+    )
 
     # The frozen autoencoder and the latents of the data.
     stage1 = load_snapshot(autoencoder_snapshot)
@@ -79,9 +88,12 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
     if processes.first:
         print(f"scale factor: {scale_factor:.4f}")
-    held_out = None
+    held_out = held_out_maps = labels = None
+    if takes_labels := config.unet.conditioning == "labels":
+        labels = cached_labels(data, config.data, processes, out / LABELS_FILE, index)
     if settings.validate_every and processes.first:
         held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
+        held_out_maps = validation_labels(data, config, settings) if takes_labels else None
 
     # The network and the run that it continues.
     torch.manual_seed(config.seed)
@@ -98,16 +110,41 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
         history = {**stage1.history, "diffusion": run.record(done)}
         return Snapshot(config, stage1.autoencoder, unet.averaged.state_dict(), scale_factor, history)
 
+    def validated() -> dict[str, float]:
+        values = validate_diffusion(given_none(unet.averaged, config.unet), held_out, alpha_bars, config.seed)
+        if held_out_maps is not None:
+            given = condition_of(label_counts(held_out_maps))
+            followed = validate_diffusion(unet.averaged, held_out, alpha_bars, config.seed, given)
+            values |= {f"{name}_with_labels": value for name, value in followed.items()}
+        return values
+
+    def draw_pictures() -> None:
+        noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed)).to(processes.device)
+        without = given_none(unet.averaged, config.unet)
+        strips = denoising_strips(without, config.noise_schedule, noise)
+        images = [decode(autoencoder, strip, scale_factor) for strip in strips]
+        run.picture(done, "samples", [torch.stack([strip[-1] for strip in images])])
+        run.picture(done, "denoising", images[:3])
+        if held_out_maps is not None:
+            maps = maps_to_show(held_out_maps, len(noise))
+            follows = given_labels(unet.averaged, condition_of(label_counts(maps)))
+            latents = denoising_strips(follows, config.noise_schedule, noise[: len(maps)])[:, -1]
+            run.picture(done, "labels", [maps[:, None] / 3, decode(autoencoder, latents, scale_factor, maps.shape[-1])])
+
     # Main loop.
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
     with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
             drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
             batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
+            conditions = {}
+            if labels is not None:
+                given = {part: draw_condition(labels, *share, iteration, part, all_parts) for part in parts}
+                conditions = {part: condition.to(processes.device) for part, condition in given.items()}
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
             unet.begin(rate)
             try:
-                losses, norms = update_unet(unet, batch, alpha_bars, iteration, config)
+                losses, norms = update_unet(unet, batch, alpha_bars, iteration, config, conditions)
             except FloatingPointError as error:
                 raise run.not_finite(iteration, batch, error) from error
             done = iteration + 1
@@ -116,8 +153,9 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
 
             # Validate.
             if settings.validate_every and done % (settings.validate_every * steps_per_epoch) == 0:
-                values = validate_diffusion(unet.averaged, held_out, alpha_bars, config.seed) if processes.first else {}
-                if run.validated(done, values, score=values.get("loss", 0)):
+                values = validated() if processes.first else {}
+                score = values.get("loss", 0) + values.get("loss_with_labels", 0)
+                if run.validated(done, values, score=score):
                     run.save_snapshot(snapshot(), best=True)
             interrupted = interrupt.asked()
             over = interrupted or done == total or run.without_progress(settings.patience)
@@ -125,11 +163,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
             # Save.
             if done % settings.checkpoint_every == 0 or over:
                 if processes.first and not interrupted:
-                    noise = torch.randn(6, 1, 64, 64, generator=torch.Generator().manual_seed(config.seed))
-                    strips = denoising_strips(unet.averaged, config.noise_schedule, noise.to(processes.device))
-                    images = [decode(autoencoder, strip, scale_factor) for strip in strips]
-                    run.picture(done, "samples", [torch.stack([strip[-1] for strip in images])])
-                    run.picture(done, "denoising", images[:3])
+                    draw_pictures()
                 run.save_snapshot(snapshot())
                 run.save(done, unet=unet)
             if interrupted and done < total:

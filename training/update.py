@@ -4,8 +4,9 @@ A batch comes in parts (see `training.processes`): {part: [B, 1, H, W]}. Each pa
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -151,9 +152,16 @@ def update_autoencoder(
 
 
 def update_unet(
-    unet: Trained, batch: dict[int, Tensor], alpha_bars: Tensor, iteration: int, config: Config
+    unet: Trained,
+    batch: dict[int, Tensor],
+    alpha_bars: Tensor,
+    iteration: int,
+    config: Config,
+    conditions: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> tuple[Numbers, Numbers]:
     """One update of the UNet on scaled latents; returns the loss, averaged over the parts, and the gradient's norm.
+
+    conditions: of each part, for a UNet that takes labels.
 
     Raises:
         FloatingPointError: the loss or gradient is not finite; the weights have not changed.
@@ -162,7 +170,7 @@ def update_unet(
     for part, latents in batch.items():
         torch.manual_seed(derived_seed(config.seed, iteration, 4, part))
         with unet.part(last=part == max(batch)):
-            loss = diffusion_step(unet.model, latents, alpha_bars).mean()
+            loss = diffusion_step(unet.model, latents, alpha_bars, conditions.get(part)).mean()
         unet.backward(loss)
         terms.append({"diffusion_loss": loss})
     return means(terms), {"unet_gradient": unet.step()}

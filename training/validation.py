@@ -1,13 +1,16 @@
 """Validation of both stages between epochs, always on the same slices and the same noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from monai.networks.nets import AutoencoderKL
+from monai.transforms import Compose
 from torch import Tensor
 
+from training.conditioning import Denoiser
 from training.config import Config, NoiseSchedule, Stage
-from training.data import diffusion_transforms, fixed_slices, open_volumes
+from training.data import diffusion_transforms, fixed_slices, label_transforms, open_volumes, padded
 from training.decathlon import DataError
 from training.losses import noise_error
 from training.metrics import reconstruction_metrics
@@ -29,6 +32,18 @@ def validation_slices(root: Path, config: Config, settings: Stage) -> Tensor:
     if not len(volumes):
         raise DataError(f"{root}: too few volumes to hold a fifth of them out; five are needed, or validate_every 0")
     return fixed_slices(volumes, settings.validation_volumes, SLICES)
+
+
+def validation_labels(root: Path, config: Config, settings: Stage) -> Tensor:
+    """The label maps uint8 [n, 256, 256] of `validation_slices`."""
+    transform = Compose([*label_transforms(config.data), padded("label")])
+    volumes = open_volumes(root, "validation", transform, config.data, cache=False)
+    return fixed_slices(volumes, settings.validation_volumes, SLICES, key="label")[:, 0].to(torch.uint8)
+
+
+def maps_to_show(maps: Tensor, count: int) -> Tensor:
+    """The `count` label maps, of [n, 256, 256], with the largest lesions."""
+    return maps[(maps > 0).flatten(1).sum(1).argsort(descending=True, stable=True)[:count]]
 
 
 @torch.no_grad()
@@ -53,9 +68,12 @@ def validate_autoencoder(autoencoder: AutoencoderKL, slices: Tensor) -> dict[str
 
 
 @torch.no_grad()
-def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor, seed: int) -> dict[str, float]:
+def validate_diffusion(
+    unet: Denoiser, latents: Tensor, alpha_bars: Tensor, seed: int, condition: Tensor | None = None
+) -> dict[str, float]:
     """Noise-prediction error of scaled latents [n, 1, 64, 64] in each quarter of the timesteps, and their mean.
 
+    condition: [n, CHANNELS, 64, 64], for a UNet that takes one.
     The errors of the quarters differ in size, so a single mean over random timesteps would say little about them.
     """
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
@@ -63,15 +81,16 @@ def validate_diffusion(unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Te
     spread = ((torch.arange(len(latents)) + 0.5) / len(latents) * width).long()
     device = alpha_bars.device
     losses = {}
+    parts: Sequence[Tensor | None] = [None] * len(latents.split(ROWS)) if condition is None else condition.split(ROWS)
     for start in range(0, BANDS * width, width):
-        rows = zip(latents.split(ROWS), (start + spread).split(ROWS), noise.split(ROWS), strict=True)
-        errors = [noise_error(unet, z.to(device), t.to(device), eps.to(device), alpha_bars) for z, t, eps in rows]
+        rows = zip(latents.split(ROWS), (start + spread).split(ROWS), noise.split(ROWS), parts, strict=True)
+        errors = [noise_error(unet, z.to(device), t.to(device), eps.to(device), alpha_bars, c) for z, t, eps, c in rows]
         losses[f"loss_t{start:03d}_{start + width - 1:03d}"] = torch.cat(errors).mean().item()
     return {"loss": sum(losses.values()) / BANDS, **losses}
 
 
 def denoising_strips(
-    unet: DiffusionModelUNet, schedule: NoiseSchedule, noise: Tensor, steps: int = 20, columns: int = 6
+    unet: Denoiser, schedule: NoiseSchedule, noise: Tensor, steps: int = 20, columns: int = 6
 ) -> Tensor:
     """The estimates of x0 during DDIM from noise [B, 1, 64, 64], evenly spaced: [B, columns, 1, 64, 64]."""
     estimates = [estimate for _, estimate in ddim_trajectory(unet, schedule, noise, steps)]

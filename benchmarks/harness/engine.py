@@ -11,8 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mri_ldm.batcher import Batcher
+from mri_ldm.conditioning import CONDITION_SHAPE
 from mri_ldm.job_queue import Job
-from mri_ldm.request import RowParameters
+from mri_ldm.request import RowParameters, conditions_of_request
 from mri_ldm.settings import TINY_DECODER, read_settings
 from mri_ldm.stepping import SingleSteps
 from server.health import DECODERS
@@ -40,9 +41,15 @@ class Engine:
         self._batchers: dict[int, Batcher] = {}
         self._one_at_a_time = Lock()
 
-    def unet(self, latents: Array, timesteps: Array) -> Array:
-        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n]."""
+    def unet(self, latents: Array, timesteps: Array, conditions: Array | None = None) -> Array:
+        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64] at timesteps [n].
+
+        conditions: [n, 4, 64, 64]; None: no labels, also for weights that take them.
+        """
         feeds = {"latent": latents, "timesteps": timesteps.astype(np.int32)[:, None]}
+        if self.settings.takes_labels:
+            none = np.zeros((len(latents), *CONDITION_SHAPE), np.float32)
+            feeds["condition"] = none if conditions is None else conditions
         answer: Array = self._networks["unet"].run(["pred"], feeds)[0]
         return answer
 
@@ -59,7 +66,9 @@ class Engine:
         answer = _Answer()
         seeds, tables = [row.seed for row in rows], [row.table(self.settings) for row in rows]
         tiny = [row.decoder == "tiny" for row in rows]
-        job = Job(answer, seeds, tables, np.stack([row.start() for row in rows]), decode=decode, tiny=tiny)
+        start, conditions = np.stack([row.start() for row in rows]), conditions_of_request(rows, self.settings)
+        guidance = [row.guidance for row in rows]
+        job = Job(answer, seeds, tables, start, decode=decode, tiny=tiny, conditions=conditions, guidance=guidance)
         with self._one_at_a_time:
             batcher = self._batcher(batch)
             batcher.submit(job)
@@ -72,7 +81,8 @@ class Engine:
         if rows not in self._batchers:
             settings = self.settings
             self._batchers[rows] = Batcher(
-                [SingleSteps(self.unet)], self.decode, max_rows_in_flight=rows, max_rows_waiting=10**6,
+                [SingleSteps(self.unet, labels=settings.takes_labels)], self.decode,
+                max_rows_in_flight=rows, max_rows_waiting=10**6,
                 max_row_steps=10**9, decode_batch=settings.decode_batch,
                 tiny_decode=partial(self.decode, decoder="tiny"), tiny_decode_batch=settings.tiny_decode_batch,
             )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import COMMITTED, DEMO_SNAPSHOT
 from export.onnx.read import snapshot_from_onnx
-from training.checkpoint import Snapshot, load_snapshot
+from training.checkpoint import Snapshot, load_snapshot, without_labels
 from training.config import load_config
 from training.networks import build_autoencoder, build_unet, randomize_zero_tensors
 from training.tiny_decoder import build_tiny_decoder
@@ -52,7 +52,11 @@ def load_weights(name: str, demo_snapshot: Path = DEMO_SNAPSHOT) -> Snapshot:
 
 
 def networks(snapshot: Snapshot, device: torch.device, fused: bool = False) -> tuple[nn.Module, nn.Module]:
-    """UNet and autoencoder with their weights, as the bundle builds them: by default without fused attention."""
+    """UNet and autoencoder with their weights, as the bundle builds them: by default without fused attention.
+
+    Of a UNet that takes labels, the one that it is without.
+    """
+    snapshot = without_labels(snapshot)
     unet, autoencoder = build_unet(snapshot.config.unet), build_autoencoder(snapshot.config.autoencoder)
     assert snapshot.unet is not None
     unet.load_state_dict(snapshot.unet)

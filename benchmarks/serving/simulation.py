@@ -100,7 +100,13 @@ def _stepper(device: Device, calls: Calls, clock: list[float]) -> Stepper:
         return latents.copy()
 
     def advance(
-        state: Array, timesteps: Array, coefficients: Array, seeds: Array, draws: Array, every_estimate: bool
+        state: Array,
+        timesteps: Array,
+        coefficients: Array,
+        seeds: Array,
+        draws: Array,
+        every_estimate: bool,
+        *conditions: Array,
     ) -> None:
         needed = (coefficients != IDENTITY).any(axis=(0, 2)).sum()
         clock[0] += device.step(state.shape[1], calls.most if calls.padded else int(needed))

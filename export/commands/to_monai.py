@@ -39,10 +39,12 @@ def add_command(commands: Commands) -> None:
 
 def _write(arguments: argparse.Namespace) -> None:
     from export.monai.weights import differences_from_bundle, save_monai
-    from training.checkpoint import load_snapshot
+    from training.checkpoint import load_snapshot, takes_labels, without_labels
 
     snapshot = load_snapshot(arguments.snapshot)
     print(*save_monai(snapshot, arguments.out, arguments.layout), sep="\n")
     print("the scale factor is folded into the autoencoder: for these files it is 1.0")
-    if differences := differences_from_bundle(snapshot.config):
+    if takes_labels(snapshot):
+        print("the bundle knows no labels: these files make the images that the snapshot makes without them")
+    if differences := differences_from_bundle(without_labels(snapshot).config):
         print(f"not the bundle's networks; its configurations must be given {', '.join(differences)}")

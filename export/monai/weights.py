@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from export.monai.layouts import Layout, NetworkName, convert, in_layout, shapes
-from training.checkpoint import CheckpointError, Snapshot, StateDict
+from training.checkpoint import CheckpointError, Snapshot, StateDict, without_labels
 from training.config import Config
 from training.files import sha256, whole_file
 from training.weights import read_weights
@@ -139,11 +139,13 @@ def differences_from_bundle(config: Config) -> list[str]:
 def save_monai(snapshot: Snapshot, folder: Path, layout: Layout = "monai-1.5") -> list[Path]:
     """Write models/model_autoencoder.pt and models/model.pt below `folder`, each a dictionary of tensors.
 
-    The bundle divides by no scale factor, so it is folded into the autoencoder: for these files it is 1.0.
+    The bundle divides by no scale factor, so it is folded into the autoencoder: for these files it is 1.0. It knows no
+    labels: of a UNet that takes them, the files hold what it is without.
 
     Raises:
         CheckpointError: the snapshot is one of stage 1, or one of the files exists already; nothing is written then.
     """
+    snapshot = without_labels(snapshot)
     if snapshot.unet is None or snapshot.scale_factor is None:
         raise CheckpointError("the snapshot holds no UNet: give the one that training.train_diffusion wrote")
     paths = {network: folder / name for network, name in BUNDLE_FILES.items()}

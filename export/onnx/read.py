@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, Graph, Network, random_inputs
+from export.graphs import VAE_DECODER, VAE_DECODER_TINY, Graph, Network, random_inputs, unet
 from export.manifest import MANIFEST, read_manifest, read_model
 from training.checkpoint import CheckpointError, Snapshot, StateDict
 from training.config import config_from_dict
@@ -37,14 +37,14 @@ def snapshot_from_onnx(repository: Path) -> Snapshot:
     manifest = read_manifest(repository)
     config = config_from_dict(manifest["training"]["config"], str(repository / MANIFEST))
     scale_factor, history = manifest["scale_factor"], manifest["training"]["history"]
-    autoencoder, unet = build_autoencoder(config.autoencoder).state_dict(), build_unet(config.unet).state_dict()
-    states = [(UNET, unet), (VAE_DECODER, autoencoder)]
+    autoencoder, denoiser = build_autoencoder(config.autoencoder).state_dict(), build_unet(config.unet).state_dict()
+    states = [(unet(config.unet.conditioning == "labels"), denoiser), (VAE_DECODER, autoencoder)]
     tiny = None
     if f"{VAE_DECODER_TINY.name}/1/model.onnx" in manifest["sha256"]:
         tiny = build_tiny_decoder(config.tiny_decoder).state_dict()
         states.append((VAE_DECODER_TINY, tiny))
     aligned = tuple(tuple(grid) for grid in read_model(repository).get("aligned_timesteps", ()))
-    fresh = Snapshot(config, autoencoder, unet, scale_factor, history, tiny, aligned)
+    fresh = Snapshot(config, autoencoder, denoiser, scale_factor, history, tiny, aligned)
     for graph, state in states:
         file = f"{graph.name}/1/model.onnx"
         if not (repository / file).is_file() or sha256(repository / file) != manifest["sha256"].get(file):

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 
 from export.compare import Array, Parity, require_parity_of_outputs
-from export.graphs import UNET, random_inputs, unet_steps
+from export.graphs import Graph, random_inputs, unet, unet_steps
 from export.onnx.reduced import NOT_THE_FILE, by_onnxruntime, reduced_record
 from export.onnx.run import cpu_session, run_all, run_onnx
 from export.onnx.unroll import unroll
 from export.onnx.write import onnx_file
 from export.precision import DTYPES, Precision, reduced_precision
-from training.checkpoint import Snapshot
+from training.checkpoint import Snapshot, takes_labels
 
-PredictNoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(latent [B, 1, 64, 64], timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]."""
+PredictNoise = Callable[..., torch.Tensor]
+"""(latent [B, 1, 64, 64], the condition if it takes one, timesteps int32 [B, 1]) -> predicted noise [B, 1, 64, 64]."""
 
 
 def stepped(network: PredictNoise, inputs: tuple[torch.Tensor, ...]) -> list[Array]:
     """The outputs of unet_steps, in the order of its record, made by one call of `network` per step."""
-    x, h, g, timesteps, coefficients = inputs
+    x, *condition, h, g, timesteps, coefficients = inputs
     estimates = []
     for k in range(timesteps.shape[1]):
-        eps = network(x, timesteps[:, k : k + 1])
+        eps = network(x, *condition, timesteps[:, k : k + 1])
         a, b, c, _, e, p, q, r = coefficients[:, k, :, None, None, None].unbind(1)  # [B, 1, 1, 1]
         x, h, g = a * x + b * eps + c * h + e * g, p * x + q * eps + r * h, (1 - r) * h + r * g
         estimates.append(h)
@@ -50,14 +50,14 @@ def add_steps(
             the difference of one call.
         GraphError: a graph is invalid.
     """
-    graph = unet_steps(steps)
+    single, graph = unet(takes_labels(snapshot)), unet_steps(steps, takes_labels(snapshot))
     report(f"{graph.name}: unrolling {steps} steps")
     inputs = random_inputs(graph, rows=2, seed=1)
-    reference = stepped(onnx_network(folder / UNET.name / "1" / "model.onnx"), inputs)
+    reference = stepped(onnx_network(single, folder / single.name / "1" / "model.onnx"), inputs)
 
     def unrolled(precision: Precision) -> Path:
         path = folder / graph.name / "1" / onnx_file(precision)
-        unroll(folder / UNET.name / "1" / path.name, steps, path)
+        unroll(folder / single.name / "1" / path.name, graph, path)
         return path
 
     def compared(precision: Precision, answer: Sequence[Array]) -> Parity:
@@ -69,7 +69,7 @@ def add_steps(
     for precision in reduced:
         path = unrolled(precision)
         if precision == "bf16":
-            network = reduced_precision(UNET.build(snapshot), DTYPES[precision])
+            network = reduced_precision(single.build(snapshot), DTYPES[precision])
             checked, answer = NOT_THE_FILE, stepped(network, inputs)
         else:
             checked, answer = by_onnxruntime(graph, path), run_all(graph, cpu_session(path), inputs)
@@ -77,7 +77,7 @@ def add_steps(
     return parity, records
 
 
-def onnx_network(path: Path) -> PredictNoise:
-    """An ONNX file of `unet`, run by ONNX Runtime on the CPU."""
+def onnx_network(graph: Graph, path: Path) -> PredictNoise:
+    """An ONNX file of the denoiser `graph`, run by ONNX Runtime on the CPU."""
     session = cpu_session(path)
-    return lambda *inputs: torch.from_numpy(run_onnx(UNET, session, inputs))
+    return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from export.graphs import TensorSpec, unet_steps
+from export.graphs import Graph, TensorSpec
 from export.onnx.write import check_graph
 from training.files import whole_file
 
@@ -51,8 +51,8 @@ recurrence (x, eps, h, g, coefficients) => (next_x, next_h, next_g)
 """
 
 
-def unroll(source: Path, steps: int, path: Path) -> None:
-    """Write `steps` steps of `source`, an ONNX file of `unet` in any precision, to `path`, as in `graphs.unet_steps`.
+def unroll(source: Path, record: Graph, path: Path) -> None:
+    """Write several steps of `source`, an ONNX file of `unet` in any precision, to `path`; record: `graphs.unet_steps`.
 
     Latents and estimates stay float32 between the steps.
 
@@ -65,7 +65,7 @@ def unroll(source: Path, steps: int, path: Path) -> None:
     network = onnx.load(source)
     (opset,) = network.opset_import
     calls = onnx.helper.make_model(
-        _calls(network.graph, steps),
+        _calls(network.graph, record),
         functions=[_as_function(network), onnx.parser.parse_function(RECURRENCE.format(opset=opset.version))],
         opset_imports=[opset, onnx.helper.make_opsetid(DOMAIN, 1)],
         ir_version=network.ir_version,
@@ -87,10 +87,12 @@ def _as_function(network: onnx.ModelProto) -> onnx.FunctionProto:
     return onnx.helper.make_function(DOMAIN, "network", inputs, outputs, graph.node, network.opset_import)
 
 
-def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
+def _calls(network: onnx.GraphProto, record: Graph) -> onnx.GraphProto:
     """The steps as calls of the two functions. New names hold a slash, which no name of the network does."""
     from onnx import helper, numpy_helper
 
+    steps = next(spec.shape[0] for spec in record.inputs if spec.name == "timesteps")
+    condition = [spec.name for spec in record.inputs if spec.name == "condition"]
     numbers = range(1, steps + 1)
     timesteps, coefficients = ([f"{name}/{k}" for k in numbers] for name in ("timesteps", "coefficients"))
     latents = ["latent", *(f"latent/{k}" for k in numbers[:-1]), "next_latent"]
@@ -105,13 +107,12 @@ def _calls(network: onnx.GraphProto, steps: int) -> onnx.GraphProto:
         x, h, g, eps = latents[k], estimates[k], earlier[k], f"eps/{k + 1}"
         results = [latents[k + 1], estimates[k + 1], earlier[k + 1]]
         nodes += [
-            helper.make_node("network", [x, timesteps[k], *weights], [eps], domain=DOMAIN),
+            helper.make_node("network", [x, *condition, timesteps[k], *weights], [eps], domain=DOMAIN),
             helper.make_node("recurrence", [x, eps, h, g, coefficients[k]], results, domain=DOMAIN),
             helper.make_node("Unsqueeze", [estimates[k + 1], "step/axis"], [f"estimates/{k + 1}"]),
         ]
     nodes.append(helper.make_node("Concat", [f"estimates/{k}" for k in numbers], ["estimates"], axis=1))
     axis = numpy_helper.from_array(np.array([1], np.int64), "step/axis")
-    record = unet_steps(steps)
     inputs, outputs = ([_value(spec) for spec in specs] for specs in (record.inputs, record.outputs))
     return helper.make_graph(nodes, record.name, inputs, outputs, [*network.initializer, axis])
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from export import executed
+from export.configs import takes_condition
 from export.executed import NotRunHere, compile_for_openvino
-from export.graphs import UNET, VAE_DECODER, Decoder, Denoiser, Graph, random_inputs
+from export.graphs import CONDITION, UNET, UNET_LABELS, VAE_DECODER, Decoder, Denoiser, Graph, random_inputs
 from export.onnx.run import cpu_session, feeds_of, run_onnx
 from export.onnx.write import onnx_file
 from export.precision import DTYPES, Precision, reduced_precision
@@ -38,6 +39,14 @@ class Candidate:
     def network(self, graph: Graph) -> Callable[..., Tensor]:
         """The one that `graph` describes."""
         return {"unet": self.denoise, "vae_decoder": self.decode}[graph.name]
+
+
+def without_labels(repository: Path, network: Callable[[Graph], Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    """The denoiser of a repository, which `network` loads, as a function of latent and timesteps: no map is given."""
+    if not takes_condition(repository / UNET.name):
+        return network(UNET)
+    denoise = network(UNET_LABELS)
+    return lambda latent, timesteps: denoise(latent, torch.zeros(len(latent), *CONDITION.shape), timesteps)
 
 
 def in_torch(denoiser: Denoiser, decoder: Decoder, precision: Precision) -> Candidate:
@@ -63,7 +72,7 @@ def in_onnxruntime(repository: Path, precision: Precision) -> Candidate:
         return lambda *inputs: torch.from_numpy(run_onnx(graph, session, inputs))
 
     name = f"ONNX Runtime {onnxruntime.__version__}"
-    return Candidate(name, precision, network(UNET), network(VAE_DECODER))
+    return Candidate(name, precision, without_labels(repository, network), network(VAE_DECODER))
 
 
 def in_openvino(repository: Path, precision: Precision, decoder: Precision | None = None) -> Candidate:
@@ -89,8 +98,8 @@ def in_openvino(repository: Path, precision: Precision, decoder: Precision | Non
         return run
 
     version = openvino.__version__.partition("-")[0]
-    unet, vae_decoder = network(UNET, precision), network(VAE_DECODER, decoder or precision)
-    return Candidate(f"OpenVINO {version}", precision, unet, vae_decoder)
+    unet = without_labels(repository, lambda graph: network(graph, precision))
+    return Candidate(f"OpenVINO {version}", precision, unet, network(VAE_DECODER, decoder or precision))
 
 
 def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate:
@@ -110,7 +119,8 @@ def in_tensorrt(repository: Path, stamps: Sequence[dict[str, Any]]) -> Candidate
         return lambda *inputs: torch.from_numpy(engine(inputs)[0])
 
     stamp = stamps[0]
-    return Candidate(f"{stamp['runtime']} {stamp['version']}", stamp["precision"], network(UNET), network(VAE_DECODER))
+    unet = without_labels(repository, network)
+    return Candidate(f"{stamp['runtime']} {stamp['version']}", stamp["precision"], unet, network(VAE_DECODER))
 
 
 def candidates(

@@ -40,12 +40,12 @@ class TabledBlock(nn.Module):
         return self.skip_connection(self.resample(x)) + self.conv2(F.silu(self.norm2(h)))
 
 
-class TabledDenoiser(Denoiser):
-    """A denoiser whose timesteps are rows of a table; a timestep beyond an end of the table takes the row there."""
+class TabledUNet(nn.Module):
+    """A UNet whose timesteps are rows of a table; a timestep beyond an end of the table takes the row there."""
 
-    def __init__(self, denoiser: Denoiser, timesteps: int) -> None:
-        nn.Module.__init__(self)
-        self.unet = copy.deepcopy(denoiser.unet).eval()
+    def __init__(self, unet: nn.Module, timesteps: int) -> None:
+        super().__init__()
+        self.unet = copy.deepcopy(unet).eval()
         blocks = {
             name: layer for name, layer in self.unet.named_modules() if isinstance(layer, DiffusionUNetResnetBlock)
         }
@@ -56,10 +56,16 @@ class TabledDenoiser(Denoiser):
             start += block.out_channels
         del self.unet.time_embed
 
-    def forward(self, latent: Tensor, timesteps: Tensor) -> Tensor:
+    @property
+    def out(self) -> nn.Module:
+        """Its last layers."""
+        last: nn.Module = self.unet.out
+        return last
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """As MONAI's UNet, without classes, contexts and control networks, which this project's UNet does not have."""
-        emb = self.table(timesteps.flatten().clamp(0, self.table.num_embeddings - 1))
-        h = self.unet.conv_in(latent.to(self.dtype))
+        emb = self.table(timesteps.clamp(0, self.table.num_embeddings - 1))
+        h = self.unet.conv_in(x)
         skipped = [h]
         for block in self.unet.down_blocks:
             h, outputs = block(hidden_states=h, temb=emb)
@@ -83,4 +89,6 @@ def _table(unet: nn.Module, blocks: list[DiffusionUNetResnetBlock], timesteps: i
 def with_fewer_kernels(module: Network, timesteps: int = TIMESTEPS) -> Network:
     """A copy of `module` in fewer operations; float32, as `module`. It was trained with 0 to timesteps - 1."""
     joint = rewritten(module, (SABlock,))
-    return TabledDenoiser(joint, timesteps) if isinstance(joint, Denoiser) else joint
+    if isinstance(joint, Denoiser):
+        joint.unet = TabledUNet(joint.unet, timesteps)
+    return joint

@@ -18,7 +18,7 @@ SCHEDULE = NoiseSchedule(1000, 0.0015, 0.0195)
 SETTINGS = Settings(
     max_rows_per_request=64, max_steps=1000, max_rows_in_flight=64, max_rows_waiting=256, max_row_steps=100_000,
     decode_batch=2, network_timeout=60, max_preview_mb=64, trace_hold=10, steps_per_call=0, unrolled=0, crop=8,
-    image_size=240, tiny_decode_batch=16,
+    image_size=240, tiny_decode_batch=16, takes_labels=False,
     noise_schedule=SCHEDULE, aligned_timesteps=(),
     model_name="m", digest="sha256:0",
 )  # fmt: skip

@@ -22,13 +22,14 @@ from mri_ldm.networks import Networks
 from mri_ldm.outbox import Outboxes
 from mri_ldm.preview_decoder import PreviewDecoder
 from mri_ldm.reply import Reply
-from mri_ldm.request import parse_rows
+from mri_ldm.request import conditions_of_request, parse_rows
 from mri_ldm.responder import DECODED, Responder, looked_up
 from mri_ldm.settings import read_settings
 from mri_ldm.stepping import SeveralSteps, SingleSteps, Stepper
 from mri_ldm.tracing import Tracer, trace_of
 
-INPUTS = ("seed", "steps", "sampler", "eta", "timestep_grid", "decoder", "latent", "preview_every", "preview_decoder")
+INPUTS = ("seed", "steps", "sampler", "eta", "timestep_grid", "decoder", "latent", "labels", "guidance",
+          "preview_every", "preview_decoder")  # fmt: skip
 FLUSH_SECONDS = 1.0
 """Time for the last answers of streams when the server stops; a client that does not read gets no more."""
 
@@ -100,11 +101,15 @@ class TritonPythonModel:
         self._metrics.stop()
 
     def _steppers(self) -> list[Stepper]:
-        several = self._settings.steps_per_call
-        singly = SingleSteps(self._networks.denoise)
+        several, unrolled, labels = (
+            self._settings.steps_per_call,
+            self._settings.unrolled,
+            self._settings.takes_labels,
+        )
+        singly = SingleSteps(self._networks.denoise, labels=labels)
         if not several:
             return [singly]
-        return [SeveralSteps(self._networks.advance, several, unrolled=self._settings.unrolled), singly]
+        return [SeveralSteps(self._networks.advance, several, unrolled=unrolled, labels=labels), singly]
 
     def _admit(self, request: Any) -> None:
         reply = Reply(request, self._metrics, self._outboxes)
@@ -123,6 +128,8 @@ class TritonPythonModel:
                 preview_every=[row.preview_every for row in rows],
                 decode=not DECODED.isdisjoint(reply.wanted),
                 tiny=[row.decoder == "tiny" for row in rows],
+                conditions=conditions_of_request(rows, self._settings),
+                guidance=[row.guidance for row in rows],
             )
             if self._settings.trace_hold and (trace := trace_of(request)):
                 self._admit_traced(job, trace, reply.ended)

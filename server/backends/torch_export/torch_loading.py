@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch_compiled import compiled_file
 from torch_program import Program, Record, read_record
-from torch_steps import Steps, check_program, inputs, outputs
+from torch_steps import CONDITION, Steps, check_program, inputs, outputs
 
 Json = dict[str, Any]
 BUCKETS = "1,2,4,8,16,32,64"
@@ -64,7 +64,10 @@ def check_tensors(config: Json, record: Record) -> None:
     """Compare every tensor by name, type and shape, inputs with inputs. Raises ValueError with both sides."""
     if has_steps(config):
         check_program(record)
-        present, owner = {"input": inputs(-1), "output": outputs(-1)}, "several steps a call have"
+        present, owner = (
+            {"input": inputs(-1, CONDITION in record.inputs), "output": outputs(-1)},
+            "several steps a call have",
+        )
     else:
         present, owner = {"input": record.inputs, "output": (record.output,)}, "the file has"
     for side, specs in present.items():

@@ -25,13 +25,15 @@ class Rows:
     """B rows with K steps to do.
 
     start: float32 [B, 3, 1, 64, 64], latents, estimates and the ones before; timesteps: int32 [B, K]; coefficients:
-    float32 [B, K, 8]; keys: int64 [B, K, 2], the seed and the draw of each step's noise.
+    float32 [B, K, 8]; keys: int64 [B, K, 2], the seed and the draw of each step's noise; condition: float32
+    [B, 4, 64, 64], for a network that takes labels.
     """
 
     start: Array
     timesteps: Array
     coefficients: Array
     keys: Array
+    condition: Array | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -49,7 +51,9 @@ class Rows:
 
     def part(self, rows: slice, steps: slice) -> Rows:
         """Some of the rows and of their steps."""
-        return Rows(self.start[rows], *(array[rows, steps] for array in (self.timesteps, self.coefficients, self.keys)))
+        timesteps, coefficients, keys = (a[rows, steps] for a in (self.timesteps, self.coefficients, self.keys))
+        condition = None if self.condition is None else self.condition[rows]
+        return Rows(self.start[rows], timesteps, coefficients, keys, condition)
 
 
 def columns_of(coefficients: Array) -> Array:

@@ -34,8 +34,10 @@ class Memory:
     WARM_UP_RUNS.
     """
 
-    def __init__(self, rows: int, room: int, device: torch.device) -> None:
+    def __init__(self, rows: int, room: int, device: torch.device, condition: Tensor | None = None) -> None:
+        """condition: of a network that takes labels."""
         self.room, self.device = room, device
+        self.condition = Stage(condition, rows, device) if condition else None
         self.state = Stage(LATENTS, STATE * rows, device)
         self.timesteps = Stage(Tensor("timesteps", "int32", (1,)), room * rows, device)
         self.columns = Stage(Tensor("columns", "float32", (1,) * len(LATENT_SHAPE)), room * COLUMNS * rows, device)
@@ -77,7 +79,9 @@ class Replays:
         """The captured operations: a step of all rows, and an increment of the step counter."""
         step, state = self._memory.step, self._state.device
         timesteps, columns = (table.device.index_select(0, step)[0] for table in (self._timesteps, self._columns))
-        eps = self._module(state[0], timesteps)
+        condition = self._memory.condition
+        seen = [condition.device[: self._rows]] if condition else []
+        eps = self._module(state[0], *seen, timesteps)
         state.copy_(advance(state, eps, self._memory.step_noise[: self._rows], columns))
         self._estimates.device.index_copy_(0, step, state[1:2])
         return step.add_(1)
@@ -90,6 +94,9 @@ class Replays:
         with torch.cuda.device(self._memory.device):
             self._state.array[:, :count] = rows.start.swapaxes(0, 1)
             self._state.device.copy_(self._state.host, non_blocking=True)
+            if (condition := self._memory.condition) and rows.condition is not None:
+                condition.array[:count] = rows.condition
+                condition.device[:count].copy_(condition.host[:count], non_blocking=True)
             for at in range(0, rows.steps, room):
                 piece = rows.part(slice(None), slice(at, at + room))
                 self._advance(piece)

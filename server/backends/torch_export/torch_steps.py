@@ -19,12 +19,15 @@ from torch_replays import FINALS, Memory, Replays
 ROOM = 50  # an image of as many steps as by default
 LATENT = Tensor("latent", "float32", LATENT_SHAPE)
 UNET = ((LATENT, Tensor("timesteps", "int32", (1,))), Tensor("pred", "float32", LATENT_SHAPE))
+CONDITION = Tensor("condition", "float32", (4, *LATENT_SHAPE[1:]))
+UNET_LABELS = ((LATENT, CONDITION, UNET[0][1]), UNET[1])
 
 
-def inputs(steps: int) -> tuple[Tensor, ...]:
-    """The inputs of a call with that many steps; -1 for any."""
+def inputs(steps: int, labels: bool = False) -> tuple[Tensor, ...]:
+    """The inputs of a call with that many steps, -1 for any; labels: of a program that takes them."""
     return (
         LATENT,
+        *((CONDITION,) if labels else ()),
         Tensor("estimate", "float32", LATENT_SHAPE),
         Tensor("earlier_estimate", "float32", LATENT_SHAPE),
         Tensor("timesteps", "int32", (steps,)),
@@ -41,8 +44,8 @@ def outputs(steps: int) -> tuple[Tensor, ...]:
 
 
 def check_program(record: Record) -> None:
-    """Raise ValueError for a program that is not `unet`: latent and timesteps in, predicted noise out."""
-    if (record.inputs, record.output) != UNET:
+    """Raise ValueError for a program that is not `unet`: latent, perhaps condition, and timesteps in, noise out."""
+    if (record.inputs, record.output) not in (UNET, UNET_LABELS):
         raise ValueError(
             f"a model with coefficients runs unet's program, from {_words(UNET[0])} to {_words(UNET[1:])}; this file "
             f"goes from {_words(record.inputs)} to {_words([record.output])}: copy unet/1/model.pt2"
@@ -68,10 +71,11 @@ class Steps:
     ) -> None:
         self.record = read_record(path)
         self.device = device
+        self._labels = CONDITION in self.record.inputs
         self._module = prepared(path, device, channels_last=channels_last)
         self._replays: dict[int, Replays] = {}
         if device.type == "cuda":
-            memory = Memory(max(buckets), room, device)
+            memory = Memory(max(buckets), room, device, CONDITION if self._labels else None)
             pool = torch.cuda.graph_pool_handle()
             for rows in sorted(set(buckets), reverse=True):
                 self._replays[rows] = Replays(self._module, memory, rows, pool)
@@ -91,13 +95,14 @@ class Steps:
             ValueError: arrays that do not fit, no step, or a negative draw.
         """
         steps = feeds["timesteps"].shape[-1] if "timesteps" in feeds else 0
-        *state, timesteps, coefficients, seed, draw = checked(inputs(steps), feeds)
+        *state, timesteps, coefficients, seed, draw = checked(inputs(steps, self._labels), feeds)
+        condition = state.pop(1) if self._labels else None
         if steps == 0:
             raise ValueError("timesteps has no step; there must be one or more")
         if draw.min() < 0:
             raise ValueError(f"draw is {draw.min()}; it must be 0 or more")
         keys = np.stack([np.broadcast_to(seed, timesteps.shape), draw + np.arange(steps)], axis=2)
-        rows = Rows(np.stack(state, axis=1), timesteps, coefficients, keys)
+        rows = Rows(np.stack(state, axis=1), timesteps, coefficients, keys, condition)
         most = max(self._replays, default=len(rows))
         parts = [self._part(rows.part(slice(at, at + most), slice(None)), asked) for at in range(0, len(rows), most)]
         if len(parts) == 1:
@@ -117,8 +122,9 @@ class Steps:
         estimates: list[Array] = []
         with torch.inference_mode():
             state = torch.from_numpy(rows.start).transpose(0, 1).contiguous()
+            condition = [] if rows.condition is None else [torch.from_numpy(rows.condition.copy())]
             for step in range(rows.steps):
-                eps = self._module(state[0], torch.from_numpy(rows.timesteps[:, step, None].copy()))
+                eps = self._module(state[0], *condition, torch.from_numpy(rows.timesteps[:, step, None].copy()))
                 draw_rows(noise, rows.keys[:, step], noisy[:, step])
                 state = advance(state, eps, torch.from_numpy(noise), columns[step])
                 if "estimates" in asked:

@@ -5,10 +5,11 @@ Only `submit`, `state` and the properties may be used by another thread than the
 """
 
 import time
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 
@@ -53,11 +54,11 @@ class Counters:
 class Batcher:
     """All unfinished rows: in the step loop, at the decoder, or waiting.
 
-    At most `max_rows_in_flight` rows take steps together. At each call `JobQueue` says which are first, and `CallSizer`
-    how many rows and steps suit the device. At most `max_rows_waiting` more rows may wait. A finished row keeps its
-    place until it is decoded, so a slow decoder delays other rows instead of piling up work. For each step of a call at
-    most one chunk of `decode_batch` rows is decoded before the next call; rows for the small decoder go in chunks of
-    their own, of `tiny_decode_batch`.
+    At most `max_rows_in_flight` rows take steps together; one with guidance counts as two. At each call `JobQueue` says
+    which are first, and `CallSizer` how many rows and steps suit the device. At most `max_rows_waiting` more rows may
+    wait. A finished row keeps its place until it is decoded, so a slow decoder delays other rows instead of piling up
+    work. For each step of a call at most one chunk of `decode_batch` rows is decoded before the next call; rows for the
+    small decoder go in chunks of their own, of `tiny_decode_batch`.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Batcher:
         self._max_rows_in_flight = max_rows_in_flight
         self._max_rows_waiting = max_rows_waiting
         self._queue = JobQueue(max_rows_in_flight + max_rows_waiting, max_row_steps, clock)
-        self._sizer = CallSizer(max_rows_in_flight, LONGEST_CALL_SECONDS)
+        self._sizer = CallSizer(max(max_rows_in_flight, 2), LONGEST_CALL_SECONDS)  # one row may take two predictions
         self._slots = Slots(max_rows_in_flight)
-        self._in_step: list[Row] = []
+        self._in_step: Sequence[Row] = []
         self._decoding: deque[Row] = deque()
         self._next_check = self._next_queue_check = 0.0
         self.counters = Counters()
@@ -164,7 +165,7 @@ class Batcher:
             for job in leaving:
                 job.listener.cancelled(job.unfinished)
 
-    def _choose(self) -> tuple[Stepper, list[Row]]:
+    def _choose(self) -> tuple[Stepper, Sequence[Row]]:
         """The rows of the next call, and the stepper that advances them: that of the first row in the queue."""
         ready = self._queue.ready()
         first = next(ready, None)
@@ -173,10 +174,11 @@ class Batcher:
             return self._steppers[-1], []
         stepper = self._stepper(first)
         alike = (row for row in ready if self._stepper(row) is stepper)
-        rows = [first, *islice(alike, places - 1)]
+        rows = _fitting([first, *islice(alike, places - 1)], places)
         if stepper.computed > 1 and any(row.preview_every for row in rows):
             rows = rows[: max(1, MOST_ESTIMATES // stepper.computed)]
-        return stepper, rows[: self._sizer.rows(len(rows), self._queue.rows)]
+        wanted = self._sizer.rows(_predictions(rows), self._queue.rows, least=first.predictions)
+        return stepper, _reaching(rows, wanted)
 
     def _stepper(self, row: Row) -> Stepper:
         return next(stepper for stepper in self._steppers if stepper.takes(row))
@@ -197,14 +199,15 @@ class Batcher:
             self._fail(_jobs(rows), error)
             return steps
         took = self._clock() - started
-        self._sizer.measured(len(rows), stepper.computed or steps, took)
-        self._queue.measured(sum(counts), took)
-        self._count_call(counts)
+        self._sizer.measured(_predictions(rows), stepper.computed or steps, took)
+        predicted = sum(count * row.predictions for row, count in zip(rows, counts, strict=True))
+        self._queue.measured(predicted, took)
+        self._count_call(_predictions(rows), max(counts), predicted)
         self._slots.put(rows, state)
         shown = self._show(due, rows, counts, estimates)
         for row, count in zip(rows, counts, strict=True):
             row.step += count
-            row.job.steps_left -= count
+            row.job.steps_left -= count * row.predictions
         self._retire()
         self.counters.step_seconds += self._clock() - began - shown
         return max(counts)
@@ -238,12 +241,11 @@ class Batcher:
         most = max(1, min(stepper.most, MOST_ESTIMATES // len(rows))) if shown else stepper.most
         return self._sizer.steps([row.left for row in rows], most, arriving)
 
-    def _count_call(self, counts: Sequence[int]) -> None:
-        rows = len(counts)
+    def _count_call(self, rows: int, steps: int, predicted: int) -> None:
         self.counters.unet_calls[min((rows - 1).bit_length(), len(BATCH_SIZES) - 1)] += 1
         self.counters.last_unet_batch = rows
-        self.counters.call_steps += max(counts)
-        self.counters.steps += sum(counts)
+        self.counters.call_steps += steps
+        self.counters.steps += predicted
 
     def _retire(self) -> None:
         """Send rows that have done their last step to the decoder, or finish them."""
@@ -300,6 +302,23 @@ class Batcher:
         self._queue.remove(jobs)
         self._in_step = [row for row in self._in_step if row.job not in jobs]
         self._decoding = deque(row for row in self._decoding if row.job not in jobs)
+
+
+def _predictions(rows: Iterable[Row]) -> int:
+    """The rows in a call of the UNet."""
+    return sum(row.predictions for row in rows)
+
+
+def _fitting(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """The first rows that take `most` predictions or fewer together; the first row in any case."""
+    taken = list(accumulate(row.predictions for row in rows))
+    return rows[: max(1, bisect_right(taken, most))]
+
+
+def _reaching(rows: Sequence[Row], least: int) -> Sequence[Row]:
+    """As few of the first rows as take `least` predictions together."""
+    taken = list(accumulate(row.predictions for row in rows))
+    return rows[: bisect_left(taken, least) + 1]
 
 
 def _jobs(rows: Iterable[Row]) -> list[Job]:

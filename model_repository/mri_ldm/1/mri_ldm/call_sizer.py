@@ -38,11 +38,14 @@ class CallSizer:
         self._calls_of = [_Calls() for _ in range(most.bit_length())]
         self._calls = 0
 
-    def rows(self, ready: int, there: int) -> int:
-        """How many of `ready` rows should take the next steps together; `there`: they and all that wait for a place."""
-        sizes = [1 << power for power in range(ready.bit_length())]
-        for size, calls in zip(sizes, self._calls_of, strict=False):
-            if calls.count < TRIES:
+    def rows(self, ready: int, there: int, least: int = 1) -> int:
+        """How many of `ready` rows should take the next steps together; `there`: they and all that wait for a place.
+
+        least: 2 where the first row takes two in a call.
+        """
+        sizes = [1 << power for power in range(least.bit_length() - 1, ready.bit_length())]
+        for size in sizes:
+            if self._calls_of[size.bit_length() - 1].count < TRIES:
                 return size
         recheck, rest = divmod(self._calls, RECHECK_CALLS)
         if rest == 0 and sizes:

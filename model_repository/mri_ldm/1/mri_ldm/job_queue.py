@@ -47,7 +47,8 @@ class Listener(Protocol):
 class Row:
     """One image in progress: its job, and the steps it has done.
 
-    tiny: for the small decoder. slot: its place in `Slots` once it has started.
+    tiny: for the small decoder. guidance: of its labels (Ho & Salimans 2022); 1 is none. slot: its place in `Slots`
+    once it has started.
     """
 
     job: "Job"
@@ -56,6 +57,7 @@ class Row:
     table: SamplerTable
     preview_every: int
     tiny: bool
+    guidance: float = 1.0
     step: int = 0
     slot: int = -1
 
@@ -64,14 +66,26 @@ class Row:
         """Steps still to do."""
         return self.table.steps - self.step
 
+    @property
+    def predictions(self) -> int:
+        """Rows that it takes in a call of the UNet: with guidance one with its labels and one without."""
+        return 1 if self.guidance == 1 else 2
+
+    @property
+    def condition(self) -> Array | None:
+        """What the UNet sees of its labels, [4, 64, 64]; None without labels."""
+        return None if self.job.conditions is None else self.job.conditions[self.index]
+
 
 @dataclass(eq=False)
 class Job:
     """One request of B rows; `latents` [B, 1, 64, 64] are noise at the start, and the result in the end.
 
     preview_every: steps between two previews of a row, 0 = none; empty = none for all. tiny: whether the small decoder
-    makes a row's image; empty = no row's. arrived, due: see `JobQueue`.
-    estimates: the last x0 estimates of the rows that are done, where there are previews. steps_left: of all rows.
+    makes a row's image; empty = no row's. conditions: of all rows [B, 4, 64, 64], if they have labels; guidance: of
+    each, empty = none. arrived, due: see `JobQueue`.
+    estimates: the last x0 estimates of the rows that are done, where there are previews.
+    steps_left: of all rows; those of a row with guidance count twice.
     """
 
     listener: Listener
@@ -81,6 +95,8 @@ class Job:
     preview_every: InitVar[Sequence[int]] = ()
     decode: bool = True
     tiny: InitVar[Sequence[bool]] = ()
+    conditions: Array | None = None
+    guidance: InitVar[Sequence[float]] = ()
     arrived: float = field(default=0.0, init=False)
     due: float = field(default=0.0, init=False)
     rows: Sequence[Row] = field(init=False)
@@ -95,12 +111,13 @@ class Job:
         tables: Sequence[SamplerTable],
         preview_every: Sequence[int],
         tiny: Sequence[bool],
+        guidance: Sequence[float],
     ) -> None:
-        rows = len(seeds)
-        parameters = zip(seeds, tables, preview_every or [0] * rows, tiny or [False] * rows, strict=True)
-        self.rows = [Row(self, index, *row) for index, row in enumerate(parameters)]
+        count = len(seeds)
+        optional = (preview_every or [0] * count, tiny or [False] * count, guidance or [1.0] * count)
+        self.rows = [Row(self, *row) for row in zip(range(count), seeds, tables, *optional, strict=True)]
         self.unfinished = len(self.rows)
-        self.steps_left = sum(table.steps for table in tables)
+        self.steps_left = sum(row.table.steps * row.predictions for row in self.rows)
         if any(preview_every):
             self.estimates = np.zeros_like(self.latents)
 

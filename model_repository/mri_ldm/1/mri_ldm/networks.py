@@ -54,9 +54,13 @@ class Networks:
             )
         ]
 
-    def denoise(self, latents: Array, timesteps: NDArray[np.int32]) -> Array:
-        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n]."""
-        inputs = {"latent": latents, "timesteps": timesteps[:, None]}
+    def denoise(self, latents: Array, timesteps: NDArray[np.int32], *conditions: Array) -> Array:
+        """Predicted noise [n, 1, 64, 64] of latents [n, 1, 64, 64], each at its own timestep [n].
+
+        conditions: [n, 4, 64, 64], for weights that take labels.
+        """
+        inputs: dict[str, NDArray[Any]] = {"latent": latents, "timesteps": timesteps[:, None]}
+        inputs |= dict(zip(("condition",), conditions, strict=False))
         with self._tracer.current() as trace:
             return self._unet.run(lambda: _call("unet", inputs, ["pred"], trace))[0]
 
@@ -68,6 +72,7 @@ class Networks:
         seeds: NDArray[np.int64],
         draws: NDArray[np.int32],
         every_estimate: bool,
+        *conditions: Array,
     ) -> Array | None:
         """Several steps, as `stepping.CallSteps`."""
         inputs: dict[str, NDArray[Any]] = {
@@ -77,6 +82,7 @@ class Networks:
             "timesteps": timesteps,
             "coefficients": coefficients,
         }
+        inputs |= dict(zip(("condition",), conditions, strict=False))
         if self._draws:
             inputs |= {"seed": seeds[:, None], "draw": draws[:, None]}
         outputs = [*STATE_OUTPUTS[: len(state)], *(["estimates"] if every_estimate else [])]

@@ -1,5 +1,6 @@
 """The tensors of a request, checked and turned into rows. Knows NumPy arrays, nothing of Triton."""
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .conditioning import LABELS, condition_of
 from .errors import InvalidRequest
 from .noise import LATENT_SHAPE, standard_normal
 from .samplers import SAMPLERS, SamplerTable, left_out, sampler_table
@@ -22,10 +24,11 @@ PREVIEW_DECODERS = ("latent", "tiny")
 DEFAULT_PREVIEW_DECODER = "latent"
 LARGEST_LATENT = 1000.0
 """Noise is of order 1; from far larger numbers the networks make infinities."""
+NO_GUIDANCE, MOST_GUIDANCE = 1.0, 10.0
 SCALAR = (1,)
 DIMS = {"seed": SCALAR, "steps": SCALAR, "sampler": SCALAR, "eta": SCALAR, "timestep_grid": SCALAR, "decoder": SCALAR,
-        "latent": LATENT_SHAPE, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
-"""Input tensors to their dimensions after the rows."""
+        "latent": LATENT_SHAPE, "guidance": SCALAR, "preview_every": SCALAR, "preview_decoder": SCALAR}  # fmt: skip
+"""Input tensors to their dimensions after the rows; `labels` have the size of the image."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class RowParameters:
     preview_decoder: str = DEFAULT_PREVIEW_DECODER
     timestep_grid: str = LEADING
     decoder: str = DEFAULT_DECODER
+    labels: NDArray[np.uint8] | None = None
+    guidance: float = NO_GUIDANCE
 
     def table(self, settings: Settings) -> SamplerTable:
         """The coefficients of this row's trajectory."""
@@ -50,6 +55,10 @@ class RowParameters:
     def start(self) -> NDArray[np.float32]:
         """The latent [1, 64, 64] that the trajectory starts from."""
         return standard_normal(self.seed, 0) if self.latent is None else self.latent
+
+    def condition(self, settings: Settings) -> NDArray[np.float32] | None:
+        """What the UNet sees of the labels, [4, 64, 64]; None without labels."""
+        return None if self.labels is None else condition_of(self.labels, settings.crop)
 
     def provenance(self, settings: Settings) -> str:
         """`record` as JSON."""
@@ -71,6 +80,8 @@ class RowParameters:
             "model_digest": settings.digest,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
+        if self.labels is not None:
+            record |= {"labels_sha256": hashlib.sha256(self.labels.tobytes()).hexdigest(), "guidance": self.guidance}
         if self.timestep_grid == LEADING and (warning := left_out(settings.noise_schedule, self.steps)):
             record["warning"] = warning
         return record
@@ -84,7 +95,7 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
     """
     if "seed" not in tensors:  # Triton lets a request pass that lacks a required tensor but has an optional one
         raise InvalidRequest("seed is missing; give one number a row")
-    _check_shapes(tensors)
+    _check_shapes(tensors, settings)
     rows = len(tensors["seed"])
     if rows > settings.max_rows_per_request:
         raise InvalidRequest(
@@ -96,11 +107,19 @@ def parse_rows(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> list[
     return [_row(tensors, index, settings) for index in range(rows)]
 
 
-def _check_shapes(tensors: Mapping[str, NDArray[Any]]) -> None:
+def conditions_of_request(rows: Sequence[RowParameters], settings: Settings) -> NDArray[np.float32] | None:
+    """What the UNet sees of the labels of all rows, [B, 4, 64, 64]; None if the request has none."""
+    conditions = [row.condition(settings) for row in rows]
+    given = [condition for condition in conditions if condition is not None]
+    return np.stack(given) if given else None
+
+
+def _check_shapes(tensors: Mapping[str, NDArray[Any]], settings: Settings) -> None:
     # Triton takes the number of rows that a client declares modulo 2^32, so the shapes may not agree.
+    known = DIMS | {"labels": (1, settings.image_size, settings.image_size)}
     for name, tensor in tensors.items():
-        if tensor.ndim != 1 + len(DIMS[name]) or tensor.shape[1:] != DIMS[name] or not len(tensor):
-            allowed = ", ".join(map(str, ["rows", *DIMS[name]]))
+        if tensor.ndim != 1 + len(known[name]) or tensor.shape[1:] != known[name] or not len(tensor):
+            allowed = ", ".join(map(str, ["rows", *known[name]]))
             raise InvalidRequest(f"{name} has shape {list(tensor.shape)}; it must be [{allowed}], with 1 row or more")
 
 
@@ -126,8 +145,33 @@ def _row(tensors: Mapping[str, NDArray[Any]], index: int, settings: Settings) ->
     preview = _choice("preview_decoder", value("preview_decoder", DEFAULT_PREVIEW_DECODER), PREVIEW_DECODERS, index)
     decoder = _decoder(value("decoder", DEFAULT_DECODER), settings, index)
     latent = _latent(tensors["latent"][index], index) if "latent" in tensors else None
+    labels = _labels(tensors["labels"][index], settings, index) if "labels" in tensors else None
+    guidance = _guidance(float(value("guidance", NO_GUIDANCE)), labels is not None, index)
     seed = int(tensors["seed"][index, 0])
-    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, grid, decoder)
+    return RowParameters(seed, steps, sampler, eta, latent, preview_every, preview, grid, decoder, labels, guidance)
+
+
+def _labels(labels: NDArray[np.uint8], settings: Settings, index: int) -> NDArray[np.uint8]:
+    if not settings.takes_labels:
+        raise InvalidRequest(
+            "labels are given, but the weights of this server take none: leave them out, or export weights that were "
+            "trained with unet.conditioning = labels"
+        )
+    if (others := np.argwhere(labels[0] > max(LABELS))).size:
+        x, y = others[0]
+        allowed = ", ".join(f"{value} {name}" for value, name in LABELS.items())
+        raise InvalidRequest(f"labels hold {labels[0, x, y]} at [{x}, {y}]; a label is one of {allowed}", index)
+    return labels.copy()  # Triton reuses the buffer
+
+
+def _guidance(guidance: float, labelled: bool, index: int) -> float:
+    if not NO_GUIDANCE <= guidance <= MOST_GUIDANCE:  # also true of NaN
+        raise InvalidRequest(
+            f"guidance is {guidance:g}; it must lie in {NO_GUIDANCE:g} (off) to {MOST_GUIDANCE:g}", index
+        )
+    if guidance != NO_GUIDANCE and not labelled:
+        raise InvalidRequest(f"guidance is {guidance:g}, but there are no labels to follow; give labels too", index)
+    return round(guidance, 6)  # 1.2 again, not float32's 1.2000000477
 
 
 def _decoder(value: str | bytes, settings: Settings, index: int) -> str:

@@ -25,6 +25,7 @@ class Settings:
     digest: identifies the weights of the networks.
     tiny_decode_batch: most rows in one call of `vae_decoder_tiny`; 0 where there is none.
     aligned_timesteps: the grids that were optimised for the weights, if there are any.
+    takes_labels: whether the weights were trained with label maps.
     steps_per_call: 0 where there is no `unet_steps`; unrolled: the steps that it is made of, 0 for any number.
     """
 
@@ -42,6 +43,7 @@ class Settings:
     unrolled: int
     noise_schedule: NoiseSchedule
     aligned_timesteps: AlignedTimesteps
+    takes_labels: bool
     crop: int
     image_size: int
     model_name: str
@@ -116,6 +118,7 @@ def read_settings(model_config: Mapping[str, Any], version_folder: Path) -> Sett
             unrolled=0 if any_steps else exported,
             noise_schedule=noise_schedule,
             aligned_timesteps=_aligned(record, noise_schedule),
+            takes_labels=_takes_labels(record),
             crop=(record["decoded_size"] - record["image_size"]) // 2,
             image_size=record["image_size"],
             model_name=record["name"],
@@ -132,6 +135,15 @@ def _value(name: str, parameter: Parameter, text: str | None) -> int:
     if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
         raise SettingsError(f"parameter {name} is {text!r}; it must be a whole number in {low}..{high}")
     return int(text)
+
+
+def _takes_labels(record: Mapping[str, Any]) -> bool:
+    if (conditioning := record.get("conditioning", "none")) not in ("none", "labels"):
+        raise SettingsError(
+            f"model.json: conditioning is {conditioning!r}, neither none nor labels; "
+            "write it again with `python -m export repository`"
+        )
+    return bool(conditioning == "labels")
 
 
 def _aligned(record: Mapping[str, Any], schedule: NoiseSchedule) -> AlignedTimesteps:
