@@ -118,6 +118,28 @@ def steps_repository(small_snapshot, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled_snapshot(small_snapshot):
+    """`small_snapshot` with a UNet that takes labels, and does without them what that one does."""
+    import torch
+
+    from training.conditioning import widened
+
+    before = small_snapshot.config.unet
+    config = replace(small_snapshot.config, unet=replace(before, conditioning="labels"))
+    weights = widened(small_snapshot.unet, before, config.unet)
+    first = weights["conv_in.conv.weight"]
+    first[:, 1:] = torch.randn(first[:, 1:].shape, generator=torch.Generator().manual_seed(3)) / 10
+    return replace(small_snapshot, config=config, unet=weights)
+
+
+@pytest.fixture(scope="session")
+def labelled_repository(labelled_snapshot, tmp_path_factory) -> Path:
+    """`labelled_snapshot` in float32, as ONNX and programs, with five steps in a call. Read only."""
+    make = partial(export_by_command, labelled_snapshot, ("--torch", "fp32"))
+    return made_once(tmp_path_factory, "labelled", make) / "model_repository"
+
+
+@pytest.fixture(scope="session")
 def compiled_repository(small_snapshot, tmp_path_factory) -> Path:
     """`small_snapshot` for the profile torch, compiled for what is here, by the command that users type. Read only."""
     options = ("--torch", "fp32", "--compile", "--no-onnx")

@@ -73,7 +73,8 @@ def read_index(root: Path) -> Index:
         raise DataError(f"{path}: every entry of `training` must be a table with the path `image` of a volume")
     paths = [root / TASK / entry["image"] for entry in entries]
     _check_once(path, paths)
-    labels = [root / TASK / entry["label"] if isinstance(entry.get("label"), str) else None for entry in entries]
+    given = [entry.get("label") for entry in entries]
+    labels = [root / TASK / label if isinstance(label, str) and label else None for label in given]
     return Index(path, content, [Volume(*parts) for parts in zip(paths, volume_names(paths), labels, strict=True)])
 
 

@@ -52,7 +52,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     from tqdm import tqdm
 
     from training.checkpoint import Snapshot, initial_weights, load_snapshot
-    from training.conditioning import condition_of, given_labels, given_none, label_counts
+    from training.conditioning import LABELS, condition_of, given_labels, given_none, label_counts
     from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
     from training.labels import LABELS_FILE, cached_labels, draw_condition
@@ -127,9 +127,12 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
         run.picture(done, "denoising", images[:3])
         if held_out_maps is not None:
             maps = maps_to_show(held_out_maps, len(noise))
-            follows = given_labels(unet.averaged, condition_of(label_counts(maps)))
-            latents = denoising_strips(follows, config.noise_schedule, noise[: len(maps)])[:, -1]
-            run.picture(done, "labels", [maps[:, None] / 3, decode(autoencoder, latents, scale_factor, maps.shape[-1])])
+            condition = condition_of(label_counts(maps))
+            start = noise[: len(maps), :, : condition.shape[-2], : condition.shape[-1]]
+            follows = given_labels(unet.averaged, condition)
+            latents = denoising_strips(follows, config.noise_schedule, start)[:, -1]
+            images = decode(autoencoder, latents, scale_factor, maps.shape[-1])
+            run.picture(done, "labels", [maps[:, None] / len(LABELS), images])
 
     # Main loop.
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)

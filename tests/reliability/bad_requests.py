@@ -36,6 +36,10 @@ DECODERS = (b"full", b"tiny")
 BAD_DECODERS = (b"", b"small", b"Tiny", b"full ", b"tiny\0", b"\xff\xfe", b"x" * 10_000)
 BAD_SAMPLERS = (b"", b"euler", b"DDIM", b"ddim ", b"ddim\0", b"\xff\xfe", b"\xd0\x94", b"x" * 10_000, b"eval(1)")
 BAD_LATENTS = (math.nan, math.inf, -math.inf, 1e38, -1001.0)
+GUIDANCE = (1.0, 1.5, 3.0, 10.0)
+BAD_GUIDANCE = (0.0, 0.9999, -1.0, 10.001, math.nan, math.inf, -math.inf)
+SIDE = 240  # pixels of an image, and of its labels
+BAD_LABELS = (4, 5, 128, 255)
 INTERVALS = (0, 1, 3, INT32.max)
 BAD_INTERVALS = (-1, INT32.min)
 
@@ -88,7 +92,13 @@ def rows_of(ask: Ask) -> list[RowParameters] | None:
 
     rows = []
     latents = np.array(column("latent", [0.0] * 4096), np.float32).reshape(count, 1, 64, 64)
+    labels = np.array(given["labels"].values, np.uint8).reshape(count, 1, SIDE, SIDE) if "labels" in given else None
     for i in range(count):
+        guidance = float(np.float32(column("guidance", 1.0)[i]))
+        if not 1 <= guidance <= 10 or (labels is None and guidance != 1):
+            return None
+        if labels is not None and labels[i].max() > 3:
+            return None
         eta, sampler = float(np.float32(column("eta", 0.0)[i])), column("sampler", b"ddim")[i]
         steps, every = column("steps", 50)[i], column("preview_every", 0)[i]
         grid, decoder = column("timestep_grid", b"leading")[i], column("decoder", b"full")[i]
@@ -99,7 +109,9 @@ def rows_of(ask: Ask) -> list[RowParameters] | None:
             return None
         start = latents[i] if "latent" in given else None
         seed = column("seed", 0)[i]
-        words = {"timestep_grid": grid.decode(), "decoder": decoder.decode()}
+        words: dict[str, Any] = {"timestep_grid": grid.decode(), "decoder": decoder.decode()}
+        if labels is not None:
+            words |= {"labels": labels[i], "guidance": guidance}
         rows.append(RowParameters(seed, steps, sampler.decode(), eta, start, **words))
     return rows
 
@@ -121,6 +133,10 @@ def good(rng: random.Random) -> Ask:
         tensors.append(Tensor("eta", "FP32", [rows, 1], rng.choices(ETAS, k=rows)))
     if rng.random() < 0.2:
         tensors.append(_latent(rows, rng.randrange(4)))
+    if rng.random() < 0.2:
+        tensors.append(_labels(rows, rng.randrange(4)))
+        if rng.random() < 0.5:
+            tensors.append(Tensor("guidance", "FP32", [rows, 1], rng.choices(GUIDANCE, k=rows)))
     model = rng.choice((UNARY, STREAM))
     if model == STREAM and rng.random() < 0.5:
         tensors.append(Tensor("preview_every", "INT32", [rows, 1], rng.choices(INTERVALS, k=rows)))
@@ -132,6 +148,11 @@ def good(rng: random.Random) -> Ask:
 def _latent(rows: int, seed: int) -> Tensor:
     values = np.random.default_rng(seed).standard_normal(rows * 4096).astype(np.float32)
     return Tensor("latent", "FP32", [rows, 1, 64, 64], values.tolist())
+
+
+def _labels(rows: int, seed: int) -> Tensor:
+    values = np.random.default_rng(seed).integers(0, 4, rows * SIDE * SIDE)
+    return Tensor("labels", "UINT8", [rows, 1, SIDE, SIDE], values.tolist())
 
 
 def bad(rng: random.Random, protocol: str) -> Ask:
@@ -146,9 +167,14 @@ def bad(rng: random.Random, protocol: str) -> Ask:
 
 
 def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
-    name = rng.choice(("steps", "eta", "sampler", "timestep_grid", "decoder", "latent", "preview_every"))
+    names = ("steps", "eta", "sampler", "timestep_grid", "decoder", "latent", "labels", "guidance", "preview_every")
+    name = rng.choice(names)
     rows = len(_find(ask, "seed").values)
-    if name == "latent":
+    if name == "labels":
+        numbers: Any = list(_labels(rows, 0).values)
+        numbers[rng.randrange(len(numbers))] = rng.choice(BAD_LABELS)
+        bad = replace(_labels(rows, 0), values=numbers)
+    elif name == "latent":
         values: Any = list(_latent(rows, 0).values)
         values[rng.randrange(len(values))] = rng.choice(BAD_LATENTS)
         bad = Tensor(name, "FP32", [rows, 1, 64, 64], values)
@@ -156,12 +182,12 @@ def _with_bad_value(rng: random.Random, ask: Ask) -> Ask:
         kind, worst = {
             "steps": ("INT32", BAD_STEPS), "eta": ("FP32", BAD_ETAS), "sampler": ("BYTES", BAD_SAMPLERS),
             "preview_every": ("INT32", BAD_INTERVALS), "timestep_grid": ("BYTES", BAD_GRIDS),
-            "decoder": ("BYTES", BAD_DECODERS),
+            "decoder": ("BYTES", BAD_DECODERS), "guidance": ("FP32", BAD_GUIDANCE),
         }[name]  # fmt: skip
         # Beside it may stand values that are right: one bad row is enough.
         fine: Sequence[Any] = {
             "steps": STEPS, "eta": ETAS, "sampler": SAMPLERS, "preview_every": INTERVALS, "timestep_grid": GRIDS,
-            "decoder": DECODERS,
+            "decoder": DECODERS, "guidance": GUIDANCE,
         }[name]  # fmt: skip
         values = rng.choices(fine, k=rows)
         values[rng.randrange(rows)] = rng.choice(worst)
@@ -259,6 +285,12 @@ def eta_without_ddim(rng: random.Random, ask: Ask) -> Ask:
     return replace(ask, tensors=(*others, sampler, Tensor("eta", "FP32", [rows, 1], [0.5] * rows)))
 
 
+def guidance_without_labels(rng: random.Random, ask: Ask) -> Ask:
+    rows = len(_find(ask, "seed").values)
+    others = [tensor for tensor in ask.tensors if tensor.name not in ("labels", "guidance")]
+    return replace(ask, tensors=(*others, Tensor("guidance", "FP32", [rows, 1], [2.0] * rows)))
+
+
 def wrong_outputs(rng: random.Random, ask: Ask) -> Ask:
     return replace(ask, outputs=(*ask.outputs, rng.choice(("", "Image", "seed", "x" * 1000))))
 
@@ -305,6 +337,7 @@ def _ones(name: str, datatype: str, rows: int) -> Tensor:
 
 CHANGES: tuple[Change, ...] = (
     wrong_type, wrong_label, wrong_rank, wrong_dims, wrong_count, wrong_rows, missing_seed, doubled_tensor,
-    unknown_tensor, preview_of_unary, eta_without_ddim, wrong_outputs, wrong_version, wrong_parameters,
+    unknown_tensor, preview_of_unary, eta_without_ddim, guidance_without_labels, wrong_outputs, wrong_version,
+    wrong_parameters,
 )  # fmt: skip
 BYTE_CHANGES: tuple[Change, ...] = (wrong_size, wrong_prefix)

@@ -73,9 +73,11 @@ VALUES = {
         "row 1: preview_decoder is {}; it must be one of latent, tiny",
     ),
     "latent": ("FP32", bad_requests.BAD_LATENTS, "row 1: latent holds {}"),
+    "labels": ("UINT8", bad_requests.BAD_LABELS, "row 1: labels hold {} at [239, 239]; a label is one of 0 background"),
+    "guidance": ("FP32", bad_requests.BAD_GUIDANCE, "row 1: guidance is {}; it must lie in 1 (off) to 10"),
 }
 GOOD_VALUE = {"steps": 2, "eta": 0.0, "sampler": b"ddim", "timestep_grid": b"karras", "decoder": b"tiny",
-              "preview_every": 1, "preview_decoder": b"tiny", "latent": 0.5}  # fmt: skip
+              "preview_every": 1, "preview_decoder": b"tiny", "latent": 0.5, "labels": 3, "guidance": 1.5}  # fmt: skip
 
 
 def said(value: object) -> str:
@@ -89,10 +91,13 @@ def said(value: object) -> str:
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_out_of_range_is_named_with_its_row_and_what_is_allowed(wire: Wire, name: str, protocol: str) -> None:
     datatype, values, message = VALUES[name]
-    size, dims = (4096, [2, 1, 64, 64]) if name == "latent" else (1, [2, 1])
+    dims = {"latent": [2, 1, 64, 64], "labels": [2, 1, 240, 240]}.get(name, [2, 1])
+    size = int(np.prod(dims)) // 2
     for value in values:
         column = [GOOD_VALUE[name]] * (2 * size - 1) + [value]
         tensors = (Tensor("seed", "INT64", [2, 1], [1, 2]), Tensor(name, datatype, dims, column))
+        if name == "guidance":
+            tensors += (Tensor("labels", "UINT8", [2, 1, 240, 240], [0] * (2 * 240 * 240)),)
         if name != "steps":
             tensors += (Tensor("steps", "INT32", [2, 1], [1, 1]),)
         for model in (UNARY, STREAM):
@@ -179,7 +184,9 @@ def test_fuzzing_would_find_a_wrong_image_and_a_wrong_refusal(
 
 # --- the function that reads requests
 
-DTYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32}
+DTYPES = {"seed": np.int64, "steps": np.int32, "eta": np.float32, "latent": np.float32, "preview_every": np.int32,
+          "labels": np.uint8, "guidance": np.float32}  # fmt: skip
+FITTING = {"latent": (1, 64, 64), "labels": (1, 240, 240)}
 
 WORDS = {
     "sampler": [b"ddim", b"ddpm", "dpmpp_2m", b"unipc"],
@@ -195,13 +202,14 @@ def arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
     tensors = {}
     rows = draw(st.integers(1, 3))
     for name in given_ones:
-        fit = (rows, 1, 64, 64) if name == "latent" else (rows, 1)
+        fit = (rows, *FITTING.get(name, (1,)))
         shape = draw(st.one_of(st.just(fit), st.just(fit), hnp.array_shapes(min_dims=0, max_dims=5, min_side=0)))
         if name in WORDS:
             words = st.one_of(st.sampled_from(WORDS[name]), st.binary(max_size=9))
             tensors[name] = draw(hnp.arrays(np.object_, shape, elements=words))
         else:
-            likely = {"steps": st.integers(1, 1000), "eta": st.floats(0, 1, width=32), "preview_every": st.just(0)}
+            likely = {"steps": st.integers(1, 1000), "eta": st.floats(0, 1, width=32), "preview_every": st.just(0),
+                      "labels": st.integers(0, 3), "guidance": st.floats(1, 10, width=32)}  # fmt: skip
             either = [hnp.from_dtype(np.dtype(DTYPES[name])), *([likely[name]] if name in likely else [])]
             tensors[name] = draw(hnp.arrays(DTYPES[name], shape, elements=st.one_of(either), fill=either[-1]))
     return tensors

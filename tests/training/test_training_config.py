@@ -126,7 +126,7 @@ def test_every_number_of_a_configuration_has_a_range() -> None:
         for section, part in vars(config).items()
         if section != "seed"
         for field, value in vars(part).items()
-        if not isinstance(value, bool) and field not in ("precision", "spacing", "modality")
+        if not isinstance(value, bool) and field not in ("precision", "spacing", "modality", "conditioning")
     }
     assert fields | {".seed"} == {f"{section}.{field}" for section, field, _ in CASES}
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from mri_ldm.conditioning import CONDITION_SHAPE
 from mri_ldm.noise import standard_normal
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 
@@ -19,6 +20,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         record = json.loads((Path(__file__).parent / "model.json").read_text())
         self._schedule = NoiseSchedule(**record["noise_schedule"])
+        takes_labels = record.get("conditioning") == "labels"
+        self._unlabelled = {"condition": np.zeros((1, *CONDITION_SHAPE), np.float32)} if takes_labels else {}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -31,7 +34,8 @@ class TritonPythonModel:
         x = standard_normal(seed, 0)[None]
         h = none = np.zeros_like(x)
         for step in range(steps):
-            eps = _call("unet", "pred", latent=x, timesteps=table.timesteps[step].reshape(1, 1))
+            timestep = table.timesteps[step].reshape(1, 1)
+            eps = _call("unet", "pred", latent=x, timesteps=timestep, **self._unlabelled)
             x, h, _ = advance(table.coefficients[step][None], x, eps, h, none, none)
         image = _call("vae_decoder", "image", latent=x)
         return pb_utils.InferenceResponse([pb_utils.Tensor("image", image)])
