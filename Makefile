@@ -14,13 +14,16 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo studio serve test test-fast test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
+.PHONY: help demo lesions studio serve test test-fast test-reliability check bench perf-analyzer demo-weights gpu gpu-kit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.server  ## Start the server, generate 8 slices into out/demo, stop the server
 	@$(BIN)/python -m examples.demo
+
+lesions: $(VENV)/.server  ## Start the server, draw one seed with five label maps into out/lesions.png, stop the server
+	@$(BIN)/python -m examples.lesions
 
 studio: $(VENV)/.studio  ## Start the server and a page in the browser to generate, compare and walk; ARGS=--help
 	@$(BIN)/python -m examples.studio $(ARGS)

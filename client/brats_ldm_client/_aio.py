@@ -15,12 +15,13 @@ from ._aio_connection import AsyncGrpcConnection
 from ._base import BaseClient
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._presets import resolve
+from ._presets import GUIDANCE, resolve
 from ._protocol import Rows
 from ._request import ONE_STEP, Previews, Request, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import AsyncTransportConnection
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
+from .labels.source import Labels
 
 
 class AsyncClient(BaseClient):
@@ -51,13 +52,24 @@ class AsyncClient(BaseClient):
         timestep_grid: str | None = None,
         decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
         on_images: Callable[[Generation], None] | None = None,
     ) -> Generation:
         """See `Client.generate`."""
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
-        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
+        request = make_request(
+            n,
+            how,
+            seeds=seeds,
+            seed=seed,
+            latents=latents,
+            labels=labels,
+            guidance=guidance,
+            return_latents=return_latents,
+        )
         return await self._generate(request, on_progress, on_images)
 
     async def _generate(
@@ -86,12 +98,14 @@ class AsyncClient(BaseClient):
         eta: float = 0.0,
         timestep_grid: str | None = None,
         decoder: str | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
     ) -> AsyncGenerator[Slice, None]:
         """See `Client.iter_images`, and `stream` for how to leave the loop."""
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
         first = make_request(1, how, seed=0, return_latents=return_latents)
-        requests = requests_for(seeds, self._options.rows_per_request, first)
+        requests = requests_for(seeds, self._options.rows_per_request, first, labels, guidance)
         self._check_open()
         return self._iter(requests)
 
@@ -144,6 +158,8 @@ class AsyncClient(BaseClient):
         timestep_grid: str | None = None,
         decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
         preview_every: int = 1,
         preview_decoder: str = "latent",
@@ -154,7 +170,16 @@ class AsyncClient(BaseClient):
         async generator only when it collects it.
         """
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
-        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
+        request = make_request(
+            n,
+            how,
+            seeds=seeds,
+            seed=seed,
+            latents=latents,
+            labels=labels,
+            guidance=guidance,
+            return_latents=return_latents,
+        )
         previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
         return self._stream(request, previews)

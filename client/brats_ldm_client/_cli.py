@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import _cli_animate, _cli_bulk, _cli_generate, _cli_report, _cli_studio, _cli_verify
+from . import _cli_animate, _cli_bulk, _cli_generate, _cli_labels, _cli_report, _cli_studio, _cli_verify
 from ._cli_connection import complete, connect, connection_options
 from ._presets import DECODER
 from .printing import forgiving_streams
@@ -25,6 +25,8 @@ examples:
   brats-ldm generate --seeds 1,5,9 --sampler dpmpp_2m --steps 20 --format png,nifti --out slices
   brats-ldm animate --seed 42 --steps 50 --out denoising.gif
   brats-ldm bulk --count 1000000 --preset fast --format webdataset --out dataset
+  brats-ldm labels --data data --out library.npz
+  brats-ldm generate -n 100 --seed 0 --draw-labels library.npz --format task01 --out pairs
   brats-ldm verify dataset
   brats-ldm report slices
   brats-ldm studio
@@ -51,7 +53,9 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"brats-ldm {_version()}")
         return 0
     if args.command is None:
-        parser.error("choose a command: generate, animate, bulk, verify, report, studio, info, ready or calibrate")
+        parser.error(
+            "choose a command: generate, animate, bulk, labels, verify, report, studio, info, ready or calibrate"
+        )
     args.check(parser, args)
     return _run(args)
 
@@ -130,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     _cli_generate.add_parser(commands)
     _cli_animate.add_parser(commands)
     _cli_bulk.add_parser(commands)
+    _cli_labels.add_parser(commands)
     _cli_verify.add_parser(commands)
     _cli_report.add_parser(commands)
     _cli_studio.add_parser(commands)

@@ -11,12 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection, connection_options
-from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
+from ._cli_sampling import (
+    Warnings,
+    check_formats,
+    check_labels,
+    check_sampling,
+    label_options,
+    label_source,
+    load,
+    load_options,
+    sampling,
+    sampling_options,
+)
 
 if TYPE_CHECKING:
     from ._client import Client
     from ._types import Slice
     from .bulk import Done, Plan
+    from .labels import LabelSource
 
 _QUIET_SECONDS = 60
 _WORKERS = 4
@@ -35,6 +47,7 @@ def add_parser(commands: Any) -> None:
     which.add_argument("--count", type=int, required=True, metavar="N", help="number of images")
     which.add_argument("--seed-base", type=int, default=0, metavar="BASE", help="the first seed (%(default)s)")
     sampling_options(parser)
+    label_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="DIR", help="output folder, created if missing")
     output.add_argument("--shard-size", type=int, default=1000, metavar="N", help="images in a shard (%(default)s)")
@@ -43,7 +56,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         metavar="F[,F]",
         help="webdataset (tar files with 8-bit PNG and JSON), hdf5 or zarr (raw values), or folders of png, png16, "
-        "nifti or dicom files; may be given more than once (webdataset)",
+        "nifti or dicom files, or task01 (data sets with labels for MONAI and nnU-Net); may be given more than once "
+        "(webdataset)",
     )
     _machines_options(parser)
     connection_options(parser, timeout=600.0)
@@ -75,9 +89,11 @@ def _machines_options(parser: argparse.ArgumentParser) -> None:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_sampling(parser, args)
+    from ._formats import PAIRED
     from .bulk.plan import FORMATS
 
-    check_formats(parser, args, FORMATS)
+    check_formats(parser, args, (*FORMATS, *PAIRED))
+    check_labels(parser, args)
     if args.workers is not None and not args.engine:
         parser.error("--workers is for --engine: pass both, or none")
     args.workers = _WORKERS if args.workers is None else args.workers
@@ -105,6 +121,7 @@ def _range_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> rang
 def _bulk(args: argparse.Namespace) -> int:
     from .bulk import model_of, plan_for
 
+    labels = label_source(args)
     with connect(args, **load(args)) as client:
         plan = plan_for(
             model_of(client),
@@ -112,11 +129,13 @@ def _bulk(args: argparse.Namespace) -> int:
             args.format,
             seed_base=args.seed_base,
             shard_size=args.shard_size,
+            labels=labels,
+            guidance=args.guidance,
             **sampling(args),
         )
         progress = _Progress(plan, args.shards or range(plan.shards), args.engine is not None)
         try:
-            done = _make(args, client, plan, progress)
+            done = _make(args, client, plan, progress, labels)
         except BaseException:
             if progress.began and (Path(args.out) / "manifest.json").exists():  # a refused folder may hold another run
                 least = "at least " if args.engine else ""  # workers may have made more than they have told
@@ -128,17 +147,19 @@ def _bulk(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make(args: argparse.Namespace, client: Client, plan: Plan, progress: _Progress) -> Done:
+def _make(
+    args: argparse.Namespace, client: Client, plan: Plan, progress: _Progress, labels: LabelSource | None
+) -> Done:
     from .bulk import make_all, make_all_with, make_shards, on_dask, on_ray
 
     folder = Path(args.out)
     if args.shards is not None:
-        return make_shards(client, plan, folder, args.shards, progress)
+        return make_shards(client, plan, folder, args.shards, progress, labels)
     if args.engine is None:
-        return make_all(client, plan, folder, progress)
+        return make_all(client, plan, folder, progress, labels)
     engine = on_ray(args.workers) if args.engine == "ray" else on_dask(workers=args.workers)
     each = {**load(args), "concurrency": -(-args.concurrency // args.workers)}
-    return make_all_with(engine, plan, folder, connection(args, **each), progress)
+    return make_all_with(engine, plan, folder, connection(args, **each), progress, labels)
 
 
 def _next(args: argparse.Namespace) -> str:

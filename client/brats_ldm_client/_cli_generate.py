@@ -9,10 +9,22 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ._cli_connection import connect, connection_options
-from ._cli_sampling import Warnings, check_formats, check_sampling, load, load_options, sampling, sampling_options
+from ._cli_sampling import (
+    Warnings,
+    check_formats,
+    check_labels,
+    check_sampling,
+    label_options,
+    label_source,
+    load,
+    load_options,
+    sampling,
+    sampling_options,
+)
 from ._formats import FORMATS
 from ._presets import resolve
 from ._terminal_kinds import KINDS
@@ -23,6 +35,8 @@ if TYPE_CHECKING:
     from ._types import Slice
     from ._watch import Watch
     from ._writers import FolderWriter
+    from .labels import LabelSource
+    from .labels.source import Labels
 
 
 def add_parser(commands: Any) -> None:
@@ -34,10 +48,11 @@ def add_parser(commands: Any) -> None:
         "same command again: complete images of the same weights are kept. (With npz all images are made again.)",
     )
     which = parser.add_argument_group("which images")
-    which.add_argument("-n", type=int, metavar="N", help="number of images (1)")
+    which.add_argument("-n", type=int, metavar="N", help="number of images (1; with --labels, that of the maps)")
     which.add_argument("--seed", type=int, help="use the seeds SEED, SEED+1, ... (random)")
     which.add_argument("--seeds", type=_seeds, metavar="S,S,...", help="use these seeds, instead of -n and --seed")
     sampling_options(parser)
+    label_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", default="slices", metavar="DIR", help="output folder, created if missing (%(default)s)"
@@ -47,8 +62,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         metavar="F[,F]",
         help="png (8 bit, window [0, 1], radiological), png16 (the same, 16 bit), nifti (raw values, with a JSON "
-        "sidecar), dicom (16 bit; needs pydicom) or npz (all images in one file, kept in memory until the end); may be "
-        "given more than once (png)",
+        "sidecar), dicom (16 bit; needs pydicom), npz (all images in one file, kept in memory until the end) or task01 "
+        "(with labels: a data set for MONAI and nnU-Net); may be given more than once (png)",
     )
     output.add_argument("--no-contact-sheet", action="store_true", help="do not write contact_sheet.png")
     output.add_argument(
@@ -80,6 +95,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("-n must be at least 1")
     check_sampling(parser, args)
     check_formats(parser, args, FORMATS)
+    check_labels(parser, args)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -87,11 +103,14 @@ def _generate(args: argparse.Namespace) -> int:
     from ._writers import FolderWriter
 
     writer = FolderWriter(args.out, args.format, contact_sheet=not args.no_contact_sheet)
-    n = 1 if args.n is None and args.seeds is None else args.n
+    source = label_source(args)
+    n = args.n
+    if n is None and args.seeds is None:
+        n = len(source.maps) if args.labels is not None and source is not None else 1
     asked = make_request(n, resolve(**sampling(args)), seeds=args.seeds, seed=args.seed)
     try:
         with connect(args, **load(args)) as client:
-            run = _Run(client, asked, writer)
+            run = _Run(client, asked, writer, _labels_of(source, asked), args.guidance)
             watch = _watch(args, client, asked)
             began = time.monotonic()
             run.make(watch)
@@ -119,11 +138,32 @@ def _watch(args: argparse.Namespace, client: Client, asked: Request) -> Watch | 
     return None if screen is None else Watch(client, asked, screen, args.rows_per_request)
 
 
+def _labels_of(source: LabelSource | None, asked: Request) -> Labels | None:
+    """The map of each seed, as a function; but maps in turn where a seed comes twice."""
+    from ._request import MAX_ROWS
+
+    if source is None:
+        return None
+    places = {seed: place for place, seed in enumerate(asked.seeds.tolist())}
+    if not source.drawn and len(places) < len(asked.seeds):
+        return source.maps
+    # Cached for a request: whether the folder has an image is asked before the map is sent.
+    return lru_cache(MAX_ROWS)(lambda seed: source.map(places[seed], seed))
+
+
 class _Run:
     """The images of a request that the folder lacks. Few of them are in memory at a time."""
 
-    def __init__(self, client: Client, asked: Request, writer: FolderWriter) -> None:
+    def __init__(
+        self,
+        client: Client,
+        asked: Request,
+        writer: FolderWriter,
+        labels: Labels | None,
+        guidance: float,
+    ) -> None:
         self._client, self._asked, self._writer = client, asked, writer
+        self._labels, self._guidance = labels, guidance
         eta = 1.0 if asked.sampler == "ddpm" else asked.eta
         self._how = {**asked.sampling(), "eta": eta, "start_noise": "seed"}
         self._repeats = len(set(asked.seeds.tolist())) < len(asked.seeds)
@@ -137,7 +177,7 @@ class _Run:
         # disable=None: no bar where stderr is not a terminal.
         bar: Any = watch or tqdm(total=len(self._asked.seeds), unit="image", file=sys.stderr, disable=None)
         missing = self._missing(bar)
-        slices = self._slices(missing) if watch is None else watch.slices(missing)
+        slices = self._slices(missing) if watch is None else watch.slices(missing, self._labels, self._guidance)
         with bar, closing(slices):
             for made in slices:
                 self._keep(bar)
@@ -148,7 +188,8 @@ class _Run:
             self._keep(bar)
 
     def _slices(self, missing: Iterator[int]) -> Generator[Slice, None, None]:
-        return self._client.iter_images(missing, **self._asked.sampling())
+        how = self._asked.sampling()
+        return self._client.iter_images(missing, labels=self._labels, guidance=self._guidance, **how)
 
     def _missing(self, bar: Any) -> Iterator[int]:
         for seed in self._asked.seeds.tolist():
@@ -168,12 +209,20 @@ class _Run:
     def _has(self, seed: int) -> bool:
         """Whether the folder has that image, made in the same way by the same weights."""
         # Images of a seed that is asked for twice have names that depend on what came before them.
-        if self._repeats or not self._writer.has(seed, self._how):
+        if self._repeats or not self._writer.has(seed, {**self._how, **self._labelled(seed)}):
             return False
         if "model_digest" not in self._how:
             self._how["model_digest"] = self._client.info().model_digest
-            return self._writer.has(seed, self._how)
+            return self._writer.has(seed, {**self._how, **self._labelled(seed)})
         return True
+
+    def _labelled(self, seed: int) -> dict[str, Any]:
+        """What the record of an image says of its labels."""
+        from .labels.maps import digest
+
+        if not callable(self._labels):
+            return {"labels_sha256": None}
+        return {"labels_sha256": digest(self._labels(seed)), "guidance": round(self._guidance, 5)}
 
 
 def _kept(writer: FolderWriter, asked: Request, args: argparse.Namespace) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._errors import InvalidRequest
 from ._formats import known_formats
-from ._presets import DECODER, GRID, PRESETS, Sampling, named
+from ._presets import DECODER, GRID, GUIDANCE, PRESETS, Sampling, named
+
+if TYPE_CHECKING:
+    from .labels import LabelSource
 
 
 def sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,49 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of the client's methods."""
     names = ("preset", "steps", "sampler", "eta", "timestep_grid", "decoder")
     return {name: getattr(args, name) for name in names}
+
+
+def label_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labels", "For weights that were trained with labels; see docs/generate.md.")
+    group.add_argument(
+        "--labels",
+        metavar="PATH",
+        help="make images with these label maps, used in turn: a NIfTI file, a library of `brats-ldm labels`, or a "
+        "folder of such",
+    )
+    group.add_argument(
+        "--draw-labels",
+        metavar="LIBRARY",
+        help="make each image with a new label map, drawn by its seed from a library of `brats-ldm labels`",
+    )
+    group.add_argument(
+        "--guidance",
+        type=float,
+        default=GUIDANCE,
+        metavar="G",
+        help="how strongly images follow their labels, 1 to 10; more than 1 takes twice the work (%(default)s)",
+    )
+
+
+def check_labels(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """After `check_formats`."""
+    if args.labels is not None and args.draw_labels is not None:
+        parser.error("--labels uses maps as they are, and --draw-labels draws new ones: pass one or the other")
+    if args.labels is None and args.draw_labels is None:
+        if args.guidance != GUIDANCE:
+            parser.error("--guidance is for images with labels: pass --labels or --draw-labels too")
+        if "task01" in args.format:
+            parser.error("--format task01 has images with labels: pass --labels or --draw-labels too")
+
+
+def label_source(args: argparse.Namespace) -> LabelSource | None:
+    """Where the labels come from, if there are any."""
+    from pathlib import Path
+
+    from .labels import LabelSource
+
+    path = args.labels if args.draw_labels is None else args.draw_labels
+    return None if path is None else LabelSource(Path(path), drawn=args.draw_labels is not None)
 
 
 def check_formats(parser: argparse.ArgumentParser, args: argparse.Namespace, known: Sequence[str]) -> None:

@@ -16,11 +16,12 @@ from ._base import BaseClient
 from ._connection import Cancellable, GrpcConnection, Outcome
 from ._errors import BratsLDMError
 from ._options import check_stream
-from ._presets import resolve
+from ._presets import GUIDANCE, resolve
 from ._request import ONE_STEP, Previews, Request, make_request, requests_for
 from ._schedule import Assembly, Chunk, RetryBudget, Schedule
 from ._transport import TransportConnection
 from ._types import F32, Generation, Progress, QueueInfo, ServerInfo, Slice
+from .labels.source import Labels
 
 
 class Client(BaseClient):
@@ -51,6 +52,8 @@ class Client(BaseClient):
         timestep_grid: str | None = None,
         decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
         on_images: Callable[[Generation], None] | None = None,
@@ -73,6 +76,13 @@ class Client(BaseClient):
                 which is made for the weights and which not every server has.
             decoder: "full" (default), or "tiny", which is faster and less exact, and which not every server has.
             latents: Start noise of shape (n, 64, 64), used instead of the noise of the seeds.
+            labels: Where the images have a lesion, if the weights were trained with labels: integers of shape
+                (240, 240), the same for all images, or (n, 240, 240); 0 background, 1 oedema, 2 non-enhancing tumour,
+                3 enhancing tumour; all 0 for a slice without a lesion. Or the path of a NIfTI file, of a library of
+                `brats-ldm labels`, or of a folder of such, whose maps are used in turn. Or a function that gives the
+                map of a seed, such as `labels.LabelSampler(library).draw`.
+            guidance: How strongly the images follow the labels, from 1 (default) to 10. Others than 1 need labels, and
+                twice the work.
             return_latents: Also return the final latents.
             on_progress: Called as `on_progress(done, total)` in this thread after each answer.
             on_images: Called with the images that have arrived, in order. Save them there, and a run that ends early
@@ -85,7 +95,16 @@ class Client(BaseClient):
             BratsLDMError: The request failed, and so did the retries.
         """
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
-        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
+        request = make_request(
+            n,
+            how,
+            seeds=seeds,
+            seed=seed,
+            latents=latents,
+            labels=labels,
+            guidance=guidance,
+            return_latents=return_latents,
+        )
         return self._generate(request, on_progress, on_images)
 
     def _generate(
@@ -114,6 +133,8 @@ class Client(BaseClient):
         eta: float = 0.0,
         timestep_grid: str | None = None,
         decoder: str | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
     ) -> Generator[Slice, None, None]:
         """Generate images one after the other, in the order of the seeds, in bounded memory.
@@ -124,6 +145,8 @@ class Client(BaseClient):
         Args:
             seeds: The seeds, such as `range(1_000_000)` or `itertools.count()`; taken when they are needed.
             preset: See `generate`, as for the five that follow it.
+            labels: See `generate`. Maps are used in turn, however many there are.
+            guidance: See `generate`.
             return_latents: Also give the final latent of each image.
 
         Raises:
@@ -132,7 +155,7 @@ class Client(BaseClient):
         """
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
         first = make_request(1, how, seed=0, return_latents=return_latents)
-        requests = requests_for(seeds, self._options.rows_per_request, first)
+        requests = requests_for(seeds, self._options.rows_per_request, first, labels, guidance)
         self._check_open()
         return self._iter(requests)
 
@@ -188,6 +211,8 @@ class Client(BaseClient):
         timestep_grid: str | None = None,
         decoder: str | None = None,
         latents: npt.NDArray[Any] | None = None,
+        labels: Labels | None = None,
+        guidance: float = GUIDANCE,
         return_latents: bool = False,
         preview_every: int = 1,
         preview_decoder: str = "latent",
@@ -200,7 +225,16 @@ class Client(BaseClient):
         cancels the work on the server.
         """
         how = resolve(preset, steps, sampler, eta, timestep_grid, decoder)
-        request = make_request(n, how, seeds=seeds, seed=seed, latents=latents, return_latents=return_latents)
+        request = make_request(
+            n,
+            how,
+            seeds=seeds,
+            seed=seed,
+            latents=latents,
+            labels=labels,
+            guidance=guidance,
+            return_latents=return_latents,
+        )
         previews = check_stream(request, preview_every, preview_decoder)
         self._check_open()
         return self._stream(request, previews)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import ProtocolError
-from ._presets import DEFAULTS
+from ._presets import DEFAULTS, GUIDANCE
 from ._request import Previews, Request
 from ._types import F32, Progress, QueueInfo
+from .labels.maps import U8, digest
 
 UNARY, STREAM = "mri_ldm", "mri_ldm_stream"
 
@@ -45,6 +46,10 @@ def infer_inputs(request: Request, previews: Previews | None = None) -> list[Any
             tensors[name] = np.full((n, 1), value.encode(), np.object_)
     if request.latents is not None:
         tensors["latent"] = request.latents[:, None]
+    if request.labels is not None:
+        tensors["labels"] = np.ascontiguousarray(request.labels[:, None])
+    if request.guidance != GUIDANCE:
+        tensors["guidance"] = np.full((n, 1), request.guidance, np.float32)
     if previews is not None:
         tensors["preview_every"] = np.full((n, 1), previews.every, np.int32)
         if previews.decoder != "latent":  # an older server does not know the tensor
@@ -52,7 +57,7 @@ def infer_inputs(request: Request, previews: Previews | None = None) -> list[Any
     return [_input(name, tensor) for name, tensor in tensors.items()]
 
 
-_DATATYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "object": "BYTES"}
+_DATATYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "uint8": "UINT8", "object": "BYTES"}
 
 
 def _input(name: str, tensor: npt.NDArray[Any]) -> Any:
@@ -88,7 +93,18 @@ def parse_rows(result: Any, request: Request) -> Rows:
     for seed, record in zip(request.seeds.tolist(), records, strict=True):
         if record.get("seed", seed) != seed:
             raise ProtocolError(f"the answer for seed {seed} is that of seed {record['seed']}")
+    if request.labels is not None:
+        _check_labels(request.labels, records)
     return Rows(images, records, latents)
+
+
+def _check_labels(labels: U8, records: Sequence[Mapping[str, Any]]) -> None:
+    for each, record in zip(labels, records, strict=True):
+        if record.get("labels_sha256") != digest(each):
+            raise ProtocolError(
+                f"the image of seed {record.get('seed')} was made with the labels {record.get('labels_sha256')}, and "
+                f"{digest(each)} were sent: is the server of this client's version?"
+            )
 
 
 def parse_provenance(result: Any, n: int) -> list[dict[str, Any]]:

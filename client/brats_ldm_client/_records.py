@@ -23,6 +23,7 @@ from .pictures import NOTICE, SOURCE_TYPE
 
 Record = dict[str, Any]
 NAME = "provenance.json"
+_DEFAULTS = {**DEFAULTS, "labels_sha256": None}
 JOURNALS = f"provenance.{'[0-9a-f]' * 8}.jsonl"  # not wider: files that match are removed when they have been read
 
 
@@ -55,7 +56,7 @@ class Records:
 
     def has(self, name: str, what: Mapping[str, Any]) -> bool:
         """Whether the folder has that file, unchanged, with a record that contains `what`. Old ones lack defaults."""
-        records = [each for each in self._before.get(name, ()) if what.items() <= {**DEFAULTS, **each}.items()]
+        records = [each for each in self._before.get(name, ()) if what.items() <= {**_DEFAULTS, **each}.items()]
         return any(_is_whole(self._folder, record, self._digests) for record in records)
 
     def close(self) -> Path:

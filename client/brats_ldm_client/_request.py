@@ -10,15 +10,17 @@ import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._errors import InvalidRequest
-from ._presets import DECODER, GRID, PRESETS, Sampling
+from ._presets import DECODER, GRID, GUIDANCE, PRESETS, Sampling
 from ._types import F32, I64
+from .labels.maps import U8
+from .labels.source import Labels, Rows
 
 MAX_ROWS = 64  # the models' max_batch_size
 INT64 = np.iinfo(np.int64)
@@ -44,6 +46,9 @@ class Request:
     return_latents: bool
     timestep_grid: str = GRID
     decoder: str = DECODER
+    labels: U8 | None = None
+    """[n, 240, 240]: the label maps."""
+    guidance: float = GUIDANCE
 
     def sampling(self) -> dict[str, Any]:
         """How the images are made, as keyword arguments of a client's methods."""
@@ -54,7 +59,8 @@ class Request:
         for start in range(0, len(self.seeds), rows):
             part = slice(start, start + rows)
             latents = None if self.latents is None else self.latents[part]
-            yield replace(self, seeds=self.seeds[part], latents=latents)
+            labels = None if self.labels is None else self.labels[part]
+            yield replace(self, seeds=self.seeds[part], latents=latents, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -85,34 +91,70 @@ def make_request(
     seed: int | None = None,
     latents: npt.NDArray[Any] | None = None,
     return_latents: bool = False,
+    labels: Labels | None = None,
+    guidance: float = GUIDANCE,
 ) -> Request:
     """The arguments of `generate` and `stream` as a checked request; `how` is what `resolve` returns."""
-    start = None if latents is None else _latents(latents)
-    rows = _seeds(n_or_seeds, seeds, seed, start)
+    start, maps = None if latents is None else _latents(latents), None if labels is None else Rows(labels)
+    given = len(start) if start is not None else None if maps is None else maps.count
+    rows = _seeds(n_or_seeds, seeds, seed, given)
     if start is not None and len(start) != len(rows):
         raise InvalidRequest(f"{len(start)} latents do not fit {len(rows)} seeds: pass one latent a seed")
-    steps, eta = _int32("steps", how.steps), _finite("eta", how.eta)
-    return Request(rows, steps, how.sampler, eta, start, bool(return_latents), how.timestep_grid, how.decoder)
+    if maps is not None and maps.exact and maps.count not in (1, len(rows)):
+        raise InvalidRequest(
+            f"{maps.count} label maps do not fit {len(rows)} seeds: pass one map a seed, one for all, or the path of "
+            "maps, which are used in turn"
+        )
+    return Request(
+        rows,
+        _int32("steps", how.steps),
+        how.sampler,
+        _finite("eta", how.eta),
+        start,
+        bool(return_latents),
+        how.timestep_grid,
+        how.decoder,
+        None if maps is None else maps.of(rows),
+        _guidance(guidance, maps),
+    )
 
 
-def requests_for(seeds: Iterable[int], rows: int, how: Request) -> Iterator[Request]:
+def requests_for(
+    seeds: Iterable[int], rows: int, how: Request, labels: Labels | None = None, guidance: float = GUIDANCE
+) -> Iterator[Request]:
     """Requests of at most `rows` rows that are made as `how`. Seeds are taken when a request needs them."""
     if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
         raise InvalidRequest(f"seeds must be integers in any iterable, such as range(1000), not {seeds!r}")
-    source = iter(seeds)
-    return (replace(how, seeds=_explicit_seeds(some)) for some in iter(lambda: list(islice(source, rows)), []))
+    source, maps = iter(seeds), None if labels is None else Rows(labels)
+    how = replace(how, guidance=_guidance(guidance, maps))
+    parts = zip(count(0, rows), iter(lambda: list(islice(source, rows)), []), strict=False)
+    return (_part(how, _explicit_seeds(some), maps, first) for first, some in parts)
 
 
-def _seeds(n_or_seeds: Any, seeds: Any, seed: int | None, latents: F32 | None) -> I64:
+def _part(how: Request, seeds: I64, maps: Rows | None, first: int) -> Request:
+    return replace(how, seeds=seeds, labels=None if maps is None else maps.of(seeds, first))
+
+
+def _guidance(guidance: Any, labels: Rows | None) -> float:
+    """As the server records it, which gets a float32."""
+    number = round(_finite("guidance", guidance), 5)
+    if labels is None and number != GUIDANCE:
+        raise InvalidRequest(f"guidance is {number:g} without labels: pass labels too, or leave it out")
+    return number
+
+
+def _seeds(n_or_seeds: Any, seeds: Any, seed: int | None, rows: int | None) -> I64:
+    """rows: how many images the other arguments are for, where neither n nor seeds say it."""
     given, n = seeds, n_or_seeds
     if n_or_seeds is not None and not _is_integer(n_or_seeds):
         if seeds is not None:
             raise InvalidRequest("seeds are given twice: as the first argument and as seeds=")
         given, n = n_or_seeds, None
     if given is None:
-        if n is None and latents is None:
+        n = rows if n is None else n
+        if n is None:
             raise InvalidRequest("say how many images: generate(8), or which: generate([1, 5, 9])")
-        return seeds_for(len(latents) if n is None and latents is not None else n, seed)
+        return seeds_for(n, seed)
     if seed is not None:
         raise InvalidRequest("pass seed= (the first of n consecutive seeds) or seeds, not both")
     row_seeds = _explicit_seeds(given)

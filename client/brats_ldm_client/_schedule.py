@@ -220,6 +220,8 @@ def generation_of(request: Request, rows: Rows, seconds: float) -> Generation:
         latents=rows.latents,
         timestep_grid=request.timestep_grid,
         decoder=request.decoder,
+        labels=request.labels,
+        guidance=request.guidance,
     )
 
 

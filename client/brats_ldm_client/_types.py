@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._presets import DECODER, GRID, named
+from ._presets import DECODER, GRID, GUIDANCE, named
+from .labels.maps import U8, digest
 
 F32: TypeAlias = npt.NDArray[np.float32]
 I64: TypeAlias = npt.NDArray[np.int64]
@@ -28,6 +29,8 @@ class Slice:
     """How it was made: seed, sampler, steps, eta, timestep_grid, decoder, model_digest, versions, synthetic (true)."""
     latent: F32 | None = field(default=None, repr=False)
     """[64, 64], with `return_latents=True`."""
+    labels: U8 | None = field(default=None, repr=False)
+    """[240, 240]: the label map that the image was made with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,9 @@ class Generation:
     """[n, 64, 64], with `return_latents=True`."""
     timestep_grid: str = GRID
     decoder: str = DECODER
+    labels: U8 | None = field(default=None, repr=False)
+    """[n, 240, 240]: the label maps that the images were made with."""
+    guidance: float = GUIDANCE
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,8 +64,11 @@ class Generation:
         seed = int(self.seeds[index])
         asked = {"synthetic": True, "seed": seed, "sampler": self.sampler, "steps": self.steps, "eta": self.eta}
         asked |= {"timestep_grid": self.timestep_grid, "decoder": self.decoder}
+        latent, labels = (None if each is None else each[index] for each in (self.latents, self.labels))
+        if labels is not None:
+            asked |= {"labels_sha256": digest(labels), "guidance": self.guidance}
         record = {**asked, **self.provenance[index], "synthetic": True}
-        return Slice(self.images[index], seed, record, None if self.latents is None else self.latents[index])
+        return Slice(self.images[index], seed, record, latent, labels)
 
     def __iter__(self) -> Iterator[Slice]:
         return (self[index] for index in range(len(self)))
@@ -68,6 +77,7 @@ class Generation:
         shape = "x".join(map(str, self.images.shape))
         seeds = [str(seed) for seed in self.seeds[:4].tolist()] + ["..."] * (len(self) > 4)
         others = named({"timestep_grid": self.timestep_grid, "decoder": self.decoder})
+        others |= {} if self.labels is None else {"guidance": self.guidance}
         more = "".join(f", {name}={value!r}" for name, value in others.items())
         return (
             f"Generation({shape} float32, seeds=[{', '.join(seeds)}], "
@@ -81,7 +91,8 @@ class Generation:
 
         Args:
             folder: The folder; made if it does not exist.
-            format: "png", "png16", "nifti", "dicom" or "npz", or several of them. DICOM needs the extra "dicom".
+            format: "png", "png16", "nifti", "dicom", "npz" or "task01", or several of them. DICOM needs the extra
+                "dicom", and task01 images with labels.
             contact_sheet: Also write all images into one picture, `contact_sheet.png`.
 
         Returns:

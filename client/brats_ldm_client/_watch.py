@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ._errors import InvalidRequest
+from ._presets import GUIDANCE
 from ._request import Previews, Request, requests_for
 from ._schedule import Weights
 from ._types import F32, Generation, Progress, Slice
@@ -26,6 +27,7 @@ from .pictures import GAP, MARK, Pixels, latent_picture, to_display
 
 if TYPE_CHECKING:
     from ._client import Client
+    from .labels.source import Labels
     from .terminal import Screen
 
 _SIDE = 240  # pixels of a picture
@@ -83,10 +85,12 @@ class Watch:
         self._last: Callable[[Meter], Frame] | None = None
         self._painter = _Painter(screen)
 
-    def slices(self, seeds: Iterable[int]) -> Generator[Slice, None, None]:
+    def slices(
+        self, seeds: Iterable[int], labels: Labels | None = None, guidance: float = GUIDANCE
+    ) -> Generator[Slice, None, None]:
         """The images of the seeds in their order, with the pixels of `Client.iter_images` and its errors."""
         weights = Weights()
-        for request in requests_for(seeds, self._at_once, self._how):
+        for request in requests_for(seeds, self._at_once, self._how, labels, guidance):
             with closing(self._stream(request)) as events:
                 for event in events:
                     self._show(partial(self._frame, request, event))

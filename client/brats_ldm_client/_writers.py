@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _formats
 from ._errors import InvalidRequest
+from ._formats import task01
 from ._formats.npz import npz
 from ._records import Records, check_folder
 from .files import naming, whole_file
@@ -37,11 +38,13 @@ class FolderWriter:
     def __init__(self, folder: str | Path, formats: str | Sequence[str] = "png", *, contact_sheet: bool = True) -> None:
         self.folder = Path(folder)
         self.formats = _formats.formats_of(formats)
-        self._per_image = [name for name in self.formats if name in _formats.files_per_image]
+        self._per_image = [name for name in self.formats if name != "npz"]
         self._sheet = contact_sheet
         check_folder(self.folder)
         if any(self.folder.glob("shard-*.json")):
             raise InvalidRequest(f"{self.folder} holds a run of `brats-ldm bulk`: choose another folder")
+        if "task01" in self.formats:
+            task01.check_own(self.folder)
         self._records = Records(self.folder)
         self._pictures: list[tuple[Pixels, str]] = []
         self._kept: list[Slice] = []
@@ -54,9 +57,11 @@ class FolderWriter:
         if "npz" in self.formats:
             self._kept.append(made)
         name = self._name(made.seed)
+        files: dict[str, bytes] = {}  # several formats may have the same file of labels
         for format in self._per_image:
-            for file, data in _formats.image_files(format, name, made.image, made.record).items():
-                self._file(file, data, [made.record])
+            files |= _formats.image_files(format, name, made.image, made.record, made.labels)
+        for file, data in files.items():
+            self._file(file, data, [made.record])
         self._place(made.seed, lambda: self._shown(made))
 
     def _shown(self, made: Slice) -> Pixels:
@@ -71,7 +76,8 @@ class FolderWriter:
 
     def has(self, seed: int, record: Mapping[str, Any]) -> bool:
         """Whether an earlier run has left that image in every format. Always false for npz, which is one file."""
-        names = [name for format in self._per_image for name in _formats.file_names(format, _formats.stem(seed))]
+        labels, stem = record.get("labels_sha256") is not None, _formats.stem(seed)
+        names = [name for format in self._per_image for name in _formats.file_names(format, stem, labels)]
         return "npz" not in self.formats and all(self._records.has(name, {**record, "seed": seed}) for name in names)
 
     def keep(self, seed: int) -> None:
@@ -93,7 +99,7 @@ class FolderWriter:
 
     def _file(self, name: str, data: bytes, records: Iterable[Mapping[str, Any]] = ()) -> None:
         with naming(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(data).hexdigest()
         entries = [{"file": name, "sha256": digest, **record} for record in records]
         with whole_file(self.folder / name) as temporary:
@@ -108,9 +114,16 @@ class FolderWriter:
             self._write_npz()
             if self._pictures:
                 self._file("contact_sheet.png", contact_sheet(self._pictures, self._total))
+            if "task01" in self.formats and self._total:
+                self._write_index()
         finally:
             self.paths.append(self._records.close())
         return self.paths
+
+    def _write_index(self) -> None:
+        """The pairs that the folder holds now, of this run and of others."""
+        self._file(task01.INDEX, task01.dataset(self.folder))
+        (self.folder / task01.TEST).mkdir(exist_ok=True)
 
     def _write_npz(self) -> None:
         if self._kept:

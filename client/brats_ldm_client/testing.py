@@ -11,6 +11,7 @@ import numpy as np
 from ._protocol import STREAM, UNARY, Rows
 from ._request import Request
 from ._types import F32, I64, ModelInfo, QueueInfo, ServerInfo
+from .labels.maps import digest
 
 DIGEST = "sha256:" + "0" * 64
 IMAGE, LATENT = (240, 240), (64, 64)
@@ -52,12 +53,14 @@ class FakeTransport:
         seeds = request.seeds.tolist()
         images = np.stack([self._image(seed) for seed in seeds]).astype(np.float32)
         latents = np.stack([_noise(seed, LATENT) for seed in seeds]) if request.return_latents else None
-        return Rows(images, [self._record(request, seed) for seed in seeds], latents)
+        return Rows(images, [self._record(request, row) for row in range(len(seeds))], latents)
 
-    def _record(self, request: Request, seed: int) -> dict[str, object]:
+    def _record(self, request: Request, row: int) -> dict[str, object]:
         start = "seed" if request.latents is None else "given"
-        model = {"start_noise": start, "model_name": "fake", "model_digest": self.model_digest}
-        return {"synthetic": True, "seed": seed, **request.sampling(), **model}
+        model: dict[str, object] = {"start_noise": start, "model_name": "fake", "model_digest": self.model_digest}
+        if request.labels is not None:
+            model |= {"labels_sha256": digest(request.labels[row]), "guidance": request.guidance}
+        return {"synthetic": True, "seed": int(request.seeds[row]), **request.sampling(), **model}
 
     def info(self) -> ServerInfo:
         """See `Transport.info`."""

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.harness.engine import Engine
+from brats_ldm_client.labels import read_library
 from export.onnx.run import cpu_session
+from mri_ldm.conditioning import CONDITION_SHAPE
 from mri_ldm.noise import standard_normal
+from mri_ldm.request import RowParameters
 from mri_ldm.samplers import NoiseSchedule, advance, sampler_table
 from support.common import ROOT, run_python
 from training.files import sha256
@@ -52,8 +56,9 @@ def test_slices_are_the_recurrence_over_the_shipped_graphs(out: Path) -> None:
     unet, decoder = (cpu_session(REPOSITORY / name / "1/model.onnx", threads=2) for name in ("unet", "vae_decoder"))
     x = standard_normal(0, 0)[None]
     h = none = np.zeros_like(x)
+    unlabelled = np.zeros((1, *CONDITION_SHAPE), np.float32)
     for i, t in enumerate(table.timesteps):
-        eps = unet.run(None, {"latent": x, "timesteps": np.array([[t]], np.int32)})[0]
+        eps = unet.run(None, {"latent": x, "condition": unlabelled, "timesteps": np.array([[t]], np.int32)})[0]
         x, h, _ = advance(table.coefficients[i : i + 1], x, eps, h, none, none)
     expected = decoder.run(None, {"latent": x})[0][0, 0, 8:248, 8:248]
     # The server may run another number of threads, which may change the order of sums.
@@ -81,3 +86,27 @@ def test_the_record_of_the_weights_is_true() -> None:
     history = manifest["training"]["history"]
     assert history["autoencoder"]["iterations"] > 0
     assert history["diffusion"]["smoothed_losses"]["diffusion_loss"] < 0.5
+
+
+def test_oedema_is_bright_where_the_map_has_it() -> None:
+    """In the shipped weights, with shipped maps; beside the same seeds without a map."""
+    library, engine = read_library(ROOT / "examples" / "label-maps.npz"), Engine(REPOSITORY)
+    largest = np.argsort(-(library.labels == 1).sum((1, 2)))[:4]
+    fast = {"steps": 10, "sampler": "dpmpp_2m", "eta": 0.0}
+    with_maps = [RowParameters(seed, **fast, labels=library.labels[i][None]) for seed, i in enumerate(largest)]
+    without = [RowParameters(seed, **fast) for seed in range(len(largest))]
+    brighter = []
+    for rows in (with_maps, without):
+        pictures = engine.generate(rows)[1][:, 0]
+        brighter.append(
+            [float(picture[library.labels[i] == 1].mean()) for picture, i in zip(pictures, largest, strict=True)]
+        )
+    assert np.mean(np.subtract(*brighter)) > 0.15, brighter
+
+
+def test_the_picture_of_lesions_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "lesions.png"
+    result = run_python("-m", "examples.lesions", "--maps", "1", "--seed", "3", "--out", str(out), timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert f"seed 3 with 1 label maps: {out}" in result.stdout
+    assert Image.open(out).size[1] > 2 * 240

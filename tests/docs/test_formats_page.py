@@ -13,6 +13,7 @@ from brats_ldm_client import Generation, _formats
 from brats_ldm_client._formats.levels import scaling
 from brats_ldm_client.pictures import as_rows
 from support.common import ROOT
+from support.label_maps import lesion
 
 PAGE = (ROOT / "docs" / "formats.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -29,7 +30,8 @@ def image() -> np.ndarray:
 def slices(image: np.ndarray, tmp_path: Path) -> Path:
     record = {"seed": 42, "model_name": "demo", "model_digest": "sha256:" + "ab" * 32}
     seeds, images = np.array([41, 42]), np.stack([image[::-1], image])
-    made = Generation(images, seeds, 50, "ddim", 0.0, ({**record, "seed": 41}, record), seconds=1.0)
+    labels = np.stack([lesion(140, 100, 12), lesion(120, 100, 12)])
+    made = Generation(images, seeds, 50, "ddim", 0.0, ({**record, "seed": 41}, record), seconds=1.0, labels=labels)
     made.save(tmp_path / "slices", _formats.FORMATS)
     return tmp_path
 
@@ -50,6 +52,23 @@ def test_the_lines_that_read_a_file(
     else:
         atol = 0.51 / (255 if format == "png" else 65535)
         np.testing.assert_allclose(read(READERS[format]), as_rows(image), atol=atol)
+
+
+@pytest.mark.slow
+def test_monai_reads_the_pairs(
+    slices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = (block for block in EXAMPLES if "monai" in block)
+    monkeypatch.chdir(slices)
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("torch.Size([1, 240, 240, 1]) ")
+
+
+@pytest.mark.parametrize("format", [*_formats.files_per_image, "task01"])
+def test_the_table_of_labels(format: str) -> None:
+    (row,) = re.findall(rf"^\| (`labels\w*/.*) \| .*`{format}`.* \|$", PAGE, re.MULTILINE)
+    name = _formats.file_names(format, _formats.stem(42), labels=True)[-1]
+    assert f"`{name.removeprefix('Task01_BrainTumour/')}`" in row
 
 
 def test_what_the_page_says_of_16_bits(image: np.ndarray, slices: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Its image of a seed is a plane filled with the seed's value, so a test sees at o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ Behave = Callable[[list[int], grpc.ServicerContext], None]
 
 
 def read(request: Any) -> dict[str, np.ndarray]:
-    dtypes = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
+    dtypes = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "UINT8": np.uint8}
     tensors = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         if tensor.datatype == "BYTES":
@@ -121,11 +122,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                     "start_noise": "given" if "latent" in tensors else "seed",
                     "model_name": "mri_ldm",
                     "model_digest": self.digest,
+                    **labelled(tensors, row),
                     **self.more,
                     "versions": {"server": "2.51.0"},
                 }
             ).encode()
-            for seed in seeds
+            for row, seed in enumerate(seeds)
         ]
         every = {
             "image": value * plane,
@@ -180,6 +182,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 return
             final = response(self.outputs(tensors, [output.name for output in request.outputs]))
             yield service_pb2.ModelStreamInferResponse(infer_response=final)
+
+
+def labelled(tensors: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+    """What the record of a row says of its labels."""
+    if "labels" not in tensors:
+        return {}
+    guidance = tensors["guidance"][row, 0] if "guidance" in tensors else 1.0
+    digest = hashlib.sha256(tensors["labels"][row].tobytes()).hexdigest()
+    return {"labels_sha256": digest, "guidance": round(float(guidance), 5)}
 
 
 def progress(seeds: list[int], step: int, tiny: bool) -> dict[str, np.ndarray]:

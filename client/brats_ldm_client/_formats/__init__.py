@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _ENDINGS = {"png": (".png",), "png16": ("_16bit.png",), "nifti": (".nii.gz", ".json"), "dicom": (".dcm",)}
 files_per_image: tuple[str, ...] = tuple(_ENDINGS)
-FORMATS = (*files_per_image, "npz")
+PAIRED = ("task01",)
+"""Formats with files for each image, which must have labels."""
+FORMATS = (*files_per_image, "npz", *PAIRED)
+LABELS = "labels"
+"""The folder of the label maps, beside images of all formats but task01 and npz."""
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -50,21 +54,54 @@ def stem(seed: int) -> str:
     return f"slice_seed{seed:09d}"
 
 
-def file_names(format: str, stem: str) -> tuple[str, ...]:
-    """The files of one image in a format of `files_per_image`; the image is in the first."""
-    return tuple(stem + ending for ending in _ENDINGS[format])
+def file_names(format: str, stem: str, labels: bool = False) -> tuple[str, ...]:
+    """The files of one image in a format of `files_per_image` or `PAIRED`; the image is in the first.
+
+    labels: With its label map, which is in the last.
+    """
+    if format == "task01":
+        from .task01 import pair_names
+
+        return pair_names(stem)
+    names = tuple(stem + ending for ending in _ENDINGS[format])
+    return (*names, f"{LABELS}/{stem}{'.nii.gz' if format == 'nifti' else '.png'}") if labels else names
 
 
-def image_files(format: str, stem: str, image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of one image in a format of `files_per_image`: name to content."""
-    return dict(zip(file_names(format, stem), _contents(format, image, record), strict=True))
+def image_files(
+    format: str,
+    stem: str,
+    image: npt.NDArray[np.float32],
+    record: Mapping[str, Any],
+    labels: npt.NDArray[np.uint8] | None = None,
+) -> dict[str, bytes]:
+    """The files of one image in a format of `files_per_image` or `PAIRED`, and of its label map: name to content.
+
+    Raises:
+        InvalidRequest: the format needs labels.
+    """
+    contents = _contents(format, image, record)
+    if labels is not None:
+        contents = (*contents, _label_contents(format, labels, record))
+    elif format == "task01":
+        raise InvalidRequest("format task01 has images with labels: generate them with labels, or choose another")
+    return dict(zip(file_names(format, stem, labels is not None), contents, strict=True))
+
+
+def _label_contents(format: str, labels: npt.NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
+    if format in ("nifti", "task01"):
+        from .nifti import nifti_labels
+
+        return nifti_labels(labels, record)
+    from .png import png_labels
+
+    return png_labels(labels, record)
 
 
 def _contents(format: str, image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> tuple[bytes, ...]:
-    if format == "nifti":
+    if format in ("nifti", "task01"):
         from .nifti import nifti, sidecar
 
-        return nifti(image, record), sidecar(record)
+        return (nifti(image, record), sidecar(record)) if format == "nifti" else (nifti(image, record),)
     if format == "dicom":
         from .dicom import dicom
 
@@ -76,7 +113,7 @@ def _contents(format: str, image: npt.NDArray[np.float32], record: Mapping[str, 
 
 def stored(format: str, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     """The pixels that a reader of such a file gets, with the axes of `image`: float32 for NIfTI, else grey levels."""
-    if format == "nifti":
+    if format in ("nifti", "task01"):
         return image
     from .levels import stored_levels
 
@@ -84,7 +121,7 @@ def stored(format: str, image: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def read(path: Path) -> npt.NDArray[Any]:
-    """The pixels of a file that `image_files` has made, as `stored` gives them."""
+    """The pixels of a file that `image_files` has made, as `stored` gives them; of a label map, the labels."""
     if path.suffix == ".png":
         from .png import read_png
 

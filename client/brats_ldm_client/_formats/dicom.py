@@ -33,7 +33,7 @@ def dicom(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> bytes:
     pydicom = need("pydicom")
     kept = core(record)
     rows = as_rows(stored_levels(image, 16)).astype("<u2")
-    series = {key: value for key, value in kept.items() if key != "seed"}
+    series = {key: value for key, value in kept.items() if key not in ("seed", "labels_sha256")}
     identifier = _uid("image", kept, hashlib.sha256(rows.tobytes()).hexdigest())
     data = pydicom.Dataset()
     for keyword, value in {

@@ -19,14 +19,23 @@ from .record import core, describe
 
 def nifti(image: npt.NDArray[np.float32], record: Mapping[str, Any]) -> bytes:
     """One slice as .nii.gz: raw values, 1 mm RAS voxels, x and y centred on 0. The height z is unknown: 0."""
+    return _volume(image.astype(np.float32), record, 1.0)
+
+
+def nifti_labels(labels: npt.NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
+    """The label map of a slice, on the same grid."""
+    return _volume(labels, record, 3.0)
+
+
+def _volume(plane: npt.NDArray[Any], record: Mapping[str, Any], largest: float) -> bytes:
     affine = np.eye(4)
-    affine[:2, 3] = [-(size - 1) / 2 for size in image.shape]
-    volume = nibabel.Nifti1Image(image[:, :, None].astype(np.float32), affine)  # type: ignore[no-untyped-call]
+    affine[:2, 3] = [-(size - 1) / 2 for size in plane.shape]
+    volume = nibabel.Nifti1Image(plane[:, :, None], affine)  # type: ignore[no-untyped-call]
     header: Any = volume.header
     header.set_xyzt_units("mm")
     header.set_intent("none", name="SYNTHETIC")
     header["descrip"] = describe(record).encode()
-    header["cal_min"], header["cal_max"] = 0.0, 1.0
+    header["cal_min"], header["cal_max"] = 0.0, largest
     text = json.dumps({"notice": NOTICE, "digital_source_type": SOURCE_TYPE, **core(record)}, sort_keys=True)
     header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", text.encode()))
     buffer = io.BytesIO()
@@ -55,7 +64,7 @@ def sidecar(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(fields, indent=1) + "\n").encode()
 
 
-def read_nifti(path: Path) -> npt.NDArray[np.float32]:
+def read_nifti(path: Path) -> npt.NDArray[Any]:
+    """The pixels [x, y] of an image, float32, or of a label map, uint8."""
     volume: Any = nibabel.load(path)
-    pixels: npt.NDArray[np.float32] = np.asarray(volume.dataobj, np.float32)[:, :, 0]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(np.asarray(volume.dataobj)[:, :, 0])

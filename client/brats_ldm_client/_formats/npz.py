@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .._types import Slice
 
 
-_HOW = ("sampler", "steps", "eta", *DEFAULTS)
+_HOW = ("sampler", "steps", "eta", *DEFAULTS, "guidance")
 
 
 def npz(slices: Sequence[Slice]) -> bytes:
@@ -33,6 +33,9 @@ def npz(slices: Sequence[Slice]) -> bytes:
     latents = [made.latent for made in slices if made.latent is not None]
     if len(latents) == len(slices):
         arrays["latents"] = np.stack(latents)
+    labels = [made.labels for made in slices if made.labels is not None]
+    if len(labels) == len(slices):
+        arrays["labels"] = np.stack(labels)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

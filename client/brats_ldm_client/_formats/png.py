@@ -20,6 +20,11 @@ def png(image: npt.NDArray[np.float32], record: Mapping[str, Any], bits: int) ->
     return pictures.png(rows, {**core(record), "Scaling": scaling(bits)})
 
 
+def png_labels(labels: npt.NDArray[np.uint8], record: Mapping[str, Any]) -> bytes:
+    """A label map whose levels are the labels 0 to 3, so it looks black."""
+    return pictures.png(pictures.as_rows(labels), core(record))
+
+
 def read_png(file: Path | IO[bytes]) -> npt.NDArray[Any]:
     with Image.open(file) as picture:
         # Older Pillows read 16 bits as 32.

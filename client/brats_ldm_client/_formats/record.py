@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._presets import DEFAULTS, named
+from .._presets import DEFAULTS, LABEL_FIELDS, named
 
 # The image depends on these. Server versions and times are in provenance.json only, so that files are reproducible.
-_CORE = ("synthetic", "seed", "sampler", "steps", "eta", *DEFAULTS, "model_name", "model_digest")
+_CORE = ("synthetic", "seed", "sampler", "steps", "eta", *DEFAULTS, *LABEL_FIELDS, "model_name", "model_digest")
 
 
 def core(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,9 +17,10 @@ def core(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def how_words(record: Mapping[str, Any]) -> str:
-    """Sampler, steps and eta; grid and decoder too, if they are not the default."""
+    """Sampler, steps and eta; grid and decoder too, if they are not the default; guidance, if there were labels."""
     others = named({key: record[key] for key in DEFAULTS if key in record})
-    return " ".join(["{sampler} steps={steps} eta={eta:g}".format_map(record), *map(str, others.values())])
+    labels = [f"guidance={record['guidance']:g}"] if "guidance" in record else []
+    return " ".join(["{sampler} steps={steps} eta={eta:g}".format_map(record), *map(str, others.values()), *labels])
 
 
 def describe(record: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from .._extras import need
-from .._formats import file_names, files_per_image, image_files, read, stem, stored
+from .._formats import PAIRED, file_names, files_per_image, image_files, read, stem, stored, task01
 from .._types import F32
+from ..labels.maps import U8
 from .hdf5 import Hdf5, read_hdf5
 from .plan import Plan, notice
 from .tar import Tar, read_tar
@@ -26,8 +27,8 @@ _ENDINGS = {"webdataset": ".tar", "hdf5": ".h5", "zarr": ".zarr"}
 class Writer(Protocol):
     """Writes the images of a shard."""
 
-    def encode(self, image: F32, record: Mapping[str, Any]) -> Any:
-        """The bytes of an image; called in several threads."""
+    def encode(self, image: F32, record: Mapping[str, Any], labels: U8 | None) -> Any:
+        """The bytes of an image, and of its label map if the plan has labels; called in several threads."""
 
     def add(self, encoded: Any) -> None:
         """Write what `encode` has made; called in the order of the seeds."""
@@ -43,15 +44,19 @@ class Files:
         self._path, self._format = path, format
         path.mkdir()
 
-    def encode(self, image: F32, record: Mapping[str, Any]) -> dict[str, bytes]:
-        return image_files(self._format, stem(record["seed"]), image, record)
+    def encode(self, image: F32, record: Mapping[str, Any], labels: U8 | None) -> dict[str, bytes]:
+        return image_files(self._format, stem(record["seed"]), image, record, labels)
 
     def add(self, encoded: dict[str, bytes]) -> None:
         for name, content in encoded.items():
+            (self._path / name).parent.mkdir(parents=True, exist_ok=True)
             (self._path / name).write_bytes(content)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Each shard is a data set of its own."""
+        if self._format == "task01":
+            (self._path / task01.INDEX).write_bytes(task01.dataset(self._path))
+            (self._path / task01.TEST).mkdir()
 
 
 def shard_name(index: int) -> str:
@@ -82,14 +87,14 @@ def check_package(format: str) -> None:
 
 def open_writer(plan: Plan, index: int, format: str, path: Path, size: tuple[int, ...]) -> Writer:
     """A writer of images of that size to `path`."""
-    seeds = plan.shard(index)
+    seeds, labels = plan.shard(index), bool(plan.labels)
     attributes = {**notice(), **plan.origin()}
     if format == "webdataset":
         return Tar(path)
     if format == "hdf5":
-        return Hdf5(path, seeds, size, attributes)
+        return Hdf5(path, seeds, size, attributes, labels)
     if format == "zarr":
-        return Zarr(path, seeds, size, attributes)
+        return Zarr(path, seeds, size, attributes, labels)
     return Files(path, format)
 
 
@@ -105,10 +110,22 @@ def read_pixels(folder: Path, plan: Plan, index: int, format: str, seeds: Sequen
     return [read(path / file_names(format, stem(seed))[0]) for seed in seeds]
 
 
+def read_maps(folder: Path, plan: Plan, index: int, format: str, seeds: Sequence[int]) -> list[npt.NDArray[Any]]:
+    """The label maps of some images of a shard, of a plan with labels."""
+    path, first = folder / artifact_name(index, format), plan.shard(index).start
+    if format == "webdataset":
+        return read_tar(path, seeds, "labels.png")
+    if format == "hdf5":
+        return [*read_hdf5(path, [seed - first for seed in seeds], "labels")]
+    if format == "zarr":
+        return [*read_zarr(path, [seed - first for seed in seeds], "labels")]
+    return [read(path / file_names(format, stem(seed), labels=True)[-1]) for seed in seeds]
+
+
 def stored_pixels(format: str, image: F32) -> npt.NDArray[Any]:
     """What a reader of that format must get: values, or the grey levels of a file."""
     kind = "png" if format == "webdataset" else format
-    return stored(kind, image) if kind in files_per_image else image
+    return stored(kind, image) if kind in (*files_per_image, *PAIRED) else image
 
 
 @contextlib.contextmanager

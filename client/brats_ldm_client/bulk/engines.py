@@ -9,13 +9,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from .._client import Client
 from .._errors import BratsLDMError, EngineError, InvalidRequest
-from .plan import Plan
+from ..labels import LabelSource
+from .plan import Plan, check_labels
 from .run import Done, Report, Silent, alone, fill, make_shard
 from .shard import is_whole
 
@@ -34,15 +35,21 @@ class Job:
     plan: Plan
     folder: Path
     connection: Mapping[str, Any] = field(repr=False)  # engines log what they call, and this may hold a secret
+    labels: LabelSource | None = None
 
     def __call__(self, index: int) -> int:
         with Client(**self.connection) as client:
-            make_shard(client, self.plan, self.folder, index)
+            make_shard(client, self.plan, self.folder, index, self.labels)
         return index
 
 
 def make_all_with(
-    engine: Engine, plan: Plan, folder: str | Path, connection: Mapping[str, Any], report: Report | None = None
+    engine: Engine,
+    plan: Plan,
+    folder: str | Path,
+    connection: Mapping[str, Any],
+    report: Report | None = None,
+    labels: LabelSource | None = None,
 ) -> Done:
     """Make all images of a plan that a folder lacks, by an engine; then the summary page.
 
@@ -55,6 +62,7 @@ def make_all_with(
         connection: The arguments of `Client` for the workers, such as `{"url": ["a:8001", "b:8001"]}`. Files that they
             name must be on the workers.
         report: Gets the progress, shard by shard; no single images.
+        labels: Of the plan, if it has labels. The workers read it from the same path.
 
     Raises:
         EngineError: the engine failed, left a shard out, or its workers write to another folder.
@@ -62,8 +70,10 @@ def make_all_with(
     """
 
     def make(plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
-        _make(engine, Job(plan, folder, connection), missing, report)
+        _make(engine, Job(plan, folder, connection, there), missing, report)
 
+    check_labels(plan, labels)
+    there = None if labels is None else replace(labels, path=labels.path.absolute())
     return fill(make, plan, Path(folder).absolute(), report or Silent())
 
 

@@ -53,6 +53,9 @@ def _origin(plan: Plan, sizes: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     yield "sampler, steps, eta", f"{plan.sampler}, {plan.steps}, {plan.eta:g}"
     for name, value in named({"timestep_grid": plan.timestep_grid, "decoder": plan.decoder}).items():
         yield name.replace("_", " "), value
+    if plan.labels:
+        yield "labels", plan.labels
+        yield "guidance", f"{plan.guidance:g}"
     yield "images in a shard", f"{plan.shard_size:,}"
     for format, size in sizes.items():
         yield format, size_words(size)

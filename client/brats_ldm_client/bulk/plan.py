@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InvalidRequest
-from .._formats import known_formats
-from .._presets import DECODER, DEFAULTS, GRID, named, resolve
+from .._formats import PAIRED, known_formats
+from .._presets import DECODER, DEFAULTS, GRID, GUIDANCE, named, resolve
+from ..labels import LabelSource
 from ..pictures import NOTICE, SOURCE_TYPE
 from .workplace import put_file
 
@@ -22,6 +23,7 @@ FORMATS = ("webdataset", "hdf5", "zarr", "png", "png16", "nifti", "dicom")
 MANIFEST = "manifest.json"
 _KIND, _VERSION = "brats-ldm bulk", 1
 _INT64 = 2**63
+_LABELS = ("labels", "guidance")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Plan:
     """Which images a folder holds, and how they are made. The same plan gives the same bytes.
 
     Raises:
-        InvalidRequest: no images, seeds beyond int64, or an unknown format.
+        InvalidRequest: no images, seeds beyond int64, an unknown format, or one that needs labels.
         TypeError: a number that is not whole.
     """
 
@@ -48,6 +50,9 @@ class Plan:
     """Identifies the weights."""
     timestep_grid: str = GRID
     decoder: str = DECODER
+    labels: str = ""
+    """Where the label maps come from, as `LabelSource.identity` says it; empty without labels."""
+    guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
         for name in ("seed_base", "count", "shard_size", "steps"):  # JSON has no NumPy integers
@@ -57,6 +62,9 @@ class Plan:
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}: it must be at least 1")
         formats_of(self.formats)  # refuses those that it does not know
+        if not self.labels and ({*PAIRED} & {*self.formats} or self.guidance != GUIDANCE):
+            what = f"guidance {self.guidance:g}" if self.guidance != GUIDANCE else f"format {PAIRED[0]}"
+            raise InvalidRequest(f"{what} is for images with labels: give labels too, or leave it out")
         last = self.seed_base + self.count - 1
         if not -_INT64 <= self.seed_base <= last < _INT64:
             raise InvalidRequest(f"seeds {self.seed_base} to {last} do not fit in int64: lower the first seed")
@@ -78,19 +86,24 @@ class Plan:
         return range(self.seed_base + first, self.seed_base + min(first + self.shard_size, self.count))
 
     def sampling(self) -> dict[str, Any]:
-        """How to ask a client for these images. The server takes an eta for ddim only."""
+        """How to ask a client for these images, but for labels and guidance. The server takes an eta for ddim only."""
         eta = self.eta if self.sampler == "ddim" else 0.0
         others = {"timestep_grid": self.timestep_grid, "decoder": self.decoder}
         return {"sampler": self.sampler, "steps": self.steps, "eta": eta, **others}
 
     def origin(self) -> dict[str, Any]:
         """How all images of the plan were made; without grid and decoder if they are the default."""
-        names = ("sampler", "steps", "eta", *DEFAULTS, "model_name", "model_digest")
+        names = ("sampler", "steps", "eta", *DEFAULTS, *(_LABELS if self.labels else ()), "model_name", "model_digest")
         return named({"synthetic": True, **{name: getattr(self, name) for name in names}})
 
-    def record(self, seed: int) -> dict[str, Any]:
-        """How the image of a seed was made. Nothing in it varies between servers of the same weights."""
-        return {"synthetic": True, "seed": seed, **self.origin()}
+    def record(self, seed: int, labels_sha256: str | None = None) -> dict[str, Any]:
+        """How the image of a seed was made. Nothing in it varies between servers of the same weights.
+
+        labels_sha256: of its label map; the plan knows only where all maps come from.
+        """
+        record = {"synthetic": True, "seed": seed, **self.origin()}
+        record.pop("labels", None)
+        return record if labels_sha256 is None else {**record, "labels_sha256": labels_sha256}
 
 
 def plan_for(
@@ -106,16 +119,20 @@ def plan_for(
     eta: float = 0.0,
     timestep_grid: str | None = None,
     decoder: str | None = None,
+    labels: LabelSource | None = None,
+    guidance: float = GUIDANCE,
 ) -> Plan:
     """The plan for a server's model.
 
     Args:
         model: what `model_of(client)` returns, which names the model and its weights.
         count: How many images.
-        formats: Of `FORMATS`; a string may hold several, with commas.
+        formats: Of `FORMATS`, or with labels "task01"; a string may hold several, with commas.
         seed_base: The first seed.
         shard_size: Images in a shard.
         preset: As for `Client.generate`, as are the five that follow it.
+        labels: Where the label maps come from; those who make the images get it too.
+        guidance: As for `Client.generate`.
 
     Raises:
         InvalidRequest: a `Plan` cannot be like that, or the server does not name its weights.
@@ -139,13 +156,26 @@ def plan_for(
         str(model["model_digest"]),
         how.timestep_grid,
         how.decoder,
+        "" if labels is None else labels.identity,
+        round(float(guidance), 5),
     )
+
+
+def check_labels(plan: Plan, labels: LabelSource | None) -> None:
+    """Raises InvalidRequest unless the label maps are those of the plan."""
+    identity = "" if labels is None else labels.identity
+    if identity != plan.labels:
+        raise InvalidRequest(
+            f"the labels are {identity or 'not given'}, and those of the plan {plan.labels or 'are none'}: "
+            "give the same labels to both"
+        )
 
 
 def formats_of(names: str | Sequence[str]) -> tuple[str, ...]:
     """The formats, in a fixed order and without repetition."""
-    asked = known_formats(names, FORMATS)
-    return tuple(name for name in FORMATS if name in asked)
+    known = (*FORMATS, *PAIRED)
+    asked = known_formats(names, known)
+    return tuple(name for name in known if name in asked)
 
 
 def notice() -> dict[str, Any]:
@@ -156,7 +186,10 @@ def notice() -> dict[str, Any]:
 def write_manifest(folder: Path, plan: Plan, hashes: Mapping[str, Any] | None = None) -> None:
     """Write manifest.json. `hashes` is for a finished run: those of the files beside it."""
     head = {"format": _KIND, "format_version": _VERSION, **notice()}
-    document = {**head, "plan": named(asdict(plan)), **(hashes or {})}
+    asked = named(asdict(plan))
+    if not plan.labels:  # so that a plan without has the bytes it had before there were labels
+        asked = {name: value for name, value in asked.items() if name not in _LABELS}
+    document = {**head, "plan": asked, **(hashes or {})}
     put_file(folder / MANIFEST, as_json(document))
 
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,11 @@ from .._errors import InvalidRequest
 from .._records import check_folder
 from .._types import Slice
 from ..files import TEMPORARY
+from ..labels import LabelSource
+from ..labels.maps import U8
 from .artifacts import check_packages, mark_name
 from .background import Background
-from .plan import MANIFEST, Plan, check_same, read_manifest, write_manifest
+from .plan import MANIFEST, Plan, check_labels, check_same, read_manifest, write_manifest
 from .shard import file_hash, is_whole, write_shard
 from .summary import SUMMARY, write_summary
 from .workplace import tidy, workplace
@@ -59,7 +62,9 @@ def model_of(client: Client) -> Mapping[str, Any]:
     return client.generate(1, seed=0, steps=1).provenance[0]
 
 
-def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | None = None) -> Done:
+def make_all(
+    client: Client, plan: Plan, folder: str | Path, report: Report | None = None, labels: LabelSource | None = None
+) -> Done:
     """Make all images of a plan that a folder lacks, then its summary page. Needs the memory of a few hundred images.
 
     Args:
@@ -67,17 +72,19 @@ def make_all(client: Client, plan: Plan, folder: str | Path, report: Report | No
         plan: What to make; see `plan_for`.
         folder: The folder; made when the first image has come.
         report: Gets the progress.
+        labels: Of the plan, if it has labels.
 
     Raises:
-        InvalidRequest: the folder holds something else, or another run writes to it.
+        InvalidRequest: the folder holds something else, or another run writes to it; or the labels are not the plan's.
         WeightsChanged: a server has other weights than the plan.
         BratsLDMError: the server failed, and so did the retries. Shards that are whole stay, here as always.
         OSError: a file could not be written.
     """
 
     def make(plan: Plan, folder: Path, missing: list[int], report: Report) -> None:
-        _make(client, plan, folder, missing, report, alone(plan, folder))
+        _make(client, plan, folder, missing, report, alone(plan, folder), labels)
 
+    check_labels(plan, labels)
     return fill(make, plan, Path(folder), report or Silent())
 
 
@@ -95,13 +102,18 @@ def fill(make: Callable[[Plan, Path, list[int], Report], object], plan: Plan, fo
     return Done(images, plan.count - images)
 
 
-def make_shard(client: Client, plan: Plan, folder: str | Path, index: int) -> None:
+def make_shard(client: Client, plan: Plan, folder: str | Path, index: int, labels: LabelSource | None = None) -> None:
     """`make_shards` for one shard."""
-    make_shards(client, plan, folder, [index])
+    make_shards(client, plan, folder, [index], labels=labels)
 
 
 def make_shards(
-    client: Client, plan: Plan, folder: str | Path, indices: Iterable[int], report: Report | None = None
+    client: Client,
+    plan: Plan,
+    folder: str | Path,
+    indices: Iterable[int],
+    report: Report | None = None,
+    labels: LabelSource | None = None,
 ) -> Done:
     """Make those of some shards that are missing: any number of processes can share the shards of a folder.
 
@@ -109,6 +121,7 @@ def make_shards(
     shard that the plan does not have.
     """
     folder, report = Path(folder), report or Silent()
+    check_labels(plan, labels)
     check_packages(plan)
     sizes = {index: len(plan.shard(index)) for index in indices}
     missing = _missing(plan, folder, sizes, check_plan(folder, plan))
@@ -116,7 +129,7 @@ def make_shards(
     there = sum(sizes.values()) - images
     report.there(there, len(sizes) - len(missing))
     if missing:
-        _make(client, plan, folder, missing, report, _beside_others(plan, folder))
+        _make(client, plan, folder, missing, report, _beside_others(plan, folder), labels)
     return Done(images, there)
 
 
@@ -185,10 +198,12 @@ def _make(
     missing: list[int],
     report: Report,
     claim: contextlib.AbstractContextManager[None],
+    labels: LabelSource | None,
 ) -> None:
     """One call for all images: the server never waits for the end of a shard. `claim` is the right to write."""
     seeds = itertools.chain.from_iterable(map(plan.shard, missing))
-    with closing(client.iter_images(seeds, **plan.sampling())) as slices:
+    maps = None if labels is None else partial(_map, labels, plan)
+    with closing(client.iter_images(seeds, labels=maps, guidance=plan.guidance, **plan.sampling())) as slices:
         first = next(slices)  # a server that refuses leaves no folder
 
         def write(arrived: Iterator[Slice]) -> None:
@@ -200,6 +215,10 @@ def _make(
             for made in itertools.chain([first], slices):
                 report.image(made)
                 writing.put(made)
+
+
+def _map(labels: LabelSource, plan: Plan, seed: int) -> U8:
+    return labels.map(seed - plan.seed_base, seed)
 
 
 def finish(plan: Plan, folder: Path) -> None:

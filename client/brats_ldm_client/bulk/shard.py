@@ -13,6 +13,7 @@ from typing import Any
 from .._errors import InvalidRequest, ProtocolError, WeightsChanged
 from .._statistics import Statistics
 from .._types import F32, Slice
+from ..labels.maps import digest
 from .artifacts import Writer, about, artifact_name, mark_name, open_writer, shard_name
 from .background import in_order
 from .plan import Plan, as_json, notice, read_json
@@ -42,16 +43,17 @@ def write_shard(plan: Plan, folder: Path, index: int, slices: Iterable[Slice]) -
 
 def _write_images(plan: Plan, folder: Path, place: Path, index: int, slices: Iterable[Slice]) -> dict[str, Any]:
     """Images into a workplace; returns what the mark says of them."""
-    seeds, pixels, hashes = plan.shard(index), Statistics(), list[str]()
+    seeds, pixels, hashes, maps = plan.shard(index), Statistics(), list[str](), list[str]()
     writers: list[tuple[Path, Writer]] = []
     try:
         arrived = _checked(plan, seeds, slices)
         for first in arrived:
             writers = _open_writers(plan, folder, place, index, first.image)
             encode = partial(_encode, plan, [writer for _, writer in writers])
-            for image, digest, encoded in in_order(encode, chain([first], arrived)):
+            for image, record, encoded in in_order(encode, chain([first], arrived)):
                 pixels.add(image)
-                hashes.append(digest)
+                hashes.append(pixel_hash(image))
+                maps += [record["labels_sha256"]] if plan.labels else []
                 for (path, writer), part in zip(writers, encoded, strict=True):
                     with about(path):
                         writer.add(part)
@@ -65,7 +67,8 @@ def _write_images(plan: Plan, folder: Path, place: Path, index: int, slices: Ite
         raise
     if len(hashes) != len(seeds):
         raise ProtocolError(f"shard {index} got {len(hashes)} of {len(seeds)} images")
-    return {"seeds": [*seeds], "pixels_sha256": hashes, "pixels": pixels.as_dict()}
+    labels = {"labels_sha256": maps} if plan.labels else {}
+    return {"seeds": [*seeds], "pixels_sha256": hashes, **labels, "pixels": pixels.as_dict()}
 
 
 def _open_writers(plan: Plan, folder: Path, place: Path, index: int, image: F32) -> list[tuple[Path, Writer]]:
@@ -77,10 +80,10 @@ def _open_writers(plan: Plan, folder: Path, place: Path, index: int, image: F32)
     return writers
 
 
-def _encode(plan: Plan, writers: Iterable[Writer], made: Slice) -> tuple[F32, str, list[Any]]:
-    """An image, the hash of its values, and what each writer will write of it."""
-    record = plan.record(made.seed)
-    return made.image, pixel_hash(made.image), [writer.encode(made.image, record) for writer in writers]
+def _encode(plan: Plan, writers: Iterable[Writer], made: Slice) -> tuple[F32, dict[str, Any], list[Any]]:
+    """An image, its record, and what each writer will write of it."""
+    record = plan.record(made.seed, None if made.labels is None else digest(made.labels))
+    return made.image, record, [writer.encode(made.image, record, made.labels) for writer in writers]
 
 
 def _checked(plan: Plan, seeds: Iterable[int], slices: Iterable[Slice]) -> Iterator[Slice]:
@@ -96,10 +99,12 @@ def _checked(plan: Plan, seeds: Iterable[int], slices: Iterable[Slice]) -> Itera
 def _check(plan: Plan, seed: int, made: Slice) -> None:
     if made.seed != seed:
         raise ProtocolError(f"the image of seed {made.seed} came in the place of seed {seed}")
-    digest = made.record.get("model_digest")
-    if digest != plan.model_digest:
+    if (made.labels is None) != (not plan.labels):
+        raise ProtocolError(f"the image of seed {seed} has {'no' if plan.labels else 'a'} label map, unlike the plan")
+    weights = made.record.get("model_digest")
+    if weights != plan.model_digest:
         raise WeightsChanged(
-            f"the image of seed {seed} was made with the weights {digest}, not {plan.model_digest}: "
+            f"the image of seed {seed} was made with the weights {weights}, not {plan.model_digest}: "
             "what is whole stays; ask a server with those weights, or choose another folder"
         )
 
@@ -147,6 +152,7 @@ def read_shard(plan: Plan, folder: Path, index: int) -> dict[str, Any]:
             and {name.split("/")[0] for name in files} == artifacts
             and all(_is_plain(name) and {"bytes", "sha256"} <= entry.keys() for name, entry in files.items())
             and len(mark["pixels_sha256"]) == len(mark["seeds"])
+            and (not plan.labels or len(mark["labels_sha256"]) == len(mark["seeds"]))
         )
     except (KeyError, TypeError, AttributeError):
         fits = False

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from .._extras import need
 from .._formats import image_files, stem
-from .._formats.png import read_png
+from .._formats.png import png_labels, read_png
 from .._types import F32
+from ..labels.maps import U8
 from .plan import notice
 
 
@@ -26,10 +27,11 @@ class Tar:
         writer = need("webdataset").TarWriter
         self._tar: Any = writer(self._file, user="", group="", mode=0o644, mtime=0, encoder=False)
 
-    def encode(self, image: F32, record: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(self, image: F32, record: Mapping[str, Any], labels: U8 | None) -> dict[str, Any]:
         key = stem(record["seed"])
         (png,) = image_files("png", key, image, record).values()
-        return {"__key__": key, "json": (json.dumps({**notice(), **record}) + "\n").encode(), "png": png}
+        files = {"__key__": key, "json": (json.dumps({**notice(), **record}) + "\n").encode(), "png": png}
+        return files if labels is None else {**files, "labels.png": png_labels(labels, record)}
 
     def add(self, encoded: dict[str, Any]) -> None:
         self._tar.write(encoded)
@@ -41,8 +43,8 @@ class Tar:
             self._file.close()
 
 
-def read_tar(path: Path, seeds: Sequence[int]) -> list[npt.NDArray[Any]]:
-    """The pixels of some images, with the axes of `Slice.image`."""
+def read_tar(path: Path, seeds: Sequence[int], kind: str = "png") -> list[npt.NDArray[Any]]:
+    """The pixels of some images, with the axes of `Slice.image`; or of their label maps, with the kind labels.png."""
     with tarfile.open(path) as tar:
-        members = [tar.extractfile(f"{stem(seed)}.png") for seed in seeds]
+        members = [tar.extractfile(f"{stem(seed)}.{kind}") for seed in seeds]
         return [read_png(io.BytesIO(member.read())) for member in members if member is not None]

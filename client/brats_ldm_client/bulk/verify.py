@@ -17,7 +17,8 @@ from .._errors import InvalidRequest, WeightsChanged
 from .._formats.levels import LARGEST
 from .._types import F32, Slice
 from ..files import REPORT, TEMPORARY
-from .artifacts import artifact_name, check_packages, mark_name, read_pixels, stored_pixels
+from ..labels.maps import U8, check_maps, digest
+from .artifacts import artifact_name, check_packages, mark_name, read_maps, read_pixels, stored_pixels
 from .plan import MANIFEST, Plan, read_manifest
 from .run import model_of
 from .shard import file_hash, files_of, pixel_hash, read_shard
@@ -167,11 +168,41 @@ def check_sample(
     prepare_sample(client, plan)
     chosen = random.Random(seed).sample(range(plan.count), min(count, plan.count))
     verdict.seeds = sorted(plan.seed_base + image for image in chosen)
-    with closing(client.iter_images(verdict.seeds, **plan.sampling())) as slices:
+    maps: dict[int, U8] = {}
+    seeds = _with_maps(folder, verdict, maps) if plan.labels else verdict.seeds
+    labels = maps.pop if plan.labels else None
+    asked = client.iter_images(seeds, labels=labels, guidance=plan.guidance, **plan.sampling())
+    with closing(asked) as slices:
         for made in slices:
             _check_weights(plan, made.record)  # of several servers, one was asked before
             verdict.faults += _differences(folder, plan, made, tolerance)
     return verdict
+
+
+def _with_maps(folder: Path, verdict: Verdict, maps: dict[int, U8]) -> Iterator[int]:
+    """The seeds whose label maps are as they were when the images were made; puts those maps into `maps`.
+
+    Seeds of other maps are faults, and no longer among those of the verdict.
+    """
+    for seed in [*verdict.seeds]:
+        try:
+            maps[seed] = _map(folder, verdict.plan, seed)
+        except Exception as error:  # what a library says of a damaged file can be anything
+            verdict.faults.append(f"seed {seed}: its label map is of no use ({_words(error)})")
+            verdict.seeds.remove(seed)
+            continue
+        yield seed
+
+
+def _map(folder: Path, plan: Plan, seed: int) -> U8:
+    """The label map of an image, from the files of the first format."""
+    index = (seed - plan.seed_base) // plan.shard_size
+    expected = read_shard(plan, folder, index)["labels_sha256"][seed - plan.shard(index).start]
+    (there,) = read_maps(folder, plan, index, plan.formats[0], [seed])
+    labels: U8 = check_maps(there)[0]
+    if digest(labels) != expected:
+        raise InvalidRequest(f"in {plan.formats[0]} it is not the one that the image was made with")
+    return labels
 
 
 def prepare_sample(client: Client, plan: Plan) -> None:
@@ -201,6 +232,10 @@ def _differences(folder: Path, plan: Plan, made: Slice, tolerance: float | None)
             (there,) = read_pixels(folder, plan, index, what, [made.seed])
             if off := _off(what, there, made.image, tolerance):
                 yield f"seed {made.seed}: its {what} is off by {off:.3g}"
+            if made.labels is not None:
+                (labels,) = read_maps(folder, plan, index, what, [made.seed])
+                if not np.array_equal(labels, made.labels):
+                    yield f"seed {made.seed}: its label map in {what} is another one"
     except Exception as error:  # what a library says of a damaged file can be anything
         yield f"seed {made.seed}: its {what} cannot be read ({_words(error)})"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from .._presets import DEFAULTS
 
-_OF_ONE_IMAGE = {"file", "sha256", "seed", "index"}
+_OF_ONE_IMAGE = {"file", "sha256", "seed", "index", "labels_sha256"}
 _SAID_ONCE = {"synthetic", "notice", "digital_source_type", "made_by"}
 _WEIGHTS = ("model_digest", "weights_sha256")
-_FIRST = ("model_name", *_WEIGHTS, "sampler", "steps", "eta", *DEFAULTS)  # in this order
+_FIRST = ("model_name", *_WEIGHTS, "sampler", "steps", "eta", *DEFAULTS, "guidance")  # in this order
 _RANGES = 60  # shown
 
 

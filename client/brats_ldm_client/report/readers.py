@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .._extras import need
-from .._presets import DEFAULTS
+from .._presets import DEFAULTS, LABEL_FIELDS
 from ..pictures import NOTICE, SOURCE_TYPE, from_rows
 
 ENDINGS = (".npz", ".nii.gz", ".nii", "_16bit.png", ".dcm", ".png")
@@ -88,7 +88,8 @@ def _png(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
         yield Picture(from_rows(rows))
 
 
-_TEXTS = ("seed", "sampler", "steps", "eta", *DEFAULTS, "model_name", "model_digest", "weights_sha256", "made_by")
+_HOW = ("sampler", "steps", "eta", *DEFAULTS, *LABEL_FIELDS)
+_TEXTS = ("seed", *_HOW, "model_name", "model_digest", "weights_sha256", "made_by")
 
 
 def _parsed(text: str) -> Any:

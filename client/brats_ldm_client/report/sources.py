@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from .. import _records
 from .._errors import BratsLDMError, InvalidRequest, MissingPackage
 from .._formats import stem
-from .._presets import DEFAULTS
+from .._presets import DEFAULTS, LABEL_FIELDS
 from .._statistics import total
 from ..bulk.artifacts import artifact_name, check_package, read_pixels
 from ..bulk.plan import MANIFEST, Plan, read_manifest
@@ -24,7 +24,7 @@ from .parameters import Group, joined, parameters_of
 from .readers import Picture
 
 _NOT_SLICES = {"contact_sheet.png", "evaluation.png"}
-_PREFERRED = ("nifti", "hdf5", "zarr", "png16", "dicom", "webdataset", "png")  # by precision
+_PREFERRED = ("nifti", "task01", "hdf5", "zarr", "png16", "dicom", "webdataset", "png")  # by precision
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _in_archive(path: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) 
 
 def _recipe(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """What decides, with its seed, how an image looks; `_UNKNOWN` where that is not recorded."""
-    names = ("sampler", "steps", "eta", *DEFAULTS, "model_digest", "weights_sha256", "start_noise")
+    names = ("sampler", "steps", "eta", *DEFAULTS, *LABEL_FIELDS, "model_digest", "weights_sha256", "start_noise")
     return tuple(str(records[0].get(name, DEFAULTS.get(name))) for name in names) if records else _UNKNOWN
 
 
