@@ -63,7 +63,7 @@ perf-analyzer: $(VENV)/.server  ## Measure with Triton's tool; ARGS="--concurren
 demo-weights: $(VENV)/.export $(VENV)/.tools  ## Train weights like the committed ones (hours)
 	$(BIN)/python -m training.phantom --out data/colin27 --volumes 160 --seed 0 --colin27 $(VENV)/ch2better.nii.gz
 	$(BIN)/python -m training.train_autoencoder --config demo --data data/colin27 --out runs/demo/autoencoder
-	$(BIN)/python -m training.train_diffusion --config demo --autoencoder runs/demo/autoencoder/snapshot \
+	$(BIN)/python -m training.train_diffusion --config demo-labels --autoencoder runs/demo/autoencoder/snapshot \
 		--data data/colin27 --out runs/demo/diffusion
 	$(BIN)/python -m training.distil_decoder --config demo --snapshot runs/demo/diffusion/snapshot --data data/colin27
 	$(BIN)/python -m training.align_steps --snapshot runs/demo/diffusion/snapshot --data data/colin27

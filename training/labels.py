@@ -56,7 +56,7 @@ def check_label_files(index: Index) -> None:
         except Exception as error:  # a damaged file can make the reader fail in any way
             problems.append(describe_file(volume.label or volume.path, error))
     if problems:
-        raise DataError(list_problems("label maps", problems, "unet.conditioning = labels needs one for each volume"))
+        raise DataError(list_problems("label maps", problems, "each volume needs one, with the grid of its image"))
 
 
 def cached_labels(root: Path, config: Data, processes: Processes, path: Path, index: Index) -> Tensor:

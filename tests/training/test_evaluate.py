@@ -177,7 +177,7 @@ def test_a_count_draws_by_the_seed_and_never_overwrites(phantom, folder, tmp_pat
 # --- the command
 
 
-@pytest.mark.parametrize("verb", ["evaluation", "evaluation.slices", "phantom"])
+@pytest.mark.parametrize("verb", ["evaluation", "evaluation.slices", "evaluation.labels", "phantom"])
 def test_help_is_readable_and_loads_no_large_library(verb: str) -> None:
     module = "training.evaluation.__main__" if verb == "evaluation" else f"training.{verb}"
     code = f"""import sys; from {module} import main

@@ -197,7 +197,7 @@ def test_maps_that_cannot_be_used_are_named(tmp_path) -> None:
     assert f"{names[1]} has the shape (32, 32, 3), and its image (32, 32, 4)" in lines[1]
     assert f"{names[2]} does not exist" in lines[2]
     assert f"dataset.json names no label map of {read_index(folder).volumes[3].path}" in lines[3]
-    assert lines[-1].startswith("unet.conditioning = labels needs one for each volume")
+    assert lines[-1].startswith("each volume needs one, with the grid of its image")
 
 
 def test_a_label_that_means_nothing_is_named(tmp_path) -> None:

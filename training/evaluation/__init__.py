@@ -1,6 +1,7 @@
 """Compare synthetic slices with real ones: distances between distributions, diversity, and a search for copies.
 
 `python -m training.evaluation` runs all of it; `python -m training.evaluation.slices` writes the real slices.
+`python -m training.evaluation.labels` measures whether slices follow the label maps that they were made from.
 """
 
 import os

@@ -142,12 +142,16 @@ def _notes(features: dict[str, Tensor], memorisation: Memorisation | None) -> li
     fewest, dimensions = min(len(part) for part in features.values()), features["real"].shape[1]
     if fewest <= dimensions:
         notes.append(f"FID of {fewest} slices in {dimensions} dimensions is far too high: take more slices, or the KID")
-    return notes + _memorisation_notes(memorisation)
+    if memorisation is None:
+        return [
+            *notes,
+            "memorisation: not checked; give --training, the folder of all slices that the model trained on",
+        ]
+    return notes + memorisation_notes(memorisation)
 
 
-def _memorisation_notes(result: Memorisation | None) -> list[str]:
-    if result is None:
-        return ["memorisation: not checked; give --training, the folder of all slices that the model trained on"]
+def memorisation_notes(result: Memorisation) -> list[str]:
+    """What the check found, and how far to trust it."""
     held_out = len(result.new_similarity)
     notes = [
         f"memorisation: {result.copies.sum()} of {len(result.copies)} synthetic slices are copies of training slices; "
@@ -155,7 +159,9 @@ def _memorisation_notes(result: Memorisation | None) -> list[str]:
         f"{result.held_out_alarms} of {held_out} held-out slices above the threshold"
     ]
     if result.controls_found < result.controls:
-        notes.append("memorisation: planted copies are missed, expect more: do --real and --training share volumes?")
+        notes.append(
+            "memorisation: planted copies are missed, expect more: do held-out and training slices share volumes?"
+        )
     if held_out < ROUGH:
-        notes.append(f"memorisation: {held_out} held-out slices give a rough threshold; --real with {ROUGH} is better")
+        notes.append(f"memorisation: {held_out} held-out slices give a rough threshold; {ROUGH} are better")
     return notes

@@ -136,7 +136,7 @@ def plant_copies(images: NDArray[np.float32], rng: np.random.Generator) -> NDArr
 def find_copies(
     synthetic: NDArray[np.float32], training: NDArray[np.float32], held_out: NDArray[np.float32], seed: int = 0
 ) -> Memorisation:
-    """Compare each synthetic slice with the training and the held-out slices, all float32 [n, H, W].
+    """Compare each synthetic slice with the training and the held-out slices, all float32 [n, H, W] (or float16).
 
     The held-out slices show how similar a new slice can be to the training slices. A Gumbel distribution, the one of
     the largest of many values, is fitted to their scores. It exceeds the threshold with the probability FALSE_ALARM.

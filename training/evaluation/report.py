@@ -1,7 +1,7 @@
 """An evaluation as text and as the content of evaluation.json."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,7 @@ def table(evaluation: Evaluation) -> str:
 def record(arguments: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
     """The content of evaluation.json: floats, counts and strings."""
     content: dict[str, Any] = {
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        **provenance(arguments),
         "slices": {name: len(slices.names) for name, slices in evaluation.compared.items()},
         "metrics": {name: {"synthetic": a, "reference": b} for name, (a, b) in evaluation.metrics.items()},
         "reading": {name: READING[name] for name in evaluation.metrics},
@@ -46,12 +45,25 @@ def record(arguments: Mapping[str, Any], evaluation: Evaluation) -> dict[str, An
     }
     if evaluation.memorisation is not None and evaluation.training is not None:
         content["slices"]["training"] = len(evaluation.training.names)
-        content["memorisation"] = _memorisation(evaluation, evaluation.memorisation, evaluation.training.names)
+        names = {**evaluation.compared, "training": evaluation.training}
+        content["memorisation"] = memorisation_record(
+            evaluation.memorisation, *(names[name].names for name in ("synthetic", "training", "real"))
+        )
     return content
 
 
-def _memorisation(evaluation: Evaluation, result: Memorisation, training_names: list[str]) -> dict[str, Any]:
-    held_out_names = evaluation.compared["real"].names
+def provenance(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that says how it was made: arguments of the command, and versions of packages."""
+    return {
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def memorisation_record(
+    result: Memorisation, synthetic: Sequence[str], training: Sequence[str], held_out: Sequence[str]
+) -> dict[str, Any]:
+    """The check as JSON has it. synthetic, training, held_out: names of the slices."""
     return {
         "copies": int(result.copies.sum()),
         "threshold": result.threshold,
@@ -63,11 +75,11 @@ def _memorisation(evaluation: Evaluation, result: Memorisation, training_names: 
                 "synthetic": name,
                 "copy": bool(result.copies[i]),
                 "score": float(result.score[i]),
-                "training": training_names[result.training.index[i]],
+                "training": training[result.training.index[i]],
                 "similarity_training": float(result.training.similarity[i]),
-                "held_out": held_out_names[result.held_out.index[i]],
+                "held_out": held_out[result.held_out.index[i]],
                 "similarity_held_out": float(result.held_out.similarity[i]),
             }
-            for i, name in enumerate(evaluation.compared["synthetic"].names)
+            for i, name in enumerate(synthetic)
         ],
     }

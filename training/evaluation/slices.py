@@ -89,7 +89,7 @@ def read_slices(folder: Path) -> Slices:
     images, names, problems = [], [], []
     for path in tqdm(files, desc=f"reading {folder.name}", unit="file", leave=False):
         try:
-            part = _checked(path, _READERS[chosen])
+            part = read_images(path, _READERS[chosen])
         except SliceError as error:
             problems.append(str(error))
             continue
@@ -100,19 +100,29 @@ def read_slices(folder: Path) -> Slices:
     return Slices(np.concatenate(images), names)
 
 
-def _checked(path: Path, read: "Callable[[Path], NDArray[Any]]") -> "NDArray[np.float32]":
-    """The slices of one file, float32 [n, 240, 240] in [0, 1]; clipped, because decoders overshoot."""
-    import numpy as np
+def read_images(path: Path, read: "Callable[[Path], NDArray[Any]]") -> "NDArray[np.float32]":
+    """The slices of one file, float32 [n, 240, 240] in [0, 1]; clipped, because decoders overshoot.
 
-    try:
-        images = np.asarray(read(path), np.float32)
-    except Exception as error:  # a damaged file can make its reader fail in any way
-        raise SliceError(describe_file(path, error)) from None
-    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or not len(images):
-        raise SliceError(f"{path} has the shape {list(images.shape)}")
+    Raises:
+        SliceError: the file cannot be read, or has another shape or range.
+    """
+    images = read_planes(path, read)
     if not (abs(images) <= OVERSHOOT).all():
         raise SliceError(f"{path} has values from {images.min():g} to {images.max():g}")
     return images.clip(0, 1)
+
+
+def read_planes(path: Path, read: "Callable[[Path], NDArray[Any]]") -> "NDArray[np.float32]":
+    """What `read` finds in a file, float32 [n, 240, 240]. Raises SliceError if it cannot, or the shape is another."""
+    import numpy as np
+
+    try:
+        planes = np.asarray(read(path), np.float32)
+    except Exception as error:  # a damaged file can make its reader fail in any way
+        raise SliceError(describe_file(path, error)) from None
+    if planes.ndim != 3 or planes.shape[1:] != (SIDE, SIDE) or not len(planes):
+        raise SliceError(f"{path} has the shape {list(planes.shape)}")
+    return planes
 
 
 def _read_npz(path: Path) -> "NDArray[Any]":
@@ -127,7 +137,8 @@ def _read_npz(path: Path) -> "NDArray[Any]":
     return images
 
 
-def _read_nifti(path: Path) -> "NDArray[Any]":
+def read_nifti(path: Path) -> "NDArray[Any]":
+    """The slices of a NIfTI file [n, x, y]; axes point to patient Right and Anterior. Raises any error of a reader."""
     import nibabel as nib
 
     from training.nifti import TOLERANCE, check_whole, in_mm, open_nifti, spacing
@@ -157,7 +168,7 @@ def _read_png(path: Path) -> "NDArray[Any]":
     return pixels[None, ::-1, ::-1].transpose(0, 2, 1)  # anterior up, patient right on the left
 
 
-_READERS = dict(zip(SUFFIXES, (_read_npz, _read_nifti, _read_nifti, _read_png, _read_png), strict=True))
+_READERS = dict(zip(SUFFIXES, (_read_npz, read_nifti, read_nifti, _read_png, _read_png), strict=True))
 
 
 def write_slices(arguments: Arguments) -> str:
