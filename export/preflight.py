@@ -137,6 +137,11 @@ def _limits_of(folder: Path, model: str, configs: Configs) -> Iterator[str]:
     recorded, steps = record.get("steps_per_call", 0), _steps_declared(configs)
     if recorded != steps:
         yield f"{model}/1/model.json: steps_per_call is {recorded}, but {STEPS_MODEL} has {steps}: export again"
+    conditioning = record.get("conditioning", "none")
+    takes_condition = any(tensor.name == "condition" for tensor in configs["unet"]["default"].input)
+    if takes_condition != (conditioning == "labels"):
+        has = "an input" if takes_condition else "no input"
+        yield f"{model}/1/model.json: conditioning is {conditioning}, but unet has {has} condition: export again"
     for parameter, network in LIMITED_BY.items():
         value = configs[model]["default"].parameters[parameter].string_value
         most = configs[network]["default"].max_batch_size

@@ -18,7 +18,7 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from export.__main__ import main as export
-from export.graphs import GRAPHS, VAE_DECODER_TINY, unet_steps
+from export.graphs import UNET_LABELS, VAE_DECODER, VAE_DECODER_TINY, unet_steps
 from server import resources
 from server.process import TritonServer
 from support.common import ROOT
@@ -159,7 +159,7 @@ def test_a_precision_without_its_graph_says_how_to_get_it(machine: Machine) -> N
 
 def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_path: Path) -> None:
     plans = sys.modules[container.prepare.__module__]
-    for graph in GRAPHS:
+    for graph in (UNET_LABELS, VAE_DECODER):
         command = plans.build_command(ROOT / "model_repository", tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1")
         rows = {"min": 1, "opt": graph.opt_batch_size, "max": graph.max_batch_size}
         for limit, count in rows.items():
@@ -175,7 +175,7 @@ def test_trtexec_gets_the_profiles_of_the_records(container: ModuleType, tmp_pat
 
 def test_several_steps_in_a_call_get_a_plan_too(machine: Machine, container: ModuleType, tmp_path: Path) -> None:
     add_steps(machine.source, 3)
-    plans, graph = sys.modules[container.prepare.__module__], unet_steps(3)
+    plans, graph = sys.modules[container.prepare.__module__], unet_steps(3, labels=True)
     command = plans.build_command(machine.source, tmp_path / "a" / "1" / "p", graph.name, "fp16", "10.1")
     for limit, rows in (("min", 1), ("opt", graph.opt_batch_size), ("max", graph.max_batch_size)):
         shapes = [f"{spec.name}:{'x'.join(map(str, (rows, *spec.shape)))}" for spec in graph.inputs]
@@ -206,7 +206,9 @@ def test_dry_run_prints_the_commands_of_the_docs(machine: Machine) -> None:
     assert result.returncode == 1  # the limits are read from the repository
     result = machine.run("prepare", f"--source={machine.source}", "--into=/models", "--dry-run")
     unet, decoder = result.stdout.splitlines()
-    assert "--minShapes=latent:1x1x64x64,timesteps:1x1 --optShapes=latent:8x1x64x64,timesteps:8x1" in unet
+    # As in docs/tensorrt.md, with the shapes that it has for weights that take labels.
+    shapes = [f"latent:{rows}x1x64x64,condition:{rows}x4x64x64,timesteps:{rows}x1" for rows in (1, 8)]
+    assert f"--minShapes={shapes[0]} --optShapes={shapes[1]}" in unet
     assert "--saveEngine=/models/vae_decoder/1/model.plan" in decoder
 
 

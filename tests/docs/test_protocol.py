@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from PIL.PngImagePlugin import PngImageFile
 
 from brats_ldm_client import Client
-from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, TINY_TEMPLATES, parse_config
+from export.configs import STEPS_PER_CALL, STEPS_TEMPLATES, TINY_TEMPLATES, parse_config, write_condition
+from mri_ldm.conditioning import LABELS
 from mri_ldm.request import (
     DECODERS,
     DEFAULT_DECODER,
@@ -24,6 +25,8 @@ from mri_ldm.request import (
     DEFAULT_SAMPLER,
     DEFAULT_STEPS,
     LARGEST_LATENT,
+    MOST_GUIDANCE,
+    NO_GUIDANCE,
     PREVIEW_DECODERS,
 )
 from mri_ldm.samplers import SAMPLERS
@@ -37,7 +40,13 @@ MODELS = ("mri_ldm", "mri_ldm_stream", "unet", "vae_decoder", "vae_decoder_tiny"
 CONFIGS = {name: ROOT / "model_repository" / name / "config.pbtxt" for name in MODELS[:-2]}
 CONFIGS["vae_decoder_tiny"] = TINY_TEMPLATES / "config.pbtxt"
 CONFIGS["unet_steps"] = STEPS_TEMPLATES / "config.pbtxt"
-TYPES = {"TYPE_INT64": "INT64", "TYPE_INT32": "INT32", "TYPE_FP32": "FP32", "TYPE_STRING": "BYTES"}
+TYPES = {
+    "TYPE_INT64": "INT64",
+    "TYPE_INT32": "INT32",
+    "TYPE_UINT8": "UINT8",
+    "TYPE_FP32": "FP32",
+    "TYPE_STRING": "BYTES",
+}
 FIELDS = re.findall(r"^\| [a-z_, ]+ \| .* \|$", PAGE.split("| field | content |")[1].split("\n\n")[0], re.M)
 """Rows about the fields of `queue`."""
 EXAMPLES = re.findall(r"```(bash|python)\n(.*?)```", PAGE, re.DOTALL)
@@ -67,12 +76,13 @@ def declared(fields: list[Message], k: str = "K") -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_tables_are_the_tensors_of_the_model(model: str) -> None:
+def test_the_tables_are_the_tensors_of_the_model(model: str, tmp_path: Path) -> None:
     config = parse_config(CONFIGS[model])
     text = section(model)
     if model == "unet_steps":
+        write_condition(STEPS_TEMPLATES, tmp_path, 4)
         text, torch_inputs = text.split("In profile `torch`")
-        torch = parse_config(STEPS_TEMPLATES / "configs" / "torch.pbtxt")
+        config, torch = (parse_config(tmp_path / path) for path in ("config.pbtxt", "configs/torch.pbtxt"))
         assert declared(list(torch.input)) == declared(list(config.input)) + tensors(torch_inputs)
     shown = tensors(text)
     if model == "mri_ldm_stream":
@@ -97,6 +107,9 @@ def test_ranges_and_defaults_are_those_of_the_code() -> None:
     assert inputs["timestep_grid"][1] == f"`{LEADING}`"
     assert inputs["sampler"][1] == f"`{DEFAULT_SAMPLER}`"
     assert inputs["eta"][1] == f"{DEFAULT_ETA:g}"
+    assert inputs["labels"][0] == f"0 to {max(LABELS)}"
+    assert inputs["guidance"][0].startswith(f"{NO_GUIDANCE:g} to {MOST_GUIDANCE:g}")
+    assert inputs["guidance"][1] == f"{NO_GUIDANCE:g}"
     assert inputs["latent"][0].startswith(f"-{LARGEST_LATENT:g} to {LARGEST_LATENT:g}")
 
 

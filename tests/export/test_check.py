@@ -197,6 +197,12 @@ def test_plans_of_a_mixed_fleet_are_held_to_their_own_gpu(repository: Path, caps
         ("unet/config.pbtxt", "graph_spec", "graph_specs", 'has no field named "graph_specs"'),
         ("vae_decoder/configs/cpu.pbtxt", 'name: "vae', 'name: "vee', "name is 'vee_decoder', but the folder is"),
         ("mri_ldm/1/model.json", '"unet": 64', '"unet": 16', "unet takes 16 rows, but its config.pbtxt says 64"),
+        (
+            "mri_ldm/1/model.json",
+            '"conditioning": "labels"',
+            '"conditioning": "none"',
+            "conditioning is none, but unet has an input condition: export again",
+        ),
         ("mri_ldm/config.pbtxt", '"2"', '"8"', "decode_batch is '8', but vae_decoder takes 4 rows at most"),
     ],
 )

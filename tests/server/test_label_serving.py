@@ -47,7 +47,7 @@ def ask(client: triton.InferenceServerClient, rows: list[RowParameters]) -> trit
 
 def ask_together(server: TritonServer, requests: list[list[RowParameters]]) -> list[triton.InferResult]:
     """All requests at once, so that their rows share calls of the network."""
-    answers: queue.SimpleQueue = queue.SimpleQueue()
+    answers: queue.Queue = queue.Queue()
     outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
     with triton.InferenceServerClient(server.grpc_url) as client:
         for number, rows in enumerate(requests):

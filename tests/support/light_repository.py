@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.configs import FRONT_MODELS, TINY_MODEL, write_steps_configs, write_tiny_configs
+from export.configs import FRONT_MODELS, TINY_MODEL, write_condition, write_steps_configs, write_tiny_configs
 from support.common import ROOT
 from training.files import sha256, write_text
 
@@ -53,6 +53,7 @@ def add_tiny(folder: Path) -> None:
 def add_steps(folder: Path, steps: int) -> None:
     """Give such a copy unet_steps, as export does."""
     write_steps_configs(folder / "unet_steps", steps)
+    write_condition(folder / "unet_steps", folder / "unet_steps", 4)  # the demo weights take labels
     (folder / "unet_steps" / "1").mkdir()
     for name in ("model.onnx", "model.fp16.onnx"):
         (folder / "unet_steps" / "1" / name).write_text(f"{name} of unet_steps")

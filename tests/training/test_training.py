@@ -33,7 +33,9 @@ from training.run import Run
 
 
 def test_a_bad_configuration_names_its_field(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="no configuration 'nope': give one of brats, demo"):
+    with pytest.raises(
+        ConfigError, match="no configuration 'nope': give one of brats, brats-labels, demo, demo-labels"
+    ):
         load_config("nope")
     with pytest.raises(ConfigError, match="learning_rat"):
         config_from_dict({"diffusion_training": {"learning_rat": 1}}, "x.toml")
