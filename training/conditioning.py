@@ -21,8 +21,6 @@ PIXELS = 4
 """Pixels of a side that one number of a latent stands for."""
 FIRST = "conv_in.conv.weight"
 """The only weights that see the condition."""
-DROPPED = 0.5
-"""Share of the rows of training that see no label map."""
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(latents [B, 1, 64, 64], timesteps [B]) -> predicted noise [B, 1, 64, 64]"""
 

@@ -13,7 +13,7 @@ from training.data import label_transforms, load_volume, open_volumes, padded
 from training.decathlon import DataError, Index, Section, read_index
 from training.file_problems import describe_file, list_problems
 from training.files import sha256
-from training.latents import cached_tensors, draw_slices
+from training.latents import cached_tensors, draw_slices, sees_labels
 from training.nifti import NiftiError, open_nifti
 from training.processes import Processes
 
@@ -74,10 +74,18 @@ def draw_condition(
     part: int = 0,
     all_parts: int = 1,
 ) -> Tensor:
-    """The condition of the slices that `draw_latents` draws: float32 [volumes * slices, CHANNELS, 64, 64].
+    """The condition of the slices that `draw_latents` draws with `lesions_in`: [volumes * slices, CHANNELS, 64, 64].
 
+    Float32; zeros for the half of the rows that see no map. So one network learns both (Ho & Salimans 2022, section
+    3.2). That the others mostly show a lesion changes how often a map comes up, and not which images belong to it.
     labels: of `encode_labels`.
     """
     share = (volumes_per_batch, slices_per_volume, seed, iteration, part, all_parts)
-    volumes, slices, _ = draw_slices(labels.shape[0], labels.shape[1], *share)
-    return condition_of(labels[volumes, slices].flatten(0, 1))
+    volumes, slices, _ = draw_slices(labels.shape[0], labels.shape[1], *share, lesions_in(labels))
+    condition = condition_of(labels[volumes, slices].flatten(0, 1))
+    return condition * sees_labels(len(condition), iteration)[:, None, None, None]
+
+
+def lesions_in(labels: Tensor) -> Tensor:
+    """Where a slice of `encode_labels` shows a lesion: bool [volumes, depth]."""
+    return labels.flatten(2).any(2)

@@ -109,14 +109,16 @@ def draw_latents(
     iteration: int,
     part: int = 0,
     all_parts: int = 1,
+    lesions: Tensor | None = None,
 ) -> Tensor:
     """One part of an iteration's unscaled latents z = mu + sigma * eps, [volumes * slices, 1, 64, 64].
 
-    Slices are drawn with replacement. The result does not depend on the process that draws it.
+    Slices are drawn with replacement. The result does not depend on the process that draws it. lesions: see
+    `draw_slices`.
     """
     count, depth = latents["mu"].shape[:2]
     share = (volumes_per_batch, slices_per_volume, seed, iteration, part, all_parts)
-    volumes, slices, generator = draw_slices(count, depth, *share)
+    volumes, slices, generator = draw_slices(count, depth, *share, lesions)
     mu, sigma = (latents[name][volumes, slices].flatten(0, 1)[:, None] for name in ("mu", "sigma"))
     return mu + sigma * torch.randn(mu.shape, generator=generator)
 
@@ -130,15 +132,29 @@ def draw_slices(
     iteration: int,
     part: int,
     all_parts: int,
+    lesions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, torch.Generator]:
     """Numbers of volumes, out of `count`, [volumes, 1], and of slices, out of `depth`, [volumes, slices].
 
-    With the generator for what else a part draws.
+    With the generator for what else a part draws. lesions: bool [count, depth], where a slice shows one; the rows of
+    `sees_labels` are then drawn among those slices, if their volume has any.
     """
     drawn = draw_volumes(count, volumes_per_batch * all_parts, seed, iteration).reshape(all_parts, -1)[part]
     generator = torch.Generator().manual_seed(derived_seed(seed, iteration, 3, part))
     slices = torch.randint(depth, (len(drawn), slices_per_volume), generator=generator)
+    if lesions is not None:
+        which = torch.rand(slices.shape, generator=generator)
+        for row in sees_labels(slices.numel(), iteration).nonzero().flatten().tolist():
+            volume, place = divmod(row, slices_per_volume)
+            shown = lesions[drawn[volume]].nonzero().flatten()
+            if len(shown):
+                slices[volume, place] = shown[int(which[volume, place] * len(shown))]
     return torch.from_numpy(drawn)[:, None], slices, generator
+
+
+def sees_labels(rows: int, iteration: int) -> Tensor:
+    """Which rows of a batch see their label map, bool [rows]: every second one, the others in the next iteration."""
+    return (torch.arange(rows) + iteration) % 2 == 0
 
 
 def measure_scale_factor(

@@ -7,7 +7,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.conditioning import DROPPED, Denoiser, given_labels
+from training.conditioning import Denoiser, given_labels
 from training.config import Config, NoiseSchedule
 from training.perceptual import PerceptualLoss
 
@@ -76,15 +76,11 @@ def diffusion_step(
     """The simplified objective, E |eps - eps_theta(x_t, t)|^2 (Ho et al. 2020, eq. 14), t uniform.
 
     latents: scaled, [B, 1, 64, 64]; alpha_bars: float [T]. Draws t and eps from torch's global generator.
-    condition: [B, CHANNELS, 64, 64], for a UNet that takes one; a row loses it with the probability DROPPED,
-    drawn after the others (Ho & Salimans 2022, algorithm 1).
+    condition: [B, CHANNELS, 64, 64], for a UNet that takes one.
     Returns the mean squared error of each row, [B].
     """
     timesteps = torch.randint(len(alpha_bars), (len(latents),), device=latents.device)
-    noise = torch.randn_like(latents)
-    if condition is not None:
-        condition = condition * (torch.rand(len(latents), 1, 1, 1, device=latents.device) >= DROPPED)
-    return noise_error(unet, latents, timesteps, noise, alpha_bars, condition)
+    return noise_error(unet, latents, timesteps, torch.randn_like(latents), alpha_bars, condition)
 
 
 def noise_error(

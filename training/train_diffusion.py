@@ -55,7 +55,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     from training.conditioning import LABELS, condition_of, given_labels, given_none, label_counts
     from training.decathlon import describe_data, read_index
     from training.interrupt import Interrupt
-    from training.labels import LABELS_FILE, cached_labels, draw_condition
+    from training.labels import LABELS_FILE, cached_labels, draw_condition, lesions_in
     from training.latents import LATENTS, cached_latents, draw_latents, latents_key, measure_scale_factor
     from training.losses import alpha_bars_of
     from training.networks import build_autoencoder, build_unet
@@ -88,9 +88,10 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     scale_factor = processes.agree(measure_scale_factor(latents, *share, settings.scale_factor_batches))
     if processes.first:
         print(f"scale factor: {scale_factor:.4f}")
-    held_out = held_out_maps = labels = None
+    held_out = held_out_maps = labels = lesions = None
     if takes_labels := config.unet.conditioning == "labels":
         labels = cached_labels(data, config.data, processes, out / LABELS_FILE, index)
+        lesions = lesions_in(labels)
     if settings.validate_every and processes.first:
         held_out = scale_factor * encode_mean(autoencoder, validation_slices(data, config, settings))
         held_out_maps = validation_labels(data, config, settings) if takes_labels else None
@@ -138,7 +139,7 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
     bar = tqdm(range(run.iteration, total), "diffusion", total, initial=run.iteration, disable=not processes.first)
     with run.saving(), Interrupt(processes) as interrupt:
         for iteration in bar:
-            drawn = {part: draw_latents(latents, *share, iteration, part, all_parts) for part in parts}
+            drawn = {part: draw_latents(latents, *share, iteration, part, all_parts, lesions) for part in parts}
             batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
             conditions = {}
             if labels is not None:

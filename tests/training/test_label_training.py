@@ -19,9 +19,8 @@ from training.config import Config, ConfigError, Data, load_config
 from training.data import Compose, label_transforms, load_volume, open_volumes, padded, volume_transforms
 from training.decathlon import TASK, DataError, read_index
 from training.dry_run import memory
-from training.labels import draw_condition, encode_labels
+from training.labels import draw_condition, encode_labels, lesions_in
 from training.latents import draw_latents
-from training.losses import diffusion_step
 from training.networks import build_unet
 
 SMALL = Data(size=32, depth=4, workers=1, modality="any")
@@ -85,36 +84,45 @@ def test_a_map_lies_on_its_image_whatever_the_orientation(tmp_path, axes) -> Non
     assert counts[:, :, [0, 2]].max() == 0
 
 
-def test_conditions_belong_to_the_latents_of_the_same_slices() -> None:
-    numbers = torch.arange(5 * 4, dtype=torch.float32).reshape(5, 4, 1, 1)
-    latents = {"mu": numbers.expand(5, 4, 8, 8), "sigma": torch.zeros(5, 4, 8, 8)}
-    labels = (numbers.to(torch.uint8) % 17)[:, :, None].expand(5, 4, 3, 8, 8)
-    for iteration in range(20):
-        share = (3, 2, 0, iteration)
-        z, condition = draw_latents(latents, *share), draw_condition(labels, *share)
-        assert torch.equal(condition[:, 0] * 16, z[:, 0] % 17)
+def slices_with_labels() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Five volumes of eight slices: latents that hold the number of their slice, and labels that do, too.
+
+    Volume 0 shows no lesion, the others in one slice in four.
+    """
+    numbers = torch.arange(5 * 8, dtype=torch.float32).reshape(5, 8, 1, 1)
+    shown = (torch.arange(8) % 4 == 1) & (torch.arange(5) > 0)[:, None]
+    labels = (numbers.to(torch.uint8) % 16 + 1)[:, :, None] * shown[:, :, None, None, None].to(torch.uint8)
+    latents = {"mu": numbers.expand(5, 8, 8, 8), "sigma": torch.zeros(5, 8, 8, 8)}
+    return latents, labels.expand(5, 8, 3, 8, 8)
 
 
-def test_about_half_of_the_rows_see_no_map_and_other_draws_are_as_without() -> None:
-    seen = []
+def test_every_second_row_sees_the_map_of_its_own_slice_most_often_with_a_lesion() -> None:
+    latents, labels = slices_with_labels()
+    lesions, numbers, seeing = lesions_in(labels), [], []
+    for iteration in range(60):
+        z = draw_latents(latents, 3, 2, 0, iteration, lesions=lesions)[:, 0, 0, 0].long()
+        condition = draw_condition(labels, 3, 2, 0, iteration)
+        for row, (number, seen) in enumerate(zip(z.tolist(), condition, strict=True)):
+            assert bool(seen[-1].all()) == bool(seen[-1].any()) == ((row + iteration) % 2 == 0)
+            wanted = labels[number // 8, number % 8].float() / 16 * seen[-1].mean()
+            assert torch.equal(seen[:-1], wanted)
+            numbers.append(number)
+            seeing.append(bool(seen[-1].any()))
+    drawn, labelled = torch.tensor(numbers), torch.tensor(seeing)
+    shown = lesions.flatten()[drawn]
+    assert shown[labelled & (drawn >= 8)].all()
+    assert set(drawn[labelled & (drawn < 8)].tolist()) == set(range(8))  # no lesion to choose in that volume
+    assert 0.1 < shown[~labelled].float().mean() < 0.3
+    assert set(drawn[~labelled].tolist()) == set(range(40))
 
-    def unet(inputs, timesteps):
-        seen.append((inputs, timesteps))
-        return torch.zeros_like(inputs[:, :1])
 
-    latents, alpha_bars = torch.randn(400, 1, 8, 8), torch.linspace(0.99, 0.01, 1000)
-    condition = condition_of(torch.full((400, 3, 8, 8), 5, dtype=torch.uint8))
-    torch.manual_seed(1)
-    diffusion_step(unet, latents, alpha_bars, condition)
-    torch.manual_seed(1)
-    diffusion_step(unet, latents, alpha_bars)
-    (labelled_inputs, timesteps), (plain, plain_timesteps) = seen
-    assert torch.equal(labelled_inputs[:, :1], plain)
-    assert torch.equal(timesteps, plain_timesteps)
-    given = labelled_inputs[:, -1].flatten(1)
-    assert set(given.unique().tolist()) == {0, 1}
-    assert 160 < given[:, 0].sum() < 240
-    assert not labelled_inputs[given[:, 0] == 0, 1:].any()
+def test_without_labels_slices_and_noise_are_drawn_as_ever() -> None:
+    latents, labels = slices_with_labels()
+    latents["sigma"] = torch.ones(5, 8, 8, 8)
+    for iteration in range(4):
+        plain = draw_latents(latents, 3, 2, 0, iteration)
+        assert not torch.equal(plain, draw_latents(latents, 3, 2, 0, iteration, lesions=lesions_in(labels)))
+        assert torch.equal(plain, draw_latents(latents, 3, 2, 0, iteration, 0, 1))
 
 
 def conditioned(config: Config) -> Config:
