@@ -151,7 +151,7 @@ def _record(row_steps: int, most: int, counted: Done, served: Sequence[float], c
 def write_repository(options: argparse.Namespace, folder: Path, most: int) -> list[str]:
     """Write it; returns the names of its UNets."""
     source = options.repository
-    copy_front(source, FRONT, folder)
+    copy_front(source, FRONT, folder, toys=not options.own_networks)
     copy_model(MODELS / f"{BARE_CALLS}.pbtxt", MODELS / "bls_calls.py", folder)
     if options.own_networks:
         for model in (model for model in NETWORKS if (source / model).is_dir()):

@@ -22,7 +22,7 @@ NETWORKS = ("unet", "vae_decoder")
 def write_waiting(source: Path, folder: Path, device: Device) -> Path:
     """A repository with the front models of `source` and networks that wait as `device` would compute."""
     for front in FRONTS:
-        copy_front(source, front, folder)
+        copy_front(source, front, folder, toys=True)
     seconds = {"unet": (device.base, device.row), "vae_decoder": (0.0, device.decode)}
     for network, values in seconds.items():
         config = copy_model(MODELS / f"{network}.pbtxt", CODE, folder)

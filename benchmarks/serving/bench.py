@@ -157,6 +157,10 @@ def _signal(contestant: Contestant, number: signal.Signals) -> None:
 
 def _renew_code(repository: Path) -> None:
     """Bring code and configuration of an earlier export's models up to date. Only weights take long."""
+    # Imported here, as the export in `Bench.repository`.
+    from export.configs import write_condition
+    from export.manifest import read_model
+    from training.conditioning import CHANNELS
 
     def others(folder: str, names: list[str]) -> list[str]:
         return [name for name in names if not (Path(folder, name).is_dir() or name.endswith((".py", ".pbtxt")))]
@@ -164,6 +168,8 @@ def _renew_code(repository: Path) -> None:
     for model in COMMITTED.iterdir():
         if (repository / model.name).is_dir():
             shutil.copytree(model, repository / model.name, ignore=others, dirs_exist_ok=True)
+    labels = read_model(repository).get("conditioning") == "labels"
+    write_condition(repository / "unet", repository / "unet", CHANNELS if labels else 0)
 
 
 def relative_error(images: Array, reference: Array) -> float:

@@ -15,7 +15,7 @@ from export import repository
 from export.__main__ import main
 from export.compare import ParityError
 from export.configs import ConfigMismatch, check_configs
-from export.graphs import UNET, VAE_DECODER, VAE_DECODER_TINY, graphs_of, random_inputs, with_steps
+from export.graphs import UNET, UNET_LABELS, VAE_DECODER, VAE_DECODER_TINY, graphs_of, random_inputs, with_steps
 from export.onnx.read import _weights
 from export.onnx.run import compare_onnx, cpu_session
 from export.onnx.write import export_onnx
@@ -172,16 +172,16 @@ def test_a_config_that_drifted_stops_with_the_difference(tmp_path: Path) -> None
     for profile in ("config.pbtxt", "configs/cpu.pbtxt"):
         (tmp_path / profile).parent.mkdir(exist_ok=True)
         (tmp_path / profile).write_text((repository.SOURCE / "unet" / profile).read_text())
-    check_configs(UNET, tmp_path)
+    check_configs(UNET_LABELS, tmp_path)
     cpu = tmp_path / "configs" / "cpu.pbtxt"
     cpu.write_text(cpu.read_text().replace("TYPE_INT32 dims: [ 1 ]", "TYPE_INT64 dims: [ 1 ]"))
     with pytest.raises(ConfigMismatch) as error:
-        check_configs(UNET, tmp_path)
+        check_configs(UNET_LABELS, tmp_path)
     assert "-input timesteps TYPE_INT64 [1]\n+input timesteps TYPE_INT32 [1]" in str(error.value)
     assert "cpu.pbtxt" in str(error.value)
     cpu.write_text("name: ")
     with pytest.raises(ConfigMismatch, match=r"cpu\.pbtxt"):
-        check_configs(UNET, tmp_path)
+        check_configs(UNET_LABELS, tmp_path)
 
 
 def test_a_foreign_folder_is_left_alone(small_snapshot, tmp_path: Path) -> None:

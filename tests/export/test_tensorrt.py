@@ -72,11 +72,12 @@ def test_a_real_engine_of_each_network_of_the_demo_weights_described(
 
 def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> None:
     """At the lowest optimization level; the default one takes TensorRT-RTX minutes."""
-    unroll(ROOT / "model_repository" / "unet" / "1" / "model.onnx", 5, tmp_path / "model.onnx")
+    unroll(ROOT / "model_repository" / "unet" / "1" / "model.onnx", unet_steps(5, labels=True), tmp_path / "model.onnx")
     options = BuildOptions("tensorrt_rtx", "fp32", optimization_level=0)
-    plan = build_plan(unet_steps(5), tmp_path / "model.onnx", options)
+    plan = build_plan(unet_steps(5, labels=True), tmp_path / "model.onnx", options)
     assert [str(tensor) for tensor in plan.tensors] == [
         "input  latent FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
+        "input  condition FLOAT [-1, 4, 64, 64]  min [1, 4, 64, 64]  opt [8, 4, 64, 64]  max [64, 4, 64, 64]",
         "input  estimate FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
         "input  earlier_estimate FLOAT [-1, 1, 64, 64]  min [1, 1, 64, 64]  opt [8, 1, 64, 64]  max [64, 1, 64, 64]",
         "input  timesteps INT32 [-1, 5]  min [1, 5]  opt [8, 5]  max [64, 5]",
@@ -96,7 +97,7 @@ def test_a_real_engine_of_several_steps_of_the_demo_weights(tmp_path: Path) -> N
 def test_real_engines_of_several_steps_in_reduced_precision(small_snapshot, tmp_path: Path, precision) -> None:
     network = reduced_precision(UNET.build(small_snapshot), DTYPES[precision])
     export_onnx(UNET, network, tmp_path / "unet.onnx")
-    unroll(tmp_path / "unet.onnx", 2, tmp_path / "model.onnx")
+    unroll(tmp_path / "unet.onnx", unet_steps(2), tmp_path / "model.onnx")
     options = BuildOptions("tensorrt_rtx", precision, optimization_level=0)
     assert len(build_plan(unet_steps(2), tmp_path / "model.onnx", options).tensors) == 9
     with pytest.raises(PlanError, match=r"is not unet_steps: it has .*, the record says"):

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from export.compare import ParityError, require_parity_of_outputs
-from export.graphs import random_inputs, unet_steps
+from export.graphs import UNET_LABELS, random_inputs, unet_steps
 from export.onnx.run import cpu_session, feeds_of, run_all
 from export.onnx.steps import add_steps, onnx_network, stepped
 from export.onnx.unroll import unroll
@@ -28,6 +28,13 @@ STATE = ("latent", "estimate", "earlier_estimate")
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
+def conditions(rows: int) -> np.ndarray:
+    """What the rows see of labels: the first one of some, the others of none."""
+    seen = np.zeros((rows, 4, 64, 64), np.float32)
+    seen[0] = np.random.default_rng(0).random((4, 64, 64), np.float32)
+    return seen
+
+
 @dataclass(frozen=True)
 class Unrolled:
     """The demo's UNet, K steps in a call."""
@@ -38,7 +45,7 @@ class Unrolled:
 
     def call(self, state: Sequence[np.ndarray], timesteps: np.ndarray, coefficients: np.ndarray) -> Arrays:
         feeds = dict(zip(STATE, state, strict=True)) | {"timesteps": timesteps, "coefficients": coefficients}
-        return self.run(feeds)
+        return self.run(feeds | {"condition": conditions(len(timesteps))})
 
     def run(self, feeds: Arrays) -> Arrays:
         names = [output.name for output in self.session.get_outputs()]
@@ -61,7 +68,7 @@ def unrolled(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Unrolled]:
     folder = tmp_path_factory.mktemp("unrolled")
     networks = {}
     for steps in (1, 2, 5):
-        unroll(UNET, steps, folder / f"{steps}.onnx")
+        unroll(UNET, unet_steps(steps, labels=True), folder / f"{steps}.onnx")
         networks[steps] = Unrolled(steps, folder / f"{steps}.onnx", cpu_session(folder / f"{steps}.onnx"))
     return networks
 
@@ -102,9 +109,11 @@ def test_bits_do_not_depend_on_the_company_of_a_row(unrolled: dict[int, Unrolled
     table, together = sampler_table(SCHEDULE, "dpmpp_2m", 5, 0.0), latents(3)
     expected = unrolled[5].sample(table, together)
     for row in range(3):
-        alone = unrolled[5].sample(table, together[row : row + 1])
+        alone = unrolled[5].sample(table, together[[0, row]])  # the first row sees labels
         for name, array in expected.items():
-            np.testing.assert_array_equal(alone[name][0], array[row])
+            np.testing.assert_array_equal(alone[name][0], array[0])
+            if row:
+                np.testing.assert_array_equal(alone[name][1], array[row])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc"])
@@ -115,7 +124,7 @@ def test_the_samplers_of_the_server_do_the_same_step_by_step(unrolled: dict[int,
     h = g = none = np.zeros_like(x)
     for k, timestep in enumerate(table.timesteps):
         timesteps = np.full((2, 1), timestep, np.int32)
-        eps = unet.run(None, {"latent": x, "timesteps": timesteps})[0]
+        eps = unet.run(None, {"latent": x, "condition": conditions(2), "timesteps": timesteps})[0]
         x, h, g = advance(np.repeat(table.coefficients[None, k], 2, axis=0), x, eps, h, g, none)
     answer = unrolled[5].sample(table, latents(2))
     np.testing.assert_allclose(answer["latent"], x, atol=2e-4)
@@ -139,7 +148,7 @@ def test_identity_rows_keep_latent_and_estimate_bit_for_bit(unrolled: dict[int, 
 
 
 def test_noise_is_left_out(unrolled: dict[int, Unrolled]) -> None:
-    graph = unet_steps(2)
+    graph = unet_steps(2, labels=True)
     feeds = feeds_of(graph, random_inputs(graph, rows=1, seed=0))
     other = feeds["coefficients"].copy()
     other[:, :, 3] += 1
@@ -148,9 +157,9 @@ def test_noise_is_left_out(unrolled: dict[int, Unrolled]) -> None:
 
 
 def test_the_gate_finds_each_wrong_output(unrolled: dict[int, Unrolled]) -> None:
-    graph = unet_steps(2)
+    graph = unet_steps(2, labels=True)
     inputs = random_inputs(graph, rows=2, seed=1)
-    reference, answer = stepped(onnx_network(UNET), inputs), run_all(graph, unrolled[2].session, inputs)
+    reference, answer = stepped(onnx_network(UNET_LABELS, UNET), inputs), run_all(graph, unrolled[2].session, inputs)
     assert require_parity_of_outputs("unrolled", graph, reference, answer, "fp32").relative_l2 < 1e-5
     for number, spec in enumerate(graph.outputs):
         wrong = [array * (1.001 if number == k else 1) for k, array in enumerate(answer)]
