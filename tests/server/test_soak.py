@@ -9,8 +9,8 @@ from reliability.__main__ import main, must_be_none, table
 from reliability.soak import Soak, plot, soak, write_repository
 
 REQUESTS = 1000
-# MB between the second and the last quarter: tritonserver's heap still spreads over its threads' arenas then. It stays at
-# about 70 MB from the first thousand requests on.
+# MB between the second and the last quarter: the heap of tritonserver still spreads over its threads then, and stays at
+# about 70 MB after the first thousand requests.
 MOST_GROWTH = {"tritonserver": 60.0}
 MOST_GROWTH_OF_A_MODEL = 4.0
 
