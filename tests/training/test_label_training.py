@@ -99,7 +99,7 @@ def slices_with_labels() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def test_every_second_row_sees_the_map_of_its_own_slice_most_often_with_a_lesion() -> None:
     latents, labels = slices_with_labels()
     lesions, numbers, seeing = lesions_in(labels), [], []
-    for iteration in range(60):
+    for iteration in range(300):
         z = draw_latents(latents, 3, 2, 0, iteration, lesions=lesions)[:, 0, 0, 0].long()
         condition = draw_condition(labels, 3, 2, 0, iteration)
         for row, (number, seen) in enumerate(zip(z.tolist(), condition, strict=True)):
