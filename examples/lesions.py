@@ -24,7 +24,7 @@ from server.process import TritonServer
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = Path(__file__).with_name("label-maps.npz")
 BRAIN = 0.15
-"""Least brightness of what is taken for brain."""
+"""Brighter pixels count as brain."""
 GREY = np.array([0, 110, 170, 255], np.uint8)
 """Of each label in the picture of a map; the brain without a lesion is darker."""
 

@@ -16,7 +16,7 @@ GRID, DECODER = "leading", "full"
 DEFAULTS: Mapping[str, str] = MappingProxyType({"timestep_grid": GRID, "decoder": DECODER})
 """What it means where a request, a record or a plan does not name them, as older ones do not."""
 GUIDANCE = 1.0
-"""How strongly an image follows its labels, where nothing is said: as the weights have learned it."""
+"""The guidance if none is given: an image follows its labels as the weights have learned it."""
 LABEL_FIELDS = ("labels_sha256", "guidance")
 """What the record of an image has only if it was made with labels."""
 

@@ -136,7 +136,8 @@ def test_several_steps_in_a_call_see_the_labels_and_leave_guidance_to_single_ste
 
 
 def test_a_condition_is_that_of_training() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     from training.conditioning import CHANNELS, condition_of_maps
 
     assert (CHANNELS, 64, 64) == CONDITION_SHAPE

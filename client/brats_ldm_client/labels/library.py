@@ -182,7 +182,7 @@ def _flair(path: Path, channel: int) -> npt.NDArray[np.float32]:
 
 
 def central(slices: npt.NDArray[Value], path: Path) -> npt.NDArray[Value]:
-    """The slices in the middle, cut to 240 x 240 pixels about theirs, as training cuts them."""
+    """The middle slices, each cut to its middle 240 x 240 pixels, as training does it."""
     cut = tuple(_middle(size, most) for size, most in zip(slices.shape, (_DEPTH, SIDE, SIDE), strict=True))
     central = slices[cut]
     if central.shape[1:] != (SIDE, SIDE):

@@ -60,7 +60,8 @@ class Networks:
         conditions: [n, 4, 64, 64], for weights that take labels.
         """
         inputs: dict[str, NDArray[Any]] = {"latent": latents, "timesteps": timesteps[:, None]}
-        inputs |= dict(zip(("condition",), conditions, strict=False))
+        if conditions:
+            inputs["condition"] = conditions[0]
         with self._tracer.current() as trace:
             return self._unet.run(lambda: _call("unet", inputs, ["pred"], trace))[0]
 
@@ -82,7 +83,8 @@ class Networks:
             "timesteps": timesteps,
             "coefficients": coefficients,
         }
-        inputs |= dict(zip(("condition",), conditions, strict=False))
+        if conditions:
+            inputs["condition"] = conditions[0]
         if self._draws:
             inputs |= {"seed": seeds[:, None], "draw": draws[:, None]}
         outputs = [*STATE_OUTPUTS[: len(state)], *(["estimates"] if every_estimate else [])]
