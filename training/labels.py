@@ -67,6 +67,7 @@ def cached_labels(root: Path, config: Data, processes: Processes, path: Path, in
 
 def draw_condition(
     labels: Tensor,
+    lesions: Tensor,
     volumes_per_batch: int,
     slices_per_volume: int,
     seed: int,
@@ -74,14 +75,14 @@ def draw_condition(
     part: int = 0,
     all_parts: int = 1,
 ) -> Tensor:
-    """The condition of the slices that `draw_latents` draws with `lesions_in`: [volumes * slices, CHANNELS, 64, 64].
+    """The condition of the slices that `draw_latents` draws with the same `lesions`: [rows, CHANNELS, 64, 64].
 
     Float32; zeros for the half of the rows that see no map. So one network learns both (Ho & Salimans 2022, section
     3.2). That the others mostly show a lesion changes how often a map comes up, and not which images belong to it.
-    labels: of `encode_labels`.
+    labels: of `encode_labels`; lesions: their `lesions_in`.
     """
     share = (volumes_per_batch, slices_per_volume, seed, iteration, part, all_parts)
-    volumes, slices, _ = draw_slices(labels.shape[0], labels.shape[1], *share, lesions_in(labels))
+    volumes, slices, _ = draw_slices(labels.shape[0], labels.shape[1], *share, lesions)
     condition = condition_of(labels[volumes, slices].flatten(0, 1))
     return condition * sees_labels(len(condition), iteration)[:, None, None, None]
 

@@ -71,16 +71,31 @@ def alpha_bars_of(schedule: NoiseSchedule) -> Tensor:
 
 
 def diffusion_step(
-    unet: DiffusionModelUNet, latents: Tensor, alpha_bars: Tensor, condition: Tensor | None = None
+    unet: DiffusionModelUNet,
+    latents: Tensor,
+    alpha_bars: Tensor,
+    condition: Tensor | None = None,
+    max_weight: float = 1.0,
 ) -> Tensor:
     """The simplified objective, E |eps - eps_theta(x_t, t)|^2 (Ho et al. 2020, eq. 14), t uniform.
 
     latents: scaled, [B, 1, 64, 64]; alpha_bars: float [T]. Draws t and eps from torch's global generator.
-    condition: [B, CHANNELS, 64, 64], for a UNet that takes one.
-    Returns the mean squared error of each row, [B].
+    condition: [B, CHANNELS, 64, 64], for a UNet that takes one. max_weight: see `loss_weights`.
+    Returns the weighted mean squared error of each row, [B].
     """
     timesteps = torch.randint(len(alpha_bars), (len(latents),), device=latents.device)
-    return noise_error(unet, latents, timesteps, torch.randn_like(latents), alpha_bars, condition)
+    errors = noise_error(unet, latents, timesteps, torch.randn_like(latents), alpha_bars, condition)
+    return loss_weights(alpha_bars, max_weight)[timesteps] * errors
+
+
+def loss_weights(alpha_bars: Tensor, maximum: float) -> Tensor:
+    """Weights [T] of the timesteps in the loss, with a mean of 1: 1/alpha_bar, up to `maximum` before they are scaled.
+
+    1/alpha_bar is the "SNR+1" weighting (Salimans & Ho 2022, section 4). An error in the predicted noise counts as the
+    error in the image that it makes, so the noisiest timesteps count, where a slice's shape and brightness are decided.
+    """
+    weights = (1 / alpha_bars).clamp(max=maximum)
+    return weights / weights.mean()
 
 
 def noise_error(

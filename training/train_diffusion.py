@@ -142,8 +142,8 @@ def train(config: Config, autoencoder_snapshot: Path, data: Path, out: Path, ini
             drawn = {part: draw_latents(latents, *share, iteration, part, all_parts, lesions) for part in parts}
             batch = {part: scale_factor * z.to(processes.device) for part, z in drawn.items()}
             conditions = {}
-            if labels is not None:
-                given = {part: draw_condition(labels, *share, iteration, part, all_parts) for part in parts}
+            if labels is not None and lesions is not None:
+                given = {part: draw_condition(labels, lesions, *share, iteration, part, all_parts) for part in parts}
                 conditions = {part: condition.to(processes.device) for part, condition in given.items()}
             rate = learning_rate(settings, iteration, iteration // steps_per_epoch)
             unet.begin(rate)

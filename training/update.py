@@ -167,10 +167,11 @@ def update_unet(
         FloatingPointError: the loss or gradient is not finite; the weights have not changed.
     """
     terms: list[Losses] = []
+    max_weight = config.diffusion_training.max_loss_weight
     for part, latents in batch.items():
         torch.manual_seed(derived_seed(config.seed, iteration, 4, part))
         with unet.part(last=part == max(batch)):
-            loss = diffusion_step(unet.model, latents, alpha_bars, conditions.get(part)).mean()
+            loss = diffusion_step(unet.model, latents, alpha_bars, conditions.get(part), max_weight).mean()
         unet.backward(loss)
         terms.append({"diffusion_loss": loss})
     return means(terms), {"unet_gradient": unet.step()}

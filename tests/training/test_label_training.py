@@ -101,7 +101,7 @@ def test_every_second_row_sees_the_map_of_its_own_slice_most_often_with_a_lesion
     lesions, numbers, seeing = lesions_in(labels), [], []
     for iteration in range(300):
         z = draw_latents(latents, 3, 2, 0, iteration, lesions=lesions)[:, 0, 0, 0].long()
-        condition = draw_condition(labels, 3, 2, 0, iteration)
+        condition = draw_condition(labels, lesions, 3, 2, 0, iteration)
         for row, (number, seen) in enumerate(zip(z.tolist(), condition, strict=True)):
             assert bool(seen[-1].all()) == bool(seen[-1].any()) == ((row + iteration) % 2 == 0)
             wanted = labels[number // 8, number % 8].float() / 16 * seen[-1].mean()

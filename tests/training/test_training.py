@@ -25,7 +25,7 @@ from training.data import (
 )
 from training.decathlon import DataError
 from training.latents import draw_latents, measure_scale_factor
-from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence
+from training.losses import diffusion_step, discriminator_step, generator_step, kl_divergence, loss_weights
 from training.networks import average_of, build_autoencoder, build_discriminator
 from training.run import Run
 
@@ -141,6 +141,28 @@ def test_diffusion_loss_is_zero_for_the_true_noise() -> None:
     seen = []
     diffusion_step(lambda x, t: seen.append(t) or torch.zeros_like(x), latents, alpha_bars)
     assert len(seen[0].unique()) > 50  # one timestep a row
+
+
+def test_an_error_in_the_noise_counts_as_the_error_in_the_image_that_it_makes() -> None:
+    """With x0 known up to an error d, the predicted noise is off by sqrt(a / (1 - a)) d: 1/a makes that d^2 / (1 - a)."""
+    alpha_bars = torch.linspace(0.999, 0.01, 1000)
+    assert torch.equal(loss_weights(alpha_bars, 1), torch.ones(1000))
+    weights = loss_weights(alpha_bars, 1e6)
+    torch.testing.assert_close(weights * alpha_bars, (weights * alpha_bars)[:1].expand(1000))
+    limited = loss_weights(alpha_bars, 5)
+    torch.testing.assert_close(limited.max() / limited.min(), torch.tensor(5 * 0.999))
+    assert limited.mean().item() == pytest.approx(1)
+    assert torch.isfinite(loss_weights(torch.tensor([0.5, 0.0]), 500)).all()
+
+    latents = torch.zeros(64, 1, 8, 8)
+    timesteps = []
+
+    def off_by_one(noisy, drawn):
+        timesteps.append(drawn)
+        return noisy / (1 - alpha_bars[drawn]).sqrt().view(-1, 1, 1, 1) + 1  # x0 is 0, so this is the noise, plus 1
+
+    errors = diffusion_step(off_by_one, latents, alpha_bars, max_weight=5)
+    torch.testing.assert_close(errors, limited[timesteps[0]], rtol=1e-4, atol=1e-4)
 
 
 def test_scale_factor_makes_unit_variance() -> None:
