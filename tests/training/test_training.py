@@ -144,7 +144,7 @@ def test_diffusion_loss_is_zero_for_the_true_noise() -> None:
 
 
 def test_an_error_in_the_noise_counts_as_the_error_in_the_image_that_it_makes() -> None:
-    """With x0 known up to an error d, the predicted noise is off by sqrt(a / (1 - a)) d: 1/a makes that d^2 / (1 - a)."""
+    """Where x0 is known up to an error d, the noise is off by sqrt(a / (1 - a)) d: 1/a makes that d^2 / (1 - a)."""
     alpha_bars = torch.linspace(0.999, 0.01, 1000)
     assert torch.equal(loss_weights(alpha_bars, 1), torch.ones(1000))
     weights = loss_weights(alpha_bars, 1e6)
