@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/lesions.png"), help="the picture (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="seed of all images (default: %(default)s)")
     parser.add_argument("--maps", type=int, default=5, help="number of label maps (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="1 to 10 (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="1 to 10 (default: %(default)s)")
     arguments = parser.parse_args()
     with forgiving_streams():
         try:

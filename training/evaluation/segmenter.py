@@ -9,7 +9,7 @@ from monai.data import list_data_collate
 from monai.losses import DiceCELoss
 from monai.metrics import compute_dice
 from monai.networks.nets import UNet
-from monai.transforms import Compose, RandFlipd, RandGaussianSmoothd, RandScaleIntensityd
+from monai.transforms import Compose, RandFlipd, RandScaleIntensityd
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -27,21 +27,18 @@ LEARNING_RATE = 1e-2
 def train_segmenter(pairs: Pairs, updates: int, seed: int, device: torch.device, name: str) -> torch.nn.Module:
     """A UNet [B, 1, H, W] -> logits [B, 4, H, W] after `updates` updates of 8 pairs; H and W are multiples of 8.
 
-    Slices are flipped left and right, their gain varies by a fifth, and half of them are blurred, by up to 1.5 pixels:
-    it shall look for lesions, and not for the sharpness of a scanner, which a decoder does not have. The result depends
-    on pairs, updates and seed alone. Seeds torch's generator. name: for the progress bar.
+    Slices are flipped left and right, and their gain varies by a fifth. The result depends on pairs, updates and seed
+    alone. Seeds torch's generator. name: for the progress bar.
     """
     torch.manual_seed(seed)
     network = UNet(2, 1, 1 + len(LABELS), channels=(16, 32, 64, 128), strides=(2, 2, 2), norm="batch").to(device)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    blur = (0.25, 1.5)
     augment = Compose(
         [
             RandFlipd(("image", "label"), prob=0.5, spatial_axis=0),
             RandScaleIntensityd("image", factors=0.2, prob=1.0),
-            RandGaussianSmoothd("image", sigma_x=blur, sigma_y=blur, prob=0.5),
         ]
     )
     augment.set_random_state(seed)
