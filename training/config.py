@@ -220,7 +220,7 @@ class DiffusionTraining(Stage):
     """Epochs at which the learning rate is multiplied by gamma. The bundle's 1000 has no effect."""
     scale_factor_batches: Count = 8
     """Batches over which the latent scale factor 1/std(z) is measured."""
-    max_loss_weight: Annotated[float, Field(ge=1)] = 1.0
+    max_loss_weight: Annotated[float, Field(ge=1, lt=math.inf)] = 1.0
     """The loss of a timestep is weighted by 1/alpha_bar, up to this; 1, as in the bundle: all weigh the same."""
 
 

@@ -89,7 +89,7 @@ OUT_OF_RANGE = {
     "noise_schedule": {"num_train_timesteps": (0, 19), "beta_start": (0.0, 1.0), "beta_end": (0.001, 1.0)},
     "perceptual": {"weights": ("",), "weight": (-1.0,)},
     "autoencoder_training": {**STAGE, "kl_weight": (-1e-6,), "adversarial_weight": (-0.5,), "adversarial_start": (-1,)},
-    "diffusion_training": {**STAGE, "scale_factor_batches": (0,)},
+    "diffusion_training": {**STAGE, "scale_factor_batches": (0,), "max_loss_weight": (0.9,)},
     "tiny_decoder": {"channels": (0, 12), "blocks": (0,)},
     "tiny_decoder_training": {
         **STAGE,
