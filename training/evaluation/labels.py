@@ -27,7 +27,7 @@ class Arguments:
     updates: int = 1200
     """Updates, of 8 slices, of each of the four segmenters."""
     seed: int = 0
-    """Draws slices, first weights and augmentation; the same seed gives the same figures."""
+    """Draws slices, first weights and augmentation; on one machine the same seed gives the same figures."""
 
 
 def run(arguments: Arguments) -> None:
