@@ -28,7 +28,7 @@ def train_segmenter(pairs: Pairs, updates: int, seed: int, device: torch.device,
     """A UNet [B, 1, H, W] -> logits [B, 4, H, W] after `updates` updates of 8 pairs; H and W are multiples of 8.
 
     Slices are flipped left and right, and their gain varies by a fifth. The result depends on pairs, updates and seed,
-    and on rounding: another number of threads gives another network. Seeds torch's generator. name: for the progress bar.
+    and on rounding, which the number of threads changes. Seeds torch's generator. name: for the progress bar.
     """
     torch.manual_seed(seed)
     network = UNet(2, 1, 1 + len(LABELS), channels=(16, 32, 64, 128), strides=(2, 2, 2), norm="batch").to(device)
