@@ -24,6 +24,7 @@ from server.process import TritonServer
 from server.security import Security
 from support.common import ROOT, run_python
 from support.throwaway_ca import Authority
+from training.files import write_text
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,22 @@ def test_a_running_server_is_sent_streams_at_a_rate(
     (row,) = csv.DictReader((tmp_path / "request-rate-5.csv").open())
     assert first < image == pytest.approx(float(row["p50 latency"]) / 1e6, abs=0.00051)
     assert float(row["Response Throughput"]) == pytest.approx(5 * float(row["Inferences/Second"]), rel=0.01)
+
+
+def test_an_output_that_is_left_out_is_recorded_as_zero(
+    perf_analyzer: Path, small_server: TritonServer, tmp_path: Path
+) -> None:
+    """It was a value of memory that nobody had set; now and then that was no number, and the record ended there."""
+    write_text(tmp_path / "input.json", json.dumps(input_data(range(12), steps=1)))
+    files = ["--input-data", "input.json", "--profile-export-file", "requests.json"]
+    command = [perf_analyzer / BINARY, "-m", "mri_ldm", "-i", "grpc", "-u", small_server.grpc_url, *files]
+    subprocess.run(
+        [*command, "--request-count", "12"], cwd=tmp_path, env=environment(perf_analyzer), timeout=60, check=True
+    )
+    (experiment,) = read(tmp_path / "requests.json")["experiments"]
+    outputs = [output for request in experiment["requests"] for output in request["response_outputs"]]
+    assert [output["start_latent"] for output in outputs] == [0] * 12
+    assert all(len(output["image"]) == 240 * 240 for output in outputs)
 
 
 def test_tls_and_a_secret(
