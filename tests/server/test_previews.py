@@ -75,8 +75,8 @@ def server(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def until(make: Callable[[], T], holds: Callable[[T], bool]) -> T:
-    """What `make` returns once it `holds`: a server on a busy machine gives up decoding for a while."""
-    deadline = time.monotonic() + PATIENCE
+    """What `make` returns once it `holds`: on a busy machine a call of 2 s or more ends decoding for 40 s or more."""
+    deadline = time.monotonic() + 6 * PATIENCE
     while not holds(made := make()) and time.monotonic() < deadline:
         time.sleep(1)
     return made
