@@ -112,7 +112,7 @@ def test_an_output_that_is_left_out_is_recorded_as_zero(
     perf_analyzer: Path, small_server: TritonServer, tmp_path: Path
 ) -> None:
     """It was a value of memory that nobody had set; now and then that was no number, and the record ended there."""
-    write_text(tmp_path / "input.json", json.dumps(input_data(range(12), steps=1)))
+    write_text(tmp_path / "input.json", json.dumps(input_data(range(12), steps=20)))
     files = ["--input-data", "input.json", "--profile-export-file", "requests.json"]
     command = [perf_analyzer / BINARY, "-m", "mri_ldm", "-i", "grpc", "-u", small_server.grpc_url, *files]
     subprocess.run(
